@@ -1,0 +1,42 @@
+"""Trains a large learner with a small frozen explorer (S2L-PO).
+
+    python recipes/train_s2l.py [--config-name NAME] [key=value ...]
+
+With no arguments it runs the tiny preset on this machine. It starts its own ranks; under torchrun or Slurm it is one.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parent.parent
+sys.path.insert(0, str(ROOT))  # runs from a clone without installation
+os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")  # PyTorch's own deprecation notes, read when it is imported
+
+from s2l_nemo.config.checks import check_config, check_model_files  # noqa: E402
+from s2l_nemo.config.load import load_config  # noqa: E402
+from s2l_nemo.errors import UserError  # noqa: E402
+
+
+def main(argv: list[str]) -> int:
+    try:
+        cfg = load_config(argv, ROOT / "conf")
+        check_config(cfg)
+        if cfg.run.dry_run:
+            from s2l_nemo.config.plan import print_plan
+
+            print_plan(cfg)
+            return 0
+        check_model_files(cfg)
+        from s2l_nemo.trainer.start import start
+
+        return start(cfg)
+    except UserError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

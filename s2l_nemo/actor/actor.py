@@ -1,0 +1,264 @@
+"""The learner as a NeMo-Aligner actor: MegatronGPTModel with tensor, pipeline and data parallelism.
+
+It follows NeMo-Aligner's REINFORCE and PPO actors (`megatron_gpt_reinforce_actor.py`) in its interface. Generation is
+the business of rollout engines, so `infer` gives log-probs, not text.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from megatron.core import parallel_state
+from megatron.core.models.gpt import GPTModel
+from megatron.core.pipeline_parallel.schedules import get_forward_backward_func
+from nemo.collections.nlp.models.language_modeling.megatron_gpt_model import MegatronGPTModel
+from nemo.collections.nlp.parts.mixins.nlp_adapter_mixins import NLPAdapterModelMixin
+from nemo_aligner.models.alignable_interface import AlignableGenerativeInterface
+from nemo_aligner.utils.train_utils import (
+    grad_reductions,
+    prepare_for_training_step,
+    prepare_for_validation_step,
+    set_sync_funcs,
+    set_train,
+)
+from nemo_aligner.utils.utils import cpu_weight_swap, retrieve_model_state_dict_in_cpu
+from omegaconf import DictConfig
+
+from s2l_nemo.actor import checkpoint, vocab_parallel
+from s2l_nemo.actor.layers import block_spec
+from s2l_nemo.actor.weights import export_hugging_face, load_hugging_face
+from s2l_nemo.convert.names import Figures
+from s2l_nemo.convert.plan import figures_from_hf
+from s2l_nemo.loss import LossParams, LossScale, policy_loss
+from s2l_nemo.types import TrainBatch
+
+LossFunction = Callable[..., Any]
+
+
+class S2LActor(NLPAdapterModelMixin, MegatronGPTModel, AlignableGenerativeInterface):
+    """GRPO actor over batches of mixed groups. All methods are collective: every rank of the actor calls them."""
+
+    def __init__(self, cfg: DictConfig, trainer: Any) -> None:
+        super().__init__(cfg, trainer=trainer)
+        self.automatic_optimization = False
+        self.initial_weights: dict[str, Any] | None = None
+        self.figures: Figures | None = None  # set with the weights
+        self.offload_optimizer = False
+        self.refit_bucket_bytes = 256 * 2**20
+
+    def model_provider_func(self, pre_process: bool, post_process: bool) -> GPTModel:
+        """Builds this stage. NeMo's own spec needs Transformer Engine, and with it drops Qwen3's q/k norms silently."""
+        layers = self.cfg.num_layers // self.cfg.pipeline_model_parallel_size
+        model = GPTModel(
+            config=self.transformer_config,
+            transformer_layer_spec=block_spec(self.cfg.transformer_engine, layers),
+            vocab_size=self.cfg.override_vocab_size,
+            max_sequence_length=self.cfg.encoder_seq_length,
+            pre_process=pre_process,
+            post_process=post_process,
+            parallel_output=True,
+            share_embeddings_and_output_weights=self.cfg.share_embeddings_and_output_weights,
+            position_embedding_type="rope",
+            rotary_base=self.cfg.rotary_base,
+        )
+        names = [name for name, _ in model.named_parameters()]
+        assert any("q_layernorm" in name for name in names), "the layer spec lost Qwen3's q/k norms"
+        return model
+
+    # ---- training -------------------------------------------------------------------------------------------------
+
+    def prepare_for_training(self) -> None:
+        """Called before a phase of updates: brings offloaded optimizer states back to the device."""
+        set_train(self)
+        if self.offload_optimizer:
+            self._move_optimizer_states(torch.device(torch.cuda.current_device()))
+
+    def prepare_for_training_step(self) -> None:
+        prepare_for_training_step(self, zero_grad=True)
+
+    def get_loss_and_metrics(
+        self, batch: TrainBatch, params: LossParams, scale: LossScale, temperature: float, forward_only: bool = False
+    ) -> dict[str, float]:
+        """Forward and backward over this rank's rows of a mini-batch; gradients are left in Megatron's buffers.
+
+        Returns the sums of `policy_loss` and `loss_sum`, over the whole mini-batch, on every rank.
+        """
+        # Megatron divides by the number of micro-batches and averages gradients over data parallelism; the loss is
+        # already divided by global counts, so both are undone here.
+        undo = len(batch) // self.cfg.micro_batch_size * parallel_state.get_data_parallel_world_size()
+
+        def loss_of(rows: TrainBatch) -> LossFunction:
+            def loss_function(logits_BTV: torch.Tensor) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
+                logprobs_BS = vocab_parallel.target_logprobs(logits_BTV, rows.tokens_BT, temperature)
+                loss, sums = policy_loss(logprobs_BS, rows, params, scale)
+                return loss * undo, {**sums, "loss_sum": loss.detach().double()}
+
+            return loss_function
+
+        per_micro_batch = self._run(batch, loss_of, forward_only=forward_only)
+        return self._reduce(per_micro_batch)
+
+    def finish_training_step(self) -> None:
+        grad_reductions(self)
+
+    def optimizer_step(self) -> dict[str, float]:
+        """Clips, steps optimizer and learning-rate scheduler. Returns `grad_norm` (before clipping) and `lr`."""
+        optimizer, scheduler = self.optimizer_and_scheduler()
+        lr = optimizer.param_groups[0]["lr"]
+        _, grad_norm, _ = optimizer.step()
+        scheduler.step()
+        return {"grad_norm": float(grad_norm), "lr": float(lr)}
+
+    def finish_training(self) -> None:
+        """Called after a phase of updates: moves the optimizer states to host memory where the config asks for it."""
+        if self.offload_optimizer:
+            self._move_optimizer_states(torch.device("cpu"))
+            torch.cuda.empty_cache()
+
+    def _move_optimizer_states(self, device: torch.device) -> None:
+        optimizer, _ = self.optimizer_and_scheduler()
+        for inner in optimizer.mcore_optimizer.chained_optimizers:
+            for state in inner.optimizer.state.values():
+                for name in ("exp_avg", "exp_avg_sq"):
+                    state[name].data = state[name].data.to(device, non_blocking=False)
+
+    def optimizer_and_scheduler(self) -> tuple[Any, Any]:
+        return self.optimizers().optimizer, self.lr_schedulers()
+
+    # ---- inference ------------------------------------------------------------------------------------------------
+
+    def prepare_for_inference(self) -> None:
+        prepare_for_validation_step(self)
+
+    @torch.no_grad()
+    def infer(self, batch: TrainBatch, temperature: float) -> tuple[torch.Tensor, torch.Tensor]:
+        """Log-probs [B, S] of the targets and entropy [B, S] in nats, on every rank of the pipeline."""
+
+        def outputs_of(rows: TrainBatch) -> LossFunction:
+            def outputs(logits_BTV: torch.Tensor, non_loss_data: bool = True) -> torch.Tensor:
+                entropy_BS = vocab_parallel.entropy(logits_BTV, temperature)
+                return torch.stack(
+                    [vocab_parallel.target_logprobs(logits_BTV, rows.tokens_BT, temperature), entropy_BS]
+                )
+
+            return outputs
+
+        per_micro_batch = self._run(batch, outputs_of, forward_only=True, collect_non_loss_data=True)
+        shape = (2, *batch.mask_BS.shape)
+        if per_micro_batch:
+            out_2BS = torch.cat(per_micro_batch, dim=1)
+        else:
+            out_2BS = torch.empty(shape, dtype=torch.float32, device=batch.mask_BS.device)
+        self._broadcast_from_last_stage(out_2BS)
+        return out_2BS[0], out_2BS[1]
+
+    def finish_inference(self) -> None:
+        set_train(self)
+
+    def keep_initial_policy(self) -> None:
+        """Remembers the present weights, in host memory, as the reference policy."""
+        self.initial_weights = retrieve_model_state_dict_in_cpu(self, megatron_amp_O2=self.megatron_amp_O2)
+
+    def get_init_policy_logprobs(self, batch: TrainBatch, temperature: float) -> torch.Tensor:
+        """Log-probs [B, S] under the reference policy, whose weights are swapped in for the call."""
+        with cpu_weight_swap(self, self.initial_weights, megatron_amp_O2=self.megatron_amp_O2):
+            return self.infer(batch, temperature)[0]
+
+    # ---- weights --------------------------------------------------------------------------------------------------
+
+    def parameters_by_name(self) -> dict[str, torch.nn.Parameter]:
+        """This stage's parameters under Megatron-core's names, whatever wraps the model."""
+        module = self.model[0]
+        while not isinstance(module, GPTModel):
+            module = module.module
+        return dict(module.named_parameters())
+
+    def load_hugging_face(self, folder: Path) -> None:
+        """Fills every shard from a Hugging Face folder, and the optimizer's master weights with it."""
+        self.figures = figures_from_hf(folder)
+        load_hugging_face(folder, self.parameters_by_name(), self.figures)
+        optimizer, _ = self.optimizer_and_scheduler()
+        optimizer.mcore_optimizer.reload_model_params()
+
+    def export_weights(self) -> Iterator[dict[str, torch.Tensor]]:
+        """Full tensors under Hugging Face names, in buckets of `refit_bucket_bytes`, on every rank."""
+        assert self.figures is not None, "weights are loaded before they are exported"
+        parameters = self.parameters_by_name()
+        dtype = next(iter(parameters.values())).dtype
+        return export_hugging_face(parameters, self.figures, self.refit_bucket_bytes, dtype)
+
+    def save(self, folder: Path, trainer_state: dict[str, Any]) -> None:
+        """Writes a checkpoint to go on from; see `checkpoint.save`."""
+        checkpoint.save(self, folder, trainer_state)
+
+    def load(self, folder: Path) -> dict[str, Any]:
+        """Restores a checkpoint and returns its trainer state; see `checkpoint.load`."""
+        return checkpoint.load(self, folder)
+
+    def save_nemo(self, path: Path) -> None:
+        """Writes weights, model configuration and tokenizer as a `.nemo` file."""
+        self.save_to(str(path))
+
+    # ---- data parallelism -----------------------------------------------------------------------------------------
+
+    def data_parallel(self) -> tuple[int, int]:
+        return parallel_state.get_data_parallel_rank(), parallel_state.get_data_parallel_world_size()
+
+    def sum_over_replicas(self, values: Mapping[str, float]) -> dict[str, float]:
+        """Sums of scalars over the data-parallel ranks, on each of them."""
+        totals = torch.tensor(list(values.values()), dtype=torch.float64, device=self.device)
+        torch.distributed.all_reduce(totals, group=parallel_state.get_data_parallel_group())
+        return dict(zip(values, totals.tolist(), strict=True))
+
+    # ---- Megatron's schedules -------------------------------------------------------------------------------------
+
+    def _run(
+        self,
+        batch: TrainBatch,
+        loss_of: Callable[[TrainBatch], LossFunction],
+        *,
+        forward_only: bool,
+        collect_non_loss_data: bool = False,
+    ) -> list[Any]:
+        """One pass of Megatron's pipeline schedule over the micro-batches of `batch`."""
+        set_sync_funcs(self, forward_only)
+        size = self.cfg.micro_batch_size
+        length = batch.tokens_BT.size(1)
+        position_1T = torch.arange(length, device=batch.tokens_BT.device)[None]
+
+        def forward_step(micro_batches: Iterator[TrainBatch], model: Any) -> tuple[torch.Tensor, LossFunction]:
+            rows = next(micro_batches)
+            position_BT = position_1T.expand(len(rows), -1)
+            return model(rows.tokens_BT, position_BT, attention_mask=None), loss_of(rows)
+
+        return get_forward_backward_func()(
+            forward_step_func=forward_step,
+            data_iterator=batch.split(size),
+            model=self.model,
+            num_microbatches=len(batch) // size,
+            forward_only=forward_only,
+            seq_length=length,
+            micro_batch_size=size,
+            collect_non_loss_data=collect_non_loss_data,
+        )
+
+    def _broadcast_from_last_stage(self, tensor: torch.Tensor) -> None:
+        group = parallel_state.get_pipeline_model_parallel_group()
+        last = parallel_state.get_pipeline_model_parallel_last_rank()
+        torch.distributed.broadcast(tensor, last, group=group)
+
+    def _reduce(self, per_micro_batch: list[dict[str, torch.Tensor]]) -> dict[str, float]:
+        """Sums over micro-batches and data-parallel ranks on the last stage, then tells the other stages."""
+        names: list[Any] = [sorted(per_micro_batch[0]) if per_micro_batch else None]
+        group = parallel_state.get_pipeline_model_parallel_group()
+        last = parallel_state.get_pipeline_model_parallel_last_rank()
+        torch.distributed.broadcast_object_list(names, last, group=group)
+        totals = torch.zeros(len(names[0]), dtype=torch.float64, device=self.device)
+        for sums in per_micro_batch:
+            totals += torch.stack([sums[name] for name in names[0]])
+        torch.distributed.all_reduce(totals, group=parallel_state.get_data_parallel_group())
+        torch.distributed.broadcast(totals, last, group=group)
+        return dict(zip(names[0], totals.tolist(), strict=True))

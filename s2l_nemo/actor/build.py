@@ -1,0 +1,71 @@
+"""Builds a ready actor on every rank: process groups, model, optimizer, weights."""
+
+from __future__ import annotations
+
+import datetime
+import os
+from pathlib import Path
+from typing import Any
+
+import torch
+from megatron.core import parallel_state
+from megatron.core.tensor_parallel.random import model_parallel_cuda_manual_seed
+from nemo.collections.nlp.parts.megatron_trainer_builder import MegatronTrainerBuilder
+from nemo_aligner.utils.train_script_utils import init_distributed, init_using_ptl
+
+from s2l_nemo.actor.actor import S2LActor
+from s2l_nemo.actor.model_config import nemo_config
+from s2l_nemo.config.schema import ModelConfig
+
+
+def init_process_groups(model: ModelConfig, timeout_minutes: int = 30) -> None:
+    """torch.distributed, then Megatron's groups.
+
+    Before the model: layers of megatron-core 0.13 look their groups up when they are built, and NeMo builds the model
+    before it initialises anything.
+    """
+    if not torch.distributed.is_initialized():
+        backend = "cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo"
+        if torch.cuda.is_available():
+            torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))
+        torch.distributed.init_process_group(backend, timeout=datetime.timedelta(minutes=timeout_minutes))
+    parallel_state.initialize_model_parallel(model.tensor_model_parallel_size, model.pipeline_model_parallel_size)
+
+
+def build_actor(
+    model: ModelConfig,
+    *,
+    num_nodes: int,
+    sequence_length: int,
+    global_batch_size: int,
+    optimizer_steps: int,
+    refit_bucket_bytes: int,
+    seed: int,
+) -> S2LActor:
+    """The actor with the Hugging Face weights of `model.path`, its optimizer and its reference policy.
+
+    Call `init_process_groups` first. `sequence_length` in tokens, `global_batch_size` in sequences of one optimizer
+    step.
+    """
+    cfg = nemo_config(
+        model,
+        devices=torch.distributed.get_world_size() // num_nodes,
+        num_nodes=num_nodes,
+        on_gpu=torch.cuda.is_available(),
+        sequence_length=sequence_length,
+        global_batch_size=global_batch_size,
+        optimizer_steps=optimizer_steps,
+        seed=seed,
+    )
+    trainer: Any = MegatronTrainerBuilder(cfg).create_trainer()
+    actor = S2LActor(cfg.model, trainer)
+    init_distributed(trainer, actor, model.transformer_engine)
+    # NeMo derives the length of its schedule from a data loader; the trainer of this project feeds batches itself.
+    placeholder = [0] * global_batch_size
+    init_using_ptl(trainer, actor, torch.utils.data.DataLoader(placeholder), placeholder)
+    model_parallel_cuda_manual_seed(seed)
+    actor.load_hugging_face(Path(model.path))
+    actor.offload_optimizer = model.offload_optimizer
+    actor.refit_bucket_bytes = refit_bucket_bytes
+    actor.keep_initial_policy()
+    return actor

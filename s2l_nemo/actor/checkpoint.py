@@ -1,0 +1,103 @@
+"""Checkpoints of a running actor: NeMo's distributed checkpoint (torch_dist) of weights, optimizer, scheduler and RNG."""
+
+from __future__ import annotations
+
+import queue
+import random
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy
+import torch
+from megatron.core import dist_checkpointing, tensor_parallel
+from megatron.core.dist_checkpointing.mapping import ShardedObject
+from megatron.core.dist_checkpointing.strategies import filesystem_async
+from megatron.core.dist_checkpointing.strategies.base import AsyncSaveShardedStrategy
+
+if TYPE_CHECKING:
+    from s2l_nemo.actor.actor import S2LActor
+
+
+def _save_in_process(strategy: AsyncSaveShardedStrategy, sharded_state_dict: Any, checkpoint_dir: Any) -> None:
+    """Writes at once, in this process.
+
+    Upstream forks a process for the request and spawns another for the one queue between them, which imports the main
+    script and NeMo again: 20 s a save with two ranks. The format is the same.
+    """
+    request = strategy.async_save(sharded_state_dict, checkpoint_dir)
+    if request.preload_fn is not None:
+        rank, _, results = request.async_fn_args
+        request = request._replace(async_fn_args=(rank, request.preload_fn(), results))
+    request.execute_sync()
+
+
+AsyncSaveShardedStrategy.save = _save_in_process
+filesystem_async._get_write_results_queue = lambda: queue.Queue()
+
+
+def save(actor: S2LActor, folder: Path, trainer_state: dict[str, Any]) -> None:
+    """Writes everything that training needs to go on into the new folder `folder`. Collective.
+
+    `trainer_state` is plain data, the same on every rank.
+    """
+    trainer = actor.trainer
+    checkpoint = trainer._checkpoint_connector.dump_checkpoint(weights_only=False)
+    checkpoint["trainer_state"] = {**trainer_state, "world_size": torch.distributed.get_world_size()}
+    checkpoint["rng"] = _rng_shard(_rng_state())
+    checkpoint["state_dict"] = {}  # NeMo's layout: weights are in `sharded_state_dict`
+    checkpoint["optimizer_states"] = [trainer.strategy.optimizer_sharded_state_dict()]
+    trainer.strategy.checkpoint_io.save_checkpoint(checkpoint, str(folder))
+
+
+def load(actor: S2LActor, folder: Path) -> dict[str, Any]:
+    """Restores what `save` wrote, at this run's own TP, PP and DP, and returns its `trainer_state`. Collective.
+
+    Every random state comes back too where the number of ranks is the same; with another number there is no state
+    that could continue, and nothing in this project draws from it.
+    """
+    strategy = actor.trainer.strategy
+    state: dict[str, Any] = dist_checkpointing.load_common_state_dict(str(folder))["trainer_state"]
+    optimizer, scheduler = actor.optimizer_and_scheduler()
+    wanted: dict[str, Any] = {
+        "state_dict": actor.sharded_state_dict(),
+        "optimizer_states": [strategy.optimizer_sharded_state_dict(is_loading=True)],
+    }
+    same_world = state["world_size"] == torch.distributed.get_world_size()
+    if same_world:
+        wanted["rng"] = _rng_shard(None)
+    loaded = strategy.checkpoint_io.load_checkpoint(str(folder), sharded_state_dict=wanted)
+    for module in actor.get_model_module_list():
+        module.load_state_dict(
+            {name.removeprefix("model."): x for name, x in loaded["state_dict"].items()}, strict=True
+        )
+    optimizer.load_state_dict(loaded["optimizer_states"][0])
+    scheduler.load_state_dict(loaded["lr_schedulers"][0])
+    if same_world:
+        _set_rng_state(loaded["rng"])
+    return state
+
+
+def _rng_shard(state: dict[str, Any] | None) -> ShardedObject:
+    world, rank = torch.distributed.get_world_size(), torch.distributed.get_rank()
+    return ShardedObject("rng", state, (world,), (rank,))
+
+
+def _rng_state() -> dict[str, Any]:
+    state = {
+        "python": random.getstate(),
+        "numpy": numpy.random.get_state(),
+        "torch": torch.get_rng_state(),
+        "megatron": tensor_parallel.get_cuda_rng_tracker().get_states(),
+    }
+    if torch.cuda.is_available():
+        state["cuda"] = torch.cuda.get_rng_state()
+    return state
+
+
+def _set_rng_state(state: dict[str, Any]) -> None:
+    random.setstate(state["python"])
+    numpy.random.set_state(state["numpy"])
+    torch.set_rng_state(state["torch"])
+    tensor_parallel.get_cuda_rng_tracker().set_states(state["megatron"])
+    if torch.cuda.is_available():
+        torch.cuda.set_rng_state(state["cuda"])

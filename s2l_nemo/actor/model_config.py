@@ -1,0 +1,146 @@
+"""From our configuration and a Hugging Face config.json to the configuration that NeMo's MegatronGPTModel reads."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+from omegaconf import DictConfig, OmegaConf
+
+from s2l_nemo.config.schema import ActivationCheckpointing, LrSchedule, ModelConfig, OptimConfig, Precision
+
+RECOMPUTE: dict[ActivationCheckpointing, dict[str, Any]] = {
+    ActivationCheckpointing.none: {},
+    ActivationCheckpointing.selective: {"activations_checkpoint_granularity": "selective"},
+    ActivationCheckpointing.full: {
+        "activations_checkpoint_granularity": "full",
+        "activations_checkpoint_method": "uniform",
+        "activations_checkpoint_num_layers": 1,
+    },
+}
+
+
+def nemo_config(
+    model: ModelConfig,
+    *,
+    devices: int,
+    num_nodes: int,
+    on_gpu: bool,
+    sequence_length: int,
+    global_batch_size: int,
+    optimizer_steps: int,
+    seed: int,
+) -> DictConfig:
+    """The `trainer` and `model` sections for MegatronTrainerBuilder and MegatronGPTModel.
+
+    `sequence_length` in tokens; `global_batch_size` in sequences of one optimizer step, all ranks together.
+    """
+    bf16 = model.precision == Precision.bf16
+    hf = json.loads((Path(model.path) / "config.json").read_text())
+    trainer = {
+        "num_nodes": num_nodes,
+        "devices": devices,
+        "accelerator": "gpu" if on_gpu else "cpu",
+        "precision": "bf16" if bf16 else "32",
+        "logger": False,
+        "enable_checkpointing": False,
+        "enable_progress_bar": False,
+        "enable_model_summary": False,
+        "use_distributed_sampler": False,
+        "max_steps": optimizer_steps,
+        "max_epochs": 1,
+        "max_time": None,
+        "gradient_clip_val": model.optim.clip_grad,  # megatron's optimizer reads it from here
+    }
+    parallel = {
+        "tensor_model_parallel_size": model.tensor_model_parallel_size,
+        "pipeline_model_parallel_size": model.pipeline_model_parallel_size,
+        "virtual_pipeline_model_parallel_size": None,
+        "sequence_parallel": model.tensor_model_parallel_size > 1,
+        "micro_batch_size": model.micro_batch_size,
+        "global_batch_size": global_batch_size,
+        "megatron_amp_O2": bf16,
+        "precision": "bf16" if bf16 else "32",
+        "seed": seed,
+        "use_cpu_initialization": not on_gpu,
+        "gradient_as_bucket_view": True,
+        "dist_ckpt_parallel_save": False,  # one writer a shard: its extra all-gather of plans costs more than it saves
+        "activations_checkpoint_granularity": None,
+        "activations_checkpoint_method": None,
+        "activations_checkpoint_num_layers": None,
+        "activations_checkpoint_layers_per_pipeline": None,
+        **RECOMPUTE[model.activation_checkpointing],
+    }
+    return OmegaConf.create(
+        {
+            # ranks and rendezvous come from RANK, WORLD_SIZE, ... whoever set them
+            "cluster_type": "BCP",
+            "trainer": trainer,
+            "exp_manager": {"log_tflops_per_sec_per_gpu": False},
+            "model": {
+                **architecture(hf),
+                **parallel,
+                "transformer_engine": model.transformer_engine,
+                "encoder_seq_length": sequence_length,
+                "tokenizer": {"library": "huggingface", "type": model.path, "use_fast": True},
+                "optim": optimizer(model.optim, optimizer_steps),
+                "data": {"data_prefix": [], "data_impl": "mock"},
+            },
+        }
+    )
+
+
+def architecture(hf: dict[str, Any]) -> dict[str, Any]:
+    """NeMo's names for the figures of a Qwen3 config.json."""
+    return {
+        "mcore_gpt": True,
+        "num_layers": hf["num_hidden_layers"],
+        "hidden_size": hf["hidden_size"],
+        "ffn_hidden_size": hf["intermediate_size"],
+        "num_attention_heads": hf["num_attention_heads"],
+        "num_query_groups": hf["num_key_value_heads"],
+        "kv_channels": hf["head_dim"],
+        "max_position_embeddings": hf["max_position_embeddings"],
+        "rotary_base": hf["rope_theta"],
+        "layernorm_epsilon": hf["rms_norm_eps"],
+        "share_embeddings_and_output_weights": hf.get("tie_word_embeddings", False),
+        "override_vocab_size": hf["vocab_size"],  # the model's rows, not the tokenizer's: padding enters the softmax
+        "make_vocab_size_divisible_by": 1,
+        "normalization": "rmsnorm",
+        "activation": "fast-swiglu",
+        "qk_layernorm": True,
+        "bias": False,
+        "position_embedding_type": "rope",
+        "rotary_percentage": 1.0,
+        "hidden_dropout": 0.0,
+        "attention_dropout": 0.0,
+        "ffn_dropout": 0.0,
+        "init_method_std": 0.02,
+        "masked_softmax_fusion": False,
+        "bias_activation_fusion": False,
+        "bias_dropout_add_fusion": False,
+        "gradient_accumulation_fusion": False,
+        "apply_rope_fusion": False,
+        "persist_layer_norm": False,
+    }
+
+
+def optimizer(optim: OptimConfig, optimizer_steps: int) -> dict[str, Any]:
+    """Megatron's distributed optimizer; a constant rate is a cosine whose end equals its start."""
+    constant = optim.lr_schedule == LrSchedule.constant
+    return {
+        "name": "mcore_distributed_optim",
+        "lr": optim.lr,
+        "weight_decay": optim.weight_decay,
+        "betas": [optim.beta1, optim.beta2],
+        "eps": optim.eps,
+        "average_in_collective": False,  # gloo has no average; the sum is scaled by 1/DP instead
+        "sched": {
+            "name": "CosineAnnealing",
+            "warmup_steps": optim.warmup_steps,
+            "constant_steps": 0,
+            "min_lr": optim.lr if constant else optim.min_lr,
+            "max_steps": optimizer_steps,
+        },
+    }

@@ -1,0 +1,65 @@
+"""Advantages of a group of candidates for one prompt (GRPO; the paper standardises over the whole mixed group)."""
+
+from __future__ import annotations
+
+import torch
+
+from s2l_nemo.types import Source
+
+
+def group_advantages(
+    rewards_PG: torch.Tensor,
+    source_PG: torch.Tensor,
+    *,
+    std: str,
+    baseline: str,
+    norm: str,
+    eps: float,
+) -> torch.Tensor:
+    """Returns advantages_PG (float32): A = (r - baseline) / (std + eps) within each row.
+
+    `std`: `sample` (divides by n - 1), `population` (by n) or `none` (no division at all, as in Dr.GRPO).
+    `baseline`: `mean`, or `leave_one_out`, the mean of the other candidates (RLOO).
+    `norm`: `mixed` takes the whole group (the paper); `split` takes explorer and learner candidates apart (the
+    released code). Candidates with equal rewards, or a single one, have advantage exactly 0.
+
+    Raises ValueError where the shapes differ or a reward is not finite.
+    """
+    if rewards_PG.shape != source_PG.shape or rewards_PG.dim() != 2:
+        raise ValueError(f"rewards {tuple(rewards_PG.shape)} and sources {tuple(source_PG.shape)} must both be (P, G)")
+    if not torch.isfinite(rewards_PG).all():
+        raise ValueError("every reward must be finite")
+    rewards_PG = rewards_PG.double()
+    if norm == "mixed":
+        members = [torch.ones_like(source_PG, dtype=torch.bool)]
+    else:
+        members = [source_PG == source for source in Source]
+    parts = [_standardise(rewards_PG, member_PG, std=std, baseline=baseline, eps=eps) for member_PG in members]
+    return torch.stack(parts).sum(0).float()
+
+
+def zero_variance_fraction(rewards_PG: torch.Tensor) -> float:
+    """Share of groups whose rewards are all equal; they give no gradient."""
+    return (rewards_PG.amax(1) == rewards_PG.amin(1)).float().mean().item()
+
+
+def _standardise(
+    rewards_PG: torch.Tensor, member_PG: torch.Tensor, *, std: str, baseline: str, eps: float
+) -> torch.Tensor:
+    """Advantages among the members of each row; 0 for all others."""
+    n_P1 = member_PG.sum(1, keepdim=True).clamp(min=1)
+    mean_P1 = (rewards_PG * member_PG).sum(1, keepdim=True) / n_P1
+    centred_PG = (rewards_PG - mean_P1) * member_PG
+    others_P1 = (n_P1 - 1).clamp(min=1)
+    advantages_PG = centred_PG
+    if baseline == "leave_one_out":
+        # r - (n * mean - r) / (n - 1) = (r - mean) * n / (n - 1)
+        advantages_PG = centred_PG * n_P1 / others_P1
+    if std != "none":
+        divisor_P1 = others_P1 if std == "sample" else n_P1
+        variance_P1 = centred_PG.square().sum(1, keepdim=True) / divisor_P1
+        advantages_PG = advantages_PG / (variance_P1.sqrt() + eps)
+    # Rounding of the mean leaves 1e-17 instead of 0, and std + eps of the same size would make it visible.
+    highest_P1 = rewards_PG.masked_fill(~member_PG, -torch.inf).amax(1, keepdim=True)
+    lowest_P1 = rewards_PG.masked_fill(~member_PG, torch.inf).amin(1, keepdim=True)
+    return torch.where(member_PG & (highest_P1 > lowest_P1), advantages_PG, 0.0)

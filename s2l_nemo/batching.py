@@ -1,0 +1,93 @@
+"""From groups of completions to the tensors of a training batch, and who trains on which rows."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TypeVar
+
+import torch
+
+from s2l_nemo.types import Completion, Group, Prompt, TrainBatch
+
+Item = TypeVar("Item")
+
+
+def collate(
+    groups: Sequence[Group],
+    advantages_PG: torch.Tensor,
+    *,
+    pad_token_id: int,
+    multiple_of: int = 1,
+    length: int | None = None,
+    mask_truncated: bool = False,
+) -> TrainBatch:
+    """Rows of all groups in order (row p * G + g), right-padded to a common T that `multiple_of` divides.
+
+    `multiple_of`: the tensor-parallel size, where sequence parallelism splits T. `length`: T itself, for ranks that
+    must agree on it. `mask_truncated`: answers cut at the length limit get mask 0, hence no gradient.
+
+    Raises ValueError where `advantages_PG` is not (P, G), or `length` is too short or not a multiple.
+    """
+    rows = [(group.prompt, completion) for group in groups for completion in group.completions]
+    group_size = len(groups[0].completions)
+    if any(len(group.completions) != group_size for group in groups):
+        raise ValueError(f"groups of different sizes: {sorted({len(group.completions) for group in groups})}")
+    if advantages_PG.shape != (len(groups), group_size):
+        raise ValueError(f"advantages are {tuple(advantages_PG.shape)}, the groups {(len(groups), group_size)}")
+    longest = max(len(prompt.token_ids) + len(completion.token_ids) for prompt, completion in rows)
+    T = padded_length(longest, multiple_of) if length is None else length
+    if longest > T or T % multiple_of:
+        raise ValueError(f"length {T} must be at least {longest} and a multiple of {multiple_of}")
+
+    tokens_BT = torch.full((len(rows), T), pad_token_id, dtype=torch.long)
+    mask_BS = torch.zeros(len(rows), T - 1)
+    sampler_logprobs_BS = torch.zeros(len(rows), T - 1)
+    for b, (prompt, completion) in enumerate(rows):
+        _fill_row(tokens_BT[b], mask_BS[b], sampler_logprobs_BS[b], prompt, completion)
+        if mask_truncated and completion.finish_reason == "length":
+            mask_BS[b] = 0
+    return TrainBatch(
+        tokens_BT=tokens_BT,
+        mask_BS=mask_BS,
+        sampler_logprobs_BS=sampler_logprobs_BS,
+        advantages_B=advantages_PG.reshape(-1).float(),
+        source_B=torch.tensor([completion.source for _, completion in rows]),
+        prompt_id_B=torch.tensor([completion.prompt_id for _, completion in rows]),
+        sample_id_B=torch.tensor([completion.sample_id for _, completion in rows]),
+    )
+
+
+def padded_length(length: int, multiple_of: int) -> int:
+    """The smallest multiple of `multiple_of` that is at least `length`."""
+    return -(-length // multiple_of) * multiple_of
+
+
+def shard_groups(items: Sequence[Item], rank: int, world: int) -> Sequence[Item]:
+    """The contiguous share of `rank` among `world` data-parallel ranks; a group is never divided.
+
+    Raises ValueError where `world` does not divide the number of items.
+    """
+    if len(items) % world:
+        raise ValueError(f"{len(items)} groups cannot be shared equally by {world} data-parallel ranks")
+    share = len(items) // world
+    return items[rank * share : (rank + 1) * share]
+
+
+def mini_batch_counts(batch: TrainBatch) -> tuple[int, int]:
+    """(response tokens, sequences with at least one) of these rows; summed over ranks they make a `LossScale`."""
+    return int(batch.mask_BS.sum().item()), int(batch.mask_BS.any(1).sum().item())
+
+
+def _fill_row(
+    tokens_T: torch.Tensor,
+    mask_S: torch.Tensor,
+    sampler_logprobs_S: torch.Tensor,
+    prompt: Prompt,
+    completion: Completion,
+) -> None:
+    start = len(prompt.token_ids)
+    end = start + len(completion.token_ids)
+    tokens_T[:end] = torch.tensor(prompt.token_ids + completion.token_ids)
+    # Index t of a per-token tensor speaks of the token at position t + 1.
+    mask_S[start - 1 : end - 1] = 1
+    sampler_logprobs_S[start - 1 : end - 1] = torch.tensor(completion.logprobs)

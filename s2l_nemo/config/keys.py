@@ -1,0 +1,84 @@
+"""The list of all keys with type, default and comment, read from the schema: for `--help` and for error messages."""
+
+from __future__ import annotations
+
+import difflib
+import inspect
+import re
+import types
+import typing
+from dataclasses import dataclass, fields, is_dataclass
+from enum import Enum
+from functools import cache
+from typing import Any
+
+from s2l_nemo.config.schema import Config
+
+
+@dataclass(frozen=True)
+class Key:
+    """One key of the configuration, `name` with dots."""
+
+    name: str
+    type: Any
+    default: Any
+    comment: str
+
+    def expected(self) -> str:
+        """What a value must be, in words."""
+        return _in_words(self.type)
+
+    def default_text(self) -> str:
+        """The default as it would be written in YAML."""
+        if self.default is None:
+            return "null"
+        if isinstance(self.default, bool):
+            return str(self.default).lower()
+        return self.default.name if isinstance(self.default, Enum) else str(self.default)
+
+
+@cache
+def all_keys() -> dict[str, Key]:
+    """Every key by name, in the order of the schema."""
+    return {key.name: key for key in _keys(Config, "")}
+
+
+@cache
+def sections() -> frozenset[str]:
+    """Names that hold keys, such as `algorithm.schedule`."""
+    return frozenset(name.rsplit(".", n)[0] for name in all_keys() for n in range(1, name.count(".") + 1))
+
+
+def nearest_key(name: str) -> str:
+    """The known key most like `name`, as a whole or in its last part (`kl_coef` for `algorithm.kl_coef`)."""
+
+    def likeness(known: str) -> float:
+        whole = difflib.SequenceMatcher(None, name, known).ratio()
+        last = difflib.SequenceMatcher(None, name.rpartition(".")[2], known.rpartition(".")[2]).ratio()
+        return max(whole, 0.95 * last)
+
+    return max(all_keys(), key=likeness)
+
+
+def _keys(schema: type, prefix: str) -> list[Key]:
+    hints = typing.get_type_hints(schema)
+    comments = dict(re.findall(r"^    (\w+): [^#\n]*#\s*(.*)$", inspect.getsource(schema), re.MULTILINE))
+    defaults = schema()
+    found = []
+    for field in fields(schema):
+        hint, default = hints[field.name], getattr(defaults, field.name)
+        if is_dataclass(hint):
+            found += _keys(typing.cast(type, hint), f"{prefix}{field.name}.")
+        else:
+            found.append(Key(prefix + field.name, hint, default, comments.get(field.name, "")))
+    return found
+
+
+def _in_words(hint: Any) -> str:
+    if typing.get_origin(hint) in (typing.Union, types.UnionType):
+        return " or ".join(_in_words(part) for part in typing.get_args(hint))
+    if typing.get_origin(hint) is dict:
+        return "mapping"
+    if issubclass(hint, Enum):
+        return " | ".join(member.name for member in hint)
+    return {bool: "true | false", int: "integer", float: "number", str: "text", type(None): "null"}[hint]

@@ -1,0 +1,216 @@
+"""From the command line and conf/ to a typed `Config`. Hydra composes the files; the schema types every value."""
+
+from __future__ import annotations
+
+import argparse
+import difflib
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any, NoReturn, cast
+
+import yaml
+from hydra import compose, initialize_config_dir
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.core.override_parser.types import Override
+from hydra.errors import HydraException
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
+
+from s2l_nemo.config.keys import all_keys, nearest_key, sections
+from s2l_nemo.config.schema import Config
+from s2l_nemo.errors import UserError
+
+DEFAULT_CONFIG = "train_s2l"
+MAPPING_KEY = "data.reasoning_gym.params"  # the one key below which names are free
+MAX_DEPTH = 20  # levels of a YAML file
+
+
+def load_config(argv: list[str], conf_dir: Path) -> Config:
+    """Reads `[--config-name NAME] [key=value ...]`, as in Hydra; the result is an OmegaConf object of type `Config`.
+
+    `--help` prints `help_text` and raises SystemExit. Values are typed and known, not yet consistent: see `checks`.
+
+    Raises UserError for an unknown preset, group choice or key, a value of another type, or YAML that is malformed.
+    """
+    parser = _Parser(conf_dir)
+    args = parser.parse_intermixed_args(argv)
+    groups, overrides = _split_overrides(args.overrides, conf_dir)
+    cfg = OmegaConf.structured(Config)
+    for key, value in _leaves("", _compose(conf_dir, args.config_name.removesuffix(".yaml"), groups)):
+        _set(cfg, key, value)
+    for override in overrides:
+        for key, value in _leaves(override.key_or_group, override.value()):
+            _set(cfg, key, value)
+    _resolve(cfg)
+    return cast(Config, cfg)
+
+
+def resolved_yaml(cfg: Config) -> str:
+    """Every key with its value, as YAML that can be read back."""
+    return OmegaConf.to_yaml(cfg)
+
+
+def presets(conf_dir: Path) -> list[str]:
+    """Names that `--config-name` takes."""
+    return sorted(path.stem for path in conf_dir.glob("*.yaml"))
+
+
+def help_text(conf_dir: Path) -> str:
+    """Usage, presets, groups and every key with type, default and meaning."""
+    lines = ["usage: python recipes/train_s2l.py [--config-name NAME] [group=choice ...] [key=value ...]", ""]
+    lines += [f"presets (--config-name; default {DEFAULT_CONFIG}):"]
+    lines += [f"  {name:<28} {_first_comment(conf_dir / f'{name}.yaml')}" for name in presets(conf_dir)]
+    for group, choices in _groups(conf_dir).items():
+        lines += ["", f"{group}=NAME:"]
+        lines += [f"  {name:<28} {_first_comment(conf_dir / group / f'{name}.yaml')}" for name in choices]
+    section = ""
+    for key in all_keys().values():
+        if key.name.partition(".")[0] != section:
+            section = key.name.partition(".")[0]
+            lines += ["", f"{section}:"]
+        lines.append(f"  {key.name + '=' + key.default_text():<52} {key.expected()}")
+        if key.comment:
+            lines.append(f"      {key.comment}")
+    return "\n".join(lines) + "\n"
+
+
+class _Parser(argparse.ArgumentParser):
+    def __init__(self, conf_dir: Path) -> None:
+        super().__init__(allow_abbrev=False)
+        self.add_argument("--config-name", default=DEFAULT_CONFIG)
+        self.add_argument("overrides", nargs="*")
+        self._conf_dir = conf_dir
+
+    def format_help(self) -> str:
+        return help_text(self._conf_dir)
+
+    def error(self, message: str) -> NoReturn:
+        raise UserError(f"{message}: give [--config-name NAME] and key=value pairs, or --help")
+
+
+def _groups(conf_dir: Path) -> dict[str, list[str]]:
+    folders = sorted(path for path in conf_dir.iterdir() if path.is_dir())
+    return {folder.name: sorted(path.stem for path in folder.glob("*.yaml")) for folder in folders}
+
+
+def _first_comment(path: Path) -> str:
+    text = path.read_text(encoding="utf-8", errors="replace")
+    comments = [line for line in text.splitlines() if line.startswith("# ") and "@package" not in line]
+    return comments[0].removeprefix("# ") if comments else ""
+
+
+def _split_overrides(arguments: list[str], conf_dir: Path) -> tuple[list[str], list[Override]]:
+    """Choices of groups, for Hydra to compose, and values, for the schema to type."""
+    groups = _groups(conf_dir)
+    chosen, values = [], []
+    for argument in arguments:
+        try:
+            (override,) = OverridesParser.create().parse_overrides([argument])
+        except HydraException as error:
+            raise UserError(f"cannot read '{argument}' as key=value: {_one_line(error)}") from None
+        if override.is_delete() or override.is_sweep_override():
+            raise UserError(f"'{argument}' deletes or sweeps: give one value, key=value")
+        name = override.key_or_group
+        if name not in groups:
+            values.append(override)
+            continue
+        choice = override.value()
+        if choice is not None and choice not in groups[name]:
+            raise UserError(f"{name}={choice} is unknown: {_choose(str(choice), groups[name])}")
+        chosen.append(f"~{name}" if choice is None else f"{name}={choice}")
+    return chosen, values
+
+
+def _compose(conf_dir: Path, config_name: str, groups: list[str]) -> dict[Any, Any]:
+    names = presets(conf_dir)
+    if config_name not in names:
+        raise UserError(f"--config-name {config_name} is unknown in {conf_dir}: {_choose(config_name, names)}")
+    for path in sorted(conf_dir.rglob("*.yaml")):
+        _check_yaml(path)
+    try:
+        with initialize_config_dir(str(conf_dir.resolve()), version_base="1.3"):
+            composed = compose(config_name, groups)
+    except (HydraException, OmegaConfBaseException) as error:
+        raise UserError(f"{conf_dir / config_name}.yaml: {_one_line(error)}") from None
+    return cast(dict[Any, Any], OmegaConf.to_container(composed, resolve=False))
+
+
+def _check_yaml(path: Path) -> None:
+    """Refuses what Hydra would load slowly, unsafely or with a traceback."""
+    try:
+        text = path.read_text(encoding="utf-8")
+        _check_events(path, text)
+        OmegaConf.create(text)  # refuses Python objects and repeated keys
+    except yaml.YAMLError as error:
+        mark = getattr(error, "problem_mark", None)
+        where = f"{path}:{_line(mark)}" if mark else str(path)
+        raise UserError(f"{where}: not valid YAML: {getattr(error, 'problem', None) or _one_line(error)}") from None
+    except UnicodeDecodeError:
+        raise UserError(f"{path}: not a text file in UTF-8") from None
+    except OmegaConfBaseException as error:
+        raise UserError(f"{path}: {_one_line(error)}") from None
+
+
+def _check_events(path: Path, text: str) -> None:
+    """Refuses references, which can double a document with every line, and nesting, before anything is built."""
+    depth = 0
+    for event in yaml.parse(text, Loader=yaml.SafeLoader):
+        if isinstance(event, yaml.AliasEvent):
+            raise UserError(f"{path}:{_line(event.start_mark)}: *{event.anchor} refers to an anchor: write it out")
+        if depth == 0 and isinstance(event, yaml.NodeEvent) and not isinstance(event, yaml.MappingStartEvent):
+            raise UserError(f"{path}: must hold key: value pairs")
+        depth += isinstance(event, yaml.CollectionStartEvent) - isinstance(event, yaml.CollectionEndEvent)
+        if depth > MAX_DEPTH:
+            raise UserError(f"{path}:{_line(event.start_mark)}: nested more than {MAX_DEPTH} levels deep")
+
+
+def _line(mark: Any) -> int:
+    return int(mark.line) + 1
+
+
+def _leaves(name: str, value: Any) -> Iterator[tuple[str, Any]]:
+    if isinstance(value, Mapping) and name != MAPPING_KEY:
+        for key, inner in value.items():
+            yield from _leaves(f"{name}.{key}" if name else str(key), inner)
+    else:
+        yield name, value
+
+
+def _set(cfg: DictConfig, name: str, value: Any) -> None:
+    free = name.startswith(f"{MAPPING_KEY}.")
+    if name in sections():
+        example = next(key for key in all_keys() if key.startswith(f"{name}."))
+        raise UserError(f"{name}={value}: {name} is a section, set keys below it such as {example}")
+    if name not in all_keys() and not free:
+        raise UserError(f"unknown key {name}={value}: the nearest known key is {nearest_key(name)}")
+    key = all_keys()[MAPPING_KEY if free else name]
+    try:
+        # OmegaConf would take 3 for true.
+        if key.type is bool and isinstance(value, int | float) and not isinstance(value, bool):
+            raise UserError(f"{name}={value}: expected {key.expected()}")
+        OmegaConf.update(cfg, name, value, merge=True)
+    except OmegaConfBaseException:
+        shown = "null" if value is None else value
+        raise UserError(f"{name}={shown}: expected {key.expected()}") from None
+
+
+def _resolve(cfg: DictConfig) -> None:
+    for name in all_keys():
+        try:
+            value = OmegaConf.select(cfg, name, throw_on_missing=True)
+            if isinstance(value, DictConfig):
+                OmegaConf.resolve(value)
+        except MissingMandatoryValue:
+            raise UserError(f"{name}=???: give a value") from None
+        except OmegaConfBaseException as error:
+            raise UserError(f"{name}: cannot resolve the reference: {_one_line(error)}") from None
+    OmegaConf.resolve(cfg)
+
+
+def _choose(name: str, known: list[str]) -> str:
+    near = difflib.get_close_matches(name, known, n=1)
+    return f"did you mean {near[0]}? " * bool(near) + f"choose one of {', '.join(known)}"
+
+
+def _one_line(error: Exception) -> str:
+    return str(error).strip().splitlines()[0]

@@ -1,0 +1,239 @@
+"""Every key of a training run, typed. Cross-field rules are in `checks`, reading and overriding in `load`."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from enum import Enum
+from typing import Any
+
+
+class ScheduleName(str, Enum):
+    linear = "linear"
+    abrupt = "abrupt"
+    constant = "constant"
+    cosine = "cosine"
+    none = "none"
+
+
+class Importance(str, Enum):
+    learner_old = "learner_old"
+    behavior = "behavior"
+    truncated = "truncated"
+    masked = "masked"
+    shaped = "shaped"
+
+
+class Aggregation(str, Enum):
+    token_mean = "token_mean"
+    sequence_mean = "sequence_mean"
+    constant = "constant"
+
+
+class KLEstimator(str, Enum):
+    k1 = "k1"
+    k2 = "k2"
+    k3 = "k3"
+
+
+class AdvantageStd(str, Enum):
+    sample = "sample"
+    population = "population"
+    none = "none"
+
+
+class Baseline(str, Enum):
+    mean = "mean"
+    leave_one_out = "leave_one_out"
+
+
+class AdvantageNorm(str, Enum):
+    mixed = "mixed"
+    split = "split"  # type: ignore[assignment]  # hides str.split, which no one calls on it
+
+
+class Precision(str, Enum):
+    fp32 = "fp32"
+    bf16 = "bf16"
+
+
+class ActivationCheckpointing(str, Enum):
+    none = "none"
+    selective = "selective"
+    full = "full"
+
+
+class Accelerator(str, Enum):
+    auto = "auto"
+    cpu = "cpu"
+    gpu = "gpu"
+
+
+class Task(str, Enum):
+    arithmetic = "arithmetic"
+    reasoning_gym = "reasoning_gym"
+
+
+class LrSchedule(str, Enum):
+    constant = "constant"
+    cosine = "cosine"
+
+
+class Resume(str, Enum):
+    auto = "auto"
+    never = "never"
+    must = "must"
+
+
+@dataclass
+class RunConfig:
+    dir: str = "runs/tiny"  # where everything of this run is written
+    seed: int = 1  # data order, sampling seeds and every other random choice
+    dry_run: bool = False  # print the plan of the run and stop
+    resume: Resume = Resume.auto  # where there is a checkpoint, auto continues, never refuses; must needs one
+    save_nemo: bool = True  # write the trained learner as final.nemo
+
+
+@dataclass
+class TrainerConfig:
+    accelerator: Accelerator = Accelerator.auto
+    devices: int = 1  # ranks on this node
+    num_nodes: int = 1
+
+
+@dataclass
+class OptimConfig:
+    lr: float = 1e-6
+    lr_schedule: LrSchedule = LrSchedule.constant
+    warmup_steps: int = 0  # optimizer steps
+    min_lr: float = 0.0  # end of the cosine
+    weight_decay: float = 0.0
+    beta1: float = 0.9
+    beta2: float = 0.999
+    eps: float = 1e-8
+    clip_grad: float = 1.0
+
+
+@dataclass
+class ModelConfig:
+    path: str = "models/tiny/learner"  # Hugging Face folder of the learner
+    tensor_model_parallel_size: int = 1
+    pipeline_model_parallel_size: int = 1
+    precision: Precision = Precision.fp32
+    micro_batch_size: int = 4  # sequences of one forward and backward pass on one rank
+    activation_checkpointing: ActivationCheckpointing = ActivationCheckpointing.none
+    offload_optimizer: bool = False  # keep optimizer states in host memory while engines generate
+    transformer_engine: bool = False  # Transformer Engine layers (GPU images); else torch attention
+    optim: OptimConfig = field(default_factory=OptimConfig)
+
+
+@dataclass
+class ExplorerConfig:
+    path: str | None = "models/tiny/explorer"  # Hugging Face folder; null only with schedule.name=none
+
+
+@dataclass
+class ScheduleConfig:
+    name: ScheduleName = ScheduleName.linear
+    t_mix: int | None = None  # steps with explorer rollouts; null: half of algorithm.steps
+    alpha: float = 1.0  # explorer share of `constant`, and of `abrupt` before the switch
+
+
+@dataclass
+class AlgorithmConfig:
+    steps: int = 16  # T
+    prompts_per_step: int = 32  # P
+    group_size: int = 16  # G
+    mini_batch_prompts: int | None = None  # prompts of one optimizer step; null: all of them
+    optimizer_passes: int = 1  # U, passes over the step's rollouts
+    schedule: ScheduleConfig = field(default_factory=ScheduleConfig)
+    importance: Importance = Importance.learner_old
+    importance_cap: float = 2.0  # `truncated`: largest correction weight; `masked`: upper end of the band
+    importance_floor: float = 0.5  # `masked`: lower end of the band
+    shaping_gamma: float = 0.1  # `shaped`
+    clip_low: float = 0.2
+    clip_high: float = 0.2
+    dual_clip: float | None = None  # lower bound -c*A for negative advantages, c > 1; null: off
+    kl_coef: float = 1e-3  # beta of Eq. 2; 0 skips the reference model
+    kl_estimator: KLEstimator = KLEstimator.k3
+    kl_on_explorer: bool = True
+    explorer_loss_coef: float = 1.0
+    aggregation: Aggregation = Aggregation.token_mean
+    mask_truncated: bool = False  # answers cut at max_response_length give no gradient
+    adv_std: AdvantageStd = AdvantageStd.sample
+    adv_baseline: Baseline = Baseline.mean
+    adv_norm: AdvantageNorm = AdvantageNorm.mixed
+    adv_eps: float = 1e-6
+
+
+@dataclass
+class RolloutConfig:
+    temperature: float = 1.0
+    top_p: float = 1.0
+    top_k: int = 0
+    max_prompt_length: int = 64  # tokens; longer prompts are filtered out and counted
+    max_response_length: int = 96  # tokens
+    max_batch_rows: int = 256  # sequences that the embedded engine decodes at once
+    refit_bucket_mb: int = 256  # size of one bucket of the weight update
+
+
+@dataclass
+class ArithmeticConfig:
+    digits: int = 3
+    terms: int = 2
+    train_prompts: int = 4096
+    seed: int = 17  # which prompts exist; the split is disjoint
+
+
+@dataclass
+class ReasoningGymConfig:
+    dataset: str = "basic_arithmetic"
+    params: dict[str, Any] = field(default_factory=dict)  # keyword arguments of the task
+    train_prompts: int = 4096
+    seed: int = 17
+
+
+@dataclass
+class DataConfig:
+    task: Task = Task.arithmetic
+    path: str | None = None  # JSONL file of prompts instead of generated ones
+    valid_path: str | None = None  # JSONL file of held-out prompts; needed with `path`
+    prompt_key: str = "prompt"
+    answer_key: str = "answer"
+    system_prompt: str | None = None
+    arithmetic: ArithmeticConfig = field(default_factory=ArithmeticConfig)
+    reasoning_gym: ReasoningGymConfig = field(default_factory=ReasoningGymConfig)
+
+
+@dataclass
+class ValidationConfig:
+    every: int = 10  # steps; 0: only before and after training
+    prompts: int = 256
+    samples: int = 4  # per prompt
+    temperature: float = 1.0
+
+
+@dataclass
+class CheckpointConfig:
+    every: int = 10  # steps; the last step is always saved
+    keep: int = 2  # newest checkpoints kept; 0: all
+
+
+@dataclass
+class LoggingConfig:
+    rollouts_every: int = 1  # dump rollouts of every n-th step; 0: never
+    wandb_project: str | None = None  # null: off
+    wandb_mode: str = "online"
+
+
+@dataclass
+class Config:
+    run: RunConfig = field(default_factory=RunConfig)
+    trainer: TrainerConfig = field(default_factory=TrainerConfig)
+    model: ModelConfig = field(default_factory=ModelConfig)
+    explorer: ExplorerConfig = field(default_factory=ExplorerConfig)
+    algorithm: AlgorithmConfig = field(default_factory=AlgorithmConfig)
+    rollout: RolloutConfig = field(default_factory=RolloutConfig)
+    data: DataConfig = field(default_factory=DataConfig)
+    validation: ValidationConfig = field(default_factory=ValidationConfig)
+    checkpoint: CheckpointConfig = field(default_factory=CheckpointConfig)
+    logging: LoggingConfig = field(default_factory=LoggingConfig)

@@ -1,0 +1,32 @@
+"""In which order the prompts of a data set are visited. No state: a resumed run needs only its position."""
+
+from __future__ import annotations
+
+import random
+
+from s2l_nemo.types import UserError
+
+
+def take(position: int, size: int, count: int, seed: int) -> list[int]:
+    """Indices of the next `size` of `count` prompts when `position` prompts have been consumed.
+
+    Every epoch is a fresh permutation of all prompts, a pure function of (seed, epoch). An epoch gives
+    `count // size` whole batches; the prompts left over at its end are dropped, other ones in each epoch, so that no
+    batch straddles two epochs and holds a prompt twice.
+
+    Raises UserError where a batch is larger than the data set, or `position` is not at the start of a batch.
+    """
+    if size > count:
+        raise UserError(
+            f"a batch of {size} prompts needs as many different ones, but the data set has {count}: lower "
+            "algorithm.prompts_per_step or add prompts"
+        )
+    if position % size:
+        raise UserError(
+            f"{position} prompts have been consumed, which is no whole number of batches of {size}: continue with the "
+            "algorithm.prompts_per_step that the run began with"
+        )
+    epoch, batch = divmod(position // size, count // size)
+    permutation = list(range(count))
+    random.Random(f"order-{seed}-{epoch}").shuffle(permutation)
+    return permutation[batch * size : (batch + 1) * size]

@@ -1,0 +1,177 @@
+"""Starts the ranks of a run: under torchrun or Slurm as they are, from plain `python` by itself.
+
+Without CUDA the parent imports the heavy packages once and forks the ranks, which then start at once. With CUDA a
+forked process cannot use the device, so the script is handed to torchrun.
+"""
+
+from __future__ import annotations
+
+import multiprocessing
+import multiprocessing.connection
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+import traceback
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from s2l_nemo.errors import UserError
+
+USER_ERROR = 2  # exit code of a run that a user's mistake ended
+GRACE_SECONDS = 20.0  # after one rank has failed, the others get this long before they are killed
+
+
+def rank_environment(environ: Mapping[str, str]) -> dict[str, str] | None:
+    """RANK, LOCAL_RANK, WORLD_SIZE, MASTER_ADDR and MASTER_PORT if a launcher has started this process, else None.
+
+    torchrun sets them itself. `srun` with several tasks sets SLURM_PROCID and its kin, which are translated.
+    """
+    if "RANK" in environ and "WORLD_SIZE" in environ:
+        return {}
+    if int(environ.get("SLURM_NTASKS", "1")) < 2 or "SLURM_PROCID" not in environ:
+        return None
+    hosts = subprocess.run(
+        ["scontrol", "show", "hostnames", environ["SLURM_JOB_NODELIST"]], capture_output=True, text=True, check=True
+    ).stdout.split()
+    return {
+        "RANK": environ["SLURM_PROCID"],
+        "LOCAL_RANK": environ["SLURM_LOCALID"],
+        "WORLD_SIZE": environ["SLURM_NTASKS"],
+        "MASTER_ADDR": environ.get("MASTER_ADDR", hosts[0]),
+        # any port outside the ephemeral range, the same on all nodes of a job
+        "MASTER_PORT": environ.get("MASTER_PORT", str(20000 + int(environ["SLURM_JOB_ID"]) % 10000)),
+    }
+
+
+def launch(main: Callable[[], None], *, devices: int, num_nodes: int, on_gpu: bool, preload: Callable[[], Any]) -> int:
+    """Runs `main` on every rank of this node and returns the exit code: 0, 2 for a UserError, 1 for anything else.
+
+    `preload` imports what the ranks need; it runs once before a fork.
+    """
+    started = rank_environment(os.environ)
+    if started is not None:
+        os.environ.update(started)
+        return run_here(main)
+    if num_nodes > 1:
+        raise UserError(
+            f"trainer.num_nodes={num_nodes} needs a launcher: start one process a GPU with torchrun or srun on each node"
+        )
+    if on_gpu and devices > 1:
+        command = [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={devices}"]
+        os.execv(sys.executable, [*command, *sys.argv])
+    if devices == 1:
+        os.environ.update(environment_of(0, 1, free_port()))
+        return run_here(main)
+    preload()
+    return fork_ranks(main, devices)
+
+
+def environment_of(rank: int, world: int, port: int) -> dict[str, str]:
+    return {
+        "RANK": str(rank),
+        "LOCAL_RANK": str(rank),
+        "WORLD_SIZE": str(world),
+        "LOCAL_WORLD_SIZE": str(world),
+        "MASTER_ADDR": "127.0.0.1",
+        "MASTER_PORT": str(port),
+    }
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+def run_here(main: Callable[[], None]) -> int:
+    """Runs `main` in this process; a UserError becomes one line on stderr."""
+    code, text = _attempt(main)
+    if text:
+        print(text, file=sys.stderr, flush=True)
+    return code
+
+
+def fork_ranks(main: Callable[[], None], world: int) -> int:
+    """Forks `world` ranks, waits for all, and shows the first error alone.
+
+    SIGTERM is passed on to the ranks; SIGINT reaches them from the terminal. When a rank fails, the others are
+    terminated after a grace time, so that a collective that waits for the dead one cannot hang the run.
+    """
+    context = multiprocessing.get_context("fork")
+    errors: Any = context.SimpleQueue()
+    port = free_port()
+    threads = max(1, (os.cpu_count() or 1) // world)
+    ranks = [context.Process(target=_rank, args=(main, rank, world, port, threads, errors)) for rank in range(world)]
+    for rank in ranks:
+        rank.start()
+
+    def pass_on(signum: int, frame: object) -> None:
+        for rank in ranks:
+            if rank.is_alive() and rank.pid:
+                os.kill(rank.pid, signum)
+
+    before = {signal.SIGTERM: signal.signal(signal.SIGTERM, pass_on)}
+    before[signal.SIGINT] = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    try:
+        _wait(ranks)
+    finally:
+        for signum, handler in before.items():
+            signal.signal(signum, handler)
+    codes = [rank.exitcode or 0 for rank in ranks]
+    if not any(codes):
+        return 0
+    if errors.empty():
+        dead = next(index for index, code in enumerate(codes) if code)
+        print(f"rank {dead} died with exit code {codes[dead]} and no message", file=sys.stderr)
+        return 1
+    code, text = errors.get()
+    print(text, file=sys.stderr, flush=True)
+    return int(code)
+
+
+def _wait(ranks: list[Any]) -> None:
+    deadline: float | None = None
+    while any(rank.is_alive() for rank in ranks):
+        alive = [rank.sentinel for rank in ranks if rank.is_alive()]
+        multiprocessing.connection.wait(alive, timeout=1.0)
+        if deadline is None and any(rank.exitcode for rank in ranks):
+            deadline = time.monotonic() + GRACE_SECONDS
+        if deadline is not None and time.monotonic() > deadline:
+            for rank in ranks:
+                rank.kill()
+    for rank in ranks:
+        rank.join()
+
+
+def _rank(main: Callable[[], None], rank: int, world: int, port: int, threads: int, errors: Any) -> None:
+    os.environ.update(environment_of(rank, world, port), OMP_NUM_THREADS=str(threads))
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    torch = sys.modules.get("torch")
+    if torch is not None:
+        torch.set_num_threads(threads)
+    code, text = _attempt(main)
+    if text:
+        errors.put((code, text))
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(code)  # the interpreter's teardown of a forked NeMo takes seconds and has nothing left to do
+
+
+def _attempt(main: Callable[[], None]) -> tuple[int, str]:
+    """Exit code and what to print of one run of `main`."""
+    try:
+        main()
+    except UserError as error:
+        return USER_ERROR, f"error: {error}"
+    except KeyboardInterrupt:
+        return 130, "interrupted"
+    except SystemExit as stop:
+        return (stop.code if isinstance(stop.code, int) else 1), ""
+    except BaseException:
+        rank = os.environ.get("RANK", "0")
+        return 1, f"rank {rank} failed:\n{traceback.format_exc()}"
+    return 0, ""

@@ -1,0 +1,1 @@
+"""What a run leaves behind: run directory, metrics, console, rollout dumps, statistics and plots."""

@@ -1,0 +1,60 @@
+"""Writes that a kill or a power cut leaves either undone or complete."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from s2l_nemo.types import UserError
+
+TEMPORARY = ".tmp-"  # prefix of names that are not yet, or never will be, part of a run
+
+
+def sync(path: Path) -> None:
+    """Waits until a file's bytes, or a folder's names, are on the disk."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+@contextmanager
+def replacing(path: Path) -> Iterator[Path]:
+    """Yields a temporary path in the same folder; what is written there takes the place of `path` on success."""
+    temporary = path.with_name(f"{TEMPORARY}{path.name}.{os.getpid()}")
+    try:
+        yield temporary
+        sync(temporary)
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
+    sync(path.parent)
+
+
+def write_text_atomic(path: Path, text: str) -> None:
+    """Replaces the file by `text` (UTF-8), or leaves it as it was."""
+    with replacing(path) as temporary:
+        temporary.write_text(text, encoding="utf-8")
+
+
+def write_json_atomic(path: Path, obj: object) -> None:
+    """Replaces the file by `obj` as JSON. Raises ValueError for NaN and infinities, which JSON does not have."""
+    write_text_atomic(path, json.dumps(obj, indent=2, allow_nan=False) + "\n")
+
+
+def check_free_space(path: str | Path, needed_bytes: int) -> None:
+    """Raises UserError where the file system of `path` (which need not exist yet) has less than `needed_bytes` free."""
+    existing = Path(path).absolute()
+    while not existing.exists():
+        existing = existing.parent
+    free = shutil.disk_usage(existing).free
+    if free < needed_bytes:
+        raise UserError(
+            f"{path} needs {needed_bytes / 1e9:.2f} GB and {existing} has {free / 1e9:.2f} GB free; "
+            "free some space or choose another run.dir"
+        )

@@ -1,0 +1,51 @@
+"""Which software a run used."""
+
+from __future__ import annotations
+
+import json
+import platform
+import subprocess
+from importlib import metadata
+from pathlib import Path
+
+import s2l_nemo
+
+PACKAGES = ("nemo_toolkit", "nemo_aligner", "megatron-core", "torch", "transformers")
+
+
+def versions(earlier: Path | None = None) -> dict[str, object]:
+    """Python, packages and the commit of the code, for reproducing a run. `earlier`: versions.json of the same run."""
+    now: dict[str, object] = {
+        "python": platform.python_version(),
+        "packages": {"s2l_nemo": s2l_nemo.__version__} | {name: _package_version(name) for name in PACKAGES},
+        "git": _git_state(Path(__file__).resolve()),
+    }
+    if earlier is not None:
+        before = json.loads(earlier.read_text(encoding="utf-8"))
+        history = before.pop("earlier", [])
+        if before != now:
+            history.append(before)
+        if history:
+            now["earlier"] = history
+    return now
+
+
+def _package_version(name: str) -> str | None:
+    try:
+        return metadata.version(name)
+    except metadata.PackageNotFoundError:
+        return None
+
+
+def _git_state(file: Path) -> dict[str, object] | None:
+    """Commit and dirty flag of the repository that tracks `file`; None without git or where it is not tracked."""
+
+    def git(*arguments: str) -> str:
+        command = ["git", "-C", str(file.parent), *arguments]
+        return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
+
+    try:
+        git("ls-files", "--error-unmatch", file.name)  # an installed copy may lie inside a foreign repository
+        return {"commit": git("rev-parse", "HEAD"), "dirty": bool(git("status", "--porcelain"))}
+    except (OSError, subprocess.CalledProcessError):
+        return None

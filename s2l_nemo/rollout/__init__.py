@@ -1,0 +1,1 @@
+"""Rollouts: the engine protocol, the embedded engine and mixed groups."""

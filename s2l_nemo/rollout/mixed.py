@@ -1,0 +1,94 @@
+"""Mixed groups: which engine samples what, with which seed, on which rank. Pure functions."""
+
+from __future__ import annotations
+
+import hashlib
+import struct
+from collections.abc import Sequence
+
+from s2l_nemo.types import Completion, Group, Prompt, SampleRequest, Source
+
+
+def sample_seed(run_seed: int, step: int, prompt_id: int, sample_id: int) -> int:
+    """Seed of one completion, 0 <= seed < 2**63, the same in every process and on every machine."""
+    digest = hashlib.blake2b(struct.pack("<4q", run_seed, step, prompt_id, sample_id), digest_size=8).digest()
+    return int.from_bytes(digest, "little") >> 1
+
+
+def mixed_requests(
+    prompts: Sequence[Prompt], *, explorer: int, learner: int, step: int, run_seed: int
+) -> tuple[list[SampleRequest], list[SampleRequest]]:
+    """Requests for the explorer and for the learner: G = explorer + learner completions of each prompt.
+
+    Samples 0..explorer-1 of each group are the explorer's (paper, Algorithm 1).
+    """
+
+    def requests(samples: range) -> list[SampleRequest]:
+        return [
+            SampleRequest(
+                prompt.prompt_id,
+                sample,
+                prompt.token_ids,
+                sample_seed(run_seed, step, prompt.prompt_id, sample),
+            )
+            for prompt in prompts
+            for sample in samples
+        ]
+
+    return requests(range(explorer)), requests(range(explorer, explorer + learner))
+
+
+def share(requests: Sequence[SampleRequest], rank: int, world: int) -> list[SampleRequest]:
+    """The requests that one of `world` ranks samples; the shares of all ranks are a partition.
+
+    The requests of a prompt stay on one rank, so that it is prefilled once, and the largest go first to the rank with
+    the fewest requests. With fewer prompts than ranks the groups are cut, into shares that differ by at most one.
+    """
+    by_prompt: dict[int, list[SampleRequest]] = {}
+    for request in requests:
+        by_prompt.setdefault(request.prompt_id, []).append(request)
+    if len(by_prompt) < world:
+        ordered = [request for group in by_prompt.values() for request in group]
+        return ordered[len(ordered) * rank // world : len(ordered) * (rank + 1) // world]
+    shares: list[list[SampleRequest]] = [[] for _ in range(world)]
+    for group in sorted(by_prompt.values(), key=len, reverse=True):
+        min(shares, key=len).extend(group)
+    return shares[rank]
+
+
+def assemble_groups(
+    prompts: Sequence[Prompt], completions: Sequence[Completion], *, group_size: int, learner_version: int
+) -> list[Group]:
+    """One group per prompt, in the order of the prompts, its completions in sample order.
+
+    Raises RuntimeError for completions that are missing, repeated or of no prompt, for a group whose explorer samples
+    are not the first ones or are not as many as in the other groups, and for a learner completion whose weights are
+    not of `learner_version`: one sampled before the last update would be off-policy unnoticed.
+    """
+    by_prompt: dict[int, dict[int, Completion]] = {prompt.prompt_id: {} for prompt in prompts}
+    for completion in completions:
+        name = f"prompt {completion.prompt_id} sample {completion.sample_id}"
+        if completion.prompt_id not in by_prompt or not 0 <= completion.sample_id < group_size:
+            raise RuntimeError(f"{name} was not asked for: groups have {group_size} samples of {len(prompts)} prompts")
+        if completion.sample_id in by_prompt[completion.prompt_id]:
+            raise RuntimeError(f"{name} came twice")
+        if completion.source is Source.LEARNER and completion.weight_version != learner_version:
+            raise RuntimeError(
+                f"{name} was sampled by learner version {completion.weight_version}, not by {learner_version}"
+            )
+        by_prompt[completion.prompt_id][completion.sample_id] = completion
+    explorer = sum(completion.source is Source.EXPLORER for completion in completions) // max(1, len(prompts))
+    planned = [Source.EXPLORER] * explorer + [Source.LEARNER] * (group_size - explorer)
+    groups = []
+    for prompt in prompts:
+        samples = by_prompt[prompt.prompt_id]
+        missing = sorted(set(range(group_size)) - samples.keys())
+        if missing:
+            raise RuntimeError(f"prompt {prompt.prompt_id} lacks samples {missing}")
+        group = Group(prompt, tuple(samples[sample] for sample in range(group_size)))
+        if [completion.source for completion in group.completions] != planned:
+            raise RuntimeError(
+                f"prompt {prompt.prompt_id}: not the first {explorer} samples, and only those, are the explorer's"
+            )
+        groups.append(group)
+    return groups

@@ -1,0 +1,92 @@
+"""How many candidates of a group the explorer samples at each step (Algorithm 1; Figures 5-7 of the paper).
+
+A schedule is a pure function (step, G) -> Split. Ceilings are computed on integers or fractions: in floats the linear
+one is wrong in thousands of cases (G = 7, T_mix = 8, i = 7 would give 2 instead of 1).
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from fractions import Fraction
+
+from s2l_nemo.errors import UserError
+
+
+@dataclass(frozen=True)
+class Split:
+    """Who samples the G candidates of each prompt at one step. `explorer` is G_w, `learner` is G_s = G - G_w."""
+
+    step: int
+    alpha: float
+    explorer: int
+    learner: int
+
+
+Schedule = Callable[[int, int], Split]
+
+
+def make_schedule(name: str, *, steps: int, t_mix: int | None, alpha: float) -> Schedule:
+    """Returns the function (step counted from 1, group size G) -> Split.
+
+    `name`: `linear` (the paper), `cosine` (the same end points), `abrupt` (`alpha` until T_mix, then 0), `constant`
+    (`alpha` throughout) or `none` (plain GRPO). `t_mix` None is half of `steps`, rounded down.
+
+    Raises UserError for an unknown name, `t_mix` outside 0..steps or `alpha` outside 0..1.
+    """
+    if name not in _SHARES:
+        raise UserError(f"algorithm.schedule.name={name} is unknown: choose one of {', '.join(_SHARES)}")
+    last = steps // 2 if t_mix is None else t_mix
+    if not 0 <= last <= steps:
+        raise UserError(
+            f"algorithm.schedule.t_mix={last} is outside 0..{steps} (algorithm.steps): choose a step in that range"
+        )
+    if not 0 <= alpha <= 1:
+        raise UserError(f"algorithm.schedule.alpha={alpha} is not a share: choose a number from 0 to 1")
+    share = _SHARES[name]
+    # The decimal that the user wrote, not the nearest binary float: ceil(0.1 * 10) must be 1, ceil(0.7 * 10) 7.
+    exact_alpha = Fraction(str(float(alpha)))
+
+    def schedule(step: int, group_size: int) -> Split:
+        if step < 1:
+            raise ValueError(f"steps are counted from 1, got {step}")
+        alpha_i = share(step, last, exact_alpha)
+        explorer = math.ceil(alpha_i * group_size)
+        return Split(step, float(alpha_i), explorer, group_size - explorer)
+
+    return schedule
+
+
+def _linear(step: int, t_mix: int, alpha: Fraction) -> Fraction:
+    if step > t_mix:
+        return Fraction(0)
+    # T_mix = 1 is one step of the explorer alone; the formula of Algorithm 1 would divide by zero.
+    return Fraction(t_mix - step, t_mix - 1) if t_mix > 1 else Fraction(1)
+
+
+def _cosine(step: int, t_mix: int, alpha: Fraction) -> Fraction:
+    progress = 1 - _linear(step, t_mix, alpha)
+    # By Niven's theorem the only rational values are multiples of 1/4; ten decimals bring those back from float noise.
+    return Fraction(f"{(1 + math.cos(math.pi * float(progress))) / 2:.10f}")
+
+
+def _abrupt(step: int, t_mix: int, alpha: Fraction) -> Fraction:
+    return alpha if step <= t_mix else Fraction(0)
+
+
+def _constant(step: int, t_mix: int, alpha: Fraction) -> Fraction:
+    return alpha
+
+
+def _none(step: int, t_mix: int, alpha: Fraction) -> Fraction:
+    return Fraction(0)
+
+
+_SHARES: dict[str, Callable[[int, int, Fraction], Fraction]] = {
+    "linear": _linear,
+    "abrupt": _abrupt,
+    "constant": _constant,
+    "cosine": _cosine,
+    "none": _none,
+}

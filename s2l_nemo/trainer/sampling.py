@@ -1,0 +1,50 @@
+"""Rollouts of all ranks: each samples and grades its share, then every rank has every completion."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+
+from s2l_nemo.rewards.grader import Grader
+from s2l_nemo.rollout.engine import RolloutEngine
+from s2l_nemo.rollout.mixed import share
+from s2l_nemo.types import Completion, Prompt, SampleRequest, SamplingParams
+
+
+@dataclass(frozen=True)
+class Sampler:
+    """Runs engines over all ranks. Every rank holds a copy of each engine and samples whole prompts."""
+
+    rank: int
+    world: int
+    decode: Callable[[Sequence[int]], str]
+    grader: Grader
+
+    def generate(
+        self, engine: RolloutEngine | None, requests: Sequence[SampleRequest], params: SamplingParams
+    ) -> list[Completion]:
+        """This rank's share of the completions, once all ranks have sampled theirs. Collective."""
+        if not requests:
+            return []
+        assert engine is not None
+        completions = engine.generate(share(requests, self.rank, self.world), params)
+        torch.distributed.barrier()  # so that waiting for the slowest rank counts as generation
+        return completions
+
+    def grade(self, completions: Iterable[Completion], prompts: Mapping[int, Prompt]) -> list[Completion]:
+        """The same completions with their rewards."""
+        return [
+            replace(
+                completion, reward=self.grader.grade(prompts[completion.prompt_id], self.decode(completion.token_ids))
+            )
+            for completion in completions
+        ]
+
+    def exchange(self, completions: list[Completion]) -> list[Completion]:
+        """The completions of all ranks, the same list on every rank. Collective."""
+        gathered: list[Any] = [None] * self.world
+        torch.distributed.all_gather_object(gathered, completions)
+        return [completion for part in gathered for completion in part]

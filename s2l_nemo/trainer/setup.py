@@ -1,0 +1,231 @@
+"""From the configuration to a Trainer that is ready to run, on one rank."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from s2l_nemo.config.load import resolved_yaml
+from s2l_nemo.config.schema import Config, Precision
+from s2l_nemo.data.prompts import PromptSet, load_prompts
+from s2l_nemo.data.tokenizer import check_same_tokenizer, load_tokenizer, stop_token_ids
+from s2l_nemo.report.checkpoints import Checkpoint
+from s2l_nemo.report.console import StepConsole
+from s2l_nemo.report.metrics import MetricsWriter
+from s2l_nemo.report.run_dir import RunDir, create_run_dir
+from s2l_nemo.rewards.grader import make_grader
+from s2l_nemo.rollout.embedded import EmbeddedEngine, EmbeddedLearnerEngine
+from s2l_nemo.schedule import make_schedule
+from s2l_nemo.trainer.loop import Limits, Trainer
+from s2l_nemo.trainer.recorder import Recorder
+from s2l_nemo.trainer.sampling import Sampler
+from s2l_nemo.trainer.stop import StopRequest
+from s2l_nemo.types import SamplingParams, Source, UserError
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerFast
+
+    from s2l_nemo.actor.actor import S2LActor
+
+DTYPES = {Precision.fp32: torch.float32, Precision.bf16: torch.bfloat16}
+CHECKPOINT_BYTES_PER_PARAMETER = 16  # weights, fp32 master weights and two moments, with room
+
+
+def run_training(cfg: Config) -> int:
+    """The whole run of one rank: build, train, summarise. Returns the signal that ended it early, 0 for none."""
+    stop = StopRequest()
+    trainer = build_trainer(cfg, stop)
+    recorder = trainer.recorder
+    try:
+        received = trainer.fit()
+        if received == 0:
+            recorder.summarize(trainer.step)
+            if cfg.run.save_nemo:
+                recorder.save_nemo(trainer.actor)
+    finally:
+        recorder.close()
+    if received:
+        recorder.say(f"stopped by signal {received} after step {trainer.step}; run the same command again to continue")
+    return received
+
+
+def build_trainer(cfg: Config, stop: StopRequest) -> Trainer:
+    """Checks what can be checked cheaply, then builds actor and engines, and restores a checkpoint if there is one.
+
+    Raises UserError before any model is loaded where data, tokenizers or the run directory do not fit.
+    """
+    from s2l_nemo.actor.build import init_process_groups
+
+    tokenizer = load_tokenizer(cfg.model.path)
+    if cfg.explorer.path is not None:
+        check_same_tokenizer(cfg.model.path, cfg.explorer.path)
+    train, valid = load_data(cfg, tokenizer)
+    init_process_groups(cfg.model)
+    rank = torch.distributed.get_rank()
+    run_dir, resumed = open_run_dir(cfg)
+
+    actor = make_actor(cfg)
+    explorer, learner = make_engines(cfg, actor.device)
+    identity = {"explorer_weight_hash": explorer.weight_hash() if explorer else None}
+    state: dict[str, Any] = {"step": 0, "seconds": 0.0}
+    if resumed is not None:
+        state = actor.load(resumed.path)
+        check_identity(state, identity, cfg)
+
+    def decode(token_ids: Sequence[int]) -> str:
+        return str(tokenizer.decode(token_ids, skip_special_tokens=True))
+
+    stop_ids = stop_token_ids(cfg.model.path, tokenizer)
+    rollout = cfg.rollout
+    sampling = SamplingParams(rollout.max_response_length, stop_ids, rollout.temperature, rollout.top_p, rollout.top_k)
+    recorder = make_recorder(cfg, run_dir, resumed, identity, decode, actor, rank, state)
+    if rank == 0:
+        announce(recorder, cfg, train, valid, resumed)
+    return Trainer(
+        algorithm=cfg.algorithm,
+        validation=cfg.validation,
+        checkpoint=cfg.checkpoint,
+        limits=Limits(rollout.max_response_length, pad_token_id(tokenizer), cfg.model.tensor_model_parallel_size),
+        run_seed=cfg.run.seed,
+        schedule=make_schedule(
+            cfg.algorithm.schedule.name.value,
+            steps=cfg.algorithm.steps,
+            t_mix=cfg.algorithm.schedule.t_mix,
+            alpha=cfg.algorithm.schedule.alpha,
+        ),
+        train_prompts=train.prompts,
+        valid_prompts=valid.prompts,
+        sampling=sampling,
+        valid_sampling=SamplingParams(rollout.max_response_length, stop_ids, cfg.validation.temperature),
+        actor=actor,
+        explorer=explorer,
+        learner=learner,
+        sampler=Sampler(rank, torch.distributed.get_world_size(), decode, make_grader(cfg.data)),
+        recorder=recorder,
+        stop=stop,
+        step=state["step"],
+    )
+
+
+def load_data(cfg: Config, tokenizer: PreTrainedTokenizerFast) -> tuple[PromptSet, PromptSet]:
+    """Training and held-out prompts. Raises UserError where there are too few for one step."""
+    train = load_prompts(cfg.data, tokenizer, cfg.rollout.max_prompt_length, "train")
+    valid = load_prompts(cfg.data, tokenizer, cfg.rollout.max_prompt_length, "valid", cfg.validation.prompts)
+    if len(train.prompts) < cfg.algorithm.prompts_per_step:
+        raise UserError(
+            f"algorithm.prompts_per_step={cfg.algorithm.prompts_per_step}, but the data set has only "
+            f"{len(train.prompts)} prompts ({train.filtered} over rollout.max_prompt_length="
+            f"{cfg.rollout.max_prompt_length} were left out); lower it or add prompts"
+        )
+    return train, valid
+
+
+def open_run_dir(cfg: Config) -> tuple[RunDir, Checkpoint | None]:
+    """Rank 0 opens the run directory; the others learn the outcome. Collective."""
+    outcome: list[Any] = [None]
+    if torch.distributed.get_rank() == 0:
+        outcome = [create_run_dir(cfg.run.dir, cfg.run.resume.value, resolved_yaml(cfg))]
+    torch.distributed.broadcast_object_list(outcome, 0)
+    return outcome[0]
+
+
+def make_actor(cfg: Config) -> S2LActor:
+    from s2l_nemo.actor.build import build_actor
+
+    per_update = cfg.algorithm.mini_batch_prompts or cfg.algorithm.prompts_per_step
+    updates = cfg.algorithm.prompts_per_step // per_update * cfg.algorithm.optimizer_passes
+    return build_actor(
+        cfg.model,
+        num_nodes=cfg.trainer.num_nodes,
+        sequence_length=cfg.rollout.max_prompt_length + cfg.rollout.max_response_length,
+        global_batch_size=per_update * cfg.algorithm.group_size,
+        optimizer_steps=cfg.algorithm.steps * updates,
+        refit_bucket_bytes=cfg.rollout.refit_bucket_mb * 2**20,
+        seed=cfg.run.seed,
+    )
+
+
+def make_engines(cfg: Config, device: torch.device) -> tuple[EmbeddedEngine | None, EmbeddedLearnerEngine]:
+    """The frozen explorer, None for plain GRPO, and the learner's engine; a copy of each on every rank."""
+    dtype, rows = DTYPES[cfg.model.precision], cfg.rollout.max_batch_rows
+    explorer = None
+    if cfg.explorer.path is not None:
+        explorer = EmbeddedEngine.from_pretrained(
+            cfg.explorer.path, source=Source.EXPLORER, device=device, dtype=dtype, max_batch_rows=rows
+        )
+    learner = EmbeddedLearnerEngine.from_pretrained(
+        cfg.model.path, source=Source.LEARNER, device=device, dtype=dtype, max_batch_rows=rows
+    )
+    return explorer, learner
+
+
+def check_identity(state: dict[str, Any], identity: dict[str, Any], cfg: Config) -> None:
+    """Refuses to continue with another explorer than the one the run began with."""
+    for key, value in identity.items():
+        if state[key] != value:
+            raise UserError(
+                f"explorer.path={cfg.explorer.path} has weights {str(value)[:12]}, the run in {cfg.run.dir} began with "
+                f"{str(state[key])[:12]}; restore the explorer or choose another run.dir"
+            )
+
+
+def pad_token_id(tokenizer: PreTrainedTokenizerFast) -> int:
+    """Any id will do: padding is masked and comes after every real token."""
+    return int(tokenizer.pad_token_id if tokenizer.pad_token_id is not None else tokenizer.eos_token_id or 0)
+
+
+def make_recorder(
+    cfg: Config,
+    run_dir: RunDir,
+    resumed: Checkpoint | None,
+    identity: dict[str, Any],
+    decode: Callable[[Sequence[int]], str],
+    actor: S2LActor,
+    rank: int,
+    state: dict[str, Any],
+) -> Recorder:
+    writer = console = None
+    if rank == 0:
+        writer = MetricsWriter(
+            run_dir,
+            wandb_project=cfg.logging.wandb_project,
+            wandb_mode=cfg.logging.wandb_mode,
+            resume_step=resumed.step if resumed else None,
+        )
+        console = StepConsole(cfg.algorithm.steps, start_step=state["step"])
+        console.__enter__()
+    weights = sum(file.stat().st_size for file in Path(cfg.model.path).glob("*.safetensors"))
+    return Recorder(
+        run_dir=run_dir,
+        checkpoint=cfg.checkpoint,
+        logging=cfg.logging,
+        identity=identity,
+        decode=decode,
+        checkpoint_bytes=weights // 2 * CHECKPOINT_BYTES_PER_PARAMETER,
+        writer=writer,
+        console=console,
+        seconds_before=state["seconds"],
+    )
+
+
+def announce(recorder: Recorder, cfg: Config, train: PromptSet, valid: PromptSet, resumed: Checkpoint | None) -> None:
+    assert recorder.console is not None
+    model = cfg.model
+    replicas = torch.distributed.get_world_size() // (
+        model.tensor_model_parallel_size * model.pipeline_model_parallel_size
+    )
+    filtered = f", {train.filtered} over {cfg.rollout.max_prompt_length} tokens left out" if train.filtered else ""
+    facts: dict[str, object] = {
+        "learner": model.path,
+        "explorer": cfg.explorer.path or "none (plain GRPO)",
+        "ranks": f"TP {model.tensor_model_parallel_size} x PP {model.pipeline_model_parallel_size} x DP {replicas} "
+        f"on {'GPU' if torch.cuda.is_available() else 'CPU'}, {model.precision.value}",
+        "batch": f"{cfg.algorithm.prompts_per_step} prompts x {cfg.algorithm.group_size} samples a step",
+        "schedule": f"{cfg.algorithm.schedule.name.value}, {cfg.algorithm.steps} steps",
+        "data": f"{len(train.prompts)} training prompts{filtered}, {len(valid.prompts)} held out",
+        "run": f"{cfg.run.dir}, {f'continues after step {resumed.step}' if resumed else 'new'}, seed {cfg.run.seed}",
+    }
+    recorder.console.header("S2L-PO", facts)

@@ -1,0 +1,45 @@
+"""Starts a run's ranks with the platform that is there."""
+
+from __future__ import annotations
+
+import os
+import warnings
+
+import torch
+
+from s2l_nemo.config.schema import Accelerator, Config
+from s2l_nemo.platform import cpu
+from s2l_nemo.platform.launch import launch
+from s2l_nemo.types import UserError
+
+
+def start(cfg: Config) -> int:
+    """Launches the ranks of this node and returns the exit code of the run."""
+    on_gpu = torch.cuda.is_available()
+    if cfg.trainer.accelerator == Accelerator.gpu and not on_gpu:
+        raise UserError("trainer.accelerator=gpu, but PyTorch sees no CUDA device; set trainer.accelerator=cpu")
+    if cfg.trainer.accelerator == Accelerator.cpu and on_gpu:
+        os.environ["CUDA_VISIBLE_DEVICES"] = ""
+        raise UserError("trainer.accelerator=cpu on a machine with CUDA: start it with CUDA_VISIBLE_DEVICES= set empty")
+
+    def run() -> None:
+        from s2l_nemo.trainer.setup import run_training
+
+        preload()
+        received = run_training(cfg)
+        if received:
+            raise SystemExit(128 + received)
+
+    return launch(run, devices=cfg.trainer.devices, num_nodes=cfg.trainer.num_nodes, on_gpu=on_gpu, preload=preload)
+
+
+def preload() -> None:
+    """Imports NeMo and Megatron, quietly: their start-up messages are not about this run."""
+    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+    warnings.filterwarnings("ignore", module=r"(megatron|nemo|lightning|torch|pydantic|transformers)(\.|$)")
+    if cpu.needed():
+        cpu.install()
+    from s2l_nemo.actor.quiet import silence
+
+    silence()
+    import s2l_nemo.actor.build  # noqa: F401

@@ -1,0 +1,128 @@
+"""Plain data that every floor shares. Axis letters: P prompts, G group, B = P*G sequences, T tokens, V vocabulary."""
+
+from __future__ import annotations
+
+import enum
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, fields, replace
+from typing import Literal
+
+import torch
+
+from s2l_nemo.errors import UserError as UserError
+
+FinishReason = Literal["stop", "length"]
+
+
+class Source(enum.IntEnum):
+    """Who sampled a completion."""
+
+    LEARNER = 0
+    EXPLORER = 1
+
+
+@dataclass(frozen=True)
+class Prompt:
+    """One question. `prompt_id` is its row in the data set, unique and stable across epochs."""
+
+    prompt_id: int
+    text: str
+    answer: str
+    token_ids: tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class SamplingParams:
+    """How to sample. `temperature` 0 is greedy; `top_k` 0 and `top_p` 1 are off; stop tokens are kept in the output."""
+
+    max_new_tokens: int
+    stop_token_ids: tuple[int, ...]
+    temperature: float = 1.0
+    top_p: float = 1.0
+    top_k: int = 0
+
+
+@dataclass(frozen=True)
+class SampleRequest:
+    """One completion to sample. Requests of one prompt share `prompt_id`, so that an engine prefills it once."""
+
+    prompt_id: int
+    sample_id: int
+    prompt_token_ids: tuple[int, ...]
+    seed: int
+
+
+@dataclass(frozen=True)
+class Completion:
+    """One sampled answer.
+
+    `token_ids` excludes the prompt and includes the stop token. `logprobs` are natural logarithms of the probability
+    that the sampler gave each token under the sampling distribution that it used, one per token.
+    """
+
+    prompt_id: int
+    sample_id: int
+    source: Source
+    token_ids: tuple[int, ...]
+    logprobs: tuple[float, ...]
+    finish_reason: FinishReason
+    weight_version: int
+    reward: float | None = None
+
+
+@dataclass(frozen=True)
+class Group:
+    """All G completions of one prompt; explorer and learner completions are told apart by their `source`."""
+
+    prompt: Prompt
+    completions: tuple[Completion, ...]
+
+    def rewards_G(self) -> list[float]:
+        """Rewards in sample order. Raises ValueError for a completion that has not been graded."""
+        rewards = []
+        for completion in self.completions:
+            if completion.reward is None:
+                raise ValueError(f"prompt {completion.prompt_id} sample {completion.sample_id} has no reward")
+            rewards.append(completion.reward)
+        return rewards
+
+
+@dataclass(frozen=True)
+class TrainBatch:
+    """Sequences ready for the actor, right-padded. Per-token tensors are aligned to the targets `tokens_BT[:, 1:]`.
+
+    So `x_BS[b, t]` (S = T - 1) speaks of the token at position t + 1, predicted from positions 0..t.
+    """
+
+    tokens_BT: torch.Tensor  # int64
+    mask_BS: torch.Tensor  # float32, 1 on response tokens
+    sampler_logprobs_BS: torch.Tensor  # float32, what the engine said
+    advantages_B: torch.Tensor  # float32
+    source_B: torch.Tensor  # int64, values of Source
+    prompt_id_B: torch.Tensor  # int64
+    sample_id_B: torch.Tensor  # int64
+    old_logprobs_BS: torch.Tensor | None = None  # learner before this step's updates
+    ref_logprobs_BS: torch.Tensor | None = None  # learner before training
+
+    def __len__(self) -> int:
+        return self.tokens_BT.size(0)
+
+    def with_logprobs(self, old_BS: torch.Tensor, ref_BS: torch.Tensor | None) -> TrainBatch:
+        return replace(self, old_logprobs_BS=old_BS, ref_logprobs_BS=ref_BS)
+
+    def select(self, rows: Sequence[int] | slice) -> TrainBatch:
+        """The batch made of these rows."""
+        index = rows if isinstance(rows, slice) else torch.as_tensor(rows, dtype=torch.long)
+        values = {f.name: getattr(self, f.name) for f in fields(self)}
+        return replace(self, **{name: value[index] for name, value in values.items() if value is not None})
+
+    def to(self, device: torch.device) -> TrainBatch:
+        values = {f.name: getattr(self, f.name) for f in fields(self)}
+        return TrainBatch(**{name: None if value is None else value.to(device) for name, value in values.items()})
+
+    def split(self, size: int) -> Iterator[TrainBatch]:
+        """Consecutive batches of `size` rows. Raises ValueError where `size` does not divide the batch."""
+        if len(self) % size:
+            raise ValueError(f"a batch of {len(self)} sequences cannot be split into parts of {size}")
+        for start in range(0, len(self), size):
+            yield self.select(slice(start, start + size))

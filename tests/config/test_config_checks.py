@@ -1,0 +1,189 @@
+import json
+from pathlib import Path
+
+import pytest
+from omegaconf import OmegaConf
+
+from s2l_nemo.config.checks import RANGES, check_config, check_model_files, data_parallel_size
+from s2l_nemo.config.load import load_config
+from s2l_nemo.errors import UserError
+
+CONF = Path(__file__).parents[2] / "conf"
+
+QWEN3 = {
+    "model_type": "qwen3",
+    "vocab_size": 64,
+    "hidden_size": 32,
+    "num_hidden_layers": 4,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "head_dim": 16,
+    "intermediate_size": 96,
+    "max_position_embeddings": 256,
+    "tie_word_embeddings": True,
+    "eos_token_id": 3,
+}
+
+
+def error_of(overrides: list[str]) -> str:
+    with pytest.raises(UserError) as caught:
+        check_config(load_config(overrides, CONF))
+    assert "\n" not in str(caught.value)
+    return str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("overrides", "fragments"),
+    [
+        ("trainer.devices=3", ["tensor_model_parallel_size=2", "does not divide the 3 ranks", "multiple of 2"]),
+        ("model.pipeline_model_parallel_size=3", ["pipeline_model_parallel_size=3", "multiple of 6"]),
+        ("algorithm.mini_batch_prompts=5", ["mini_batch_prompts=5", "prompts_per_step=32", "divisor of 32"]),
+        ("algorithm.mini_batch_prompts=64", ["mini_batch_prompts=64", "divisor of 32"]),
+        (
+            "trainer.devices=8 algorithm.mini_batch_prompts=2",
+            ["algorithm.mini_batch_prompts=2", "4 data-parallel ranks", "multiple of 4"],
+        ),
+        ("trainer.devices=6", ["algorithm.prompts_per_step=32", "3 data-parallel ranks", "multiple of 3"]),
+        ("model.micro_batch_size=48", ["micro_batch_size=48", "512 sequences", "divisor of 512"]),
+        ("algorithm.schedule.t_mix=41", ["algorithm.schedule.t_mix=41", "0..40"]),
+        ("algorithm.schedule.t_mix=-1", ["algorithm.schedule.t_mix=-1", "0..40"]),
+        ("algorithm.schedule.alpha=1.1", ["algorithm.schedule.alpha=1.1", "0 to 1"]),
+        ("explorer.path=null", ["explorer.path=null", "schedule.name=linear", "algorithm.schedule.name=none"]),
+        ("algorithm.group_size=1", ["algorithm.group_size=1", "at least 2"]),
+        ("model.optim.min_lr=1", ["model.optim.min_lr=1.0", "model.optim.lr=0.0001"]),
+        ("trainer.accelerator=cpu model.precision=bf16", ["model.precision=bf16", "accelerator=cpu", "fp32"]),
+        ("trainer.accelerator=cpu model.transformer_engine=true", ["transformer_engine=true", "needs a GPU"]),
+        ("data.path=a.jsonl", ["data.path=a.jsonl without data.valid_path"]),
+        ("data.valid_path=a.jsonl", ["data.valid_path=a.jsonl without data.path"]),
+    ],
+)
+def test_rules_across_keys(overrides: str, fragments: list[str]) -> None:
+    message = error_of(overrides.split())
+    for fragment in fragments:
+        assert fragment in message
+
+
+OUT_OF_RANGE = {
+    "algorithm.importance_cap": 0.5,
+    "algorithm.importance_floor": 1.5,
+    "algorithm.clip_low": 1.5,
+    "algorithm.dual_clip": 1.0,
+    "model.optim.beta1": 1.0,
+    "model.optim.beta2": 1.0,
+    "rollout.top_p": 1.5,
+    "logging.wandb_mode": "loud",
+}
+
+
+@pytest.mark.parametrize("key", sorted(RANGES))
+def test_every_range_refuses(key: str) -> None:
+    bad = OUT_OF_RANGE.get(key, -1)
+    message = error_of([f"{key}={bad}"])
+    assert message.startswith((f"{key}={bad}: must be ", f"{key}={float(bad)}: must be "))
+
+
+@pytest.mark.parametrize("value", ["nan", "inf"])
+def test_rates_must_be_finite(value: str) -> None:
+    assert f"model.optim.lr={value}" in error_of([f"model.optim.lr={value}"])
+
+
+@pytest.mark.parametrize(
+    "overrides",
+    [
+        "algorithm.schedule.t_mix=0",
+        "algorithm.schedule.t_mix=40",
+        "algorithm.schedule.name=none explorer.path=null",
+        "algorithm.kl_coef=0",
+        "algorithm.dual_clip=3",
+        "validation.temperature=0",
+        "trainer.devices=4 model.pipeline_model_parallel_size=2",
+        "trainer.devices=8 algorithm.mini_batch_prompts=4 model.micro_batch_size=16",
+        "data.path=a.jsonl data.valid_path=b.jsonl",
+        "trainer.accelerator=gpu model.precision=bf16 model.transformer_engine=true",
+    ],
+)
+def test_what_is_allowed(overrides: str) -> None:
+    check_config(load_config(overrides.split(), CONF))
+
+
+def test_data_parallel_size() -> None:
+    cfg = load_config(["trainer.devices=8", "trainer.num_nodes=2", "model.pipeline_model_parallel_size=2"], CONF)
+    assert data_parallel_size(cfg) == 4
+
+
+def check_files(folder: Path, learner: dict, explorer: dict | None, *overrides: str) -> None:
+    for name, content in (("learner", learner), ("explorer", explorer)):
+        if content is not None:
+            (folder / name).mkdir()
+            (folder / name / "config.json").write_text(json.dumps(content))
+    cfg = load_config([f"model.path={folder}/learner", f"explorer.path={folder}/explorer", *overrides], CONF)
+    check_config(cfg)
+    check_model_files(cfg)
+
+
+def test_a_family_that_fits(tmp_path: Path) -> None:
+    check_files(tmp_path, QWEN3, QWEN3 | {"num_hidden_layers": 2, "hidden_size": 16})
+
+
+def test_the_explorer_is_not_read_when_no_step_uses_it(tmp_path: Path) -> None:
+    check_files(tmp_path, QWEN3, None, "algorithm.schedule.name=none")
+
+
+@pytest.mark.parametrize(
+    ("learner", "explorer", "overrides", "fragments"),
+    [
+        ({}, None, "", ["explorer.path=", "explorer is not a folder", "tools/make_tiny_family.py"]),
+        ({"model_type": "llama"}, {}, "", ["learner/config.json", "model_type=llama", "qwen3"]),
+        ({}, {"model_type": "llama"}, "", ["explorer/config.json", "model_type=llama"]),
+        ({"head_dim": None}, {}, "", ["learner/config.json", "head_dim=None"]),
+        ({"num_hidden_layers": "4"}, {}, "", ["num_hidden_layers=4 must be a positive integer"]),
+        ({"num_key_value_heads": 1}, {}, "", ["tensor_model_parallel_size=2", "num_key_value_heads=1", "divisor of 1"]),
+        ({"vocab_size": 65}, {}, "", ["tensor_model_parallel_size=2", "vocab_size=65"]),
+        (
+            {"num_hidden_layers": 3},
+            {},
+            "trainer.devices=4 model.pipeline_model_parallel_size=2",
+            ["pipeline_model_parallel_size=2", "num_hidden_layers=3", "divisor of 3"],
+        ),
+        ({}, {}, "rollout.max_response_length=200", ["max_prompt_length=64", "response_length=200", "256", "by 8"]),
+        ({}, {"max_position_embeddings": 128}, "", ["more than the 128 positions", "explorer"]),
+        ({}, {"vocab_size": 66}, "", ["vocab_size=66", "64", "model.path=", "explorer.path="]),
+        ({}, {"eos_token_id": 4}, "", ["eos_token_id=4", "has 3", "model.path=", "explorer.path="]),
+    ],
+)
+def test_model_files(
+    tmp_path: Path, learner: dict, explorer: dict | None, overrides: str, fragments: list[str]
+) -> None:
+    with pytest.raises(UserError) as caught:
+        check_files(tmp_path, QWEN3 | learner, None if explorer is None else QWEN3 | explorer, *overrides.split())
+    assert "\n" not in str(caught.value)
+    for fragment in fragments:
+        assert fragment in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("content", "fragment"),
+    [(None, "has no config.json"), ("{", "is not JSON"), ("[1]", "not a JSON object"), ("[" * 100000, "is not JSON")],
+)
+def test_a_broken_model_folder(tmp_path: Path, content: str | None, fragment: str) -> None:
+    if content is not None:
+        (tmp_path / "config.json").write_text(content)
+    with pytest.raises(UserError, match=fragment):
+        check_model_files(load_config([f"model.path={tmp_path}"], CONF))
+
+
+def test_every_number_in_the_schema_has_a_range() -> None:
+    numbers = {
+        key
+        for key, value in _flat(OmegaConf.to_container(load_config([], CONF)))  # type: ignore[arg-type]
+        if isinstance(value, int | float) and not isinstance(value, bool)
+    }
+    seeds = {"data.arithmetic.seed", "data.reasoning_gym.seed"}
+    assert numbers - seeds - {"algorithm.schedule.alpha"} <= set(RANGES)
+
+
+def _flat(tree: dict, prefix: str = "") -> list[tuple[str, object]]:
+    pairs = []
+    for key, value in tree.items():
+        pairs += _flat(value, f"{prefix}{key}.") if isinstance(value, dict) else [(prefix + key, value)]
+    return pairs

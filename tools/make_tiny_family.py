@@ -1,0 +1,235 @@
+"""Makes a tiny Qwen3 family, learner and explorer, as ordinary Hugging Face checkpoints.
+
+The learner (about 0.9 M parameters) is pre-trained on worked answers to sums. As in real text, a share of the answers
+is wrong: it carries a slip, so the learner often slips itself, and RL has something to find. The explorer (about a
+quarter of the size) is distilled from it: forward KL to the learner's next-token distribution on the same text, as in
+Sec. 2.2 of the paper.
+
+    python tools/make_tiny_family.py [--output models/tiny] [--seed 1] [--force]
+"""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+import json
+import math
+import random
+import shutil
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from torch.nn import functional as F
+
+from s2l_nemo.config.schema import ArithmeticConfig, DataConfig
+from s2l_nemo.data import arithmetic
+from s2l_nemo.data.prompts import load_prompts
+from s2l_nemo.rewards.grader import make_grader
+from s2l_nemo.types import UserError
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerFast, Qwen3ForCausalLM
+
+CHAT_TEMPLATE = (
+    "{%- for message in messages -%}"
+    "{{- '<|im_start|>' + message['role'] + '\\n' + message['content'] + '<|im_end|>\\n' -}}"
+    "{%- endfor -%}"
+    "{%- if add_generation_prompt -%}{{- '<|im_start|>assistant\\n' -}}{%- endif -%}"
+)
+# Qwen's split into words, single digits and punctuation, without its contractions
+WORD_PATTERN = r"[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
+WORDS = r"What is the a an of and to in are you system user assistant helpful answer with sum total \boxed + - = ? . ,"
+VOCAB_SIZE = 384  # 256 bytes, the special tokens and enough merges for every word above
+MAX_LENGTH = 512
+
+
+@dataclass(frozen=True)
+class Shape:
+    """What tells two models of the family apart."""
+
+    hidden_size: int
+    intermediate_size: int
+    num_hidden_layers: int
+    head_dim: int  # unlike hidden_size / heads, as in Qwen3
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """Everything that decides what the family becomes."""
+
+    seed: int = 1
+    digits: int = 3
+    terms: int = 2
+    slip_share: float = 0.45  # of the pre-training answers
+    learner: Shape = field(default_factory=lambda: Shape(128, 384, 4, 48))
+    explorer: Shape = field(default_factory=lambda: Shape(64, 192, 4, 24))
+    learner_steps: int = 600
+    explorer_steps: int = 600
+    batch_size: int = 192  # answers a step
+    lr: float = 3e-3
+    warmup_steps: int = 50
+    measured_prompts: int = 256
+    measured_samples: int = 16
+
+    def key(self) -> str:
+        """Names recipe and code: equal keys make equal families."""
+        sources = [Path(__file__), Path(arithmetic.__file__)]
+        code = b"".join(source.read_bytes() for source in sources)
+        return hashlib.sha256(code + json.dumps(asdict(self), sort_keys=True).encode()).hexdigest()
+
+
+def build_tokenizer() -> PreTrainedTokenizerFast:
+    """Byte-level BPE: any text encodes, digits and the words of the task are single tokens."""
+    from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers, trainers
+    from transformers import PreTrainedTokenizerFast
+
+    special = ["<|endoftext|>", "<|im_start|>", "<|im_end|>"]
+    backend = Tokenizer(models.BPE())
+    backend.pre_tokenizer = pre_tokenizers.Sequence(
+        [
+            pre_tokenizers.Split(Regex(WORD_PATTERN), "isolated"),
+            pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False),
+        ]
+    )
+    backend.decoder = decoders.ByteLevel()
+    trainer = trainers.BpeTrainer(
+        vocab_size=VOCAB_SIZE,
+        special_tokens=special,
+        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+        show_progress=False,
+    )
+    backend.train_from_iterator([*WORDS.split(), *(f" {word}" for word in WORDS.split())], trainer)
+    tokenizer = PreTrainedTokenizerFast(
+        tokenizer_object=backend,
+        eos_token="<|im_end|>",
+        pad_token="<|endoftext|>",
+        additional_special_tokens=["<|im_start|>", "<|im_end|>"],
+        model_max_length=MAX_LENGTH,
+    )
+    tokenizer.chat_template = CHAT_TEMPLATE
+    return tokenizer
+
+
+def build_model(shape: Shape, tokenizer: PreTrainedTokenizerFast) -> Qwen3ForCausalLM:
+    """A randomly initialised Qwen3 model in fp32, from torch's global generator."""
+    from transformers import GenerationConfig, Qwen3Config, Qwen3ForCausalLM
+
+    ids = {"eos_token_id": tokenizer.eos_token_id, "pad_token_id": tokenizer.pad_token_id, "bos_token_id": None}
+    config = Qwen3Config(
+        **asdict(shape),
+        **ids,
+        vocab_size=len(tokenizer),
+        num_attention_heads=4,
+        num_key_value_heads=2,
+        max_position_embeddings=MAX_LENGTH,
+        rope_theta=10000.0,
+        sliding_window=None,
+        tie_word_embeddings=True,
+        torch_dtype="float32",
+    )
+    model = Qwen3ForCausalLM(config)
+    model.generation_config = GenerationConfig(**ids, do_sample=True, temperature=1.0, top_p=1.0, top_k=0)
+    return model
+
+
+def text_batches(
+    recipe: Recipe, tokenizer: PreTrainedTokenizerFast, steps: int, seed: str
+) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
+    """Worked answers to training questions: (tokens_BT, is_answer_BS), S = T - 1, true where the target is an answer."""
+    rng = random.Random(seed)
+    for _ in range(steps):
+        prompts, answers = [], []
+        for _ in range(recipe.batch_size):
+            terms = arithmetic.draw(rng, "train", recipe.digits, recipe.terms)
+            slips = rng.random() < recipe.slip_share
+            prompts.append([{"role": "user", "content": arithmetic.question_text(terms)}])
+            answers.append(arithmetic.slip(rng, terms) if slips else arithmetic.worked_answer(terms))
+        prompt_rows = tokenizer.apply_chat_template(prompts, add_generation_prompt=True)
+        answer_rows = tokenizer([answer + tokenizer.eos_token for answer in answers])["input_ids"]
+        length = max(len(prompt) + len(answer) for prompt, answer in zip(prompt_rows, answer_rows, strict=True))
+        tokens_BT = torch.full((len(prompts), length), tokenizer.pad_token_id)
+        is_answer_BS = torch.zeros(len(prompts), length - 1, dtype=torch.bool)
+        for row, (prompt, answer) in enumerate(zip(prompt_rows, answer_rows, strict=True)):
+            end = len(prompt) + len(answer)
+            tokens_BT[row, :end] = torch.tensor(prompt + answer)
+            is_answer_BS[row, len(prompt) - 1 : end - 1] = True
+        yield tokens_BT, is_answer_BS
+
+
+def answer_logits(model: Qwen3ForCausalLM, tokens_BT: torch.Tensor, is_answer_BS: torch.Tensor) -> torch.Tensor:
+    """Logits (N, V) that predict the answer tokens. Right padding needs no mask: attention is causal."""
+    return model(input_ids=tokens_BT, use_cache=False).logits[:, :-1][is_answer_BS]
+
+
+Loss = Callable[["Qwen3ForCausalLM", torch.Tensor, torch.Tensor], torch.Tensor]
+
+
+def pretraining_loss(model: Qwen3ForCausalLM, tokens_BT: torch.Tensor, is_answer_BS: torch.Tensor) -> torch.Tensor:
+    """Mean cross-entropy of the answer tokens."""
+    return F.cross_entropy(answer_logits(model, tokens_BT, is_answer_BS), tokens_BT[:, 1:][is_answer_BS])
+
+
+def distillation_loss(teacher: Qwen3ForCausalLM) -> Loss:
+    """Mean over answer tokens of the forward KL from the teacher's next-token distribution (Sec. 2.2)."""
+
+    def loss(student: Qwen3ForCausalLM, tokens_BT: torch.Tensor, is_answer_BS: torch.Tensor) -> torch.Tensor:
+        with torch.no_grad():
+            teacher_NV = F.log_softmax(answer_logits(teacher, tokens_BT, is_answer_BS), dim=-1)
+        student_NV = F.log_softmax(answer_logits(student, tokens_BT, is_answer_BS), dim=-1)
+        return F.kl_div(student_NV, teacher_NV, log_target=True, reduction="batchmean")
+
+    return loss
+
+
+def train(
+    model: Qwen3ForCausalLM,
+    loss: Loss,
+    batches: Iterator[tuple[torch.Tensor, torch.Tensor]],
+    steps: int,
+    recipe: Recipe,
+    advance: Callable[[], None],
+) -> float:
+    """AdamW with warm-up and linear decay; returns the last loss."""
+    optimizer = torch.optim.AdamW(model.parameters(), lr=recipe.lr, betas=(0.9, 0.95), weight_decay=0.01)
+    scheduler = torch.optim.lr_scheduler.LambdaLR(
+        optimizer, lambda step: min((step + 1) / recipe.warmup_steps, (steps - step) / steps)
+    )
+    model.train()
+    for tokens_BT, is_answer_BS in batches:
+        value = loss(model, tokens_BT, is_answer_BS)
+        optimizer.zero_grad()
+        value.backward()
+        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+        optimizer.step()
+        scheduler.step()
+        advance()
+    model.eval()
+    return value.item()
+
+
+@torch.no_grad()
+def measure(
+    model: Qwen3ForCausalLM, tokenizer: PreTrainedTokenizerFast, recipe: Recipe, advance: Callable[[], None]
+) -> dict[str, float]:
+    """pass@1 (mean over samples) and pass@k (any of the k = `measured_samples`) on held-out prompts, temperature 1."""
+    data = DataConfig(arithmetic=ArithmeticConfig(digits=recipe.digits, terms=recipe.terms))
+    prompts = load_prompts(data, tokenizer, MAX_LENGTH, "valid", recipe.measured_prompts).prompts
+    grader = make_grader(data)
+    torch.manual_seed(recipe.seed)
+    right, solved, tokens = 0.0, 0.0, 0
+    for prompt in prompts:
+        # every prompt has the same length, so a batch needs no padding
+        pass
+    return {}
+
+
+def main() -> None:
+    pass
