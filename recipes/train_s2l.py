@@ -17,6 +17,7 @@ os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")  # PyTorch's own deprecati
 
 from s2l_nemo.config.checks import check_config, check_model_files  # noqa: E402
 from s2l_nemo.config.load import load_config  # noqa: E402
+from s2l_nemo.config.plan import render_plan  # noqa: E402
 from s2l_nemo.errors import UserError  # noqa: E402
 
 
@@ -25,9 +26,7 @@ def main(argv: list[str]) -> int:
         cfg = load_config(argv, ROOT / "conf")
         check_config(cfg)
         if cfg.run.dry_run:
-            from s2l_nemo.config.plan import print_plan
-
-            print_plan(cfg)
+            print(render_plan(cfg))
             return 0
         check_model_files(cfg)
         from s2l_nemo.trainer.start import start

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import enum
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, fields, replace
 from typing import Literal
 
@@ -113,12 +113,14 @@ class TrainBatch:
     def select(self, rows: Sequence[int] | slice) -> TrainBatch:
         """The batch made of these rows."""
         index = rows if isinstance(rows, slice) else torch.as_tensor(rows, dtype=torch.long)
-        values = {f.name: getattr(self, f.name) for f in fields(self)}
-        return replace(self, **{name: value[index] for name, value in values.items() if value is not None})
+        return self._map(lambda tensor: tensor[index])
 
     def to(self, device: torch.device) -> TrainBatch:
+        return self._map(lambda tensor: tensor.to(device))
+
+    def _map(self, function: Callable[[torch.Tensor], torch.Tensor]) -> TrainBatch:
         values = {f.name: getattr(self, f.name) for f in fields(self)}
-        return TrainBatch(**{name: None if value is None else value.to(device) for name, value in values.items()})
+        return replace(self, **{name: function(value) for name, value in values.items() if value is not None})
 
     def split(self, size: int) -> Iterator[TrainBatch]:
         """Consecutive batches of `size` rows. Raises ValueError where `size` does not divide the batch."""

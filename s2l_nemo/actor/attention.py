@@ -43,7 +43,9 @@ class TorchAttention(MegatronModule):
         assert attention_bias is None
         assert packed_seq_params is None
         out_BHTD = torch.nn.functional.scaled_dot_product_attention(
-            *(x.permute(1, 2, 0, 3) for x in (query, key, value)),
+            query.permute(1, 2, 0, 3),
+            key.permute(1, 2, 0, 3),
+            value.permute(1, 2, 0, 3),
             is_causal=True,
             scale=self.softmax_scale,
             enable_gqa=query.size(2) != key.size(2),

@@ -61,7 +61,7 @@ def build_actor(
     actor = S2LActor(cfg.model, trainer)
     init_distributed(trainer, actor, model.transformer_engine)
     # NeMo derives the length of its schedule from a data loader; the trainer of this project feeds batches itself.
-    placeholder = [0] * global_batch_size
+    placeholder: Any = [0] * global_batch_size
     init_using_ptl(trainer, actor, torch.utils.data.DataLoader(placeholder), placeholder)
     model_parallel_cuda_manual_seed(seed)
     actor.load_hugging_face(Path(model.path))

@@ -1,4 +1,4 @@
-"""Checkpoints of a running actor: NeMo's distributed checkpoint (torch_dist) of weights, optimizer, scheduler and RNG."""
+"""Checkpoints of a running actor: NeMo's distributed checkpoint of weights, optimizer, scheduler and RNG."""
 
 from __future__ import annotations
 

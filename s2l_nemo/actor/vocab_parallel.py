@@ -1,4 +1,4 @@
-"""Log-probabilities and entropy of logits whose vocabulary is cut over tensor-parallel ranks, without gathering them."""
+"""Log-probabilities and entropy of logits that are cut over tensor-parallel ranks, without gathering them."""
 
 from __future__ import annotations
 

@@ -33,6 +33,7 @@ POSITIVE_COUNT, COUNT, NON_NEGATIVE, POSITIVE = at_least(1), at_least(0), at_lea
 RATE: Rule = (lambda value: 0 <= value < 1, "at least 0 and less than 1")
 
 RANGES: dict[str, Rule] = {
+    "run.dir": (lambda value: bool(value.strip()), "the path of a folder"),
     "run.seed": COUNT,
     "trainer.devices": POSITIVE_COUNT,
     "trainer.num_nodes": POSITIVE_COUNT,

@@ -209,7 +209,8 @@ def _resolve(cfg: DictConfig) -> None:
 
 def _choose(name: str, known: list[str]) -> str:
     near = difflib.get_close_matches(name, known, n=1)
-    return f"did you mean {near[0]}? " * bool(near) + f"choose one of {', '.join(known)}"
+    guess = f"did you mean {near[0]}? " if near else ""
+    return f"{guess}choose one of {', '.join(known)}"
 
 
 def _one_line(error: Exception) -> str:

@@ -96,14 +96,16 @@ def _map_cuda_module() -> None:
         replaced[f"{name}Tensor"] = getattr(torch, f"{name}Tensor")
     for name, value in replaced.items():
         setattr(cuda, name, value)
-    for module in (cuda, cuda.random):
+    modules: tuple[Any, ...] = (cuda, cuda.random)
+    for module in modules:
         module.get_rng_state = lambda *args, **kwargs: get_state()
         module.set_rng_state = lambda state, *args, **kwargs: set_state(state)
 
 
 def _map_tensor_methods() -> None:
     """`.cuda()`, `.to("cuda")`, and the type names that megatron's distributed optimizer compares as strings."""
-    to, type_of = torch.Tensor.to, torch.Tensor.type
+    to: Any = torch.Tensor.to
+    type_of: Any = torch.Tensor.type
 
     def tensor_to(self: torch.Tensor, *args: Any, **kwargs: Any) -> torch.Tensor:
         if _names_cuda(kwargs.get("device")):
@@ -122,12 +124,12 @@ def _map_tensor_methods() -> None:
 
 
 def _map_megatron() -> None:
-    random = importlib.import_module("megatron.core.tensor_parallel.random")
+    random: Any = importlib.import_module("megatron.core.tensor_parallel.random")
     get_state, set_state = torch.get_rng_state, torch.set_rng_state
     random._get_cuda_rng_state = lambda *args, **kwargs: get_state()
     random._set_cuda_rng_state = lambda state, *args, **kwargs: set_state(state)
 
-    optimizer = importlib.import_module("megatron.core.optimizer.distrib_optimizer")
+    optimizer: Any = importlib.import_module("megatron.core.optimizer.distrib_optimizer")
     # raises without Transformer Engine even where no parameter is fp8
     optimizer.quantize_param_shard = lambda *args, **kwargs: None
     set_states = optimizer.DistributedOptimizer._set_main_param_and_optimizer_states
@@ -165,17 +167,17 @@ class _NoSuchNorm(torch.nn.Module):
 
 def _fill_apex() -> None:
     """Without Apex, NeMo leaves names undefined that it then uses. On GPU images Apex is the real one."""
-    overrides = importlib.import_module("nemo.collections.nlp.parts.nlp_overrides")
-    mcore_optim = importlib.import_module("nemo.core.optim.mcore_optim")
+    overrides: Any = importlib.import_module("nemo.collections.nlp.parts.nlp_overrides")
+    mcore_optim: Any = importlib.import_module("nemo.core.optim.mcore_optim")
     overrides.HAVE_APEX = True  # NLPDDPStrategy refuses to start otherwise
     overrides.McoreDistributedOptimizer = mcore_optim.McoreDistributedOptimizer  # imported beside Apex's optimizer
 
-    layers = importlib.import_module("megatron.core.tensor_parallel.layers")
-    build_model = importlib.import_module("nemo.collections.nlp.modules.common.megatron.build_model")
+    layers: Any = importlib.import_module("megatron.core.tensor_parallel.layers")
+    build_model: Any = importlib.import_module("nemo.collections.nlp.modules.common.megatron.build_model")
     name = "set_defaults_if_not_set_tensor_model_parallel_attributes"
     setattr(build_model, name, getattr(layers, name))  # Apex's name, megatron-core's function
 
-    utils = importlib.import_module("nemo.collections.nlp.modules.common.megatron.utils")
+    utils: Any = importlib.import_module("nemo.collections.nlp.modules.common.megatron.utils")
     utils.HAVE_APEX = True
     utils.listify_model = lambda model: model if isinstance(model, list) else [model]
     for norm in ("FastLayerNorm", "FusedLayerNorm", "MixedFusedRMSNorm"):

@@ -57,7 +57,7 @@ def launch(main: Callable[[], None], *, devices: int, num_nodes: int, on_gpu: bo
         return run_here(main)
     if num_nodes > 1:
         raise UserError(
-            f"trainer.num_nodes={num_nodes} needs a launcher: start one process a GPU with torchrun or srun on each node"
+            f"trainer.num_nodes={num_nodes} needs a launcher: start one process per GPU with torchrun or srun"
         )
     if on_gpu and devices > 1:
         command = [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={devices}"]

@@ -77,15 +77,15 @@ def assemble_groups(
                 f"{name} was sampled by learner version {completion.weight_version}, not by {learner_version}"
             )
         by_prompt[completion.prompt_id][completion.sample_id] = completion
+    for prompt_id, samples in by_prompt.items():
+        missing = sorted(set(range(group_size)) - samples.keys())
+        if missing:
+            raise RuntimeError(f"prompt {prompt_id} lacks samples {missing}")
     explorer = sum(completion.source is Source.EXPLORER for completion in completions) // max(1, len(prompts))
     planned = [Source.EXPLORER] * explorer + [Source.LEARNER] * (group_size - explorer)
     groups = []
     for prompt in prompts:
-        samples = by_prompt[prompt.prompt_id]
-        missing = sorted(set(range(group_size)) - samples.keys())
-        if missing:
-            raise RuntimeError(f"prompt {prompt.prompt_id} lacks samples {missing}")
-        group = Group(prompt, tuple(samples[sample] for sample in range(group_size)))
+        group = Group(prompt, tuple(by_prompt[prompt.prompt_id][sample] for sample in range(group_size)))
         if [completion.source for completion in group.completions] != planned:
             raise RuntimeError(
                 f"prompt {prompt.prompt_id}: not the first {explorer} samples, and only those, are the explorer's"

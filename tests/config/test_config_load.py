@@ -203,8 +203,9 @@ def test_a_slip_of_one_letter_names_the_key(name: str, position: int) -> None:
     assert nearest_key(slip) == name
 
 
-@given(st.text(max_size=30))
-def test_any_text_is_taken_or_refused_in_one_line(argument: str) -> None:
+@given(st.sampled_from(["", "run.dir=", "algorithm.steps=", "algorithm={steps: ", "experiment="]), st.text(max_size=20))
+def test_any_text_is_taken_or_refused_in_one_line(start: str, text: str) -> None:
+    argument = start + text
     outcome = ""
     try:
         load_config([argument], CONF)
