@@ -13,14 +13,13 @@ from __future__ import annotations
 import argparse
 import hashlib
 import json
-import math
 import random
-import shutil
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator
-from dataclasses import asdict, dataclass, field
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import asdict, dataclass
+from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -46,9 +45,13 @@ CHAT_TEMPLATE = (
 )
 # Qwen's split into words, single digits and punctuation, without its contractions
 WORD_PATTERN = r"[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
-WORDS = r"What is the a an of and to in are you system user assistant helpful answer with sum total \boxed + - = ? . ,"
-VOCAB_SIZE = 384  # 256 bytes, the special tokens and enough merges for every word above
-MAX_LENGTH = 512
+WORDS = r"What is the sum of you are a helpful system user assistant answer total \boxed + - = ? . ,"
+VOCAB_SIZE = 336  # 256 bytes, the special tokens and enough merges for every word above
+MAX_LENGTH = 512  # tokens that the models can hold
+MAX_ANSWER = 64  # tokens sampled in the measurement, about twice a worked answer
+MEASURED_TOGETHER = 64  # prompts
+THREADS = 2
+FACTS = "family.json"
 
 
 @dataclass(frozen=True)
@@ -69,8 +72,8 @@ class Recipe:
     digits: int = 3
     terms: int = 2
     slip_share: float = 0.45  # of the pre-training answers
-    learner: Shape = field(default_factory=lambda: Shape(128, 384, 4, 48))
-    explorer: Shape = field(default_factory=lambda: Shape(64, 192, 4, 24))
+    learner: Shape = Shape(128, 384, 4, 48)
+    explorer: Shape = Shape(64, 192, 4, 24)
     learner_steps: int = 600
     explorer_steps: int = 600
     batch_size: int = 192  # answers a step
@@ -143,7 +146,7 @@ def build_model(shape: Shape, tokenizer: PreTrainedTokenizerFast) -> Qwen3ForCau
 def text_batches(
     recipe: Recipe, tokenizer: PreTrainedTokenizerFast, steps: int, seed: str
 ) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
-    """Worked answers to training questions: (tokens_BT, is_answer_BS), S = T - 1, true where the target is an answer."""
+    """Worked answers to training questions: (tokens_BT, is_answer_BS), S = T - 1, true on answer targets."""
     rng = random.Random(seed)
     for _ in range(steps):
         prompts, answers = [], []
@@ -219,17 +222,116 @@ def train(
 def measure(
     model: Qwen3ForCausalLM, tokenizer: PreTrainedTokenizerFast, recipe: Recipe, advance: Callable[[], None]
 ) -> dict[str, float]:
-    """pass@1 (mean over samples) and pass@k (any of the k = `measured_samples`) on held-out prompts, temperature 1."""
+    """Mean over samples (pass@1) and share solved by any sample (pass@k) on held-out prompts, at temperature 1."""
     data = DataConfig(arithmetic=ArithmeticConfig(digits=recipe.digits, terms=recipe.terms))
     prompts = load_prompts(data, tokenizer, MAX_LENGTH, "valid", recipe.measured_prompts).prompts
     grader = make_grader(data)
     torch.manual_seed(recipe.seed)
-    right, solved, tokens = 0.0, 0.0, 0
-    for prompt in prompts:
-        # every prompt has the same length, so a batch needs no padding
-        pass
-    return {}
+    rewards: list[list[float]] = []
+    for start in range(0, len(prompts), MEASURED_TOGETHER):
+        batch = prompts[start : start + MEASURED_TOGETHER]
+        tokens_PT = torch.tensor([prompt.token_ids for prompt in batch])  # sums of equal digits have equal lengths
+        output_BT = model.generate(
+            tokens_PT,
+            attention_mask=torch.ones_like(tokens_PT),
+            num_return_sequences=recipe.measured_samples,
+            max_new_tokens=MAX_ANSWER,
+        )
+        texts = tokenizer.batch_decode(output_BT[:, tokens_PT.size(1) :], skip_special_tokens=True)
+        for index, prompt in enumerate(batch):
+            samples = texts[index * recipe.measured_samples : (index + 1) * recipe.measured_samples]
+            rewards.append([grader.grade(prompt, text) for text in samples])
+            advance()
+    rewards_PK = torch.tensor(rewards)
+    return {
+        "pass@1": round(rewards_PK.mean().item(), 4),
+        f"pass@{recipe.measured_samples}": round(rewards_PK.amax(dim=1).mean().item(), 4),
+    }
 
 
-def main() -> None:
-    pass
+def make_family(recipe: Recipe, folder: Path, progress: Progress) -> dict[str, Any]:
+    """Trains both models into `folder`; returns what family.json holds. Deterministic for a recipe on one machine."""
+    tokenizer = build_tokenizer()
+
+    def steps(description: str, total: int) -> Callable[[], None]:
+        task = progress.add_task(description, total=total)
+        return lambda: progress.advance(task)
+
+    def made(name: str, shape: Shape, loss: Loss, count: int) -> tuple[Qwen3ForCausalLM, dict[str, Any]]:
+        torch.manual_seed(recipe.seed)
+        model = build_model(shape, tokenizer)
+        batches = text_batches(recipe, tokenizer, count, seed=f"{name}-{recipe.seed}")
+        last_loss = train(model, loss, batches, count, recipe, steps(f"{name}: training steps", count))
+        passes = measure(model, tokenizer, recipe, steps(f"{name}: held-out prompts", recipe.measured_prompts))
+        model.save_pretrained(folder / name, safe_serialization=True)
+        tokenizer.save_pretrained(folder / name)
+        return model, {"parameters": model.num_parameters(), "last_loss": round(last_loss, 4), **passes}
+
+    learner, learner_facts = made("learner", recipe.learner, pretraining_loss, recipe.learner_steps)
+    _, explorer_facts = made("explorer", recipe.explorer, distillation_loss(learner), recipe.explorer_steps)
+    smallest = recipe.terms * 10 ** (recipe.digits - 1)
+    largest = recipe.terms * (10**recipe.digits - 1)
+    return {
+        "key": recipe.key(),
+        "recipe": asdict(recipe),
+        "versions": {name: version(name) for name in ("torch", "transformers", "tokenizers")},
+        "learner": learner_facts,
+        "explorer": explorer_facts,
+        "chance": round(1 / (largest - smallest + 1), 6),  # guessing one of the possible sums
+    }
+
+
+def publish(recipe: Recipe, output: Path, force: bool, console: Console) -> dict[str, Any]:
+    """The family in `output`: what is there already if it is this recipe's, else a new one, moved in when complete.
+
+    Raises UserError where `output` holds something that this tool did not make.
+    """
+    facts_path = output / FACTS
+    if output.exists() and not facts_path.is_file() and (not output.is_dir() or any(output.iterdir())):
+        raise UserError(f"{output} exists and is no family of this tool: choose another --output or remove it")
+    if facts_path.is_file() and not force:
+        facts = json.loads(facts_path.read_text())
+        if facts["key"] == recipe.key():
+            console.print(f"{output} is up to date; --force makes it again")
+            return facts
+    output.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=output.parent, prefix=f".{output.name}-") as scratch:
+        new = Path(scratch) / "new"
+        new.mkdir()
+        with _progress(console) as progress:
+            facts = make_family(recipe, new, progress)
+        (new / FACTS).write_text(json.dumps(facts, indent=2) + "\n")
+        if output.exists():
+            output.rename(Path(scratch) / "old")
+        new.rename(output)
+    return facts
+
+
+def _progress(console: Console) -> Progress:
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    return Progress(*columns, console=console)
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(description="Makes a tiny Qwen3 family, learner and explorer.")
+    parser.add_argument("--output", type=Path, default=Path("models/tiny"), help="folder (default: %(default)s)")
+    parser.add_argument("--seed", type=int, default=Recipe.seed, help="of text and weights (default: %(default)s)")
+    parser.add_argument("--force", action="store_true", help="make it again even if it is up to date")
+    options = parser.parse_args(arguments)
+    console = Console()
+    torch.set_num_threads(THREADS)
+    started = time.monotonic()
+    try:
+        facts = publish(Recipe(seed=options.seed), options.output, options.force, console)
+    except (UserError, OSError) as error:
+        console.print(f"error: {error}", style="red", markup=False, soft_wrap=True)
+        return 1
+    for name in ("learner", "explorer"):
+        shown = ", ".join(f"{key} {value}" for key, value in facts[name].items() if key.startswith("pass@"))
+        console.print(f"{options.output / name}: {facts[name]['parameters']:,} parameters, {shown}")
+    console.print(f"chance {facts['chance']}, {time.monotonic() - started:.0f} s")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

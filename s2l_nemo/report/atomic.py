@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from s2l_nemo.types import UserError
+from s2l_nemo.errors import UserError
 
 TEMPORARY = ".tmp-"  # prefix of names that are not yet, or never will be, part of a run
 

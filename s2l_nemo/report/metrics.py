@@ -10,9 +10,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from s2l_nemo.errors import UserError
 from s2l_nemo.report.atomic import write_text_atomic
 from s2l_nemo.report.run_dir import RunDir
-from s2l_nemo.types import UserError
 
 REQUIRED_KEYS = (
     "alpha",

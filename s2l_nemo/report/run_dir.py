@@ -9,6 +9,7 @@ from pathlib import Path
 
 import yaml
 
+from s2l_nemo.errors import UserError
 from s2l_nemo.report.atomic import TEMPORARY, check_free_space, write_json_atomic, write_text_atomic
 from s2l_nemo.report.checkpoints import (
     Checkpoint,
@@ -18,7 +19,6 @@ from s2l_nemo.report.checkpoints import (
     publish_checkpoint,
 )
 from s2l_nemo.report.versions import versions
-from s2l_nemo.types import UserError
 
 __all__ = [
     "Checkpoint",
@@ -92,6 +92,10 @@ class RunDir:
     def plots(self) -> Path:
         return self.path / "plots"
 
+    @property
+    def validation(self) -> Path:
+        return self.path / "validation"
+
     def rollout_file(self, step: int) -> Path:
         return self.rollouts / f"step_{step:06d}.parquet"
 
@@ -164,7 +168,7 @@ def _is_finished(run_dir: RunDir) -> bool:
 
 
 def _remove_leftovers(run_dir: RunDir) -> None:
-    for folder in (run_dir.checkpoints, run_dir.rollouts, run_dir.tensorboard, run_dir.plots):
+    for folder in (run_dir.checkpoints, run_dir.rollouts, run_dir.validation, run_dir.tensorboard, run_dir.plots):
         if folder.exists():
             shutil.rmtree(folder)
     for file in (run_dir.metrics, run_dir.summary):
@@ -202,7 +206,9 @@ def _comparable(config_yaml: str) -> dict[str, object]:
         if key not in MAY_CHANGE and key.split(".")[0] not in MAY_CHANGE_SECTIONS
     }
     steps, t_mix = config.get("algorithm.steps"), "algorithm.schedule.t_mix"
-    if isinstance(steps, int) and t_mix in config and config[t_mix] is None:
+    if config.get("algorithm.schedule.name") in ("constant", "none"):
+        kept.pop(t_mix, None)
+    elif isinstance(steps, int) and t_mix in config and config[t_mix] is None:
         kept[t_mix] = steps // 2  # so more steps with t_mix=null would move the annealing
     if config.get("model.optim.lr_schedule") == "cosine":
         kept["algorithm.steps"] = steps  # the cosine ends at the last step

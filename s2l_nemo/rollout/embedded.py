@@ -12,6 +12,7 @@ from typing import Any, TypeVar
 import torch
 from transformers import AutoModelForCausalLM, DynamicCache
 
+from s2l_nemo.rollout.attention import GROUPED_SDPA
 from s2l_nemo.rollout.kv_cache import SlotCache
 from s2l_nemo.rollout.sampling import sample_tokens
 from s2l_nemo.types import Completion, SampleRequest, SamplingParams, Source, UserError
@@ -58,6 +59,8 @@ class EmbeddedEngine:
 
     def __init__(self, model: Any, *, source: Source, max_batch_rows: int) -> None:
         self._model = model.eval().requires_grad_(False)
+        if model._supports_attention_backend:  # else the model keeps transformers' own attention
+            model.config._attn_implementation = GROUPED_SDPA
         self._source = source
         self._max_batch_rows = max_batch_rows
         self._device: torch.device = model.device

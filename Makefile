@@ -1,0 +1,54 @@
+# Every target sets itself up in .venv/ of this clone from a bare Python 3.11.
+PYTHON ?= $(shell command -v python3.11 || command -v python3)
+VENV := .venv
+BIN := $(VENV)/bin
+STAMP := $(VENV)/.installed
+PIP := $(BIN)/python -m pip --disable-pip-version-check -q
+SEED ?= 1
+RUN ?= runs/demo-seed$(SEED)
+
+.PHONY: demo test lint format typecheck bench setup lock clean
+
+demo: setup  ## a tiny family, then S2L-PO with TP 2 on this machine, then plots
+	$(BIN)/python tools/make_tiny_family.py
+	$(BIN)/python recipes/train_s2l.py run.dir=$(RUN) run.seed=$(SEED)
+
+test: setup
+	$(BIN)/python -m pytest
+
+lint: setup
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+format: setup
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+typecheck: setup
+	$(BIN)/mypy
+
+bench: setup
+	$(BIN)/python benchmarks/rollout.py
+
+setup: $(STAMP)
+
+# torch first and with its own dependencies, which differ between a CPU and a CUDA build; then everything else exactly
+# as locked. nemo-aligner's pins (pytriton, old packages) are why nothing but the lock decides.
+$(STAMP): requirements.lock pyproject.toml
+	@$(PYTHON) -c 'import sys; sys.exit(0 if (3, 10) <= sys.version_info < (3, 13) else "Python 3.10 to 3.12 needed (3.11 is tested), this is %d.%d; set PYTHON=" % sys.version_info[:2])'
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(PIP) install -c requirements.lock torch
+	$(PIP) install --no-deps -r requirements.lock
+	$(PIP) install --no-deps --no-build-isolation -e .
+	@touch $@
+
+lock:  ## resolves requirements.in anew in a scratch environment
+	rm -rf .lock-venv && $(PYTHON) -m venv .lock-venv
+	.lock-venv/bin/python -m pip -q install -r requirements.in
+	.lock-venv/bin/python -m pip -q install --no-deps nemo-aligner==0.7.0
+	{ sed -n '/^#/p' requirements.lock; .lock-venv/bin/python -m pip freeze --all \
+	  | sed 's/+cpu//' | grep -v '^pip==' | sort -f; } > requirements.lock.new
+	mv requirements.lock.new requirements.lock && rm -rf .lock-venv
+
+clean:
+	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache
