@@ -102,10 +102,15 @@ def generate_tokens(model: Any, requests: list[SampleRequest], params: SamplingP
     return int((stopped_before_BT == 0).sum())
 
 
-def timed(work: Callable[[], int]) -> tuple[int, float]:
-    """What `work` returns (tokens) and the seconds it took."""
+def timed(
+    run: Callable[[Any, list[SampleRequest], SamplingParams], int],
+    sampler: Any,
+    requests: list[SampleRequest],
+    params: SamplingParams,
+) -> tuple[int, float]:
+    """Useful tokens of one run and the seconds that it took."""
     start = time.perf_counter()
-    tokens = work()
+    tokens = run(sampler, requests, params)
     return tokens, time.perf_counter() - start
 
 
@@ -113,15 +118,16 @@ def measure(args: argparse.Namespace, mean_length: int, threads: int) -> Measure
     """`mean_length` 0: no stop tokens, every response has full length."""
     torch.set_num_threads(threads)
     model = build_model(args.layers)
-    engine = EmbeddedEngine(model, source=Source.LEARNER, max_batch_rows=args.max_batch_rows)
+    # A model of its own: the engine changes its model's attention.
+    engine = EmbeddedEngine(build_model(args.layers), source=Source.LEARNER, max_batch_rows=args.max_batch_rows)
     stops = tuple(range(1, 1 + round(VOCAB / mean_length))) if mean_length else ()
     params = SamplingParams(max_new_tokens=args.max_new_tokens, stop_token_ids=stops)
     embedded, generated, responses = [], [], []
     for repeat in range(args.repeats + 1):
         requests = build_requests(args.prompts, args.group, repeat)
         torch.manual_seed(repeat)
-        ours, our_seconds = timed(lambda requests=requests: embedded_tokens(engine, requests, params))
-        theirs, their_seconds = timed(lambda requests=requests: generate_tokens(model, requests, params))
+        ours, our_seconds = timed(embedded_tokens, engine, requests, params)
+        theirs, their_seconds = timed(generate_tokens, model, requests, params)
         if repeat > 0:  # the first one warms up
             embedded.append(ours / our_seconds)
             generated.append(theirs / their_seconds)

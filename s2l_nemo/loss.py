@@ -77,7 +77,7 @@ def policy_loss(
     losses_BS = -coef_BS * weight_BS * objective_BS
     per_token = {
         "tokens": batch.mask_BS,
-        "clipped": clipped_BS & response_BS,
+        "clipped": clipped_BS,
         "ratio_sum": on_response(ratio_BS),
         "logprob_diff_sum": (old_BS - sampler_BS).abs(),
     }

@@ -1,4 +1,4 @@
-"""The floors of the house: who may import whom, how large a room may be, and what stays out of light-weight commands."""
+"""The floors of the house: who may import whom, how large a room may be, and what stays out of light commands."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).resolve().parent.parent
-# Each room with the rooms of this project that it may use. Lower floors first.
+# Each room with the rooms of this project that it may use, besides `errors`. Lower floors first.
 ROOMS: dict[str, set[str]] = {
     # floor 1: plain data
     "errors": set(),
-    "types": {"errors"},
-    "config": {"errors", "schedule"},
+    "types": set(),
+    "config": {"schedule"},
     # floor 2: the algorithm, pure functions
-    "schedule": {"errors"},
+    "schedule": set(),
     "advantages": {"types"},
     "loss": {"types", "config"},
     "batching": {"types"},
@@ -27,7 +27,7 @@ ROOMS: dict[str, set[str]] = {
     "rewards": {"types", "config", "data"},
     "rollout": {"types"},
     "convert": {"types"},
-    "platform": {"errors"},
+    "platform": set(),
     "report": {"types"},
     "actor": {"types", "config", "loss", "convert"},
     "trainer": {
@@ -59,12 +59,13 @@ def room_of(path: Path) -> str:
 
 @pytest.mark.parametrize("path", FILES, ids=lambda path: str(path.relative_to(ROOT)))
 def test_imports_stay_on_lower_floors(path: Path) -> None:
-    if path.is_relative_to(ROOT / "s2l_nemo") and path.name != "__init__.py" or path.parent != ROOT / "s2l_nemo":
+    if (path.is_relative_to(ROOT / "s2l_nemo") and path.name != "__init__.py") or path.parent != ROOT / "s2l_nemo":
         names = set(imported(path))
         if path.is_relative_to(ROOT / "s2l_nemo"):
             room = room_of(path)
             used = {name.split(".")[1] for name in names if name.startswith("s2l_nemo.")}
-            assert used - {room} <= ROOMS[room], f"{room} must not use {sorted(used - {room} - ROOMS[room])}"
+            above = used - {room, "errors"} - ROOMS[room]
+            assert not above, f"{room} must not use {sorted(above)}"
         else:
             room = path.parent.name
             assert not any(name.split(".")[0] in ("recipes", "tools", "tests") for name in names)

@@ -45,10 +45,10 @@ CHAT_TEMPLATE = (
 )
 # Qwen's split into words, single digits and punctuation, without its contractions
 WORD_PATTERN = r"[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
-WORDS = r"What is the sum of you are a helpful system user assistant answer total \boxed + - = ? . ,"
-VOCAB_SIZE = 336  # 256 bytes, the special tokens and enough merges for every word above
+WORDS = r"What is the sum of and you are a helpful system user assistant answer total \boxed + - = ? . ,"
+VOCAB_SIZE = 328  # 256 bytes, three special tokens and enough merges for every word above
 MAX_LENGTH = 512  # tokens that the models can hold
-MAX_ANSWER = 64  # tokens sampled in the measurement, about twice a worked answer
+MAX_ANSWER = 48  # tokens sampled in the measurement; a worked answer has 26 to 33
 MEASURED_TOGETHER = 64  # prompts
 THREADS = 2
 FACTS = "family.json"
@@ -74,12 +74,12 @@ class Recipe:
     slip_share: float = 0.45  # of the pre-training answers
     learner: Shape = Shape(128, 384, 4, 48)
     explorer: Shape = Shape(64, 192, 4, 24)
-    learner_steps: int = 600
-    explorer_steps: int = 600
-    batch_size: int = 192  # answers a step
+    learner_steps: int = 400
+    explorer_steps: int = 500
+    batch_size: int = 48  # answers a step
     lr: float = 3e-3
-    warmup_steps: int = 50
-    measured_prompts: int = 256
+    warmup_steps: int = 40
+    measured_prompts: int = 128
     measured_samples: int = 16
 
     def key(self) -> str:
@@ -326,6 +326,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except (UserError, OSError) as error:
         console.print(f"error: {error}", style="red", markup=False, soft_wrap=True)
         return 1
+    except KeyboardInterrupt:
+        console.print(f"interrupted: {options.output} is as it was")
+        return 130
     for name in ("learner", "explorer"):
         shown = ", ".join(f"{key} {value}" for key, value in facts[name].items() if key.startswith("pass@"))
         console.print(f"{options.output / name}: {facts[name]['parameters']:,} parameters, {shown}")

@@ -91,7 +91,6 @@ class StepConsole:
             file=stream,
             width=width or (None if terminal else PLAIN_WIDTH),
             force_terminal=terminal,
-            no_color=None if terminal else True,
             highlight=False,
             markup=False,
             emoji=False,

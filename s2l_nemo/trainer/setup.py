@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -12,6 +13,7 @@ from s2l_nemo.config.load import resolved_yaml
 from s2l_nemo.config.schema import Config, Precision
 from s2l_nemo.data.prompts import PromptSet, load_prompts
 from s2l_nemo.data.tokenizer import check_same_tokenizer, load_tokenizer, stop_token_ids
+from s2l_nemo.report.atomic import check_free_space
 from s2l_nemo.report.checkpoints import Checkpoint
 from s2l_nemo.report.console import StepConsole
 from s2l_nemo.report.metrics import MetricsWriter
@@ -34,10 +36,19 @@ DTYPES = {Precision.fp32: torch.float32, Precision.bf16: torch.bfloat16}
 CHECKPOINT_BYTES_PER_PARAMETER = 16  # weights, fp32 master weights and two moments, with room
 
 
-def run_training(cfg: Config) -> int:
+@dataclass(frozen=True)
+class Inputs:
+    """What a run reads besides weights."""
+
+    tokenizer: PreTrainedTokenizerFast
+    train: PromptSet
+    valid: PromptSet
+
+
+def run_training(cfg: Config, inputs: Inputs) -> int:
     """The whole run of one rank: build, train, summarise. Returns the signal that ended it early, 0 for none."""
     stop = StopRequest()
-    trainer = build_trainer(cfg, stop)
+    trainer = build_trainer(cfg, inputs, stop)
     recorder = trainer.recorder
     try:
         received = trainer.fit()
@@ -52,17 +63,14 @@ def run_training(cfg: Config) -> int:
     return received
 
 
-def build_trainer(cfg: Config, stop: StopRequest) -> Trainer:
-    """Checks what can be checked cheaply, then builds actor and engines, and restores a checkpoint if there is one.
+def build_trainer(cfg: Config, inputs: Inputs, stop: StopRequest) -> Trainer:
+    """Opens the run directory, builds actor and engines, and restores a checkpoint if there is one.
 
-    Raises UserError before any model is loaded where data, tokenizers or the run directory do not fit.
+    Raises UserError before any model is loaded where the run directory does not fit.
     """
     from s2l_nemo.actor.build import init_process_groups
 
-    tokenizer = load_tokenizer(cfg.model.path)
-    if cfg.explorer.path is not None:
-        check_same_tokenizer(cfg.model.path, cfg.explorer.path)
-    train, valid = load_data(cfg, tokenizer)
+    tokenizer = inputs.tokenizer
     init_process_groups(cfg.model)
     rank = torch.distributed.get_rank()
     run_dir, resumed = open_run_dir(cfg)
@@ -83,7 +91,7 @@ def build_trainer(cfg: Config, stop: StopRequest) -> Trainer:
     sampling = SamplingParams(rollout.max_response_length, stop_ids, rollout.temperature, rollout.top_p, rollout.top_k)
     recorder = make_recorder(cfg, run_dir, resumed, identity, decode, actor, rank, state)
     if rank == 0:
-        announce(recorder, cfg, train, valid, resumed)
+        announce(recorder, cfg, inputs, resumed)
     return Trainer(
         algorithm=cfg.algorithm,
         validation=cfg.validation,
@@ -96,8 +104,8 @@ def build_trainer(cfg: Config, stop: StopRequest) -> Trainer:
             t_mix=cfg.algorithm.schedule.t_mix,
             alpha=cfg.algorithm.schedule.alpha,
         ),
-        train_prompts=train.prompts,
-        valid_prompts=valid.prompts,
+        train_prompts=inputs.train.prompts,
+        valid_prompts=inputs.valid.prompts,
         sampling=sampling,
         valid_sampling=SamplingParams(rollout.max_response_length, stop_ids, cfg.validation.temperature),
         actor=actor,
@@ -110,8 +118,14 @@ def build_trainer(cfg: Config, stop: StopRequest) -> Trainer:
     )
 
 
-def load_data(cfg: Config, tokenizer: PreTrainedTokenizerFast) -> tuple[PromptSet, PromptSet]:
-    """Training and held-out prompts. Raises UserError where there are too few for one step."""
+def load_inputs(cfg: Config) -> Inputs:
+    """Tokenizer, training and held-out prompts.
+
+    Raises UserError where explorer and learner cannot share tokens, or there are too few prompts for one step.
+    """
+    tokenizer = load_tokenizer(cfg.model.path)
+    if cfg.explorer.path is not None:
+        check_same_tokenizer(cfg.model.path, cfg.explorer.path)
     train = load_prompts(cfg.data, tokenizer, cfg.rollout.max_prompt_length, "train")
     valid = load_prompts(cfg.data, tokenizer, cfg.rollout.max_prompt_length, "valid", cfg.validation.prompts)
     if len(train.prompts) < cfg.algorithm.prompts_per_step:
@@ -120,7 +134,7 @@ def load_data(cfg: Config, tokenizer: PreTrainedTokenizerFast) -> tuple[PromptSe
             f"{len(train.prompts)} prompts ({train.filtered} over rollout.max_prompt_length="
             f"{cfg.rollout.max_prompt_length} were left out); lower it or add prompts"
         )
-    return train, valid
+    return Inputs(tokenizer, train, valid)
 
 
 def open_run_dir(cfg: Config) -> tuple[RunDir, Checkpoint | None]:
@@ -197,22 +211,26 @@ def make_recorder(
         )
         console = StepConsole(cfg.algorithm.steps, start_step=state["step"])
         console.__enter__()
-    weights = sum(file.stat().st_size for file in Path(cfg.model.path).glob("*.safetensors"))
+    parameters = sum(file.stat().st_size for file in Path(cfg.model.path).glob("*.safetensors")) // 2
+    checkpoint_bytes = parameters * CHECKPOINT_BYTES_PER_PARAMETER
+    check_free_space(run_dir.path, checkpoint_bytes)
     return Recorder(
         run_dir=run_dir,
         checkpoint=cfg.checkpoint,
         logging=cfg.logging,
         identity=identity,
         decode=decode,
-        checkpoint_bytes=weights // 2 * CHECKPOINT_BYTES_PER_PARAMETER,
+        checkpoint_bytes=checkpoint_bytes,
         writer=writer,
         console=console,
         seconds_before=state["seconds"],
     )
 
 
-def announce(recorder: Recorder, cfg: Config, train: PromptSet, valid: PromptSet, resumed: Checkpoint | None) -> None:
+def announce(recorder: Recorder, cfg: Config, inputs: Inputs, resumed: Checkpoint | None) -> None:
+    """Prints the facts of the run."""
     assert recorder.console is not None
+    train, valid = inputs.train, inputs.valid
     model = cfg.model
     replicas = torch.distributed.get_world_size() // (
         model.tensor_model_parallel_size * model.pipeline_model_parallel_size

@@ -15,18 +15,20 @@ from s2l_nemo.types import UserError
 
 def start(cfg: Config) -> int:
     """Launches the ranks of this node and returns the exit code of the run."""
+    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")  # its threads do not survive a fork
     on_gpu = torch.cuda.is_available()
     if cfg.trainer.accelerator == Accelerator.gpu and not on_gpu:
         raise UserError("trainer.accelerator=gpu, but PyTorch sees no CUDA device; set trainer.accelerator=cpu")
     if cfg.trainer.accelerator == Accelerator.cpu and on_gpu:
-        os.environ["CUDA_VISIBLE_DEVICES"] = ""
         raise UserError("trainer.accelerator=cpu on a machine with CUDA: start it with CUDA_VISIBLE_DEVICES= set empty")
 
-    def run() -> None:
-        from s2l_nemo.trainer.setup import run_training
+    from s2l_nemo.trainer.setup import load_inputs, run_training
 
+    inputs = load_inputs(cfg)  # before NeMo is imported: mistakes show at once, and forked ranks inherit the prompts
+
+    def run() -> None:
         preload()
-        received = run_training(cfg)
+        received = run_training(cfg, inputs)
         if received:
             raise SystemExit(128 + received)
 
@@ -35,7 +37,6 @@ def start(cfg: Config) -> int:
 
 def preload() -> None:
     """Imports NeMo and Megatron, quietly: their start-up messages are not about this run."""
-    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     warnings.filterwarnings("ignore", module=r"(megatron|nemo|lightning|torch|pydantic|transformers)(\.|$)")
     if cpu.needed():
         cpu.install()

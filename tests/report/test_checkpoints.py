@@ -1,4 +1,5 @@
 import json
+import os
 import shutil
 from pathlib import Path
 
@@ -100,8 +101,8 @@ def test_a_kill_while_saving_a_step_again_leaves_a_complete_one(tmp_path, monkey
         patch.setattr(Path, "rename", counted(Path.rename))
         patch.setattr(Path, "write_text", counted(Path.write_text))
         patch.setattr(shutil, "rmtree", counted(shutil.rmtree))
-        patch.setattr("os.replace", counted(__import__("os").replace))
-        patch.setattr("os.fsync", counted(__import__("os").fsync))
+        patch.setattr(os, "replace", counted(os.replace))
+        patch.setattr(os, "fsync", counted(os.fsync))
         try:
             publish(tmp_path, 1, "newer")
         except Killed:
@@ -127,6 +128,19 @@ def test_prune_keeps_the_newest(tmp_path, keep, kept):
     shutil.copytree(tmp_path / "step_000003", tmp_path / "step_000003.old")
     prune_checkpoints(tmp_path, keep)
     assert names(tmp_path) == [f"step_{step:06d}" for step in kept]
+
+
+def test_a_kill_while_pruning_leaves_no_half_checkpoint_that_counts(tmp_path, monkeypatch):
+    publish(tmp_path, 1)
+    publish(tmp_path, 2)
+
+    def killed(folder):
+        raise Killed
+
+    monkeypatch.setattr(shutil, "rmtree", killed)
+    with pytest.raises(Killed):
+        prune_checkpoints(tmp_path, keep=1)
+    assert [step for step, _ in complete_checkpoints(tmp_path)] == [2]
 
 
 def test_prune_spares_the_only_copy_of_a_step(tmp_path):

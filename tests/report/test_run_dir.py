@@ -225,9 +225,10 @@ def test_git_state_of_a_tracked_file(tmp_path, monkeypatch):
     file.write_text("1")
     assert _git_state(file) is None  # no repository
     git(tmp_path, "init")
+    git(tmp_path, "commit", "--allow-empty", "-m", "one")
     assert _git_state(file) is None  # not tracked, as a copy in site-packages of a foreign repository
     git(tmp_path, "add", ".")
-    git(tmp_path, "commit", "-m", "one")
+    git(tmp_path, "commit", "-m", "two")
     state = _git_state(file)
     assert len(state["commit"]) == 40
     assert state["dirty"] is False

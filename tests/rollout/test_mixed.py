@@ -110,7 +110,7 @@ def test_incomplete_and_repeated_groups_are_refused() -> None:
             assemble_groups(PROMPTS, good[:gone] + good[gone + 1 :], group_size=4, learner_version=9)
     with pytest.raises(RuntimeError, match="prompt 7 sample 1 came twice"):
         assemble_groups(PROMPTS, [*good, good[1]], group_size=4, learner_version=9)
-    with pytest.raises(RuntimeError, match="prompt 5 sample 3 was not asked for"):
+    with pytest.raises(RuntimeError, match="prompt 7 sample 3 was not asked for"):
         assemble_groups(PROMPTS, good, group_size=3, learner_version=9)
     with pytest.raises(RuntimeError, match="prompt 5 sample 0 was not asked for"):
         assemble_groups(PROMPTS[:2], good, group_size=4, learner_version=9)
