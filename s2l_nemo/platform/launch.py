@@ -6,6 +6,8 @@ forked process cannot use the device, so the script is handed to torchrun.
 
 from __future__ import annotations
 
+import ctypes
+import errno
 import multiprocessing
 import multiprocessing.connection
 import os
@@ -21,7 +23,8 @@ from typing import Any
 from s2l_nemo.errors import UserError
 
 USER_ERROR = 2  # exit code of a run that a user's mistake ended
-GRACE_SECONDS = 20.0  # after one rank has failed, the others get this long before they are killed
+PR_SET_PDEATHSIG = 1  # <linux/prctl.h>
+GRACE_SECONDS = 10.0  # after one rank has failed, the others get this long before they are killed
 
 
 def rank_environment(environ: Mapping[str, str]) -> dict[str, str] | None:
@@ -97,8 +100,9 @@ def run_here(main: Callable[[], None]) -> int:
 def fork_ranks(main: Callable[[], None], world: int) -> int:
     """Forks `world` ranks, waits for all, and shows the first error alone.
 
-    SIGTERM is passed on to the ranks; SIGINT reaches them from the terminal. When a rank fails, the others are
-    terminated after a grace time, so that a collective that waits for the dead one cannot hang the run.
+    SIGINT and SIGTERM are passed on to the ranks, which are in a process group of their own so that a terminal's Ctrl-C
+    does not reach them twice; if this process dies, so do they. When a rank fails, the others are killed after a grace
+    time, so that a collective that waits for the dead one cannot hang the run.
     """
     context = multiprocessing.get_context("fork")
     errors: Any = context.SimpleQueue()
@@ -113,8 +117,7 @@ def fork_ranks(main: Callable[[], None], world: int) -> int:
             if rank.is_alive() and rank.pid:
                 os.kill(rank.pid, signum)
 
-    before = {signal.SIGTERM: signal.signal(signal.SIGTERM, pass_on)}
-    before[signal.SIGINT] = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    before = {signum: signal.signal(signum, pass_on) for signum in (signal.SIGINT, signal.SIGTERM)}
     try:
         _wait(ranks)
     finally:
@@ -147,6 +150,8 @@ def _wait(ranks: list[Any]) -> None:
 
 
 def _rank(main: Callable[[], None], rank: int, world: int, port: int, threads: int, errors: Any) -> None:
+    os.setpgrp()
+    ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
     os.environ.update(environment_of(rank, world, port), OMP_NUM_THREADS=str(threads))
     signal.signal(signal.SIGINT, signal.default_int_handler)
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
@@ -167,11 +172,22 @@ def _attempt(main: Callable[[], None]) -> tuple[int, str]:
         main()
     except UserError as error:
         return USER_ERROR, f"error: {error}"
+    except OSError as error:
+        if error.errno == errno.ENOSPC:
+            where = f" for {error.filename}" if error.filename else ""
+            return (
+                USER_ERROR,
+                f"error: no space left on the disk{where}; free some and run the same command to continue",
+            )
+        return 1, _failed()
     except KeyboardInterrupt:
         return 130, "interrupted"
     except SystemExit as stop:
         return (stop.code if isinstance(stop.code, int) else 1), ""
     except BaseException:
-        rank = os.environ.get("RANK", "0")
-        return 1, f"rank {rank} failed:\n{traceback.format_exc()}"
+        return 1, _failed()
     return 0, ""
+
+
+def _failed() -> str:
+    return f"rank {os.environ.get('RANK', '0')} failed:\n{traceback.format_exc()}"
