@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import fcntl
 import json
+import os
 import shutil
 from dataclasses import dataclass
 from pathlib import Path
@@ -116,6 +118,7 @@ def create_run_dir(path: str | Path, resume: str, config_yaml: str) -> tuple[Run
     """
     run_dir = RunDir(Path(path))
     try:
+        _lock(run_dir)
         ours = _holds_run(run_dir)
         checkpoint = latest_checkpoint(run_dir.checkpoints) if ours else None
         _refuse(run_dir, resume, ours, checkpoint)
@@ -133,6 +136,18 @@ def create_run_dir(path: str | Path, resume: str, config_yaml: str) -> tuple[Run
             f"run.dir={run_dir.path} cannot be used ({error.strerror}: {error.filename}); choose another run.dir"
         ) from error
     return run_dir, checkpoint
+
+
+def _lock(run_dir: RunDir) -> None:
+    """Keeps a second process out until this one ends, however it ends; the kernel releases the lock."""
+    run_dir.path.parent.mkdir(parents=True, exist_ok=True)
+    name = run_dir.path.resolve()
+    file = os.open(name.with_name(f".{name.name}.lock"), os.O_CREAT | os.O_RDWR | os.O_CLOEXEC, 0o644)
+    try:
+        fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except (BlockingIOError, PermissionError):
+        os.close(file)
+        raise UserError(f"run.dir={run_dir.path} is in use by another process; wait for it or choose another") from None
 
 
 def _holds_run(run_dir: RunDir) -> bool:

@@ -44,7 +44,7 @@ class Recorder:
     def validated(self, step: int, correct_PK: Correct, prompts: Sequence[Prompt]) -> None:
         if self.console is None:
             return
-        write_validation(self.run_dir.path / "validation", step, correct_PK, prompts)
+        write_validation(self.run_dir.validation, step, correct_PK, prompts)
         mean, low, high = bootstrap_mean(correct_PK)
         interval = f"{mean:.3f} [{low:.3f}, {high:.3f}]"
         self.console.message(f"validation after step {step}: pass@1 {interval} on {len(prompts)} held-out prompts")
@@ -94,9 +94,11 @@ class Recorder:
         before = self._correct(0)
         after = self._correct(steps)
         difference, low, high = paired_bootstrap(before, after)
-        summary = {
-            "pass@1/before": bootstrap_mean(before)[0],
-            "pass@1/after": bootstrap_mean(after)[0],
+        summary: dict[str, Any] = {}
+        for when, correct_PK in (("before", before), ("after", after)):
+            keys = (f"pass@1/{when}", f"pass@1/{when}_low", f"pass@1/{when}_high")
+            summary.update(zip(keys, bootstrap_mean(correct_PK), strict=True))
+        summary |= {
             "pass@1/difference": difference,
             "pass@1/difference_low": low,
             "pass@1/difference_high": high,
@@ -134,5 +136,5 @@ class Recorder:
             self.writer.close()
 
     def _correct(self, step: int) -> Correct:
-        path = self.run_dir.path / "validation" / f"step_{step:06d}.json"
+        path = self.run_dir.validation / f"step_{step:06d}.json"
         return json.loads(path.read_text(encoding="utf-8"))["correct"]

@@ -138,11 +138,16 @@ def load_inputs(cfg: Config) -> Inputs:
 
 
 def open_run_dir(cfg: Config) -> tuple[RunDir, Checkpoint | None]:
-    """Rank 0 opens the run directory; the others learn the outcome. Collective."""
+    """Rank 0 opens the run directory; all ranks learn the outcome, a UserError included. Collective."""
     outcome: list[Any] = [None]
     if torch.distributed.get_rank() == 0:
-        outcome = [create_run_dir(cfg.run.dir, cfg.run.resume.value, resolved_yaml(cfg))]
+        try:
+            outcome = [create_run_dir(cfg.run.dir, cfg.run.resume.value, resolved_yaml(cfg))]
+        except UserError as error:
+            outcome = [error]
     torch.distributed.broadcast_object_list(outcome, 0)
+    if isinstance(outcome[0], UserError):
+        raise outcome[0]
     return outcome[0]
 
 

@@ -1,6 +1,7 @@
 import json
 import os
 import subprocess
+import sys
 from dataclasses import asdict
 from pathlib import Path
 
@@ -251,3 +252,13 @@ def test_free_space_names_need_and_free(tmp_path):
     check_free_space(tmp_path / "not" / "yet", 1)
     with pytest.raises(UserError, match=r"needs 1000000000\.00 GB and .* has [\d.]+ GB free"):
         check_free_space(Path(tmp_path, "not", "yet"), 10**18)
+
+
+def test_a_second_process_is_kept_out(tmp_path: Path) -> None:
+    create_run_dir(tmp_path / "run", "auto", config())
+    code = (
+        "import sys\nfrom s2l_nemo.report.run_dir import create_run_dir\nfrom s2l_nemo.types import UserError\n"
+        "try: create_run_dir(sys.argv[1], 'auto', '')\nexcept UserError as error: print(error)\n"
+    )
+    process = subprocess.run([sys.executable, "-c", code, str(tmp_path / "run")], capture_output=True, text=True)
+    assert "is in use by another process" in process.stdout, process.stderr
