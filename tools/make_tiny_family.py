@@ -28,11 +28,13 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from torch.nn import functional as F
 
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # runs from a clone without installation
+
 from s2l_nemo.config.schema import ArithmeticConfig, DataConfig
 from s2l_nemo.data import arithmetic
 from s2l_nemo.data.prompts import load_prompts
+from s2l_nemo.errors import UserError
 from s2l_nemo.rewards.grader import make_grader
-from s2l_nemo.types import UserError
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerFast, Qwen3ForCausalLM

@@ -14,7 +14,7 @@ import random
 from collections.abc import Iterator
 from typing import Literal
 
-from s2l_nemo.types import UserError
+from s2l_nemo.errors import UserError
 
 Split = Literal["train", "valid"]
 Question = tuple[int, ...]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import random
 
-from s2l_nemo.types import UserError
+from s2l_nemo.errors import UserError
 
 
 def take(position: int, size: int, count: int, seed: int) -> list[int]:

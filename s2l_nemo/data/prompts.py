@@ -13,7 +13,8 @@ from s2l_nemo.config.schema import DataConfig, Task
 from s2l_nemo.data import arithmetic
 from s2l_nemo.data.arithmetic import Split
 from s2l_nemo.data.reasoning_gym import ReasoningGymTask
-from s2l_nemo.types import Prompt, UserError
+from s2l_nemo.errors import UserError
+from s2l_nemo.types import Prompt
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerFast

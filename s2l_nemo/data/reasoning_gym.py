@@ -7,7 +7,7 @@ from typing import Any
 
 from s2l_nemo.config.schema import ReasoningGymConfig
 from s2l_nemo.data.arithmetic import Split
-from s2l_nemo.types import UserError
+from s2l_nemo.errors import UserError
 
 
 class ReasoningGymTask:

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from s2l_nemo.types import UserError
+from s2l_nemo.errors import UserError
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerFast

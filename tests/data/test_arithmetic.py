@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from s2l_nemo.data import arithmetic
-from s2l_nemo.types import UserError
+from s2l_nemo.errors import UserError
 
 terms_strategy = st.integers(1, 4).flatmap(
     lambda digits: st.lists(st.integers(10 ** (digits - 1), 10**digits - 1), min_size=2, max_size=12).map(tuple)

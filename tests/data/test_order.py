@@ -5,7 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from s2l_nemo.data.order import take
-from s2l_nemo.types import UserError
+from s2l_nemo.errors import UserError
 
 
 @given(st.integers(1, 40), st.data(), st.integers(0, 100))

@@ -9,7 +9,7 @@ from transformers import PreTrainedTokenizerFast
 
 from s2l_nemo.config.schema import ArithmeticConfig, DataConfig, ReasoningGymConfig, Task
 from s2l_nemo.data.prompts import load_prompts
-from s2l_nemo.types import UserError
+from s2l_nemo.errors import UserError
 
 MakeTokenizer = Callable[..., PreTrainedTokenizerFast]
 

@@ -6,7 +6,7 @@ import pytest
 
 from s2l_nemo.config.schema import ReasoningGymConfig
 from s2l_nemo.data.reasoning_gym import ReasoningGymTask
-from s2l_nemo.types import UserError
+from s2l_nemo.errors import UserError
 
 
 @pytest.mark.usefixtures("fake_reasoning_gym")

@@ -8,7 +8,7 @@ import pytest
 from transformers import PreTrainedTokenizerFast
 
 from s2l_nemo.data.tokenizer import check_same_tokenizer, load_tokenizer, stop_token_ids
-from s2l_nemo.types import UserError
+from s2l_nemo.errors import UserError
 
 MakeCheckpoint = Callable[..., Path]
 MakeTokenizer = Callable[..., PreTrainedTokenizerFast]

@@ -1,0 +1,116 @@
+"""`python recipes/train_s2l.py` as a user runs it: mistakes give one line and a non-zero exit, and leave nothing."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests.distributed.models import write_qwen3
+
+ROOT = Path(__file__).resolve().parent.parent
+SMALL = [
+    "algorithm.steps=2", "algorithm.prompts_per_step=2", "algorithm.group_size=2", "model.micro_batch_size=2",
+    "rollout.max_prompt_length=40", "rollout.max_response_length=8", "validation.prompts=2", "validation.samples=1",
+]  # fmt: skip
+
+
+def train(*arguments: str) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "recipes/train_s2l.py", *arguments]
+    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=120)
+
+
+@pytest.fixture(scope="module")
+def family(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
+    folder = tmp_path_factory.mktemp("family")
+    learner = write_qwen3(folder / "learner", seed=0)
+    explorer = write_qwen3(folder / "explorer", seed=1, hidden=32)
+    return [f"model.path={learner}", f"explorer.path={explorer}"]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["model.path=/nowhere"], "model.path=/nowhere is not a folder"),
+        (["explorer.path=/nowhere"], "explorer.path=/nowhere is not a folder"),
+        (["algorithm.stepz=3"], "unknown key algorithm.stepz=3: the nearest known key is algorithm.steps"),
+        (["algorithm.steps=many"], "algorithm.steps=many: expected integer"),
+        (["algorithm.schedule.t_mix=9"], "algorithm.schedule.t_mix=9"),
+        (["model.tensor_model_parallel_size=3", "trainer.devices=3"], "model.tensor_model_parallel_size=3"),
+        (["trainer.devices=3"], "trainer.devices"),
+        (["--config-name", "huge"], "--config-name huge is unknown"),
+        (["data.path=/nowhere.jsonl", "data.valid_path=/nowhere.jsonl"], "/nowhere.jsonl"),
+        (["rollout.max_prompt_length=3"], "longer than rollout.max_prompt_length=3"),
+        (["data.arithmetic.train_prompts=1"], "algorithm.prompts_per_step=2"),
+        (["data.task=reasoning_gym"], "reasoning-gym"),
+    ],
+    ids=lambda value: value[0].partition("=")[0] if isinstance(value, list) else "",
+)
+def test_a_mistake_is_one_line(family: list[str], tmp_path: Path, arguments: list[str], message: str) -> None:
+    run = tmp_path / "run"
+    result = train(*SMALL, *family, f"run.dir={run}", *arguments)
+    assert result.returncode == 2
+    assert result.stdout == ""
+    (line,) = result.stderr.splitlines()
+    assert line.startswith("error: ")
+    assert message in line
+    assert not run.exists()
+
+
+def test_empty_data_set(family: list[str], tmp_path: Path) -> None:
+    (tmp_path / "empty.jsonl").write_text("")
+    data = [f"data.path={tmp_path / 'empty.jsonl'}", f"data.valid_path={tmp_path / 'empty.jsonl'}"]
+    result = train(*SMALL, *family, *data, f"run.dir={tmp_path / 'run'}")
+    assert result.returncode == 2
+    assert result.stderr == f"error: no train prompts from {tmp_path / 'empty.jsonl'}: it has none\n"
+
+
+def test_explorer_with_another_eos_or_tokenizer_is_refused_with_both_named(family: list[str], tmp_path: Path) -> None:
+    explorer = write_qwen3(tmp_path / "other", seed=1, hidden=32)
+    learner = family[0].partition("=")[2]
+    config = json.loads((explorer / "tokenizer_config.json").read_text())
+    (explorer / "tokenizer_config.json").write_text(json.dumps({**config, "eos_token": "<|im_start|>"}))
+    result = train(*SMALL, family[0], f"explorer.path={explorer}", f"run.dir={tmp_path / 'run'}")
+    assert result.returncode == 2
+    (line,) = result.stderr.splitlines()
+    assert learner in line
+    assert str(explorer) in line
+    assert "<|im_start|>" in line
+
+
+def test_a_folder_that_is_not_a_run_is_left_alone(family: list[str], tmp_path: Path) -> None:
+    (tmp_path / "thesis.txt").write_text("precious")
+    result = train(*SMALL, *family, f"run.dir={tmp_path}", "trainer.devices=2")
+    assert result.returncode == 2
+    (line,) = result.stderr.splitlines()
+    assert "is not a run of S2L-PO" in line
+    assert [path.name for path in tmp_path.iterdir()] == ["thesis.txt"]
+
+
+def test_help_and_dry_run() -> None:
+    help_text = train("--help")
+    assert help_text.returncode == 0
+    assert "model.tensor_model_parallel_size" in help_text.stdout
+    plan = train("--config-name", "paper", "run.dry_run=true")
+    assert plan.returncode == 0
+    assert "mean   0.262" in plan.stdout  # 67/256, the share of the explorer over 16 steps
+
+
+def test_a_run_from_plain_python_and_again_after_it_has_finished(family: list[str], tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    first = train(*SMALL, *family, f"run.dir={run}")
+    assert (first.returncode, first.stderr) == (0, "")
+    assert "2/2" in first.stdout
+    names = {path.name for path in run.iterdir()}
+    assert {"config.yaml", "metrics.jsonl", "rollouts", "checkpoints", "tensorboard", "summary.json", "plots"} <= names
+    assert "final.nemo" in names
+    before = (run / "metrics.jsonl").read_text()
+    again = train(*SMALL, *family, f"run.dir={run}")
+    assert (again.returncode, again.stderr) == (0, "")
+    assert (run / "metrics.jsonl").read_text() == before
+    never = train(*SMALL, *family, f"run.dir={run}", "run.resume=never")
+    assert never.returncode == 2
+    assert "already holds a run" in never.stderr
