@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 import torch
 from random_qwen3 import VOCAB, build_model, make_requests
+from transformers import AutoModelForCausalLM, LlamaConfig, StableLmConfig
 
 from s2l_nemo.rollout.embedded import EmbeddedEngine, EmbeddedLearnerEngine
 from s2l_nemo.types import Completion, SampleRequest, SamplingParams, Source, UserError
@@ -58,6 +59,28 @@ def test_greedy_equals_transformers_generate(model: Any, max_batch_rows: int) ->
     completions = explorer(model, max_batch_rows).generate(requests, params)
     assert [completion.token_ids for completion in completions] == expected
     assert len({len(tokens) for tokens in expected}) > 2, "the rows must end at different steps"
+
+
+@pytest.mark.parametrize("config_class", [LlamaConfig, StableLmConfig])
+def test_other_decoders(config_class: Any) -> None:
+    """Llama shares transformers' attention interface, StableLM of this version has attention of its own."""
+    config = config_class(
+        vocab_size=VOCAB,
+        hidden_size=32,
+        intermediate_size=64,
+        num_hidden_layers=2,
+        num_attention_heads=4,
+        num_key_value_heads=2,
+        initializer_range=0.3,
+        max_position_embeddings=64,
+        attn_implementation="sdpa",
+    )
+    torch.manual_seed(0)
+    model = AutoModelForCausalLM.from_config(config).eval()
+    requests = make_requests(prompts=6, samples=1)
+    params = SamplingParams(max_new_tokens=16, stop_token_ids=STOPS, temperature=0.0)
+    expected = transformers_greedy(model, [request.prompt_token_ids for request in requests], params)
+    assert [c.token_ids for c in explorer(model, 4).generate(requests, params)] == expected
 
 
 @pytest.mark.parametrize("temperature", [0.0, 0.7, 1.0])
