@@ -33,9 +33,9 @@ def measure(steps: int, overrides: list[str]) -> dict[str, float]:
         command = [sys.executable, str(ROOT / "recipes/train_s2l.py"), *options, *overrides]
         subprocess.run(command, cwd=ROOT, check=True)
         lines = read_metrics(run / "metrics.jsonl")[1:]
-    medians = {phase: statistics.median(line[f"time/{phase}"] for line in lines) for phase in PHASES}
+    medians = {phase: statistics.median(line[f"time/{phase}"] or 0.0 for line in lines) for phase in PHASES}
     medians["step"] = statistics.median(line["time/step"] for line in lines)
-    outside = [line["time/step"] - sum(line[f"time/{phase}"] for phase in PHASES) for line in lines]
+    outside = [line["time/step"] - sum(line[f"time/{phase}"] or 0.0 for phase in PHASES) for line in lines]
     medians["outside"] = statistics.median(outside)
     medians["outside_share"] = sum(outside) / sum(line["time/step"] for line in lines)
     return medians

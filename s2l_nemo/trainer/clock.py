@@ -27,6 +27,6 @@ class Clock:
     def total(self) -> float:
         return time.perf_counter() - self._start
 
-    def metrics(self) -> dict[str, float]:
-        """`time/PHASE` for every phase (0 for one that this step did not need) and `time/step`, in seconds."""
-        return {**{f"time/{phase}": self.seconds.get(phase, 0.0) for phase in PHASES}, "time/step": self.total()}
+    def metrics(self) -> dict[str, float | None]:
+        """`time/PHASE` for every phase, None for one that this step did not need, and `time/step`, in seconds."""
+        return {**{f"time/{phase}": self.seconds.get(phase) for phase in PHASES}, "time/step": self.total()}

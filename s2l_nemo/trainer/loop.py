@@ -24,7 +24,7 @@ from s2l_nemo.trainer.recorder import Recorder
 from s2l_nemo.trainer.sampling import Sampler
 from s2l_nemo.trainer.stop import StopRequest
 from s2l_nemo.trainer.validation import Correct, validate, validation_metrics
-from s2l_nemo.types import Group, Prompt, SamplingParams, TrainBatch
+from s2l_nemo.types import Completion, Group, Prompt, SamplingParams, TrainBatch
 
 
 @dataclass(frozen=True)
@@ -90,10 +90,13 @@ class Trainer:
         for_explorer, for_learner = mixed_requests(
             prompts, explorer=split.explorer, learner=split.learner, step=step, run_seed=self.run_seed
         )
-        with clock("rollout_explorer"):
-            completions = self.sampler.generate(self.explorer, for_explorer, self.sampling)
-        with clock("rollout_learner"):
-            completions += self.sampler.generate(self.learner, for_learner, self.sampling)
+        completions: list[Completion] = []
+        if for_explorer and self.explorer is not None:
+            with clock("rollout_explorer"):
+                completions += self.sampler.generate(self.explorer, for_explorer, self.sampling)
+        if for_learner:
+            with clock("rollout_learner"):
+                completions += self.sampler.generate(self.learner, for_learner, self.sampling)
         with clock("reward"):
             graded = self.sampler.exchange(self.sampler.grade(completions, by_id))
         groups = assemble_groups(prompts, graded, group_size=config.group_size, learner_version=step - 1)

@@ -24,12 +24,9 @@ class Sampler:
     grader: Grader
 
     def generate(
-        self, engine: RolloutEngine | None, requests: Sequence[SampleRequest], params: SamplingParams
+        self, engine: RolloutEngine, requests: Sequence[SampleRequest], params: SamplingParams
     ) -> list[Completion]:
         """This rank's share of the completions, once all ranks have sampled theirs. Collective."""
-        if not requests:
-            return []
-        assert engine is not None
         completions = engine.generate(share(requests, self.rank, self.world), params)
         torch.distributed.barrier()  # so that waiting for the slowest rank counts as generation
         return completions
