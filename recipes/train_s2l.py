@@ -35,6 +35,9 @@ def main(argv: list[str]) -> int:
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
+    except KeyboardInterrupt:  # before the ranks have started; then it is theirs
+        print("interrupted", file=sys.stderr)
+        return 130
 
 
 if __name__ == "__main__":

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -97,6 +98,38 @@ def test_help_and_dry_run() -> None:
     plan = train("--config-name", "paper", "run.dry_run=true")
     assert plan.returncode == 0
     assert "mean   0.262" in plan.stdout  # 67/256, the share of the explorer over 16 steps
+
+
+def test_torchrun(family: list[str], tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
+    command = [*torchrun, "recipes/train_s2l.py", *SMALL, *family, f"run.dir={run}", "run.save_nemo=false"]
+    result = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=240)
+    assert result.returncode == 0, result.stderr
+    assert result.stdout.count("2/2") == 1  # rank 0 alone speaks
+    assert len((run / "metrics.jsonl").read_text().splitlines()) == 2
+
+
+def test_ctrl_c_while_it_starts(family: list[str], tmp_path: Path) -> None:
+    command = [
+        sys.executable,
+        "-X",
+        "importtime",
+        "recipes/train_s2l.py",
+        *SMALL,
+        *family,
+        f"run.dir={tmp_path / 'run'}",
+    ]
+    process = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    assert process.stderr is not None
+    while " nemo" not in process.stderr.readline():  # NeMo is being imported
+        pass
+    process.send_signal(signal.SIGINT)
+    _, err = process.communicate(timeout=60)
+    messages = [line for line in err.splitlines() if not line.startswith("import time:")]
+    assert process.returncode == 130
+    assert messages == ["interrupted"]
+    assert not (tmp_path / "run").exists()
 
 
 def test_a_run_from_plain_python_and_again_after_it_has_finished(family: list[str], tmp_path: Path) -> None:
