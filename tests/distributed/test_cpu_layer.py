@@ -1,0 +1,89 @@
+"""Every mapping of the CPU layer, in a process that has it; and that it keeps out where CUDA is."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from typing import Any
+
+from tests.distributed.ranks import run_ranks
+
+
+def mappings() -> dict[str, Any]:
+    import torch
+    from megatron.core.optimizer import distrib_optimizer
+    from megatron.core.tensor_parallel import random as mcore_random
+    from nemo.collections.nlp.modules.common.megatron import build_model, utils
+    from nemo.collections.nlp.parts import nlp_overrides
+
+    torch.distributed.init_process_group("gloo")
+    tensor = torch.ones(2)
+    factories = {
+        "tensor": torch.tensor([1.0], device="cuda"),
+        "as_tensor": torch.as_tensor([1.0], device="cuda:0"),
+        "zeros": torch.zeros(2, device=torch.device("cuda", 0)),
+        "ones": torch.ones(2, device="cuda"),
+        "empty": torch.empty(2, device="cuda"),
+        "full": torch.full((2,), 1.0, device="cuda"),
+        "empty_like": torch.empty_like(tensor, device="cuda"),
+        "zeros_like": torch.zeros_like(tensor, device="cuda"),
+        "arange": torch.arange(3, device="cuda"),
+    }
+    torch.cuda.manual_seed(3)
+    state = torch.cuda.get_rng_state()
+    first = torch.rand(2)
+    torch.cuda.set_rng_state(state)
+    second = torch.rand(2)
+    mcore_random._set_cuda_rng_state(state)
+    third = torch.rand(2)
+    with torch.cuda.Stream() as stream:
+        stream.wait_stream(torch.cuda.current_stream())
+        stream.synchronize()
+    torch.cuda.synchronize()
+    torch.cuda.empty_cache()
+    torch.cuda.set_device(0)
+    norm = torch.nn.LayerNorm(2)
+    return {
+        "factories": {name: str(value.device) for name, value in factories.items()},
+        "cuda method": tensor.cuda() is tensor and norm.cuda() is norm,
+        "to": [
+            str(tensor.to("cuda").device),
+            str(tensor.to(device="cuda").device),
+            str(tensor.to(torch.float64).dtype),
+        ],
+        "type": [tensor.type(), torch.ones(1).bfloat16().type(), str(tensor.type(torch.int64).dtype)],
+        "current device": str(torch.cuda.current_device()),
+        "typed": torch.cuda.FloatTensor([1.5]).tolist(),
+        "random": torch.equal(first, second) and torch.equal(first, third),
+        "apex": nlp_overrides.HAVE_APEX and utils.HAVE_APEX,
+        "listify": (utils.listify_model(1), utils.listify_model([1])),
+        "norms": isinstance(norm, (utils.FastLayerNorm, utils.FusedLayerNorm, utils.MixedFusedRMSNorm)),
+        "defaults": build_model.set_defaults_if_not_set_tensor_model_parallel_attributes.__module__,
+        "quantize": distrib_optimizer.quantize_param_shard([], [], [], None),
+    }
+
+
+def test_every_mapping() -> None:
+    (found,) = run_ranks(mappings, 1)
+    assert set(found["factories"].values()) == {"cpu"}
+    assert found["cuda method"]
+    assert found["to"] == ["cpu", "cpu", "torch.float64"]
+    assert found["type"] == ["torch.cuda.FloatTensor", "torch.cuda.BFloat16Tensor", "torch.int64"]
+    assert found["current device"] == "cpu"
+    assert found["typed"] == [1.5]
+    assert found["random"]
+    assert found["apex"]
+    assert found["listify"] == ([1], [1])
+    assert not found["norms"]
+    assert found["defaults"] == "megatron.core.tensor_parallel.layers"
+    assert found["quantize"] is None
+
+
+def test_it_refuses_to_load_where_cuda_is() -> None:
+    code = (
+        "import torch\ntorch.cuda.is_available = lambda: True\nfrom s2l_nemo.platform import cpu\n"
+        "assert not cpu.needed()\nzeros = torch.zeros\n"
+        "try: cpu.install()\nexcept RuntimeError as error: print(error)\nassert torch.zeros is zeros\n"
+    )
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert "must stay inactive where CUDA is available" in result.stdout
