@@ -68,11 +68,12 @@ class Trainer:
             metrics, groups, advantages_PG = self.train_step(self.step + 1)
             self.step += 1
             last = self.step == self.algorithm.steps
-            if last or (self.validation.every and self.step % self.validation.every == 0):
-                correct_PK = self.validate()
-                self.recorder.validated(self.step, correct_PK, self.valid_prompts)
-                metrics.update(validation_metrics(correct_PK))
+            validates = last or (self.validation.every and self.step % self.validation.every == 0)
+            correct_PK = self.validate() if validates else None
+            metrics.update(validation_metrics(correct_PK))
             self.recorder.stepped(self.step, metrics, groups, advantages_PG, time.perf_counter() - started)
+            if correct_PK is not None:
+                self.recorder.validated(self.step, correct_PK, self.valid_prompts)
             received = self.stop.agreed()
             if last or received or self.step % self.checkpoint.every == 0:
                 self.recorder.save(self.actor, self.step)

@@ -22,7 +22,7 @@ from s2l_nemo.report.run_dir import RunDir
 from s2l_nemo.report.statistics import bootstrap_mean, paired_bootstrap
 from s2l_nemo.trainer.interfaces import Actor
 from s2l_nemo.trainer.metrics import Metrics
-from s2l_nemo.trainer.validation import Correct, validation_metrics, write_validation
+from s2l_nemo.trainer.validation import Correct, write_validation
 from s2l_nemo.types import Group, Prompt
 
 
@@ -55,8 +55,6 @@ class Recorder:
         """Writes metrics and rollouts of a step. `seconds` is the step with its validation."""
         if self.writer is None or self.console is None:
             return
-        for key in validation_metrics([[0.0]]):
-            metrics.setdefault(key, None)
         metrics["time/step_with_validation"] = seconds
         self.writer.write(step, metrics)
         if self.logging.rollouts_every and step % self.logging.rollouts_every == 0:

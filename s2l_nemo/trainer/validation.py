@@ -34,9 +34,9 @@ def validate(
     return [[float(rewards[prompt.prompt_id, k] or 0.0) for k in range(samples)] for prompt in prompts]
 
 
-def validation_metrics(correct_PK: Correct) -> dict[str, float | int | None]:
-    """pass@1 with its 95 % bootstrap interval over problems."""
-    mean, low, high = bootstrap_mean(correct_PK)
+def validation_metrics(correct_PK: Correct | None) -> dict[str, float | int | None]:
+    """pass@1 with its 95 % bootstrap interval over problems; all None at a step without a validation."""
+    mean, low, high = (None, None, None) if correct_PK is None else bootstrap_mean(correct_PK)
     return {"validation/pass@1": mean, "validation/pass@1_low": low, "validation/pass@1_high": high}
 
 

@@ -188,6 +188,27 @@ def test_plain_grpo_needs_no_explorer(family: list[str], tmp_path: Path) -> None
     assert metrics["logprob_diff/learner"] < 1e-5
 
 
+@pytest.mark.parametrize(
+    "options",
+    [
+        ["algorithm.importance=behavior", "algorithm.kl_coef=0", "algorithm.adv_norm=split"],
+        ["algorithm.importance=truncated", "algorithm.aggregation=constant", "algorithm.adv_std=none"],
+        ["algorithm.importance=shaped", "algorithm.dual_clip=3", "rollout.temperature=1.3", "rollout.top_k=50"],
+    ],
+    ids=lambda options: options[0].partition("=")[2],
+)
+def test_other_choices_of_the_algorithm_train(family: list[str], tmp_path: Path, options: list[str]) -> None:
+    constant = ["algorithm.schedule.name=constant", "algorithm.schedule.alpha=0.5", "algorithm.schedule.t_mix=null"]
+    common = ["algorithm.steps=2", *constant]
+    run_ranks(train, 1, [*family, *common, *options, f"run.dir={tmp_path / 'run'}", *layout(1, 1, 1)])
+    for line in read_metrics(tmp_path / "run" / "metrics.jsonl"):
+        assert (line["group/explorer"], line["group/learner"]) == (2, 2)
+        assert (line["kl"] is None) == ("algorithm.kl_coef=0" in options)
+        assert line["grad_norm"] > 0
+    # top-k renormalises what the engine reports, the actor's log-probs are of the whole vocabulary
+    assert (line["logprob_diff/learner"] < 1e-5) == ("rollout.top_k=50" not in options)
+
+
 def test_another_explorer_is_refused_on_resume(family: list[str], tmp_path: Path) -> None:
     common = [*family, f"run.dir={tmp_path / 'run'}", *layout(1, 1, 1)]
     explorer = Path(next(key.partition("=")[2] for key in family if key.startswith("explorer.path")))
