@@ -13,7 +13,9 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))  # runs from a clone without installation
-os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")  # PyTorch's own deprecation notes, read when it is imported
+# Both are read when torch is imported: its own deprecation notes; threads that spin while others need the core.
+os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 from s2l_nemo.config.checks import check_config, check_model_files  # noqa: E402
 from s2l_nemo.config.load import load_config  # noqa: E402
