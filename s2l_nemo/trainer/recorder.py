@@ -65,8 +65,8 @@ class Recorder:
     def save(self, actor: Actor, step: int) -> None:
         """Writes and publishes a checkpoint; nothing counts as one until it is complete. Collective."""
         temporary = self.run_dir.checkpoint_tmp(step)
+        check_free_space(self.run_dir.path, self.checkpoint_bytes)  # on every rank, so that all leave together
         if self.writer is not None:
-            check_free_space(self.run_dir.path, self.checkpoint_bytes)
             if temporary.exists():
                 shutil.rmtree(temporary)
             temporary.mkdir(parents=True)

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -207,6 +209,17 @@ def test_other_choices_of_the_algorithm_train(family: list[str], tmp_path: Path,
         assert line["grad_norm"] > 0
     # top-k renormalises what the engine reports, the actor's log-probs are of the whole vocabulary
     assert (line["logprob_diff/learner"] < 1e-5) == ("rollout.top_k=50" not in options)
+
+
+def train_on_a_full_disk(overrides: list[str]) -> None:
+    shutil.disk_usage = lambda path: SimpleNamespace(free=10)  # type: ignore[assignment]
+    train(overrides)
+
+
+def test_no_space_is_found_before_training(family: list[str], tmp_path: Path) -> None:
+    with pytest.raises(RanksFailed, match=r"^exit code 2: error: [^\n]*free[^\n]*\n$"):
+        run_ranks(train_on_a_full_disk, 2, [*family, f"run.dir={tmp_path / 'run'}", *layout(2, 1, 2)])
+    assert not (tmp_path / "run" / "checkpoints").exists()
 
 
 def test_another_explorer_is_refused_on_resume(family: list[str], tmp_path: Path) -> None:
