@@ -36,13 +36,36 @@ def nemo_config(
 
     `sequence_length` in tokens; `global_batch_size` in sequences of one optimizer step, all ranks together.
     """
-    bf16 = model.precision == Precision.bf16
     hf = json.loads((Path(model.path) / "config.json").read_text())
-    trainer = {
+    return OmegaConf.create(
+        {
+            # ranks and rendezvous come from RANK, WORLD_SIZE, ... whoever set them
+            "cluster_type": "BCP",
+            "trainer": lightning_trainer(model, devices, num_nodes, on_gpu, optimizer_steps),
+            "exp_manager": {"log_tflops_per_sec_per_gpu": False},
+            "model": {
+                **architecture(hf),
+                **execution(model, on_gpu),
+                "global_batch_size": global_batch_size,
+                "seed": seed,
+                "encoder_seq_length": sequence_length,
+                "tokenizer": {"library": "huggingface", "type": model.path, "use_fast": True},
+                "optim": optimizer(model.optim, optimizer_steps),
+                "data": {"data_prefix": [], "data_impl": "mock"},
+            },
+        }
+    )
+
+
+def lightning_trainer(
+    model: ModelConfig, devices: int, num_nodes: int, on_gpu: bool, optimizer_steps: int
+) -> dict[str, Any]:
+    """Lightning's trainer, which here only carries strategy, precision and checkpoint format."""
+    return {
         "num_nodes": num_nodes,
         "devices": devices,
         "accelerator": "gpu" if on_gpu else "cpu",
-        "precision": "bf16" if bf16 else "32",
+        "precision": "bf16" if model.precision == Precision.bf16 else "32",
         "logger": False,
         "enable_checkpointing": False,
         "enable_progress_bar": False,
@@ -53,42 +76,28 @@ def nemo_config(
         "max_time": None,
         "gradient_clip_val": model.optim.clip_grad,  # megatron's optimizer reads it from here
     }
-    parallel = {
+
+
+def execution(model: ModelConfig, on_gpu: bool) -> dict[str, Any]:
+    """How the model is cut, in which precision it runs and what it keeps in memory."""
+    bf16 = model.precision == Precision.bf16
+    return {
         "tensor_model_parallel_size": model.tensor_model_parallel_size,
         "pipeline_model_parallel_size": model.pipeline_model_parallel_size,
         "virtual_pipeline_model_parallel_size": None,
         "sequence_parallel": model.tensor_model_parallel_size > 1,
         "micro_batch_size": model.micro_batch_size,
-        "global_batch_size": global_batch_size,
         "megatron_amp_O2": bf16,
         "precision": "bf16" if bf16 else "32",
-        "seed": seed,
+        "transformer_engine": model.transformer_engine,
         "use_cpu_initialization": not on_gpu,
         "gradient_as_bucket_view": True,
-        "dist_ckpt_parallel_save": False,  # one writer a shard: its extra all-gather of plans costs more than it saves
         "activations_checkpoint_granularity": None,
         "activations_checkpoint_method": None,
         "activations_checkpoint_num_layers": None,
         "activations_checkpoint_layers_per_pipeline": None,
         **RECOMPUTE[model.activation_checkpointing],
     }
-    return OmegaConf.create(
-        {
-            # ranks and rendezvous come from RANK, WORLD_SIZE, ... whoever set them
-            "cluster_type": "BCP",
-            "trainer": trainer,
-            "exp_manager": {"log_tflops_per_sec_per_gpu": False},
-            "model": {
-                **architecture(hf),
-                **parallel,
-                "transformer_engine": model.transformer_engine,
-                "encoder_seq_length": sequence_length,
-                "tokenizer": {"library": "huggingface", "type": model.path, "use_fast": True},
-                "optim": optimizer(model.optim, optimizer_steps),
-                "data": {"data_prefix": [], "data_impl": "mock"},
-            },
-        }
-    )
 
 
 def architecture(hf: dict[str, Any]) -> dict[str, Any]:
