@@ -21,9 +21,11 @@ from s2l_nemo.config.checks import check_config, check_model_files  # noqa: E402
 from s2l_nemo.config.load import load_config  # noqa: E402
 from s2l_nemo.config.plan import render_plan  # noqa: E402
 from s2l_nemo.errors import UserError  # noqa: E402
+from s2l_nemo.platform.launch import leave_on_signals  # noqa: E402
 
 
 def main(argv: list[str]) -> int:
+    leave_on_signals()
     try:
         cfg = load_config(argv, ROOT / "conf")
         check_config(cfg)
@@ -37,9 +39,6 @@ def main(argv: list[str]) -> int:
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
-    except KeyboardInterrupt:  # before the ranks have started; then it is theirs
-        print("interrupted", file=sys.stderr)
-        return 130
 
 
 if __name__ == "__main__":

@@ -91,6 +91,15 @@ def test_a_signal_to_the_parent_reaches_every_rank_once(signum: signal.Signals) 
     assert (process.returncode, out.split()) == (0, ["1", "1"])
 
 
+def test_a_signal_before_the_ranks_listen_ends_them_all() -> None:
+    process = start("say('ready')\ntime.sleep(50)")
+    assert process.stdout is not None
+    assert [process.stdout.readline(), process.stdout.readline()] == ["ready\n", "ready\n"]
+    process.send_signal(signal.SIGTERM)
+    _, err = process.communicate(timeout=60)
+    assert (process.returncode, err) == (143, "interrupted\n")
+
+
 def test_ranks_die_with_their_parent() -> None:
     process = start("say(os.getpid())\ntime.sleep(50)")
     assert process.stdout is not None

@@ -27,6 +27,23 @@ PR_SET_PDEATHSIG = 1  # <linux/prctl.h>
 GRACE_SECONDS = 10.0  # after one rank has failed, the others get this long before they are killed
 
 
+STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM)
+
+
+def leave_on_signals(message: bytes = b"interrupted\n") -> None:
+    """Until the run listens for itself, Ctrl-C and SIGTERM end this process at once: there is nothing to save yet.
+
+    A KeyboardInterrupt would not do: some package always swallows it while it is being imported.
+    """
+
+    def leave(signum: int, frame: object) -> None:
+        os.write(2, message)
+        os._exit(128 + signum)
+
+    for signum in STOP_SIGNALS:
+        signal.signal(signum, leave)
+
+
 def rank_environment(environ: Mapping[str, str]) -> dict[str, str] | None:
     """RANK, LOCAL_RANK, WORLD_SIZE, MASTER_ADDR and MASTER_PORT if a launcher has started this process, else None.
 
@@ -109,15 +126,20 @@ def fork_ranks(main: Callable[[], None], world: int) -> int:
     port = free_port()
     threads = max(1, (os.cpu_count() or 1) // world)
     ranks = [context.Process(target=_rank, args=(main, rank, world, port, threads, errors)) for rank in range(world)]
-    for rank in ranks:
-        rank.start()
+    received: list[int] = []
 
     def pass_on(signum: int, frame: object) -> None:
+        received.append(signum)
         for rank in ranks:
             if rank.is_alive() and rank.pid:
                 os.kill(rank.pid, signum)
 
-    before = {signum: signal.signal(signum, pass_on) for signum in (signal.SIGINT, signal.SIGTERM)}
+    # A signal between the start of a rank and its handler waits until both sides listen.
+    signal.pthread_sigmask(signal.SIG_BLOCK, STOP_SIGNALS)
+    for rank in ranks:
+        rank.start()
+    before = {signum: signal.signal(signum, pass_on) for signum in STOP_SIGNALS}
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, STOP_SIGNALS)
     try:
         _wait(ranks)
     finally:
@@ -126,6 +148,9 @@ def fork_ranks(main: Callable[[], None], world: int) -> int:
     codes = [rank.exitcode or 0 for rank in ranks]
     if not any(codes):
         return 0
+    if errors.empty() and received:
+        print("interrupted", file=sys.stderr)
+        return 128 + received[0]
     if errors.empty():
         dead = next(index for index, code in enumerate(codes) if code)
         print(f"rank {dead} died with exit code {codes[dead]} and no message", file=sys.stderr)
@@ -153,8 +178,8 @@ def _rank(main: Callable[[], None], rank: int, world: int, port: int, threads: i
     os.setpgrp()
     ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
     os.environ.update(environment_of(rank, world, port), OMP_NUM_THREADS=str(threads))
-    signal.signal(signal.SIGINT, signal.default_int_handler)
-    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    leave_on_signals(message=b"")  # the parent says it once
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, STOP_SIGNALS)
     torch = sys.modules.get("torch")
     if torch is not None:
         torch.set_num_threads(threads)
@@ -180,8 +205,6 @@ def _attempt(main: Callable[[], None]) -> tuple[int, str]:
                 f"error: no space left on the disk{where}; free some and run the same command to continue",
             )
         return 1, _failed()
-    except KeyboardInterrupt:
-        return 130, "interrupted"
     except SystemExit as stop:
         return (stop.code if isinstance(stop.code, int) else 1), ""
     except BaseException:
