@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -59,7 +60,8 @@ def run_training(cfg: Config, inputs: Inputs) -> int:
     finally:
         recorder.close()
     if received:
-        recorder.say(f"stopped by signal {received} after step {trainer.step}; run the same command again to continue")
+        name = signal.Signals(received).name
+        recorder.say(f"stopped by {name} after step {trainer.step}; run the same command again to continue")
     return received
 
 
