@@ -59,7 +59,13 @@ def train(overrides: list[str], grader: Any = None) -> dict[str, Any]:
     build = setup.build_trainer
     setup.build_trainer = lambda *args: trainers.append(build(*args)) or trainers[0]  # type: ignore[assignment, func-returns-value]
     received = setup.run_training(cfg, setup.load_inputs(cfg))
-    return {"hash": trainers[0].learner.weight_hash(), "signal": received, "step": trainers[0].step}
+    trainer = trainers[0]
+    return {
+        "hash": trainer.learner.weight_hash(),
+        "explorer": trainer.explorer and trainer.explorer.weight_hash(),
+        "signal": received,
+        "step": trainer.step,
+    }
 
 
 @pytest.fixture(scope="module")
@@ -107,7 +113,8 @@ def test_run_directory(whole: tuple[Path, dict[str, Any]]) -> None:
     assert metrics[0]["logprob_diff/explorer"] > 0.1
     summary = json.loads((run / "summary.json").read_text())
     assert summary["steps"] == 6
-    assert len(summary["explorer_weight_hash"]) == 64
+    assert summary["explorer_weight_hash"] == result["explorer"]  # taken before and after training
+    assert result["explorer"] != result["hash"]
     assert {path.name for path in (run / "plots").iterdir()}
     config = OmegaConf.load(run / "config.yaml")
     assert config.algorithm.group_size == 4
