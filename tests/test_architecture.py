@@ -15,6 +15,7 @@ ROOT = Path(__file__).resolve().parent.parent
 ROOMS: dict[str, set[str]] = {
     # floor 1: plain data
     "errors": set(),
+    "files": set(),
     "types": set(),
     "config": {"schedule"},
     # floor 2: the algorithm, pure functions
@@ -26,13 +27,13 @@ ROOMS: dict[str, set[str]] = {
     "data": {"types", "config"},
     "rewards": {"types", "config", "data"},
     "rollout": {"types"},
-    "convert": {"types"},
+    "convert": {"types", "config", "files"},
     "platform": set(),
-    "report": {"types"},
-    "actor": {"types", "config", "loss", "convert"},
+    "report": {"types", "files"},
+    "actor": {"types", "config", "loss", "convert", "data"},
     "trainer": {
         "types", "config", "schedule", "advantages", "loss", "batching",
-        "data", "rewards", "rollout", "platform", "report", "actor",
+        "files", "data", "rewards", "rollout", "convert", "platform", "report", "actor",
     },
 }  # fmt: skip
 HEAVY = {"nemo", "nemo_aligner", "megatron", "lightning"}

@@ -27,11 +27,13 @@ from nemo_aligner.utils.train_utils import (
 from nemo_aligner.utils.utils import cpu_weight_swap, retrieve_model_state_dict_in_cpu
 from omegaconf import DictConfig
 
-from s2l_nemo.actor import checkpoint, vocab_parallel
+from s2l_nemo.actor import checkpoint, final, vocab_parallel
 from s2l_nemo.actor.layers import block_spec
-from s2l_nemo.actor.weights import export_hugging_face, load_hugging_face
-from s2l_nemo.convert.names import Figures
-from s2l_nemo.convert.plan import figures_from_hf
+from s2l_nemo.actor.tokenizer import LocalTokenizer, tokenizer_folder
+from s2l_nemo.actor.weights import export_hugging_face, load_weights
+from s2l_nemo.config.model_shape import Family, ModelShape
+from s2l_nemo.convert.checkpoint import Checkpoint
+from s2l_nemo.convert.open import open_checkpoint
 from s2l_nemo.loss import LossParams, LossScale, policy_loss
 from s2l_nemo.types import TrainBatch
 
@@ -45,7 +47,7 @@ class S2LActor(NLPAdapterModelMixin, MegatronGPTModel, AlignableGenerativeInterf
         super().__init__(cfg, trainer=trainer)
         self.automatic_optimization = False
         self.initial_weights: dict[str, Any] | None = None
-        self.figures: Figures | None = None  # set with the weights
+        self.origin: Checkpoint | None = None  # where the weights came from
         self.offload_optimizer = False
         self.refit_bucket_bytes = 256 * 2**20
 
@@ -54,7 +56,7 @@ class S2LActor(NLPAdapterModelMixin, MegatronGPTModel, AlignableGenerativeInterf
         layers = self.cfg.num_layers // self.cfg.pipeline_model_parallel_size
         model = GPTModel(
             config=self.transformer_config,
-            transformer_layer_spec=block_spec(self.cfg.transformer_engine, layers),
+            transformer_layer_spec=block_spec(self.cfg.transformer_engine, layers, self.cfg.qk_layernorm),
             vocab_size=self.cfg.override_vocab_size,
             max_sequence_length=self.cfg.encoder_seq_length,
             pre_process=pre_process,
@@ -65,8 +67,16 @@ class S2LActor(NLPAdapterModelMixin, MegatronGPTModel, AlignableGenerativeInterf
             rotary_base=self.cfg.rotary_base,
         )
         names = [name for name, _ in model.named_parameters()]
-        assert any("q_layernorm" in name for name in names), "the layer spec lost Qwen3's q/k norms"
+        assert any("q_layernorm" in name for name in names) == self.cfg.qk_layernorm, "the layer spec lost q/k norms"
         return model
+
+    def _build_tokenizer(self) -> None:
+        """NeMo's own way would need the remote code that InternLM2.5's files name."""
+        folder = tokenizer_folder(self._cfg.tokenizer.type)
+        if folder is None:
+            super()._build_tokenizer()
+        else:
+            self.tokenizer = LocalTokenizer(str(folder))
 
     # ---- training -------------------------------------------------------------------------------------------------
 
@@ -176,19 +186,31 @@ class S2LActor(NLPAdapterModelMixin, MegatronGPTModel, AlignableGenerativeInterf
             module = module.module
         return dict(module.named_parameters())
 
-    def load_hugging_face(self, folder: Path) -> None:
-        """Fills every shard from a Hugging Face folder, and the optimizer's master weights with it."""
-        self.figures = figures_from_hf(folder)
-        load_hugging_face(folder, self.parameters_by_name(), self.figures)
+    @property
+    def shape(self) -> ModelShape:
+        """The figures of the model, known once its weights are loaded."""
+        assert self.origin is not None, "no weights have been loaded"
+        return self.origin.shape
+
+    @property
+    def weight_dtype(self) -> torch.dtype:
+        return next(iter(self.parameters_by_name().values())).dtype
+
+    def load_weights(self, path: Path) -> None:
+        """Fills every shard from a checkpoint of any format, and the optimizer's master weights with it."""
+        self.origin = open_checkpoint(path)
+        load_weights(self.origin, self.parameters_by_name())
         optimizer, _ = self.optimizer_and_scheduler()
         optimizer.mcore_optimizer.reload_model_params()
 
-    def export_weights(self) -> Iterator[dict[str, torch.Tensor]]:
-        """Full tensors under Hugging Face names, in buckets of `refit_bucket_bytes`, on every rank."""
-        assert self.figures is not None, "weights are loaded before they are exported"
-        parameters = self.parameters_by_name()
-        dtype = next(iter(parameters.values())).dtype
-        return export_hugging_face(parameters, self.figures, self.refit_bucket_bytes, dtype)
+    def export_weights(self, family: Family | None = None) -> Iterator[dict[str, torch.Tensor]]:
+        """Full tensors under Hugging Face names, in buckets of `refit_bucket_bytes`, on every rank.
+
+        The names are those of `family`; without it, those that engines know: Llama's for an InternLM2.5.
+        """
+        shape = self.shape
+        family = family or shape.engine_family
+        return export_hugging_face(self.parameters_by_name(), shape, family, self.refit_bucket_bytes, self.weight_dtype)
 
     def save(self, folder: Path, trainer_state: dict[str, Any]) -> None:
         """Writes a checkpoint to go on from; see `checkpoint.save`."""
@@ -199,8 +221,12 @@ class S2LActor(NLPAdapterModelMixin, MegatronGPTModel, AlignableGenerativeInterf
         return checkpoint.load(self, folder)
 
     def save_nemo(self, path: Path) -> None:
-        """Writes weights, model configuration and tokenizer as a `.nemo` file."""
-        self.save_to(str(path))
+        """Writes weights, model configuration and tokenizer as a `.nemo` file; see `final.save_nemo`."""
+        final.save_nemo(self, path)
+
+    def save_hugging_face(self, path: Path) -> None:
+        """Writes a Hugging Face folder; see `final.save_hugging_face`."""
+        final.save_hugging_face(self, path)
 
     # ---- data parallelism -----------------------------------------------------------------------------------------
 

@@ -42,7 +42,7 @@ def build_actor(
     refit_bucket_bytes: int,
     seed: int,
 ) -> S2LActor:
-    """The actor with the Hugging Face weights of `model.path`, its optimizer and its reference policy.
+    """The actor with the weights of `model.path`, its optimizer and its reference policy.
 
     Call `init_process_groups` first. `sequence_length` in tokens, `global_batch_size` in sequences of one optimizer
     step.
@@ -64,7 +64,7 @@ def build_actor(
     placeholder: Any = [0] * global_batch_size
     init_using_ptl(trainer, actor, torch.utils.data.DataLoader(placeholder), placeholder)
     model_parallel_cuda_manual_seed(seed)
-    actor.load_hugging_face(Path(model.path))
+    actor.load_weights(Path(model.path))
     actor.offload_optimizer = model.offload_optimizer
     actor.refit_bucket_bytes = refit_bucket_bytes
     actor.keep_initial_policy()

@@ -1,4 +1,4 @@
-"""Layer specifications with Qwen3's q/k norms: Transformer Engine's on GPU images, torch's elsewhere."""
+"""Layer specifications, with q/k norms for Qwen3: Transformer Engine's on GPU images, torch's elsewhere."""
 
 from __future__ import annotations
 
@@ -31,14 +31,15 @@ class TorchRMSNorm(torch.nn.RMSNorm):
         return normed.to(x.dtype) * self.weight
 
 
-def block_spec(transformer_engine: bool, layers: int) -> ModuleSpec | TransformerBlockSubmodules:
-    """The stack of Qwen3 layers of one pipeline stage, in Megatron-core modules."""
+def block_spec(transformer_engine: bool, layers: int, qk_norm: bool) -> ModuleSpec | TransformerBlockSubmodules:
+    """The stack of layers of one pipeline stage, in Megatron-core modules."""
     if transformer_engine:
-        return get_gpt_layer_with_transformer_engine_spec(qk_layernorm=True)
-    spec = get_gpt_layer_local_spec(qk_layernorm=True, normalization="RMSNorm")
+        return get_gpt_layer_with_transformer_engine_spec(qk_layernorm=qk_norm)
+    spec = get_gpt_layer_local_spec(qk_layernorm=qk_norm, normalization="RMSNorm")
     modules = spec.submodules
     modules.input_layernorm = modules.pre_mlp_layernorm = TorchRMSNorm
     attention = modules.self_attention.submodules
-    attention.q_layernorm = attention.k_layernorm = TorchRMSNorm
+    if qk_norm:
+        attention.q_layernorm = attention.k_layernorm = TorchRMSNorm
     attention.core_attention = TorchAttention
     return TransformerBlockSubmodules(layer_specs=[spec] * layers, layer_norm=TorchRMSNorm)

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import json
-from pathlib import Path
 from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 
+from s2l_nemo.config.model_files import hf_files_folder, read_shape
 from s2l_nemo.config.schema import ActivationCheckpointing, LrSchedule, ModelConfig, OptimConfig, Precision
+from s2l_nemo.convert.nemo_config import architecture
 
 RECOMPUTE: dict[ActivationCheckpointing, dict[str, Any]] = {
     ActivationCheckpointing.none: {},
@@ -36,7 +36,7 @@ def nemo_config(
 
     `sequence_length` in tokens; `global_batch_size` in sequences of one optimizer step, all ranks together.
     """
-    hf = json.loads((Path(model.path) / "config.json").read_text())
+    hf_files = hf_files_folder("model.path", model.path)
     return OmegaConf.create(
         {
             # ranks and rendezvous come from RANK, WORLD_SIZE, ... whoever set them
@@ -44,12 +44,12 @@ def nemo_config(
             "trainer": lightning_trainer(model, devices, num_nodes, on_gpu, optimizer_steps),
             "exp_manager": {"log_tflops_per_sec_per_gpu": False},
             "model": {
-                **architecture(hf),
+                **architecture(read_shape("model.path", model.path)),
                 **execution(model, on_gpu),
                 "global_batch_size": global_batch_size,
                 "seed": seed,
                 "encoder_seq_length": sequence_length,
-                "tokenizer": {"library": "huggingface", "type": model.path, "use_fast": True},
+                "tokenizer": {"library": "huggingface", "type": str(hf_files), "use_fast": True},
                 "optim": optimizer(model.optim, optimizer_steps),
                 "data": {"data_prefix": [], "data_impl": "mock"},
             },
@@ -97,41 +97,6 @@ def execution(model: ModelConfig, on_gpu: bool) -> dict[str, Any]:
         "activations_checkpoint_num_layers": None,
         "activations_checkpoint_layers_per_pipeline": None,
         **RECOMPUTE[model.activation_checkpointing],
-    }
-
-
-def architecture(hf: dict[str, Any]) -> dict[str, Any]:
-    """NeMo's names for the figures of a Qwen3 config.json."""
-    return {
-        "mcore_gpt": True,
-        "num_layers": hf["num_hidden_layers"],
-        "hidden_size": hf["hidden_size"],
-        "ffn_hidden_size": hf["intermediate_size"],
-        "num_attention_heads": hf["num_attention_heads"],
-        "num_query_groups": hf["num_key_value_heads"],
-        "kv_channels": hf["head_dim"],
-        "max_position_embeddings": hf["max_position_embeddings"],
-        "rotary_base": hf["rope_theta"],
-        "layernorm_epsilon": hf["rms_norm_eps"],
-        "share_embeddings_and_output_weights": hf.get("tie_word_embeddings", False),
-        "override_vocab_size": hf["vocab_size"],  # the model's rows, not the tokenizer's: padding enters the softmax
-        "make_vocab_size_divisible_by": 1,
-        "normalization": "rmsnorm",
-        "activation": "fast-swiglu",
-        "qk_layernorm": True,
-        "bias": False,
-        "position_embedding_type": "rope",
-        "rotary_percentage": 1.0,
-        "hidden_dropout": 0.0,
-        "attention_dropout": 0.0,
-        "ffn_dropout": 0.0,
-        "init_method_std": 0.02,
-        "masked_softmax_fusion": False,
-        "bias_activation_fusion": False,
-        "bias_dropout_add_fusion": False,
-        "gradient_accumulation_fusion": False,
-        "apply_rope_fusion": False,
-        "persist_layer_norm": False,
     }
 
 

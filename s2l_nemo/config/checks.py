@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 from omegaconf import OmegaConf
 
-from s2l_nemo.config.model_shape import read_config_json, shape_from_config_json
+from s2l_nemo.config.model_files import read_config_json, read_shape
 from s2l_nemo.config.schema import Accelerator, Config, Precision, ScheduleName
 from s2l_nemo.errors import UserError
 from s2l_nemo.schedule import make_schedule
@@ -100,12 +99,11 @@ def check_config(cfg: Config) -> None:
 def check_model_files(cfg: Config) -> None:
     """Reads the config.json of learner and explorer, and no weights.
 
-    Raises UserError where a folder is missing, the model is not supported, the parallel sizes do not divide it, the
+    Raises UserError where a model is missing, the model is not supported, the parallel sizes do not divide it, the
     sequences are too long for it, or the two models do not belong to one family.
     """
     learner = read_config_json("model.path", cfg.model.path)
-    learner_file = Path(cfg.model.path) / "config.json"
-    shape = shape_from_config_json(learner_file, learner)
+    shape = read_shape("model.path", cfg.model.path)
     tp, pp = cfg.model.tensor_model_parallel_size, cfg.model.pipeline_model_parallel_size
     for name in ("num_attention_heads", "num_key_value_heads", "vocab_size", "intermediate_size"):
         if learner[name] % tp:
@@ -122,8 +120,7 @@ def check_model_files(cfg: Config) -> None:
     if cfg.explorer.path is None or cfg.algorithm.schedule.name == ScheduleName.none:
         return
     explorer = read_config_json("explorer.path", cfg.explorer.path)
-    explorer_shape = shape_from_config_json(Path(cfg.explorer.path) / "config.json", explorer)
-    _check_length(cfg, cfg.explorer.path, explorer_shape.max_positions)
+    _check_length(cfg, cfg.explorer.path, read_shape("explorer.path", cfg.explorer.path).max_positions)
     for name in ("vocab_size", "eos_token_id"):
         if explorer.get(name) != learner.get(name):
             raise UserError(

@@ -8,7 +8,8 @@ from pathlib import Path
 
 from s2l_nemo.config.checks import data_parallel_size, mini_batch_prompts
 from s2l_nemo.config.load import resolved_yaml
-from s2l_nemo.config.model_shape import ModelShape, public_shape, read_config_json, shape_from_config_json
+from s2l_nemo.config.model_files import read_shape
+from s2l_nemo.config.model_shape import ModelShape, public_shape
 from s2l_nemo.config.schema import ActivationCheckpointing, Config, Precision, ScheduleName
 from s2l_nemo.schedule import Split, make_schedule
 
@@ -145,12 +146,12 @@ def _memory_text(cfg: Config) -> str:
 
 def _find_shape(key: str, path: str) -> tuple[ModelShape | None, str]:
     """Figures of the model at `path`, and a sentence that says where they come from."""
-    if Path(path).is_dir():
-        shape = shape_from_config_json(Path(path) / "config.json", read_config_json(key, path))
+    if Path(path).exists():
+        shape = read_shape(key, path)
         return shape, f"{shape.parameters:,} parameters ({path})"
     public = public_shape(path)
     if public is None:
-        return None, f"unknown ({path} is not a folder, nor the name of a public Qwen3 model)"
+        return None, f"unknown ({path} is not a folder, nor the name of a public model)"
     name, shape = public
     return shape, f"{shape.parameters:,} parameters (public figures of {name}: {path} is not a folder)"
 

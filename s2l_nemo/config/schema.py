@@ -91,6 +91,7 @@ class RunConfig:
     dry_run: bool = False  # print the plan of the run and stop
     resume: Resume = Resume.auto  # where there is a checkpoint, auto continues, never refuses; must needs one
     save_nemo: bool = True  # write the trained learner as final.nemo
+    export_hf: bool = False  # write the trained learner as the Hugging Face folder hf
 
 
 @dataclass
@@ -115,7 +116,7 @@ class OptimConfig:
 
 @dataclass
 class ModelConfig:
-    path: str = "models/tiny/learner"  # Hugging Face folder of the learner
+    path: str = "models/tiny/learner"  # the learner: a Hugging Face folder, a NeMo folder or a .nemo file
     tensor_model_parallel_size: int = 1
     pipeline_model_parallel_size: int = 1
     precision: Precision = Precision.fp32
@@ -128,7 +129,7 @@ class ModelConfig:
 
 @dataclass
 class ExplorerConfig:
-    path: str | None = "models/tiny/explorer"  # Hugging Face folder; null only with schedule.name=none
+    path: str | None = "models/tiny/explorer"  # as model.path; null only with schedule.name=none
 
 
 @dataclass

@@ -1,41 +1,35 @@
-"""Which tensor lives where: the plan by which a running actor's shards become full Hugging Face tensors."""
+"""Which tensor lives where: the plan by which shards become full tensors and full tensors become shards."""
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Any
 
 import torch
 
-from s2l_nemo.convert.names import (
-    EMBEDDING,
-    FINAL_NORM,
-    LAYER_RULES,
-    OUTPUT,
-    Figures,
-    Rule,
-    layer_hf_names,
-    shard_shape,
-    to_hugging_face,
-    unshard,
-)
+from s2l_nemo.config.model_shape import Family, ModelShape
+from s2l_nemo.convert.names import TABLES, Rule, full_shape, shard_shape, split, unshard
+from s2l_nemo.convert.rows import join
 
 
 @dataclass(frozen=True)
 class Entry:
-    """One Megatron tensor: its rule, the pipeline stage that holds it and its name in that stage's local layers."""
+    """One Megatron tensor: its rule, the pipeline stage that holds it and its layer there."""
 
     rule: Rule
+    hf_prefix: str
     stage: int
     layer: int | None  # global layer, None outside the layers
     local_layer: int | None
 
+    @property
+    def tensor(self) -> tuple[str, int | None]:
+        """What identifies the tensor whatever names it has elsewhere: Megatron's name and the global layer."""
+        return self.rule.megatron, self.layer
+
     def hf_names(self) -> tuple[str, ...]:
-        return self.rule.hf if self.layer is None else layer_hf_names(self.rule, self.layer)
+        return tuple(self.hf_prefix + name for name in self.rule.hf)
 
     def parameter_names(self) -> tuple[str, str]:
         """Name with Transformer Engine layers and name with local layers, without NeMo's `model.` prefix."""
@@ -43,40 +37,29 @@ class Entry:
         return prefix + self.rule.megatron, prefix + self.rule.local_name()
 
 
-def figures_from_hf(folder: Path) -> Figures:
-    """Reads every figure from config.json; none has a default here but `tie_word_embeddings` (False, as upstream)."""
-    config: dict[str, Any] = json.loads((folder / "config.json").read_text())
-    return Figures(
-        layers=config["num_hidden_layers"],
-        hidden=config["hidden_size"],
-        ffn=config["intermediate_size"],
-        heads=config["num_attention_heads"],
-        kv_heads=config["num_key_value_heads"],
-        head_dim=config["head_dim"],
-        vocab=config["vocab_size"],
-        tied=config.get("tie_word_embeddings", False),
-    )
+def entries(shape: ModelShape, pp_size: int = 1, family: Family | None = None) -> list[Entry]:
+    """All tensors of a model in layer order. A tied output layer is not listed: it is the embedding.
 
-
-def entries(figures: Figures, pp_size: int) -> list[Entry]:
-    """All tensors of a model in layer order. A tied output layer is not listed: it is the embedding."""
-    per_stage = figures.layers // pp_size
-    plan = [Entry(EMBEDDING, 0, None, None)]
-    for layer in range(figures.layers):
+    `family` gives Hugging Face names other than the model's own: an InternLM2.5 under Llama's.
+    """
+    table = TABLES[family or shape.family]
+    per_stage = shape.layers // pp_size
+    plan = [Entry(table.embedding, "", 0, None, None)]
+    for layer in range(shape.layers):
         stage, local = divmod(layer, per_stage)
-        plan += [Entry(rule, stage, layer, local) for rule in LAYER_RULES]
-    plan.append(Entry(FINAL_NORM, pp_size - 1, None, None))
-    if not figures.tied:
-        plan.append(Entry(OUTPUT, pp_size - 1, None, None))
+        plan += [Entry(rule, table.hf_layer.format(n=layer), stage, layer, local) for rule in table.layer]
+    plan.append(Entry(table.final_norm, "", pp_size - 1, None, None))
+    if not shape.tied:
+        plan.append(Entry(table.output, "", pp_size - 1, None, None))
     return plan
 
 
-def buckets(plan: list[Entry], figures: Figures, element_bytes: int, bucket_bytes: int) -> Iterator[list[Entry]]:
+def buckets(plan: list[Entry], shape: ModelShape, element_bytes: int, bucket_bytes: int) -> Iterator[list[Entry]]:
     """Consecutive entries of one stage whose full tensors fit in `bucket_bytes`; a larger tensor stands alone."""
     bucket: list[Entry] = []
     size = 0
     for entry in plan:
-        entry_bytes = math.prod(shard_shape(entry.rule, figures, 1)) * element_bytes
+        entry_bytes = math.prod(full_shape(entry.rule, shape)) * element_bytes
         if bucket and (entry.stage != bucket[0].stage or size + entry_bytes > bucket_bytes):
             yield bucket
             bucket, size = [], 0
@@ -91,16 +74,16 @@ def pack(tensors: list[torch.Tensor]) -> torch.Tensor:
     return torch.cat([tensor.reshape(-1) for tensor in tensors])
 
 
-def unpack(bucket: list[Entry], flats_by_rank: torch.Tensor, figures: Figures) -> dict[str, torch.Tensor]:
+def unpack(bucket: list[Entry], flats_by_rank: torch.Tensor, shape: ModelShape) -> dict[str, torch.Tensor]:
     """Full Hugging Face tensors of a bucket from the packed shards `[TP, N]` of all tensor-parallel ranks."""
     tp_size = flats_by_rank.size(0)
     named: dict[str, torch.Tensor] = {}
     offset = 0
     for entry in bucket:
-        shape = shard_shape(entry.rule, figures, tp_size)
-        count = math.prod(shape)
-        shards = [flats_by_rank[rank, offset : offset + count].view(shape) for rank in range(tp_size)]
+        sizes = shard_shape(entry.rule, shape, tp_size)
+        count = math.prod(sizes)
+        shards = [flats_by_rank[rank, offset : offset + count].view(sizes) for rank in range(tp_size)]
         offset += count
-        parts = to_hugging_face(entry.rule, unshard(entry.rule, shards), figures)
-        named.update(zip(entry.hf_names(), parts, strict=True))
+        parts = split(entry.rule, unshard(entry.rule, shards), shape)
+        named.update(zip(entry.hf_names(), map(join, parts), strict=True))
     return named

@@ -8,7 +8,7 @@ import shutil
 from pathlib import Path
 from typing import NamedTuple
 
-from s2l_nemo.report.atomic import TEMPORARY, sync, write_json_atomic
+from s2l_nemo.files import TEMPORARY, sync, write_json_atomic
 
 MARKER = "COMPLETE.json"
 _NAME = re.compile(r"step_(\d{6,})(\.old)?")

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from s2l_nemo.errors import UserError
-from s2l_nemo.report.atomic import write_text_atomic
+from s2l_nemo.files import write_text_atomic
 from s2l_nemo.report.run_dir import RunDir
 
 REQUIRED_KEYS = (

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
 
-from s2l_nemo.report.atomic import replacing
+from s2l_nemo.files import replacing
 from s2l_nemo.types import Group
 
 

@@ -12,7 +12,7 @@ from pathlib import Path
 import yaml
 
 from s2l_nemo.errors import UserError
-from s2l_nemo.report.atomic import TEMPORARY, check_free_space, write_json_atomic, write_text_atomic
+from s2l_nemo.files import TEMPORARY, check_free_space, write_json_atomic, write_text_atomic
 from s2l_nemo.report.checkpoints import (
     Checkpoint,
     complete_checkpoints,
@@ -40,6 +40,7 @@ MAY_CHANGE_SECTIONS = ("validation", "checkpoint", "logging")
 MAY_CHANGE = (
     "run.dir",
     "run.dry_run",
+    "run.export_hf",
     "run.resume",
     "run.save_nemo",
     "trainer.accelerator",

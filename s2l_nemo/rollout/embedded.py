@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import hashlib
 from collections import deque
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar
 
 import torch
-from transformers import AutoModelForCausalLM, DynamicCache
+from transformers import AutoConfig, AutoModelForCausalLM, DynamicCache
+from transformers.modeling_utils import no_init_weights
 
 from s2l_nemo.rollout.attention import GROUPED_SDPA
 from s2l_nemo.rollout.kv_cache import SlotCache
@@ -84,9 +85,46 @@ class EmbeddedEngine:
         if not (Path(path) / "config.json").is_file():
             raise UserError(f"no Hugging Face model in {path}: it has no config.json; give the folder of a checkpoint")
         model = AutoModelForCausalLM.from_pretrained(
-            path, torch_dtype=dtype, attn_implementation="sdpa", local_files_only=True, use_safetensors=True
-        )
-        return cls(model.to(device), source=source, max_batch_rows=max_batch_rows)
+            path,
+            torch_dtype=dtype,
+            attn_implementation="sdpa",
+            local_files_only=True,
+            use_safetensors=True,
+            trust_remote_code=False,
+        ).to(device)
+        for parameter in model.parameters():
+            if parameter.is_cpu:
+                # It is mapped where the file has it, and sums depend on how an address is aligned: the same weights in
+                # another file, or from another format, would give numbers that differ in the last bit.
+                parameter.data = parameter.data.clone()
+        return cls(model, source=source, max_batch_rows=max_batch_rows)
+
+    @classmethod
+    def from_weights(
+        cls: type[Engine],
+        config: Mapping[str, Any],
+        buckets: Iterable[dict[str, torch.Tensor]],
+        *,
+        source: Source,
+        device: str | torch.device,
+        dtype: torch.dtype,
+        max_batch_rows: int,
+    ) -> Engine:
+        """Builds the model that a Hugging Face config.json describes and fills it, where there is no such folder.
+
+        `buckets` are full tensors under Hugging Face names, tied ones once. Raises ValueError for a name that is
+        unknown, missing, repeated or of another shape.
+        """
+        figures = dict(config)
+        model_config = AutoConfig.for_model(figures.pop("model_type"), **figures)
+        with no_init_weights(), torch.device(device):
+            model = AutoModelForCausalLM.from_config(
+                model_config, torch_dtype=dtype, attn_implementation="sdpa", trust_remote_code=False
+            )
+        model.tie_weights()  # left out with the initialisation
+        engine = cls(model, source=source, max_batch_rows=max_batch_rows)
+        engine._fill(buckets, "weights given")
+        return engine
 
     def generate(self, requests: Sequence[SampleRequest], params: SamplingParams) -> list[Completion]:
         """One completion per request, in the order of the requests; see `RolloutEngine.generate`."""
@@ -118,6 +156,26 @@ class EmbeddedEngine:
         for name, tensor in self._model.state_dict(keep_vars=True).items():
             weights.setdefault(id(tensor), (name, tensor))
         return dict(weights.values())
+
+    @torch.no_grad()
+    def _fill(self, buckets: Iterable[dict[str, torch.Tensor]], what: str) -> None:
+        """Replaces every weight in place. Raises ValueError, which `what` begins, unless each comes exactly once."""
+        missing = self._weights()
+        known = set(missing)
+        for bucket in buckets:
+            for name, tensor in bucket.items():
+                if name not in known:
+                    raise ValueError(f"{what}: the model has no tensor {name} (or it is tied)")
+                if name not in missing:
+                    raise ValueError(f"{what}: tensor {name} came twice")
+                ours = missing.pop(name)
+                if ours.shape != tensor.shape:
+                    raise ValueError(
+                        f"{what}: tensor {name} has shape {tuple(tensor.shape)}, the model's has {tuple(ours.shape)}"
+                    )
+                ours.copy_(tensor)
+        if missing:
+            raise ValueError(f"{what}: {len(missing)} tensors are missing, first {min(missing)}")
 
     def _check_fits(self, requests: Sequence[SampleRequest], params: SamplingParams) -> None:
         limit = self._model.config.max_position_embeddings
@@ -239,27 +297,10 @@ class EmbeddedLearnerEngine(EmbeddedEngine):
             raise RuntimeError(f"the update to weight version {self._updating} is incomplete: send all weights again")
         return super().generate(requests, params)
 
-    @torch.no_grad()
     def update_weights(self, buckets: Iterable[dict[str, torch.Tensor]], version: int) -> None:
         """Replaces every weight in place; see `LearnerEngine.update_weights`."""
         self._updating = version
-        missing = self._weights()
-        known = set(missing)
-        for bucket in buckets:
-            for name, tensor in bucket.items():
-                if name not in known:
-                    raise ValueError(f"weight version {version}: the model has no tensor {name} (or it is tied)")
-                if name not in missing:
-                    raise ValueError(f"weight version {version}: tensor {name} came twice")
-                ours = missing.pop(name)
-                if ours.shape != tensor.shape:
-                    raise ValueError(
-                        f"weight version {version}: tensor {name} has shape {tuple(tensor.shape)},"
-                        f" the model's has {tuple(ours.shape)}"
-                    )
-                ours.copy_(tensor)
-        if missing:
-            raise ValueError(f"weight version {version}: {len(missing)} tensors are missing, first {min(missing)}")
+        self._fill(buckets, f"weight version {version}")
         self._weight_version = version
         self._updating = None
 

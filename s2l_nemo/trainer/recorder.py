@@ -12,7 +12,7 @@ from typing import Any
 import torch
 
 from s2l_nemo.config.schema import CheckpointConfig, LoggingConfig
-from s2l_nemo.report.atomic import check_free_space, write_json_atomic
+from s2l_nemo.files import check_free_space, write_json_atomic
 from s2l_nemo.report.checkpoints import prune_checkpoints, publish_checkpoint
 from s2l_nemo.report.console import StepConsole
 from s2l_nemo.report.metrics import MetricsWriter
@@ -117,10 +117,15 @@ class Recorder:
         final = self.run_dir.path / "final.nemo"
         temporary = final.with_name("tmp_final.nemo")
         actor.save_nemo(temporary)
-        torch.distributed.barrier()
         if self.writer is not None:
             temporary.replace(final)
         self.say(f"trained learner {final}")
+
+    def export_hf(self, actor: Actor) -> None:
+        """Writes the Hugging Face folder `hf` beside the checkpoints, all or nothing. Collective."""
+        folder = self.run_dir.path / "hf"
+        actor.save_hugging_face(folder)
+        self.say(f"trained learner {folder}")
 
     def say(self, text: str) -> None:
         if self.console is not None:

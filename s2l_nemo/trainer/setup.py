@@ -5,35 +5,33 @@ from __future__ import annotations
 import signal
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
 
 from s2l_nemo.config.load import resolved_yaml
-from s2l_nemo.config.schema import Config, Precision
+from s2l_nemo.config.schema import Config
 from s2l_nemo.data.prompts import PromptSet, load_prompts
 from s2l_nemo.data.tokenizer import check_same_tokenizer, load_tokenizer, stop_token_ids
-from s2l_nemo.report.atomic import check_free_space
+from s2l_nemo.files import check_free_space
 from s2l_nemo.report.checkpoints import Checkpoint
 from s2l_nemo.report.console import StepConsole
 from s2l_nemo.report.metrics import MetricsWriter
 from s2l_nemo.report.run_dir import RunDir, create_run_dir
 from s2l_nemo.rewards.grader import make_grader
-from s2l_nemo.rollout.embedded import EmbeddedEngine, EmbeddedLearnerEngine
 from s2l_nemo.schedule import make_schedule
+from s2l_nemo.trainer.engines import make_engines
 from s2l_nemo.trainer.loop import Limits, Trainer
 from s2l_nemo.trainer.recorder import Recorder
 from s2l_nemo.trainer.sampling import Sampler
 from s2l_nemo.trainer.stop import StopRequest
-from s2l_nemo.types import SamplingParams, Source, UserError
+from s2l_nemo.types import SamplingParams, UserError
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerFast
 
     from s2l_nemo.actor.actor import S2LActor
 
-DTYPES = {Precision.fp32: torch.float32, Precision.bf16: torch.bfloat16}
 CHECKPOINT_BYTES_PER_PARAMETER = 16  # weights, fp32 master weights and two moments, with room
 
 
@@ -57,6 +55,8 @@ def run_training(cfg: Config, inputs: Inputs) -> int:
             recorder.summarize(trainer.step)
             if cfg.run.save_nemo:
                 recorder.save_nemo(trainer.actor)
+            if cfg.run.export_hf:
+                recorder.export_hf(trainer.actor)
     finally:
         recorder.close()
     if received:
@@ -169,20 +169,6 @@ def make_actor(cfg: Config) -> S2LActor:
     )
 
 
-def make_engines(cfg: Config, device: torch.device) -> tuple[EmbeddedEngine | None, EmbeddedLearnerEngine]:
-    """The frozen explorer, None for plain GRPO, and the learner's engine; a copy of each on every rank."""
-    dtype, rows = DTYPES[cfg.model.precision], cfg.rollout.max_batch_rows
-    explorer = None
-    if cfg.explorer.path is not None:
-        explorer = EmbeddedEngine.from_pretrained(
-            cfg.explorer.path, source=Source.EXPLORER, device=device, dtype=dtype, max_batch_rows=rows
-        )
-    learner = EmbeddedLearnerEngine.from_pretrained(
-        cfg.model.path, source=Source.LEARNER, device=device, dtype=dtype, max_batch_rows=rows
-    )
-    return explorer, learner
-
-
 def check_identity(state: dict[str, Any], identity: dict[str, Any], cfg: Config) -> None:
     """Refuses to continue with another explorer than the one the run began with."""
     for key, value in identity.items():
@@ -218,8 +204,7 @@ def make_recorder(
         )
         console = StepConsole(cfg.algorithm.steps, start_step=state["step"])
         console.__enter__()
-    parameters = sum(file.stat().st_size for file in Path(cfg.model.path).glob("*.safetensors")) // 2
-    checkpoint_bytes = parameters * CHECKPOINT_BYTES_PER_PARAMETER
+    checkpoint_bytes = actor.shape.parameters * CHECKPOINT_BYTES_PER_PARAMETER
     check_free_space(run_dir.path, checkpoint_bytes)
     return Recorder(
         run_dir=run_dir,

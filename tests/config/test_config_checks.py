@@ -22,6 +22,8 @@ QWEN3 = {
     "max_position_embeddings": 256,
     "tie_word_embeddings": True,
     "eos_token_id": 3,
+    "rope_theta": 1e6,
+    "rms_norm_eps": 1e-6,
 }
 
 
@@ -135,8 +137,10 @@ def test_the_explorer_is_not_read_when_no_step_uses_it(tmp_path: Path) -> None:
     ("learner", "explorer", "overrides", "fragments"),
     [
         ({}, None, "", ["explorer.path=", "explorer is not a folder", "tools/make_tiny_family.py"]),
-        ({"model_type": "llama"}, {}, "", ["learner/config.json", "model_type=llama", "qwen3"]),
-        ({}, {"model_type": "llama"}, "", ["explorer/config.json", "model_type=llama"]),
+        ({"model_type": "gpt2"}, {}, "", ["learner/config.json", "model_type=gpt2", "qwen3, internlm2 or llama"]),
+        ({}, {"model_type": "gpt2"}, "", ["explorer/config.json", "model_type=gpt2"]),
+        ({"rope_theta": None}, {}, "", ["learner/config.json", "rope_theta=None"]),
+        ({}, {"rms_norm_eps": 0}, "", ["explorer/config.json", "rms_norm_eps=0"]),
         ({"head_dim": None}, {}, "", ["learner/config.json", "head_dim=None"]),
         ({"num_hidden_layers": "4"}, {}, "", ["num_hidden_layers=4 must be a positive integer"]),
         ({"num_key_value_heads": 1}, {}, "", ["tensor_model_parallel_size=2", "num_key_value_heads=1", "divisor of 1"]),

@@ -35,7 +35,18 @@ def test_public_models_are_known_by_exact_name(path: str, name: str | None) -> N
 
 def test_parameters_by_hand() -> None:
     shape = ModelShape(
-        vocab=10, hidden=4, layers=2, heads=2, kv_heads=1, head_dim=3, ffn=5, max_positions=8, tied=False
+        "qwen3",
+        vocab=10,
+        hidden=4,
+        layers=2,
+        heads=2,
+        kv_heads=1,
+        head_dim=3,
+        ffn=5,
+        max_positions=8,
+        tied=False,
+        rope_theta=1e6,
+        rms_norm_eps=1e-6,
     )
     layer = 4 * 6 + 2 * 4 * 3 + 6 * 4 + 3 * 4 * 5 + 2 * 4 + 2 * 3
     assert shape.layer_parameters == layer
@@ -104,14 +115,21 @@ def test_the_source_of_the_figures_is_named(tmp_path: Path) -> None:
     plan = render_plan(load_config([*PAPER, "model.path=no/Qwen3-8B-Base"], CONF))
     assert "learner: 8,190,735,360 parameters (public figures of Qwen3-8B: no/Qwen3-8B-Base is not a folder)" in plan
     unknown = render_plan(load_config(["model.path=no/such"], CONF))
-    assert "learner: unknown (no/such is not a folder, nor the name of a public Qwen3 model)" in unknown
+    assert "learner: unknown (no/such is not a folder, nor the name of a public model)" in unknown
     assert "memory: unknown" in unknown
     assert "actor weights" not in unknown
 
 
 def test_figures_come_from_config_json(tmp_path: Path) -> None:
     figures = {"vocab_size": 10, "hidden_size": 4, "num_hidden_layers": 2, "num_attention_heads": 2}
-    figures |= {"num_key_value_heads": 1, "head_dim": 3, "intermediate_size": 5, "max_position_embeddings": 8}
+    figures |= {
+        "num_key_value_heads": 1,
+        "head_dim": 3,
+        "intermediate_size": 5,
+        "max_position_embeddings": 8,
+        "rope_theta": 1e6,
+        "rms_norm_eps": 1e-6,
+    }
     (tmp_path / "config.json").write_text(json.dumps(figures | {"model_type": "qwen3"}))
     plan = render_plan(load_config([f"model.path={tmp_path}", "experiment=grpo"], CONF))
     assert f"learner: 376 parameters ({tmp_path})" in plan

@@ -1,8 +1,10 @@
-"""Tiny random Qwen3 folders and a fixed batch, the same in every process."""
+"""Tiny random Qwen3 and InternLM2.5 folders and a fixed batch, the same in every process."""
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -11,31 +13,143 @@ from s2l_nemo.types import TrainBatch
 VOCAB = 304
 
 
-def write_qwen3(folder: Path, *, tied: bool = True, seed: int = 0, hidden: int = 64, layers: int = 4) -> Path:
-    """A random Qwen3 (head_dim unlike hidden / heads) with a byte-level tokenizer, as a Hugging Face folder."""
-    from tokenizers import Tokenizer, decoders, models, pre_tokenizers
-    from transformers import PreTrainedTokenizerFast, Qwen3Config, Qwen3ForCausalLM
+def write_qwen3(
+    folder: Path,
+    *,
+    tied: bool = True,
+    seed: int = 0,
+    hidden: int = 64,
+    layers: int = 4,
+    dtype: torch.dtype = torch.float32,
+    shards: int = 1,
+    **config: Any,
+) -> Path:
+    """A random Qwen3 (head_dim unlike hidden / heads) with a byte-level tokenizer, as a Hugging Face folder.
+
+    It is cut into at least `shards` files of about equal size. `config` overrides figures of config.json.
+    """
+    from transformers import Qwen3Config, Qwen3ForCausalLM
 
     torch.manual_seed(seed)
-    config = Qwen3Config(
-        vocab_size=VOCAB,
-        hidden_size=hidden,
-        intermediate_size=96,
-        num_hidden_layers=layers,
-        num_attention_heads=4,
-        num_key_value_heads=2,
-        head_dim=24,
-        rope_theta=1e6,
-        tie_word_embeddings=tied,
-        max_position_embeddings=256,
-        bos_token_id=None,
-        eos_token_id=258,
-    )
-    model = Qwen3ForCausalLM(config)
+    figures: dict[str, Any] = {
+        "vocab_size": VOCAB,
+        "hidden_size": hidden,
+        "intermediate_size": 96,
+        "num_hidden_layers": layers,
+        "num_attention_heads": 4,
+        "num_key_value_heads": 2,
+        "head_dim": 24,
+        "rope_theta": 1e6,
+        "tie_word_embeddings": tied,
+        "max_position_embeddings": 256,
+        "bos_token_id": None,
+        "eos_token_id": 258,
+    }
+    model = Qwen3ForCausalLM(Qwen3Config(**(figures | config)))
     with torch.no_grad():
         for parameter in model.parameters():  # norms of all ones would hide a lost one
             parameter.add_(0.05 * torch.randn_like(parameter))
-    model.save_pretrained(folder)
+    model.to(dtype)
+    size = sum(parameter.numel() * parameter.element_size() for parameter in model.parameters())
+    model.save_pretrained(folder, max_shard_size=size if shards == 1 else size // shards)
+    write_tokenizer(folder)
+    return folder
+
+
+def write_internlm2(
+    folder: Path,
+    *,
+    seed: int = 0,
+    hidden: int = 64,
+    layers: int = 4,
+    heads: int = 4,
+    kv_heads: int = 2,
+    dtype: torch.dtype = torch.float32,
+) -> Path:
+    """A random InternLM2.5 with a byte-level tokenizer, as on the hub: its code is remote and must never be run.
+
+    The code that its files name creates `folder/EXECUTED`.
+    """
+    from safetensors.torch import save_file
+
+    generator = torch.Generator().manual_seed(seed)
+    ffn, head_dim = 96, hidden // heads
+
+    def matrix(*shape: int) -> torch.Tensor:
+        return (0.05 * torch.randn(*shape, generator=generator)).to(dtype)
+
+    def norm() -> torch.Tensor:
+        return (1 + 0.05 * torch.randn(hidden, generator=generator)).to(dtype)
+
+    tensors = {
+        "model.tok_embeddings.weight": matrix(VOCAB, hidden),
+        "model.norm.weight": norm(),
+        "output.weight": matrix(VOCAB, hidden),
+    }
+    for layer in range(layers):
+        groups = [matrix((heads // kv_heads + 2) * head_dim, hidden) for _ in range(kv_heads)]  # [q heads.., k, v]
+        tensors |= {
+            f"model.layers.{layer}.{name}.weight": tensor
+            for name, tensor in {
+                "attention_norm": norm(),
+                "attention.wqkv": torch.cat(groups),
+                "attention.wo": matrix(hidden, hidden),
+                "ffn_norm": norm(),
+                "feed_forward.w1": matrix(ffn, hidden),
+                "feed_forward.w2": matrix(hidden, ffn),
+                "feed_forward.w3": matrix(ffn, hidden),
+            }.items()
+        }
+    config = {
+        "architectures": ["InternLM2ForCausalLM"],
+        "auto_map": {
+            "AutoConfig": "modeling_internlm2.InternLM2Config",
+            "AutoModel": "modeling_internlm2.InternLM2ForCausalLM",
+            "AutoModelForCausalLM": "modeling_internlm2.InternLM2ForCausalLM",
+        },
+        "attn_implementation": "eager",
+        "bias": False,
+        "bos_token_id": 256,
+        "eos_token_id": 258,
+        "hidden_act": "silu",
+        "hidden_size": hidden,
+        "initializer_range": 0.02,
+        "intermediate_size": ffn,
+        "max_position_embeddings": 256,
+        "model_type": "internlm2",
+        "num_attention_heads": heads,
+        "num_hidden_layers": layers,
+        "num_key_value_heads": kv_heads,
+        "pad_token_id": 256,
+        "pretraining_tp": 1,
+        "rms_norm_eps": 1e-5,
+        "rope_scaling": {"type": "dynamic", "factor": 2.0},
+        "rope_theta": 1e6,
+        "tie_word_embeddings": False,
+        "torch_dtype": str(dtype).removeprefix("torch."),
+        "use_cache": True,
+        "vocab_size": VOCAB,
+    }
+    folder.mkdir(parents=True, exist_ok=True)
+    save_file(tensors, folder / "model.safetensors", {"format": "pt"})
+    (folder / "config.json").write_text(json.dumps(config, indent=2))
+    (folder / "generation_config.json").write_text(json.dumps({"eos_token_id": [257, 258]}))
+    write_tokenizer(folder)
+    tokenizer = json.loads((folder / "tokenizer_config.json").read_text())
+    tokenizer["tokenizer_class"] = "InternLM2Tokenizer"
+    tokenizer["auto_map"] = {
+        "AutoTokenizer": ["modeling_internlm2.InternLM2Tokenizer", "modeling_internlm2.InternLM2TokenizerFast"]
+    }
+    (folder / "tokenizer_config.json").write_text(json.dumps(tokenizer, indent=2))
+    marker = str((folder / "EXECUTED").absolute())
+    (folder / "modeling_internlm2.py").write_text(f"open({marker!r}, 'w').close()\n")
+    return folder
+
+
+def write_tokenizer(folder: Path) -> None:
+    from tokenizers import Tokenizer, decoders, models, pre_tokenizers
+    from transformers import PreTrainedTokenizerFast
+
     alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
     bpe = Tokenizer(models.BPE(vocab={character: index for index, character in enumerate(alphabet)}, merges=[]))
     bpe.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
@@ -43,7 +157,6 @@ def write_qwen3(folder: Path, *, tied: bool = True, seed: int = 0, hidden: int =
     bpe.add_special_tokens(["<|endoftext|>", "<|im_start|>", "<|im_end|>"])
     fast = PreTrainedTokenizerFast(tokenizer_object=bpe, eos_token="<|im_end|>", pad_token="<|endoftext|>")
     fast.save_pretrained(folder)
-    return folder
 
 
 def fixed_batch(rows: int = 8, length: int = 24) -> TrainBatch:

@@ -38,6 +38,8 @@ def _parent(function: Callable[..., Any], world: int, args: tuple[Any, ...], fol
     import tests.distributed.preload  # noqa: F401  a failed preload of the fork server is silent
     from s2l_nemo.platform.launch import fork_ranks
 
+    tempfile.tempdir = folder  # ranks end without cleaning up what they unpacked
+
     def rank_main() -> None:
         result = function(*args)
         torch.save(result, Path(folder, f"rank{torch.distributed.get_rank()}.pt"))

@@ -10,7 +10,7 @@ import yaml
 
 from s2l_nemo.config.schema import Config
 from s2l_nemo.errors import UserError
-from s2l_nemo.report.atomic import check_free_space, write_json_atomic, write_text_atomic
+from s2l_nemo.files import check_free_space, write_json_atomic, write_text_atomic
 from s2l_nemo.report.run_dir import MAY_CHANGE, MAY_CHANGE_SECTIONS, _flatten, create_run_dir, publish_checkpoint
 from s2l_nemo.report.versions import _git_state
 

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import json
 import random
 from collections.abc import Iterator
 from dataclasses import replace
@@ -9,6 +10,7 @@ from typing import Any
 import pytest
 import torch
 from random_qwen3 import VOCAB, build_model, make_requests
+from safetensors.torch import save_file
 from transformers import AutoModelForCausalLM, LlamaConfig, StableLmConfig
 
 from s2l_nemo.rollout.embedded import EmbeddedEngine, EmbeddedLearnerEngine
@@ -297,6 +299,66 @@ def test_from_pretrained(tmp_path: Path, dtype: torch.dtype) -> None:
     completions = greedy(engine)
     assert completions[0].source is Source.LEARNER
     assert all(0 <= token < VOCAB for completion in completions for token in completion.token_ids)
+
+
+def from_weights(config: dict[str, Any], buckets: list[dict[str, torch.Tensor]], dtype: torch.dtype) -> EmbeddedEngine:
+    return EmbeddedEngine.from_weights(
+        config, buckets, source=Source.EXPLORER, device="cpu", dtype=dtype, max_batch_rows=64
+    )
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("tied", [False, True])
+def test_from_weights_equals_from_pretrained(tmp_path: Path, tied: bool, dtype: torch.dtype) -> None:
+    model = build_model(tied=tied, seed=3).to(dtype)
+    model.save_pretrained(tmp_path)
+    config = json.loads((tmp_path / "config.json").read_text())
+    # a folder may name code of its own; nothing is looked up
+    config["auto_map"] = {"AutoConfig": "remote.Config", "AutoModelForCausalLM": "remote.Model"}
+    engine = from_weights(config, [{name: tensor} for name, tensor in tensors(model).items()], dtype)
+    loaded = EmbeddedEngine.from_pretrained(
+        tmp_path, source=Source.EXPLORER, device="cpu", dtype=dtype, max_batch_rows=64
+    )
+    assert engine.weight_hash() == loaded.weight_hash()
+    assert greedy(engine) == greedy(loaded)
+    assert not hasattr(engine, "update_weights")
+    assert config["model_type"] == "qwen3"  # the caller's own
+
+
+@pytest.mark.parametrize(("buckets", "message"), [pytest.param(b, m, id=i) for i, b, m in broken_updates()])
+def test_from_weights_needs_every_tensor_once(buckets: list[dict[str, torch.Tensor]], message: str) -> None:
+    with pytest.raises(ValueError, match=f"^weights given: .*{message}"):
+        from_weights(build_model().config.to_dict(), buckets, torch.float32)
+
+
+def test_from_pretrained_runs_no_code_of_the_folder(tmp_path: Path) -> None:
+    build_model(seed=3).save_pretrained(tmp_path)
+    config = json.loads((tmp_path / "config.json").read_text())
+    config["auto_map"] = {"AutoConfig": "remote.Config", "AutoModelForCausalLM": "remote.Model"}
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    (tmp_path / "remote.py").write_text(f"open({str(tmp_path / 'EXECUTED')!r}, 'w').close()\n")
+    engine = EmbeddedEngine.from_pretrained(
+        tmp_path, source=Source.EXPLORER, device="cpu", dtype=torch.float32, max_batch_rows=4
+    )
+    assert engine.weight_hash() == explorer(build_model(seed=3)).weight_hash()
+    assert not (tmp_path / "EXECUTED").exists()
+
+
+def test_from_pretrained_does_not_depend_on_where_the_file_has_a_tensor(tmp_path: Path) -> None:
+    """Sums of a matrix product depend on the alignment of its operands."""
+    model = build_model(seed=3)
+    engines = []
+    for length in range(0, 64, 8):  # of the header, and so of every tensor's offset
+        folder = tmp_path / str(length)
+        model.config.save_pretrained(folder)
+        save_file(tensors(model), folder / "model.safetensors", {"format": "pt", "pad": "x" * length})
+        engines.append(
+            EmbeddedEngine.from_pretrained(
+                folder, source=Source.EXPLORER, device="cpu", dtype=torch.float32, max_batch_rows=64
+            )
+        )
+    first, *others = [greedy(engine) for engine in engines]
+    assert others == [first] * 7
 
 
 def test_from_pretrained_without_a_model(tmp_path: Path) -> None:

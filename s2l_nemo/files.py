@@ -56,5 +56,5 @@ def check_free_space(path: str | Path, needed_bytes: int) -> None:
     if free < needed_bytes:
         raise UserError(
             f"{path} needs {needed_bytes / 1e9:.2f} GB and {existing} has {free / 1e9:.2f} GB free; "
-            "free some space or choose another run.dir"
+            "free some space or choose another place"
         )

@@ -1,0 +1,29 @@
+"""The tokenizer that NeMo's model carries, from local files and without their code."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from nemo.collections.common.tokenizers.huggingface.auto_tokenizer import AutoTokenizer
+from nemo.utils import AppState
+
+from s2l_nemo.config.model_files import HF_FILES
+from s2l_nemo.data.tokenizer import load_tokenizer
+
+
+class LocalTokenizer(AutoTokenizer):
+    """NeMo's wrapper around a tokenizer of a local folder."""
+
+    def _initialize_tokenizer(self, pretrained_model_name: str, *args: Any, **kwargs: Any) -> None:
+        self.tokenizer = load_tokenizer(pretrained_model_name)
+
+
+def tokenizer_folder(configured: str) -> Path | None:
+    """The tokenizer packed in the checkpoint that NeMo is restoring, else the folder `configured`, if there is one."""
+    state = AppState()
+    if state.is_model_being_restored and state.nemo_file_folder is not None:
+        packed = Path(state.nemo_file_folder, HF_FILES)
+        if packed.is_dir():
+            return packed
+    return Path(configured) if Path(configured).is_dir() else None

@@ -1,0 +1,263 @@
+"""New folders and tars of files: streamed, hashed on the way, and there either completely or not at all."""
+
+from __future__ import annotations
+
+import errno
+import hashlib
+import os
+import re
+import shutil
+import tarfile
+from collections import deque
+from collections.abc import Callable, Iterator, Mapping
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, Protocol
+
+from s2l_nemo.errors import UserError
+from s2l_nemo.files import check_free_space, sync
+
+MANIFEST = "SHA256SUMS"  # in a folder; beside a file it is NAME.sha256. Both are what `sha256sum -c` reads
+_BLOCK = 4 * 2**20  # bytes written, and hashed in another thread, at once
+_AHEAD = 8  # blocks that may wait to be hashed
+_FLUSH = 256 * 2**20  # bytes after which write-back starts: the last fsync then has little left to wait for
+_OURS = {MANIFEST, "config.json", "model_config.yaml", "metadata.json", "latest_checkpointed_iteration.txt"}
+
+Write = Callable[["memoryview | bytes"], None]
+
+
+class Output(Protocol):
+    """A new folder or tar. Its files are written one after the other, each from its start to its end."""
+
+    def file(self, name: str) -> Any:
+        """Context manager that yields a function which appends bytes to the planned file `name`."""
+
+
+class HashedFile:
+    """A new file of known size: space is taken first, hashing and write-back run in threads of their own."""
+
+    def __init__(self, path: Path, size: int, progress: Callable[[int], None]) -> None:
+        self.path, self.size, self.written = path, size, 0
+        self._progress = progress
+        self._digest = hashlib.sha256()
+        self._descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o644)
+        self._hasher, self._flusher = ThreadPoolExecutor(1), ThreadPoolExecutor(1)
+        self._hashing: deque[Future[None]] = deque()
+        self._flushing: Future[None] | None = None
+        self._flushed = 0
+        if size:
+            _allocate(self._descriptor, size, path)
+
+    def write(self, data: memoryview | bytes) -> None:
+        view = memoryview(data)
+        for start in range(0, len(view), _BLOCK):
+            block = view[start : start + _BLOCK]
+            self._hashing.append(self._hasher.submit(self._digest.update, block))
+            if len(self._hashing) > _AHEAD:
+                self._hashing.popleft().result()
+            done = 0
+            while done < len(block):
+                done += os.write(self._descriptor, block[done:])
+            self.written += len(block)
+            self._progress(len(block))
+            self._flush()
+
+    def _flush(self) -> None:
+        if self.written - self._flushed < _FLUSH or not (self._flushing is None or self._flushing.done()):
+            return
+        if self._flushing is not None:
+            self._flushing.result()
+        self._flushed = self.written
+        self._flushing = self._flusher.submit(os.fdatasync, self._descriptor)
+
+    def finish(self) -> str:
+        """Waits until all bytes are on the disk and returns their SHA-256 as lowercase hex."""
+        assert self.written == self.size, f"{self.path}: {self.written} bytes were written, {self.size} were planned"
+        for future in [*self._hashing, *([self._flushing] if self._flushing else [])]:
+            future.result()
+        os.fsync(self._descriptor)
+        return self._digest.hexdigest()
+
+    def close(self) -> None:
+        self._hasher.shutdown(cancel_futures=True)
+        self._flusher.shutdown(cancel_futures=True)
+        os.close(self._descriptor)
+
+
+class FolderOutput:
+    """Files in a folder, and a manifest of their hashes."""
+
+    def __init__(self, folder: Path, plan: Mapping[str, int], progress: Callable[[int], None]) -> None:
+        self._folder, self._plan, self._progress = folder, plan, progress
+        self._hashes: dict[str, str] = {}
+        folder.mkdir()
+
+    @contextmanager
+    def file(self, name: str) -> Iterator[Write]:
+        path = self._folder / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        part = path.with_name(
+            f"{path.name}.part"
+        )  # it has its full size from the start: no loader may take it for whole
+        with _closing(HashedFile(part, self._plan[name], self._progress)) as file:
+            yield file.write
+            self._hashes[name] = file.finish()
+        part.rename(path)
+
+    def finish(self) -> None:
+        _check_complete(self._hashes, self._plan)
+        lines = [f"{digest}  {name}\n" for name, digest in sorted(self._hashes.items())]
+        (self._folder / MANIFEST).write_text("".join(lines), encoding="utf-8")
+        sync(self._folder / MANIFEST)
+        for folder in [*(path for path in self._folder.rglob("*") if path.is_dir()), self._folder]:
+            sync(folder)
+
+    def close(self) -> None:
+        pass
+
+
+class TarOutput:
+    """Members of an uncompressed tar, and the hash of the whole of it."""
+
+    def __init__(self, path: Path, plan: Mapping[str, int], progress: Callable[[int], None]) -> None:
+        self._plan, self._names = plan, set[str]()
+        self._file = HashedFile(path, tar_size(plan), progress)
+        self.digest = ""
+
+    @contextmanager
+    def file(self, name: str) -> Iterator[Write]:
+        info = tarfile.TarInfo(f"./{name}")
+        info.size = self._plan[name]
+        info.mode = 0o644
+        self._file.write(info.tobuf(tarfile.GNU_FORMAT))
+        start = self._file.written
+        yield self._file.write
+        assert self._file.written - start == info.size, f"{name}: {self._file.written - start} bytes, not {info.size}"
+        self._file.write(bytes(-info.size % tarfile.BLOCKSIZE))
+        self._names.add(name)
+
+    def finish(self) -> None:
+        _check_complete(self._names, self._plan)
+        self._file.write(bytes(self._file.size - self._file.written))
+        self.digest = self._file.finish()
+
+    def close(self) -> None:
+        self._file.close()
+
+
+def tar_size(plan: Mapping[str, int]) -> int:
+    """Bytes of a tar of files of these sizes: headers, padding, and two empty blocks rounded up to a record."""
+    blocks = sum(tarfile.BLOCKSIZE + size + -size % tarfile.BLOCKSIZE for size in plan.values())
+    return blocks + 2 * tarfile.BLOCKSIZE + -(blocks + 2 * tarfile.BLOCKSIZE) % tarfile.RECORDSIZE
+
+
+@contextmanager
+def new_output(
+    path: Path, plan: Mapping[str, int], *, tar: bool, force: bool, progress: Callable[[int], None] = lambda count: None
+) -> Iterator[Output]:
+    """Yields an output for the files of `plan` (name to bytes); it takes the place of `path` once all are written.
+
+    Everything is written beside `path` under a temporary name, flushed to the disk and renamed. Whatever ends the block
+    early leaves `path` as it was. `progress` is told every number of bytes written.
+
+    Raises UserError where `path` exists and `force` is false, where what it would replace is no checkpoint, where its
+    folder is missing, and where the disk is too full.
+    """
+    _clear_stale(path)
+    check_output(path, tar=tar, force=force)
+    check_free_space(path, sum(plan.values()))
+    temporary = path.with_name(f".{path.name}.tmp-{os.getpid()}")
+    output: FolderOutput | TarOutput | None = None
+    try:
+        output = (TarOutput if tar else FolderOutput)(temporary, plan, progress)
+        yield output
+        output.finish()
+        output.close()
+        if isinstance(output, TarOutput):
+            manifest = path.with_name(f"{path.name}.sha256")
+            manifest.unlink(missing_ok=True)
+            os.replace(temporary, path)
+            manifest.write_text(f"{output.digest}  {path.name}\n", encoding="utf-8")
+        else:
+            _replace_folder(temporary, path)
+        sync(path.parent)
+    finally:
+        if output is not None and temporary.exists():
+            output.close()
+        _remove(temporary)
+
+
+def check_output(path: Path, *, tar: bool, force: bool) -> None:
+    """Raises UserError where `new_output` would refuse `path`, before anything expensive begins."""
+    if not path.parent.is_dir():
+        raise UserError(f"{path.parent} is not a folder: create it, or choose another --output")
+    if not os.path.lexists(path):
+        return
+    if not force:
+        raise UserError(f"{path} exists: choose another --output, or add --force to replace it")
+    if path.is_dir() == tar:
+        raise UserError(f"{path} is a {'folder' if tar else 'file'} and would become the other: remove it first")
+    names = set(os.listdir(path)) if path.is_dir() else _OURS
+    if names and not names & _OURS:
+        raise UserError(f"{path} holds no checkpoint, so --force does not replace it: choose another --output")
+
+
+def _allocate(descriptor: int, size: int, path: Path) -> None:
+    """Takes the space at once: a full disk shows now, and later writes are faster (2x on ext4)."""
+    try:
+        os.posix_fallocate(descriptor, 0, size)
+    except OSError as error:
+        if error.errno == errno.ENOSPC:
+            raise UserError(f"{path.parent} has no room for {size / 1e9:.2f} GB: free some space") from None
+        if error.errno not in (errno.EOPNOTSUPP, errno.EINVAL):  # a file system without preallocation just writes
+            raise
+
+
+@contextmanager
+def _closing(file: HashedFile) -> Iterator[HashedFile]:
+    try:
+        yield file
+    finally:
+        file.close()
+
+
+def _check_complete(written: Any, plan: Mapping[str, int]) -> None:
+    assert set(written) == set(plan), f"planned but not written: {sorted(set(plan) - set(written))}"
+
+
+def _replace_folder(temporary: Path, path: Path) -> None:
+    old = path.with_name(f".{path.name}.old-{os.getpid()}")
+    if path.exists():
+        path.rename(old)
+    temporary.rename(path)
+    _remove(old)
+
+
+def _clear_stale(path: Path) -> None:
+    """Removes what a killed conversion to `path` left, and puts back an output it was about to replace."""
+    for other in path.parent.glob(f".{path.name}.*"):
+        match = re.fullmatch(re.escape(f".{path.name}") + r"\.(tmp|old)-(\d+)", other.name)
+        if match is None or _is_alive(int(match[2])):
+            continue
+        if match[1] == "old" and not path.exists():
+            other.rename(path)
+        else:
+            _remove(other)
+
+
+def _is_alive(process: int) -> bool:
+    try:
+        os.kill(process, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:  # it is there, and not ours
+        return True
+    return True
+
+
+def _remove(path: Path) -> None:
+    if path.is_dir():
+        shutil.rmtree(path)
+    else:
+        path.unlink(missing_ok=True)

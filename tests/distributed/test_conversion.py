@@ -1,0 +1,102 @@
+"""What the converters write, restored by the actor and by NeMo-Aligner at any layout; what training wrote, exported."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from s2l_nemo.convert.open import open_checkpoint
+from s2l_nemo.convert.output import new_output
+from s2l_nemo.convert.to_hugging_face import HuggingFaceExport, tensors_of
+from s2l_nemo.convert.to_nemo import Format, NemoExport
+from tests.distributed.models import fixed_batch, write_internlm2, write_qwen3
+from tests.distributed.ranks import run_ranks
+from tests.distributed.test_layouts import TEMPERATURE, build, hugging_face_logprobs
+
+LAYOUTS = [(1, 1), (2, 1), (1, 2), (2, 2)]
+MODELS = ["tied", "untied", "internlm2"]
+
+
+def write_model(folder: Path, model: str, seed: int) -> Path:
+    if model == "internlm2":
+        return write_internlm2(folder, seed=seed)
+    return write_qwen3(folder, tied=model == "tied", seed=seed, shards=3)
+
+
+def to_nemo(source: Path, output: Path, form: Format) -> Path:
+    plan = NemoExport(open_checkpoint(source), form, "")
+    with new_output(output, plan.files, tar=form == "nemo", force=False) as files:
+        plan.write(files)
+    return output
+
+
+def to_hf(source: Path, output: Path, *, as_llama: bool = False, hf_files: Path | None = None) -> Path:
+    checkpoint = open_checkpoint(source, hf_files=hf_files)
+    plan = HuggingFaceExport(checkpoint.shape, checkpoint.dtype, checkpoint.hf_files, as_llama=as_llama)
+    with new_output(output, plan.files, tar=False, force=False) as files:
+        plan.write(files, tensors_of(checkpoint, plan.family))
+    return output
+
+
+def expected_logprobs(folder: Path) -> torch.Tensor:
+    """By transformers; an InternLM2.5 in its Llama form."""
+    from transformers import AutoModelForCausalLM
+
+    model = AutoModelForCausalLM.from_pretrained(folder, trust_remote_code=False, attn_implementation="eager")
+    return hugging_face_logprobs(model.eval(), fixed_batch().tokens_BT)[0]
+
+
+def restored_logprobs(other: Path, checkpoint: Path, tp: int, pp: int) -> dict[str, Any]:
+    """Log-probs of a NeMo checkpoint by both ways in: the actor's own, and NeMo-Aligner's into other weights."""
+    from nemo_aligner.utils.utils import load_from_nemo
+
+    from s2l_nemo.actor.actor import S2LActor
+
+    actor = build(other, tp, pp)
+    before, _ = actor.infer(fixed_batch(), TEMPERATURE)
+    actor.load_weights(checkpoint)
+    own, _ = actor.infer(fixed_batch(), TEMPERATURE)
+    restored = load_from_nemo(S2LActor, actor.cfg, actor.trainer, strict=True, restore_path=str(checkpoint))
+    by_nemo, _ = restored.infer(fixed_batch(), TEMPERATURE)
+    pairs = zip(actor.parameters_by_name().items(), restored.parameters_by_name().items(), strict=True)
+    equal = [name == again and torch.equal(one, other) for (name, one), (again, other) in pairs]
+    return {"before": before, "own": own, "by_nemo": by_nemo, "equal": equal}
+
+
+@pytest.mark.parametrize(("tp", "pp"), LAYOUTS)
+@pytest.mark.parametrize("model", MODELS)
+def test_a_nemo_checkpoint_restores_at_any_layout(tmp_path: Path, model: str, tp: int, pp: int) -> None:
+    source, other = (write_model(tmp_path / f"hf{seed}", model, seed) for seed in (1, 2))
+    form: Format = "nemo" if tp == pp else "nemo-dir"  # both forms, each at two layouts
+    checkpoint = to_nemo(source, tmp_path / ("model.nemo" if form == "nemo" else "model"), form)
+    reference = to_hf(checkpoint, tmp_path / "llama", as_llama=True) if model == "internlm2" else source
+    expected = expected_logprobs(reference)
+    for rank in run_ranks(restored_logprobs, tp * pp, other, checkpoint, tp, pp):
+        assert (rank["own"] - expected).abs().max() < 1e-5
+        assert (rank["by_nemo"] - expected).abs().max() < 1e-5
+        assert all(rank["equal"])
+        assert len(rank["equal"]) > 10 // pp
+        assert (rank["before"] - expected).abs().max() > 1e-2  # the weights were other ones before
+    assert not list(tmp_path.rglob("EXECUTED"))
+
+
+def megatron_logprobs(other: Path, checkpoint: Path) -> torch.Tensor:
+    """Restored by Megatron's own loader, without NeMo's prefix: what Megatron-LM does."""
+    from megatron.core import dist_checkpointing
+
+    actor = build(other, 1, 1)
+    (module,) = actor.get_model_module_list()
+    loaded = dist_checkpointing.load({"model": module.sharded_state_dict()}, str(checkpoint))
+    module.load_state_dict(loaded["model"])
+    return actor.infer(fixed_batch(), TEMPERATURE)[0]
+
+
+def test_megatron_loads_its_format(tmp_path: Path) -> None:
+    source, other = (write_model(tmp_path / f"hf{seed}", "untied", seed) for seed in (1, 2))
+    checkpoint = to_nemo(source, tmp_path / "megatron", "megatron")
+    assert (checkpoint / "latest_checkpointed_iteration.txt").read_text() == "release"
+    (logprobs,) = run_ranks(megatron_logprobs, 1, other, checkpoint / "release")
+    assert (logprobs - expected_logprobs(source)).abs().max() < 1e-5

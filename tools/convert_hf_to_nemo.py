@@ -1,0 +1,41 @@
+"""Converts a Hugging Face checkpoint to one that NeMo and NeMo-Aligner restore at any tensor and pipeline parallelism.
+
+    python tools/convert_hf_to_nemo.py --input models/Qwen3-8B-Base --output models/Qwen3-8B-Base.nemo-dir
+
+Qwen3, InternLM2, InternLM2.5 and Llama; no model is built and no code of the input is run.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # runs from a clone without installation
+
+from s2l_nemo.convert.command import DTYPES, check_paths, run_command, write_output
+from s2l_nemo.convert.open import open_checkpoint
+from s2l_nemo.convert.to_nemo import FORMATS, Format, NemoExport
+
+
+def main(argv: list[str]) -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--input", type=Path, required=True, help="Hugging Face folder of safetensors")
+    parser.add_argument("--output", type=Path, required=True, help="new folder, or new .nemo file")
+    parser.add_argument("--format", choices=FORMATS, help="default: nemo where --output ends in .nemo, else nemo-dir")
+    parser.add_argument("--dtype", choices=DTYPES, help="cast the weights; default: as they are")
+    parser.add_argument("--tp", type=int, default=1, help="tensor parallelism written into model_config.yaml")
+    parser.add_argument("--pp", type=int, default=1, help="pipeline parallelism written into model_config.yaml")
+    parser.add_argument("--force", action="store_true", help="replace an existing output")
+    options = parser.parse_args(argv)
+    form: Format = options.format or ("nemo" if options.output.suffix == ".nemo" else "nemo-dir")
+    tar = form == "nemo"
+    check_paths(options.input, options.output, tar=tar, force=options.force)
+    source = open_checkpoint(options.input, DTYPES.get(options.dtype))
+    plan = NemoExport(source, form, str(options.input.resolve()), options.tp, options.pp)
+    write_output(options.output, plan.files, plan.write, tar=tar, force=options.force)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(run_command(lambda: main(sys.argv[1:])))

@@ -1,0 +1,50 @@
+"""Converts a NeMo or Megatron checkpoint to a Hugging Face folder that transformers, vLLM and TensorRT-LLM load.
+
+    python tools/convert_nemo_to_hf.py --input runs/8b/final.nemo --output models/Qwen3-8B-S2L
+
+The input may have been saved at any tensor and pipeline parallelism. No model is built.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # runs from a clone without installation
+
+from s2l_nemo.convert.command import DTYPES, check_paths, parse_size, run_command, write_output
+from s2l_nemo.convert.open import open_checkpoint
+from s2l_nemo.convert.to_hugging_face import HuggingFaceExport, tensors_of
+from s2l_nemo.errors import UserError
+
+
+def main(argv: list[str]) -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--input", type=Path, required=True, help="NeMo folder, .nemo file or Megatron folder")
+    parser.add_argument("--output", type=Path, required=True, help="new Hugging Face folder")
+    parser.add_argument("--as-llama", action="store_true", help="InternLM2.5 under Llama's names, for engines")
+    parser.add_argument("--hf-files", type=Path, help="folder of config.json and tokenizer, where the input has none")
+    parser.add_argument("--dtype", choices=DTYPES, help="cast the weights; default: as they are")
+    parser.add_argument("--max-shard-size", type=parse_size, default="5GB", help="of a safetensors file; default 5GB")
+    parser.add_argument("--force", action="store_true", help="replace an existing output")
+    options = parser.parse_args(argv)
+    check_paths(options.input, options.output, tar=False, force=options.force)
+    source = open_checkpoint(options.input, DTYPES.get(options.dtype), options.hf_files)
+    if options.as_llama and source.shape.family == "qwen3":
+        raise UserError(f"--as-llama: {options.input} is a qwen3 model, whose q/k norms Llama lacks: leave it out")
+    plan = HuggingFaceExport(
+        source.shape,
+        source.dtype,
+        source.hf_files,
+        as_llama=options.as_llama,
+        redundant_output=source.redundant_output,
+        max_shard_bytes=options.max_shard_size,
+    )
+    tensors = tensors_of(source, plan.family)
+    write_output(options.output, plan.files, lambda output: plan.write(output, tensors), tar=False, force=options.force)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(run_command(lambda: main(sys.argv[1:])))
