@@ -25,16 +25,16 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import numpy
-import torch
 from rich.console import Console
 from rich.table import Table
 
 from s2l_nemo.config.model_shape import PUBLIC_SHAPES
+from s2l_nemo.convert.dtypes import BFLOAT16
 from s2l_nemo.convert.hf_config import config_of_shape
 from s2l_nemo.convert.names import hf_shapes
 from s2l_nemo.convert.output import new_output
 from s2l_nemo.convert.plan import entries
-from s2l_nemo.convert.rows import Rows
+from s2l_nemo.convert.rows import MemoryRows, Rows
 from s2l_nemo.convert.safetensors_writer import SafetensorsPlan, TensorPlan
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -49,14 +49,14 @@ def generate(folder: Path, model: str) -> int:
         for entry in entries(shape)
         for name, sizes in zip(entry.hf_names(), hf_shapes(entry.rule, shape), strict=True)
     ]
-    weights = SafetensorsPlan(tensors, torch.bfloat16, 5 * 10**9)
-    config = (json.dumps(config_of_shape(shape, torch.bfloat16)) + "\n").encode()
+    weights = SafetensorsPlan(tensors, BFLOAT16, 5 * 10**9)
+    config = (json.dumps(config_of_shape(shape, BFLOAT16)) + "\n").encode()
     random = numpy.random.default_rng(0)
 
     def data() -> Iterator[tuple[str, Rows]]:
         for tensor in tensors:
             rows, width = tensor.shape[0], 2 * (tensor.shape[1] if len(tensor.shape) > 1 else 1)
-            yield tensor.name, (torch.from_numpy(random.integers(0, 256, (rows, width), numpy.uint8)),)
+            yield tensor.name, (MemoryRows(random.integers(0, 256, rows * width, numpy.uint8).data, width),)
 
     with new_output(folder, {"config.json": len(config), **weights.files}, tar=False, force=False) as output:
         with output.file("config.json") as write:

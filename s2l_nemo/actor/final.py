@@ -14,7 +14,8 @@ import torch
 from s2l_nemo.config.model_files import HF_FILES
 from s2l_nemo.convert.nemo import CONVERSION
 from s2l_nemo.convert.output import new_output
-from s2l_nemo.convert.to_hugging_face import HuggingFaceExport, tensors_of_buckets
+from s2l_nemo.convert.tensors import dtype_of, tensors_of_buckets
+from s2l_nemo.convert.to_hugging_face import HuggingFaceExport
 from s2l_nemo.errors import UserError
 
 if TYPE_CHECKING:
@@ -65,7 +66,7 @@ def save_hugging_face(actor: S2LActor, path: Path) -> None:
 def _write(actor: S2LActor, path: Path, buckets: Iterable[dict[str, torch.Tensor]]) -> None:
     assert actor.origin is not None
     export = HuggingFaceExport(
-        actor.shape, actor.weight_dtype, actor.origin.hf_files, redundant_output=actor.origin.redundant_output
+        actor.shape, dtype_of(actor.weight_dtype), actor.origin.hf_files, redundant_output=actor.origin.redundant_output
     )
     with new_output(path, export.files, tar=False, force=True) as output:
         export.write(output, tensors_of_buckets(buckets))

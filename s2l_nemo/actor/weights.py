@@ -10,9 +10,10 @@ from megatron.core import parallel_state
 
 from s2l_nemo.config.model_shape import Family, ModelShape
 from s2l_nemo.convert.checkpoint import Checkpoint
-from s2l_nemo.convert.names import shard, shard_shape
-from s2l_nemo.convert.plan import Entry, buckets, entries, pack, unpack
-from s2l_nemo.convert.rows import from_bytes
+from s2l_nemo.convert.names import full_shape
+from s2l_nemo.convert.plan import Entry, buckets, entries
+from s2l_nemo.convert.shards import pack, shard, shard_rows, shard_shape, unpack
+from s2l_nemo.convert.tensors import tensor_of
 
 Parameters = Mapping[str, torch.nn.Parameter]
 
@@ -25,7 +26,8 @@ def parameter_of(entry: Entry, parameters: Parameters) -> torch.nn.Parameter:
 
 @torch.no_grad()
 def load_weights(checkpoint: Checkpoint, parameters: Parameters) -> None:
-    """Copies this rank's shard of every tensor into `parameters`. Reads only the rows that this rank holds.
+    """Copies this rank's shard of every tensor into `parameters`. Reads only the rows that this rank holds, of
+    tensors that are cut along their rows.
 
     `checkpoint` has been validated when it was opened. Raises AssertionError if a parameter was left unfilled.
     """
@@ -37,10 +39,13 @@ def load_weights(checkpoint: Checkpoint, parameters: Parameters) -> None:
     filled: set[int] = set()
 
     def fill(entry: Entry, parameter: torch.nn.Parameter) -> None:
-        part = shard(entry.rule, checkpoint.rows(entry), tp_size, tp_rank)
-        sizes = shard_shape(entry.rule, shape, tp_size)
-        assert parameter.shape == sizes, f"{entry.rule.megatron}: the model has {parameter.shape}, {sizes} was planned"
-        parameter.copy_(from_bytes(part, checkpoint.dtype, sizes))
+        rule, rows = entry.rule, checkpoint.rows(entry)
+        sizes = shard_shape(rule, shape, tp_size)
+        assert parameter.shape == sizes, f"{rule.megatron}: the model has {parameter.shape}, {sizes} was planned"
+        if rule.tp_dim == 1:  # columns are spread over the whole tensor
+            parameter.copy_(shard(rule, tensor_of(rows, checkpoint.dtype, full_shape(rule, shape)), tp_size, tp_rank))
+        else:
+            parameter.copy_(tensor_of(shard_rows(rule, rows, tp_size, tp_rank), checkpoint.dtype, sizes))
         filled.add(id(parameter))
 
     for entry in entries(shape, pp_size):

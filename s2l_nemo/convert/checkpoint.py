@@ -6,11 +6,10 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Protocol
 
-import torch
-
 from s2l_nemo.config.model_shape import ModelShape
-from s2l_nemo.convert.mapped import Region
+from s2l_nemo.convert.dtypes import Dtype
 from s2l_nemo.convert.plan import Entry
+from s2l_nemo.convert.regions import Region
 from s2l_nemo.convert.rows import Rows
 
 
@@ -20,7 +19,7 @@ class Checkpoint(Protocol):
     path: Path
     kind: str  # for people: "Hugging Face folder", "NeMo folder", ...
     shape: ModelShape
-    dtype: torch.dtype
+    dtype: Dtype
     redundant_output: bool  # tied, and yet an equal output layer is stored, as the hub's Qwen3-0.6B does
 
     @property
@@ -28,4 +27,4 @@ class Checkpoint(Protocol):
         """config.json, tokenizer, ... : all of a Hugging Face folder but its weights."""
 
     def rows(self, entry: Entry) -> Rows:
-        """The full Megatron tensor as rows of bytes, mapped where the format allows it."""
+        """The full Megatron tensor as rows of bytes, which are read from its files when they are used."""

@@ -6,14 +6,16 @@ import math
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
 
-import torch
+import numpy
 
 from s2l_nemo.convert.checkpoint import Checkpoint
+from s2l_nemo.convert.dtypes import BFLOAT16, FLOAT16, Dtype
 from s2l_nemo.convert.names import full_shape
 from s2l_nemo.convert.plan import Entry, entries
-from s2l_nemo.convert.rows import aligned, from_bytes
+from s2l_nemo.convert.rows import blocks
 
 TOKENIZER_FILES = ("tokenizer.json", "tokenizer.model", "vocab.json", "merges.txt")
+_BLOCK = 16 * 2**20  # bytes of each side in memory at a time
 
 
 @dataclass(frozen=True)
@@ -62,16 +64,26 @@ def _tokenizers(one: Checkpoint, other: Checkpoint) -> Iterator[Difference]:
 
 
 def _tensors(one: Checkpoint, other: Checkpoint, entry: Entry, progress: Callable[[int], None]) -> Iterator[Difference]:
-    different, total, largest = 0, 0, 0.0
-    for left, right in aligned(one.rows(entry), other.rows(entry)):
-        total += left.numel() // one.dtype.itemsize
-        if not torch.equal(left, right):
-            size = left.numel() // one.dtype.itemsize
-            x, y = (from_bytes((part,), one.dtype, (size,)) for part in (left, right))
-            bits = torch.int32 if one.dtype.itemsize == 4 else torch.int16
-            different += int((x.view(bits) != y.view(bits)).sum())
-            largest = max(largest, float((x.double() - y.double()).abs().nan_to_num(nan=math.inf).max()))
-        progress(left.numel())
+    different, largest = 0, 0.0
+    bits = numpy.uint32 if one.dtype.itemsize == 4 else numpy.uint16
+    pairs = zip(blocks(one.rows(entry), _BLOCK), blocks(other.rows(entry), _BLOCK), strict=True)
+    for left, right in pairs:
+        x, y = numpy.frombuffer(left, bits), numpy.frombuffer(right, bits)
+        differs = x != y
+        if differs.any():
+            different += int(differs.sum())
+            gap = numpy.abs(_values(x[differs], one.dtype) - _values(y[differs], one.dtype))
+            largest = max(largest, float(numpy.nan_to_num(gap, nan=math.inf).max()))
+        progress(len(left))
     if different:
         name = entry.rule.megatron if entry.layer is None else f"layer {entry.layer}: {entry.rule.megatron}"
+        total = math.prod(full_shape(entry.rule, one.shape))
         yield Difference(name, f"{different:,} of {total:,} elements differ", f"by up to {largest:.3g}")
+
+
+def _values(bits: numpy.ndarray, dtype: Dtype) -> numpy.ndarray:
+    """Numbers that bits stand for. bfloat16 is the upper half of float32."""
+    if dtype == FLOAT16:
+        return bits.view(numpy.float16).astype(numpy.float64)
+    wide = bits.astype(numpy.uint32) << 16 if dtype == BFLOAT16 else bits
+    return wide.view(numpy.float32).astype(numpy.float64)

@@ -7,16 +7,14 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from s2l_nemo.config.model_shape import ModelShape
-from s2l_nemo.convert.mapped import Region, folder_regions
+from s2l_nemo.convert.dtypes import DTYPES, WEIGHTS, Dtype
+from s2l_nemo.convert.regions import Region, folder_regions
 from s2l_nemo.errors import UserError
 
 _WEIGHTS = (".safetensors", ".safetensors.index.json", ".bin", ".bin.index.json", ".pt", ".pth", ".ckpt", ".gguf",
             ".h5", ".msgpack", ".onnx")  # fmt: skip
 _LARGEST = 256 * 2**20  # bytes; a tokenizer has some ten million
-DTYPE_NAMES = {torch.bfloat16: "bfloat16", torch.float16: "float16", torch.float32: "float32"}
 _AS_LLAMA_DROPPED = ("auto_map", "rope_scaling", "bias", "attn_implementation")
 
 
@@ -43,21 +41,20 @@ def read_json_object(region: Region) -> dict[str, Any]:
     return content
 
 
-def stated_dtype(path: Path, config: Mapping[str, Any]) -> torch.dtype | None:
+def stated_dtype(path: Path, config: Mapping[str, Any]) -> Dtype | None:
     """The type that config.json says the weights have; transformers 5 calls it `dtype`."""
     name = config.get("torch_dtype") or config.get("dtype")
     if name is None:
         return None
-    for dtype, known in DTYPE_NAMES.items():
-        if name == known:
-            return dtype
-    raise UserError(f"{path}: torch_dtype={name} is not supported: give bfloat16, float16 or float32 weights")
+    if DTYPES.get(str(name)) not in WEIGHTS:
+        raise UserError(f"{path}: torch_dtype={name} is not supported: give bfloat16, float16 or float32 weights")
+    return DTYPES[name]
 
 
-def with_dtype(config: Mapping[str, Any], dtype: torch.dtype) -> dict[str, Any]:
+def with_dtype(config: Mapping[str, Any], dtype: Dtype) -> dict[str, Any]:
     """`config` with the type of the weights that are written, in its place and under its name."""
     key = "dtype" if "dtype" in config else "torch_dtype"
-    return {**config, key: DTYPE_NAMES[dtype]}
+    return {**config, key: dtype.name}
 
 
 def llama_config(config: Mapping[str, Any], shape: ModelShape) -> dict[str, Any]:
@@ -74,7 +71,7 @@ def llama_config(config: Mapping[str, Any], shape: ModelShape) -> dict[str, Any]
     }
 
 
-def config_of_shape(shape: ModelShape, dtype: torch.dtype) -> dict[str, Any]:
+def config_of_shape(shape: ModelShape, dtype: Dtype) -> dict[str, Any]:
     """A config.json for weights whose own is not at hand, from the figures in model_config.yaml."""
     qwen3 = shape.family == "qwen3"
     return {
@@ -93,7 +90,7 @@ def config_of_shape(shape: ModelShape, dtype: torch.dtype) -> dict[str, Any]:
         "tie_word_embeddings": shape.tied,
         "hidden_act": "silu",
         "attention_bias": False,
-        "torch_dtype": DTYPE_NAMES[dtype],
+        "torch_dtype": dtype.name,
     }
 
 

@@ -5,14 +5,13 @@ from __future__ import annotations
 from collections.abc import Mapping
 from pathlib import Path
 
-import torch
-
 from s2l_nemo.config.model_shape import shape_from_config_json
+from s2l_nemo.convert.dtypes import Dtype
 from s2l_nemo.convert.hf_config import read_json_object, small_files, stated_dtype
-from s2l_nemo.convert.mapped import Region
 from s2l_nemo.convert.names import TABLES, fuse, hf_fields, hf_shapes
 from s2l_nemo.convert.plan import Entry, entries
-from s2l_nemo.convert.rows import Rows, aligned, cast
+from s2l_nemo.convert.regions import Region
+from s2l_nemo.convert.rows import Rows, cast, same_bytes
 from s2l_nemo.convert.safetensors_folder import SafetensorsFolder, check_tensors
 from s2l_nemo.errors import UserError
 
@@ -22,7 +21,7 @@ class HuggingFaceCheckpoint:
 
     kind = "Hugging Face folder"
 
-    def __init__(self, path: Path, dtype: torch.dtype | None = None) -> None:
+    def __init__(self, path: Path, dtype: Dtype | None = None) -> None:
         """Reads headers only. `dtype` casts; without it all weights must have one type, the one config.json states.
 
         Raises UserError for every fault that headers can show; see `safetensors_folder`.
@@ -64,8 +63,7 @@ class HuggingFaceCheckpoint:
     def _check_redundant(self, output: str) -> None:
         """A tied model may repeat its embedding as output layer; one that differs would be lost."""
         (embedding,) = TABLES[self.shape.family].embedding.hf
-        pairs = aligned(self._stored.rows(embedding), self._stored.rows(output))
-        if not all(torch.equal(one, other) for one, other in pairs):
+        if not same_bytes(self._stored.rows(embedding), self._stored.rows(output)):
             raise UserError(
                 f"{self._stored.tensors[output].file}: {output} differs from {embedding}, but config.json says "
                 "tie_word_embeddings=true: set it to false, or remove the tensor"

@@ -12,10 +12,8 @@ from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Literal
 
-import torch
-
 from s2l_nemo.config.model_shape import Family, ModelShape
-from s2l_nemo.convert.rows import Rows, count, take
+from s2l_nemo.convert.rows import S, take
 
 Operation = Literal["copy", "qkv", "gate_up"]
 
@@ -94,7 +92,7 @@ INTERNLM2 = Table(
 TABLES: Mapping[Family, Table] = MappingProxyType({"qwen3": QWEN3, "llama": LLAMA, "internlm2": INTERNLM2})
 
 
-def fuse(rule: Rule, tensors: Sequence[Rows], shape: ModelShape) -> Rows:
+def fuse(rule: Rule, tensors: Sequence[tuple[S, ...]], shape: ModelShape) -> tuple[S, ...]:
     """The full (unsharded) Megatron tensor from the rule's Hugging Face tensors, as views.
 
     `qkv`: for each KV group its q heads, then its k head, then its v head. `gate_up`: all gate rows, then all up rows.
@@ -103,7 +101,7 @@ def fuse(rule: Rule, tensors: Sequence[Rows], shape: ModelShape) -> Rows:
         return tuple(part for rows in tensors for part in rows)
     q, k, v = tensors
     wide, narrow = shape.query // shape.kv_heads, shape.head_dim
-    parts: list[torch.Tensor] = []
+    parts: list[S] = []
     for group in range(shape.kv_heads):
         parts += take(q, group * wide, (group + 1) * wide)
         parts += take(k, group * narrow, (group + 1) * narrow)
@@ -111,45 +109,21 @@ def fuse(rule: Rule, tensors: Sequence[Rows], shape: ModelShape) -> Rows:
     return tuple(parts)
 
 
-def split(rule: Rule, full: Rows, shape: ModelShape) -> tuple[Rows, ...]:
+def split(rule: Rule, full: tuple[S, ...], shape: ModelShape) -> tuple[tuple[S, ...], ...]:
     """Inverse of `fuse`: the Hugging Face tensors of the rule, in its order, as views of the full Megatron tensor."""
     if rule.operation == "gate_up":
         return take(full, 0, shape.ffn), take(full, shape.ffn, 2 * shape.ffn)
     if rule.operation == "copy":
         return (full,)
     wide, narrow = shape.query // shape.kv_heads, shape.head_dim
-    q: list[torch.Tensor] = []
-    k: list[torch.Tensor] = []
-    v: list[torch.Tensor] = []
+    q: list[S] = []
+    k: list[S] = []
+    v: list[S] = []
     for start in range(0, shape.kv_heads * (wide + 2 * narrow), wide + 2 * narrow):
         q += take(full, start, start + wide)
         k += take(full, start + wide, start + wide + narrow)
         v += take(full, start + wide + narrow, start + wide + 2 * narrow)
     return tuple(q), tuple(k), tuple(v)
-
-
-def shard(rule: Rule, full: Rows, tp_size: int, tp_rank: int) -> Rows:
-    """This tensor-parallel rank's part. `gate_up` on rank i is [gate_i; up_i], not a chunk of [gate; up]."""
-    if rule.tp_dim is None or tp_size == 1:
-        return full
-    if rule.tp_dim == 1:
-        return tuple(part.chunk(tp_size, 1)[tp_rank] for part in full)
-    halves = 2 if rule.operation == "gate_up" else 1
-    step = count(full) // halves // tp_size
-    starts = [half * step * tp_size + tp_rank * step for half in range(halves)]
-    return tuple(part for start in starts for part in take(full, start, start + step))
-
-
-def unshard(rule: Rule, shards: Sequence[torch.Tensor]) -> Rows:
-    """Inverse of `shard`, from the parts of all tensor-parallel ranks in order."""
-    if rule.tp_dim is None or len(shards) == 1:
-        return (shards[0],)
-    if rule.tp_dim == 1:
-        return (torch.cat(list(shards), 1),)
-    if rule.operation == "gate_up":
-        halves = [part.chunk(2) for part in shards]
-        return tuple(gate for gate, _ in halves) + tuple(up for _, up in halves)
-    return tuple(shards)
 
 
 def full_shape(rule: Rule, shape: ModelShape) -> tuple[int, ...]:
@@ -192,10 +166,3 @@ def hf_fields(rule: Rule) -> tuple[str, ...]:
         OUTPUT: "vocab_size, hidden_size",
     }
     return (fields.get(rule.megatron, "hidden_size"),) * len(rule.hf)
-
-
-def shard_shape(rule: Rule, shape: ModelShape, tp_size: int) -> tuple[int, ...]:
-    sizes = list(full_shape(rule, shape))
-    if rule.tp_dim is not None:
-        sizes[rule.tp_dim] //= tp_size
-    return tuple(sizes)

@@ -6,16 +6,16 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import torch
 import yaml
 
 from s2l_nemo.config.model_files import HF_FILES
 from s2l_nemo.config.model_shape import ModelShape, shape_from_config_json
+from s2l_nemo.convert.dtypes import Dtype
 from s2l_nemo.convert.hf_config import read_json_object, small_files
-from s2l_nemo.convert.mapped import Region, folder_regions, tar_regions
 from s2l_nemo.convert.names import EMBEDDING, OUTPUT, full_shape
 from s2l_nemo.convert.nemo_config import check_same_figures, shape_from_nemo
 from s2l_nemo.convert.plan import Entry, entries
+from s2l_nemo.convert.regions import Region, folder_regions, tar_regions
 from s2l_nemo.convert.rows import Rows, cast, take
 from s2l_nemo.convert.torch_dist import TorchDistReader
 from s2l_nemo.errors import UserError
@@ -29,7 +29,7 @@ PREFIXES = ("model.", "", "module.")  # of tensor names: NeMo 1, Megatron-LM, Ne
 class NemoCheckpoint:
     """See `Checkpoint`."""
 
-    def __init__(self, path: Path, dtype: torch.dtype | None = None, hf_files: Path | None = None) -> None:
+    def __init__(self, path: Path, dtype: Dtype | None = None, hf_files: Path | None = None) -> None:
         """Reads configuration and metadata only. `dtype` casts. `hf_files`: a folder with config.json and tokenizer,
         for a checkpoint that carries none.
 
@@ -90,7 +90,7 @@ class NemoCheckpoint:
             raise UserError(f"{self.path} has neither {CONFIG} nor {HF_FILES}/config.json: give --hf-files DIR")
         return shape_from_nemo(self.path / CONFIG, nemo, rows)
 
-    def _check_tensors(self, dtype: torch.dtype | None) -> torch.dtype:
+    def _check_tensors(self, dtype: Dtype | None) -> Dtype:
         """Every tensor is there, nothing else is, and shapes and types are as they must be."""
         known: set[str] = set()
         missing: list[str] = []
@@ -115,7 +115,7 @@ class NemoCheckpoint:
             raise UserError(f"{self.path} has {_some(extra)}, which this model does not: give its own checkpoint")
         types = {self._reader.tensors[key].dtype: key for key in sorted(known)}
         if dtype is None and len(types) > 1:
-            named = ", ".join(f"{key} is {str(one).removeprefix('torch.')}" for one, key in types.items())
+            named = ", ".join(f"{key} is {one}" for one, key in types.items())
             raise UserError(f"{self.path} has mixed types ({named}): choose one with --dtype")
         return dtype or next(iter(types))
 

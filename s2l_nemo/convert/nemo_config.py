@@ -6,12 +6,11 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from s2l_nemo.config.model_shape import ModelShape
+from s2l_nemo.convert.dtypes import BFLOAT16, FLOAT16, FLOAT32, Dtype
 from s2l_nemo.errors import UserError
 
-PRECISION = {torch.bfloat16: "bf16", torch.float16: "16", torch.float32: "32"}
+PRECISION = {BFLOAT16: "bf16", FLOAT16: "16", FLOAT32: "32"}
 
 _FIGURES = {  # field of ModelShape: key of NeMo
     "layers": "num_layers",
@@ -56,9 +55,7 @@ def architecture(shape: ModelShape) -> dict[str, Any]:
     }
 
 
-def checkpoint_config(
-    shape: ModelShape, dtype: torch.dtype, tokenizer: str, tp_size: int, pp_size: int
-) -> dict[str, Any]:
+def checkpoint_config(shape: ModelShape, dtype: Dtype, tokenizer: str, tp_size: int, pp_size: int) -> dict[str, Any]:
     """A whole `model_config.yaml`. Who restores it overrides batch sizes and optimizer."""
     return {
         **architecture(shape),
@@ -69,7 +66,7 @@ def checkpoint_config(
         "global_batch_size": 1,
         "encoder_seq_length": min(shape.max_positions, 4096),
         "precision": PRECISION[dtype],
-        "megatron_amp_O2": dtype != torch.float32,
+        "megatron_amp_O2": dtype != FLOAT32,
         "tokenizer": {"library": "huggingface", "type": tokenizer, "use_fast": True},
         "target": "nemo.collections.nlp.models.language_modeling.megatron_gpt_model.MegatronGPTModel",
     }

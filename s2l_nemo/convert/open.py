@@ -4,15 +4,14 @@ from __future__ import annotations
 
 from pathlib import Path
 
-import torch
-
 from s2l_nemo.convert.checkpoint import Checkpoint
+from s2l_nemo.convert.dtypes import Dtype
 from s2l_nemo.convert.hugging_face import HuggingFaceCheckpoint
 from s2l_nemo.convert.nemo import NemoCheckpoint, is_nemo
 from s2l_nemo.errors import UserError
 
 
-def open_checkpoint(path: Path, dtype: torch.dtype | None = None, hf_files: Path | None = None) -> Checkpoint:
+def open_checkpoint(path: Path, dtype: Dtype | None = None, hf_files: Path | None = None) -> Checkpoint:
     """The checkpoint at `path`, validated from its headers. `dtype` casts its weights.
 
     Raises UserError where there is none, or something about it is wrong.

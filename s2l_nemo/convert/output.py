@@ -4,27 +4,28 @@ from __future__ import annotations
 
 import errno
 import hashlib
+import mmap
 import os
 import re
 import shutil
 import tarfile
-from collections import deque
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Protocol
 
+from s2l_nemo.convert.rows import MemoryRows, Part, Rows
 from s2l_nemo.errors import UserError
 from s2l_nemo.files import check_free_space, sync
 
 MANIFEST = "SHA256SUMS"  # in a folder; beside a file it is NAME.sha256. Both are what `sha256sum -c` reads
-_BLOCK = 4 * 2**20  # bytes written, and hashed in another thread, at once
-_AHEAD = 8  # blocks that may wait to be hashed
+_BLOCK = 4 * 2**20  # bytes of a buffer, written at once while another thread hashes
+_BUFFERS = 8  # buffers that are reused in turn: how far writing may be ahead of hashing
 _FLUSH = 256 * 2**20  # bytes after which write-back starts: the last fsync then has little left to wait for
 _OURS = {MANIFEST, "config.json", "model_config.yaml", "metadata.json", "latest_checkpointed_iteration.txt"}
 
-Write = Callable[["memoryview | bytes"], None]
+Write = Callable[["Part | bytes"], None]
 
 
 class Output(Protocol):
@@ -35,7 +36,11 @@ class Output(Protocol):
 
 
 class HashedFile:
-    """A new file of known size: space is taken first, hashing and write-back run in threads of their own."""
+    """A new file of known size: space is taken first, hashing and write-back run in threads of their own.
+
+    Whatever is written is gathered in a few buffers that are used again and again: writing from a mapped file at odd
+    addresses takes twice the time, and memory does not depend on what is written.
+    """
 
     def __init__(self, path: Path, size: int, progress: Callable[[int], None]) -> None:
         self.path, self.size, self.written = path, size, 0
@@ -43,25 +48,37 @@ class HashedFile:
         self._digest = hashlib.sha256()
         self._descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o644)
         self._hasher, self._flusher = ThreadPoolExecutor(1), ThreadPoolExecutor(1)
-        self._hashing: deque[Future[None]] = deque()
+        self._buffers = [memoryview(mmap.mmap(-1, _BLOCK)) for _ in range(_BUFFERS)]
+        self._hashing: list[Future[None] | None] = [None] * _BUFFERS  # of each buffer
+        self._current, self._filled = 0, 0
         self._flushing: Future[None] | None = None
         self._flushed = 0
         if size:
             _allocate(self._descriptor, size, path)
 
-    def write(self, data: memoryview | bytes) -> None:
-        view = memoryview(data)
-        for start in range(0, len(view), _BLOCK):
-            block = view[start : start + _BLOCK]
-            self._hashing.append(self._hasher.submit(self._digest.update, block))
-            if len(self._hashing) > _AHEAD:
-                self._hashing.popleft().result()
-            done = 0
-            while done < len(block):
-                done += os.write(self._descriptor, block[done:])
-            self.written += len(block)
-            self._progress(len(block))
-            self._flush()
+    def write(self, data: Part | bytes) -> None:
+        part = MemoryRows(memoryview(data), 1) if isinstance(data, bytes) else data
+        done, size = 0, len(part) * part.row_bytes
+        while done < size:
+            step = min(size - done, _BLOCK - self._filled)
+            part.read_into(done, self._buffers[self._current][self._filled : self._filled + step])
+            done, self._filled = done + step, self._filled + step
+            if self._filled == _BLOCK:
+                self._write_buffer()
+        self.written += size
+
+    def _write_buffer(self) -> None:
+        block = self._buffers[self._current][: self._filled]
+        self._hashing[self._current] = self._hasher.submit(self._digest.update, block)
+        done = 0
+        while done < len(block):
+            done += os.write(self._descriptor, block[done:])
+        self._progress(len(block))
+        self._flush()
+        self._current, self._filled = (self._current + 1) % _BUFFERS, 0
+        hashing = self._hashing[self._current]
+        if hashing is not None:
+            hashing.result()
 
     def _flush(self) -> None:
         if self.written - self._flushed < _FLUSH or not (self._flushing is None or self._flushing.done()):
@@ -74,8 +91,10 @@ class HashedFile:
     def finish(self) -> str:
         """Waits until all bytes are on the disk and returns their SHA-256 as lowercase hex."""
         assert self.written == self.size, f"{self.path}: {self.written} bytes were written, {self.size} were planned"
-        for future in [*self._hashing, *([self._flushing] if self._flushing else [])]:
-            future.result()
+        self._write_buffer()
+        for future in (*self._hashing, self._flushing):
+            if future is not None:
+                future.result()
         os.fsync(self._descriptor)
         return self._digest.hexdigest()
 
@@ -144,6 +163,11 @@ class TarOutput:
 
     def close(self) -> None:
         self._file.close()
+
+
+def write_rows(write: Write, rows: Rows) -> None:
+    for part in rows:
+        write(part)
 
 
 def tar_size(plan: Mapping[str, int]) -> int:

@@ -1,4 +1,4 @@
-"""Which tensor lives where: the plan by which shards become full tensors and full tensors become shards."""
+"""Which tensor lives where: all tensors of a model in order, with their names and their pipeline stages."""
 
 from __future__ import annotations
 
@@ -6,11 +6,8 @@ import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-import torch
-
 from s2l_nemo.config.model_shape import Family, ModelShape
-from s2l_nemo.convert.names import TABLES, Rule, full_shape, shard_shape, split, unshard
-from s2l_nemo.convert.rows import join
+from s2l_nemo.convert.names import TABLES, Rule, full_shape
 
 
 @dataclass(frozen=True)
@@ -67,23 +64,3 @@ def buckets(plan: list[Entry], shape: ModelShape, element_bytes: int, bucket_byt
         size += entry_bytes
     if bucket:
         yield bucket
-
-
-def pack(tensors: list[torch.Tensor]) -> torch.Tensor:
-    """One flat buffer of a bucket's shards, so that a bucket costs one collective."""
-    return torch.cat([tensor.reshape(-1) for tensor in tensors])
-
-
-def unpack(bucket: list[Entry], flats_by_rank: torch.Tensor, shape: ModelShape) -> dict[str, torch.Tensor]:
-    """Full Hugging Face tensors of a bucket from the packed shards `[TP, N]` of all tensor-parallel ranks."""
-    tp_size = flats_by_rank.size(0)
-    named: dict[str, torch.Tensor] = {}
-    offset = 0
-    for entry in bucket:
-        sizes = shard_shape(entry.rule, shape, tp_size)
-        count = math.prod(sizes)
-        shards = [flats_by_rank[rank, offset : offset + count].view(sizes) for rank in range(tp_size)]
-        offset += count
-        parts = split(entry.rule, unshard(entry.rule, shards), shape)
-        named.update(zip(entry.hf_names(), map(join, parts), strict=True))
-    return named

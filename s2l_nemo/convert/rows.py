@@ -3,74 +3,147 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from itertools import pairwise
+from dataclasses import dataclass
+from typing import Protocol, TypeVar
 
-import torch
-
-Rows = tuple[torch.Tensor, ...]
-"""Parts [n_i, ...] of one tensor [sum n_i, ...]. From a file they are bytes [n_i, bytes per row]: mapped, not read."""
+from s2l_nemo.convert.dtypes import Dtype
+from s2l_nemo.convert.regions import Region
 
 
-def take(rows: Rows, start: int, stop: int) -> Rows:
+class Sliceable(Protocol):
+    """Rows that can be counted and cut: a `Part`, or a tensor of torch."""
+
+    def __len__(self) -> int: ...
+    def __getitem__(self, rows: slice, /) -> Sliceable: ...
+
+
+class Part(Protocol):
+    """Consecutive rows of a tensor as bytes, wherever these are."""
+
+    @property
+    def row_bytes(self) -> int: ...
+    def __len__(self) -> int: ...
+    def __getitem__(self, rows: slice, /) -> Part: ...
+    def read_into(self, start: int, buffer: memoryview) -> None:
+        """Fills `buffer` with the bytes from `start` on."""
+
+
+Rows = tuple[Part, ...]
+"""Parts of n_i rows of one tensor [sum n_i, ...]."""
+
+S = TypeVar("S", bound=Sliceable)
+
+
+def take(rows: tuple[S, ...], start: int, stop: int) -> tuple[S, ...]:
     """Rows `start` to `stop`, as views."""
-    taken: list[torch.Tensor] = []
+    taken: list[S] = []
     for part in rows:
-        low, high = max(start, 0), min(stop, part.size(0))
+        low, high = max(start, 0), min(stop, len(part))
         if low < high:
-            taken.append(part[low:high])
-        start, stop = start - part.size(0), stop - part.size(0)
+            taken.append(part[low:high])  # type: ignore[arg-type]  # a slice has the type of what was cut
+        start, stop = start - len(part), stop - len(part)
     return tuple(taken)
 
 
-def count(rows: Rows) -> int:
-    return sum(part.size(0) for part in rows)
+def count(rows: tuple[Sliceable, ...]) -> int:
+    return sum(len(part) for part in rows)
 
 
-def join(rows: Rows) -> torch.Tensor:
-    """The tensor itself; a copy unless it is one part."""
-    return rows[0] if len(rows) == 1 else torch.cat(rows)
+def size(rows: Rows) -> int:
+    """Bytes of all rows."""
+    return sum(len(part) * part.row_bytes for part in rows)
 
 
-def from_bytes(rows: Rows, dtype: torch.dtype, shape: tuple[int, ...]) -> torch.Tensor:
-    """The tensor that rows of bytes hold. Copies: a mapped part need not be aligned, and its file may go away."""
-    flat = torch.empty(sum(part.numel() for part in rows), dtype=torch.uint8)
-    offset = 0
+@dataclass(frozen=True)
+class FileRows:
+    """Rows that are in a file and are read each time they are asked for."""
+
+    region: Region
+    row_bytes: int
+
+    def __len__(self) -> int:
+        return self.region.size // self.row_bytes if self.row_bytes else 0
+
+    def __getitem__(self, rows: slice, /) -> FileRows:
+        start, stop, _ = rows.indices(len(self))
+        return FileRows(self.region.part(start * self.row_bytes, (stop - start) * self.row_bytes), self.row_bytes)
+
+    def read_into(self, start: int, buffer: memoryview) -> None:
+        self.region.read_into(start, buffer)
+
+
+@dataclass(frozen=True)
+class MemoryRows:
+    """Rows that are in memory, in a contiguous view of bytes."""
+
+    data: memoryview
+    row_bytes: int
+
+    def __len__(self) -> int:
+        return len(self.data) // self.row_bytes if self.row_bytes else 0
+
+    def __getitem__(self, rows: slice, /) -> MemoryRows:
+        start, stop, _ = rows.indices(len(self))
+        return MemoryRows(self.data[start * self.row_bytes : stop * self.row_bytes], self.row_bytes)
+
+    def read_into(self, start: int, buffer: memoryview) -> None:
+        buffer[:] = self.data[start : start + len(buffer)]
+
+
+@dataclass(frozen=True)
+class CastRows:
+    """Rows whose elements are cast as they are read, a block at a time."""
+
+    stored: Part
+    dtype: Dtype  # of `stored`
+    wanted: Dtype
+
+    @property
+    def row_bytes(self) -> int:
+        return self.stored.row_bytes // self.dtype.itemsize * self.wanted.itemsize
+
+    def __len__(self) -> int:
+        return len(self.stored)
+
+    def __getitem__(self, rows: slice, /) -> CastRows:
+        return CastRows(self.stored[rows], self.dtype, self.wanted)
+
+    def read_into(self, start: int, buffer: memoryview) -> None:
+        import torch  # slow to import, and only a cast needs it
+
+        first = start // self.wanted.itemsize
+        last = -(-(start + len(buffer)) // self.wanted.itemsize)
+        data = torch.empty((last - first) * self.dtype.itemsize, dtype=torch.uint8)
+        self.stored.read_into(first * self.dtype.itemsize, data.numpy().data)
+        elements = data.view(getattr(torch, self.dtype.name)).to(getattr(torch, self.wanted.name))
+        skipped = start - first * self.wanted.itemsize
+        buffer[:] = elements.view(torch.uint8).numpy().data[skipped : skipped + len(buffer)]
+
+
+def cast(rows: Rows, stored: Dtype, wanted: Dtype) -> Rows:
+    """Rows of bytes of another type; the same rows where it is the same."""
+    return rows if stored == wanted else tuple(CastRows(part, stored, wanted) for part in rows)
+
+
+def blocks(rows: Rows, block: int) -> Iterator[memoryview]:
+    """All bytes in blocks of this size, the last one shorter, however the rows are cut. A block lives until the next
+    is asked for: they share their memory."""
+    buffer = memoryview(bytearray(min(block, size(rows))))
+    filled = 0
     for part in rows:
-        flat[offset : offset + part.numel()].copy_(part.reshape(-1))
-        offset += part.numel()
-    return flat.view(dtype).view(shape)
+        done, total = 0, len(part) * part.row_bytes
+        while done < total:
+            step = min(total - done, len(buffer) - filled)
+            part.read_into(done, buffer[filled : filled + step])
+            done, filled = done + step, filled + step
+            if filled == len(buffer):
+                yield buffer
+                filled = 0
+    if filled:
+        yield buffer[:filled]
 
 
-def to_bytes(tensor: torch.Tensor) -> torch.Tensor:
-    """A contiguous tensor [n, ...] as bytes [n, bytes per row], without a copy."""
-    return tensor.detach().reshape(-1).view(torch.uint8).view(tensor.size(0), -1)
-
-
-def cast(rows: Rows, stored: torch.dtype, wanted: torch.dtype) -> Rows:
-    """Rows of bytes of another type; the same views where it is the same."""
-    if stored == wanted:
-        return rows
-    width = stored.itemsize
-    return tuple(
-        to_bytes(from_bytes((part,), stored, (part.size(0), part.size(1) // width)).to(wanted)) for part in rows
-    )
-
-
-def aligned(one: Rows, other: Rows, block: int = 64 * 2**20) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
-    """The same rows of two equally shaped tensors side by side, at most `block` bytes of each at a time."""
-    assert count(one) == count(other), "rows of two different shapes"
-    cuts: set[int] = set()
-    for rows in (one, other):
-        end = 0
-        for part in rows:
-            step = max(1, block // max(1, part[:1].numel()))
-            cuts.update(range(end, end + part.size(0), step))
-            end += part.size(0)
-    for start, stop in pairwise([*sorted(cuts), count(one)]):
-        (left,), (right,) = take(one, start, stop), take(other, start, stop)
-        yield left, right
-
-
-def buffers(rows: Rows) -> list[memoryview]:
-    """The bytes of rows of bytes, part by part, without a copy where a part is contiguous."""
-    return [part.contiguous().numpy().reshape(-1).data for part in rows]
+def same_bytes(one: Rows, other: Rows) -> bool:
+    """Whether two tensors of one size are equal bit by bit."""
+    pairs = zip(blocks(one, 2**24), blocks(other, 2**24), strict=True)
+    return all(left.tobytes() == right.tobytes() for left, right in pairs)

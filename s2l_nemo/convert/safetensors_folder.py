@@ -12,13 +12,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import torch
-
-from s2l_nemo.convert.mapped import Region
-from s2l_nemo.convert.rows import Rows
+from s2l_nemo.convert.dtypes import BFLOAT16, FLOAT16, FLOAT32, Dtype
+from s2l_nemo.convert.regions import Region
+from s2l_nemo.convert.rows import FileRows, Rows
 from s2l_nemo.errors import UserError
 
-DTYPES = {"F32": torch.float32, "BF16": torch.bfloat16, "F16": torch.float16}
+DTYPES = {"F32": FLOAT32, "BF16": BFLOAT16, "F16": FLOAT16}
 SINGLE = "model.safetensors"
 INDEX = "model.safetensors.index.json"
 MAX_HEADER = 100_000_000  # bytes; the limit of the safetensors package
@@ -32,7 +31,7 @@ class StoredTensor:
     """What a header says of one tensor."""
 
     file: Path
-    dtype: torch.dtype
+    dtype: Dtype
     shape: tuple[int, ...]
 
 
@@ -59,11 +58,11 @@ class SafetensorsFolder:
         self._offsets = {name: offset for header in headers.values() for name, (_, offset) in header.items()}
 
     def rows(self, name: str) -> Rows:
-        """The bytes [n, bytes per row] of a tensor [n, ...]; a scalar is one row. Mapped: valid while the file is."""
+        """The bytes [n, bytes per row] of a tensor [n, ...]; a scalar is one row."""
         tensor = self.tensors[name]
         count = tensor.shape[0] if tensor.shape else 1
         row_bytes = math.prod(tensor.shape[1:]) * tensor.dtype.itemsize
-        return (Region(tensor.file, self._offsets[name], count * row_bytes).bytes().view(count, row_bytes),)
+        return (FileRows(Region(tensor.file, self._offsets[name], count * row_bytes), row_bytes),)
 
 
 def read_header(path: Path) -> dict[str, tuple[StoredTensor, int]]:
@@ -105,21 +104,18 @@ def check_tensors(
     expected: Mapping[str, tuple[tuple[int, ...], str]],
     *,
     folder: Path,
-    allowed: Collection[str] = (),
-    dtype: torch.dtype | None,
-    stated_dtype: torch.dtype | None,
-) -> torch.dtype:
+    dtype: Dtype | None,
+    stated_dtype: Dtype | None,
+) -> Dtype:
     """The dtype of the output: `dtype` (the user's), else the one that all tensors have and config.json states.
 
-    `expected` maps each name to its shape and the config fields that the shape comes from. Names in `allowed` may be
-    there or not; those also in `expected` must then have that shape, the others are not looked at.
+    `expected` maps each name to its shape and the config fields that the shape comes from.
 
     Raises UserError for missing and extra tensors, wrong shapes, and, without `dtype`, for mixed dtypes or another
     dtype than `stated_dtype`.
     """
-    _check_names(stored, expected, folder, allowed)
-    used = {name: tensor for name, tensor in stored.items() if name in expected}
-    for name, tensor in used.items():
+    _check_names(stored, expected, folder)
+    for name, tensor in stored.items():
         shape, fields = expected[name]
         if tensor.shape != shape:
             raise UserError(
@@ -128,24 +124,22 @@ def check_tensors(
             )
     if dtype is not None:
         return dtype
-    examples = {tensor.dtype: name for name, tensor in used.items()}
+    examples = {tensor.dtype: name for name, tensor in stored.items()}
     if len(examples) > 1:
-        mixed = ", ".join(f"{name} is {_dtype_name(found)}" for found, name in examples.items())
+        mixed = ", ".join(f"{name} is {found}" for found, name in examples.items())
         raise UserError(f"{folder} mixes dtypes ({mixed}): choose the output's with --dtype")
     [(found, name)] = examples.items()
     if stated_dtype not in (None, found):
         raise UserError(
-            f"{used[name].file}: {name} is {_dtype_name(found)}, but config.json says {_dtype_name(stated_dtype)}: "
+            f"{stored[name].file}: {name} is {found}, but config.json says {stated_dtype}: "
             "choose the output's dtype with --dtype"
         )
     return found
 
 
-def _check_names(
-    stored: Mapping[str, StoredTensor], expected: Collection[str], folder: Path, allowed: Collection[str]
-) -> None:
-    missing = [name for name in expected if name not in stored and name not in allowed]
-    extra = [name for name in stored if name not in expected and name not in allowed]
+def _check_names(stored: Mapping[str, StoredTensor], expected: Collection[str], folder: Path) -> None:
+    missing = [name for name in expected if name not in stored]
+    extra = [name for name in stored if name not in expected]
     biases = [name for name in extra if name.endswith(".bias")]
     if biases:
         raise UserError(
@@ -266,7 +260,3 @@ def _without_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 def _listed(names: Sequence[str]) -> str:
     more = f" and {len(names) - _LISTED} more" if len(names) > _LISTED else ""
     return ", ".join(names[:_LISTED]) + more
-
-
-def _dtype_name(dtype: torch.dtype | None) -> str:
-    return str(dtype).removeprefix("torch.")

@@ -7,10 +7,9 @@ import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
-import torch
-
-from s2l_nemo.convert.output import Output, Write
-from s2l_nemo.convert.rows import Rows, buffers
+from s2l_nemo.convert.dtypes import Dtype
+from s2l_nemo.convert.output import Output, write_rows
+from s2l_nemo.convert.rows import Rows, size
 from s2l_nemo.convert.safetensors_folder import DTYPES, INDEX, SINGLE
 
 _DTYPE_NAMES = {dtype: name for name, dtype in DTYPES.items()}
@@ -34,7 +33,7 @@ class SafetensorsPlan:
     files: Mapping[str, int]
     total_size: int
 
-    def __init__(self, tensors: Sequence[TensorPlan], dtype: torch.dtype, max_shard_bytes: int) -> None:
+    def __init__(self, tensors: Sequence[TensorPlan], dtype: Dtype, max_shard_bytes: int) -> None:
         assert tensors, "no tensors to write"
         assert len({tensor.name for tensor in tensors}) == len(tensors), "two tensors have one name"
         self._dtype = dtype
@@ -58,9 +57,8 @@ class SafetensorsPlan:
                 for tensor in tensors:
                     name, rows = next(arriving, ("nothing", ()))
                     assert name == tensor.name, f"{name} came where {tensor.name} was planned"
-                    size = sum(part.nbytes for part in rows)
-                    assert size == self._size(tensor), f"{name} has {size} bytes, {self._size(tensor)} were planned"
-                    _write_rows(write, rows)
+                    assert size(rows) == self._size(tensor), f"{name} has {size(rows)} bytes, not {self._size(tensor)}"
+                    write_rows(write, rows)
                     del rows  # before the next tensor is made
         assert next(arriving, None) is None, "more tensors came than were planned"
         if self._index:
@@ -98,8 +96,3 @@ class SafetensorsPlan:
         weight_map = {tensor.name: file for file, shard in self._tensors.items() for tensor in shard}
         index = {"metadata": {"total_size": self.total_size}, "weight_map": weight_map}
         return (json.dumps(index, indent=2, sort_keys=True) + "\n").encode()
-
-
-def _write_rows(write: Write, rows: Rows) -> None:
-    for buffer in buffers(rows):
-        write(buffer)

@@ -6,10 +6,9 @@ import json
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
-import torch
-
 from s2l_nemo.config.model_shape import Family, ModelShape
 from s2l_nemo.convert.checkpoint import Checkpoint
+from s2l_nemo.convert.dtypes import Dtype
 from s2l_nemo.convert.hf_config import (
     config_of_shape,
     llama_config,
@@ -17,11 +16,11 @@ from s2l_nemo.convert.hf_config import (
     tokenizer_config_as_llama,
     with_dtype,
 )
-from s2l_nemo.convert.mapped import Region
 from s2l_nemo.convert.names import TABLES, hf_shapes, split
 from s2l_nemo.convert.output import Output
 from s2l_nemo.convert.plan import entries
-from s2l_nemo.convert.rows import Rows, from_bytes, to_bytes
+from s2l_nemo.convert.regions import Region
+from s2l_nemo.convert.rows import Rows
 from s2l_nemo.convert.safetensors_writer import SafetensorsPlan, TensorPlan
 
 MAX_SHARD_BYTES = 5 * 10**9  # of transformers
@@ -33,7 +32,7 @@ class HuggingFaceExport:
     def __init__(
         self,
         shape: ModelShape,
-        dtype: torch.dtype,
+        dtype: Dtype,
         hf_files: Mapping[str, Region],
         *,
         as_llama: bool = False,
@@ -86,23 +85,8 @@ def tensors_of(checkpoint: Checkpoint, family: Family) -> Iterator[tuple[str, Ro
         yield from zip(entry.hf_names(), parts, strict=True)
 
 
-def tensors_of_buckets(buckets: Iterable[Mapping[str, torch.Tensor]]) -> Iterator[tuple[str, Rows]]:
-    """Rows of the tensors that an actor exports, a bucket in memory at a time."""
-    for bucket in buckets:
-        for name, tensor in bucket.items():
-            yield name, (to_bytes(tensor.cpu().contiguous()),)
-
-
-def named_tensors(checkpoint: Checkpoint, family: Family) -> Iterator[dict[str, torch.Tensor]]:
-    """Every Hugging Face tensor of a checkpoint, one at a time: what an engine is filled with."""
-    for entry in entries(checkpoint.shape, family=family):
-        parts = split(entry.rule, checkpoint.rows(entry), checkpoint.shape)
-        for name, rows, sizes in zip(entry.hf_names(), parts, hf_shapes(entry.rule, checkpoint.shape), strict=True):
-            yield {name: from_bytes(rows, checkpoint.dtype, sizes)}
-
-
 def _small_contents(
-    shape: ModelShape, dtype: torch.dtype, hf_files: Mapping[str, Region], as_llama: bool
+    shape: ModelShape, dtype: Dtype, hf_files: Mapping[str, Region], as_llama: bool
 ) -> dict[str, bytes]:
     """Files of the source as they are; config.json only where names or type of the weights change."""
     contents = {name: region.read() for name, region in sorted(hf_files.items())}

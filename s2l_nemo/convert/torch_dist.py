@@ -1,4 +1,4 @@
-"""Reads Megatron's `torch_dist` checkpoints (torch's DCP) as mapped bytes: no Megatron, and no pickle that runs code.
+"""Reads Megatron's `torch_dist` checkpoints (torch's DCP) as rows of bytes: no Megatron, and no pickle that runs code.
 
 A checkpoint is a folder of `__R_T.distcp` files, a pickled `.metadata` that says which chunk of which tensor lies where
 in them, and `metadata.json`. Every chunk is what `torch.save` writes: an uncompressed zip of a small pickle and the raw
@@ -19,16 +19,17 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import torch
+import numpy
 
-from s2l_nemo.convert.mapped import Region
-from s2l_nemo.convert.rows import Rows
+from s2l_nemo.convert.dtypes import DTYPES, Dtype
+from s2l_nemo.convert.regions import Region
+from s2l_nemo.convert.rows import FileRows, MemoryRows, Rows
 from s2l_nemo.errors import UserError
 
 
 @dataclass(frozen=True)
 class TensorInfo:
-    dtype: torch.dtype
+    dtype: Dtype
     shape: tuple[int, ...]  # global
 
 
@@ -65,19 +66,20 @@ class TorchDistReader:
     def rows(self, key: str, layer: int | None = None) -> Rows:
         """A tensor as bytes [n, bytes per row], or slice `layer` of one that stacks layers, without that dimension.
 
-        Mapped without a copy where no chunk cuts a row; otherwise put together in memory. A 1-D tensor has one element
-        per row. Raises UserError where an item is corrupt, would run code or is not what `.metadata` says it is.
+        They stay in their file where no chunk cuts a row; otherwise they are put together in memory. A 1-D tensor has
+        one element per row. Raises UserError where an item is corrupt, would run code or is not what `.metadata`
+        says it is.
         """
         info = self.tensors[key]
         boxes: list[_Chunk] = []
-        parts: list[torch.Tensor] = []
+        parts: list[Region] = []
         for chunk in self._chunks[key]:
             inside = layer is None or chunk.offsets[0] <= layer < chunk.offsets[0] + chunk.sizes[0]
             if inside and 0 not in chunk.sizes:
                 data = _item_data(chunk, info.dtype)
                 if layer is not None:
-                    size = data.numel() // chunk.sizes[0]
-                    data = data[(layer - chunk.offsets[0]) * size :][:size]
+                    size = data.size // chunk.sizes[0]
+                    data = data.part((layer - chunk.offsets[0]) * size, size)
                 boxes.append(chunk)
                 parts.append(data)
         skip = 0 if layer is None else 1
@@ -89,20 +91,20 @@ def _assemble(
     shape: tuple[int, ...],
     itemsize: int,
     places: Sequence[tuple[tuple[int, ...], tuple[int, ...]]],
-    parts: Sequence[torch.Tensor],
+    parts: Sequence[Region],
 ) -> Rows:
-    """Rows from boxes (offsets, sizes) and their bytes, by the order of their rows where every row is whole."""
+    """Rows from boxes (offsets, sizes) and the places of their bytes, in order where every row is whole."""
     row_bytes = math.prod(shape[1:]) * itemsize
     if parts and all(sizes[1:] == shape[1:] for _, sizes in places):
         order = sorted(range(len(parts)), key=lambda index: places[index][0][0])
-        return tuple(parts[index].view(-1, row_bytes) for index in order)
-    flat = torch.empty(math.prod(shape) * itemsize, dtype=torch.uint8)
-    grid = flat.view(*shape[:-1], shape[-1] * itemsize)
+        return tuple(FileRows(parts[index], row_bytes) for index in order)
+    grid = numpy.empty((*shape[:-1], shape[-1] * itemsize), numpy.uint8)
     for (offsets, sizes), part in zip(places, parts, strict=True):
         box = [slice(offset, offset + size) for offset, size in zip(offsets[:-1], sizes[:-1], strict=True)]
         columns = slice(offsets[-1] * itemsize, (offsets[-1] + sizes[-1]) * itemsize)
-        grid[(*box, columns)] = part.view(*sizes[:-1], sizes[-1] * itemsize)
-    return (flat.view(shape[0], row_bytes),)
+        content = numpy.frombuffer(part.read(), numpy.uint8)
+        grid[(*box, columns)] = content.reshape(*sizes[:-1], sizes[-1] * itemsize)
+    return (MemoryRows(grid.reshape(-1).data, row_bytes),)
 
 
 # What .metadata says, and whether it can be true
@@ -157,7 +159,7 @@ def _info(stored: Any, key: Any, name: str) -> TensorInfo:
     properties = _field(stored, "TensorStorageMetadata", "properties", name)
     state = properties.state if type(properties) is _STAND_INS["TensorProperties"] else None
     dtype = state[0] if isinstance(state, tuple) and state else None
-    if not isinstance(key, str) or not isinstance(dtype, torch.dtype):
+    if not isinstance(key, str) or not isinstance(dtype, Dtype):
         raise UserError(f"{name} is corrupt: tensor {key!r:.80} has no dtype")
     return TensorInfo(dtype, _sizes(_field(stored, "TensorStorageMetadata", "size", name), name))
 
@@ -209,22 +211,21 @@ def _overlap(one: _Chunk, other: _Chunk) -> bool:
 # Items: the zip that torch.save writes
 
 
-def _item_data(chunk: _Chunk, dtype: torch.dtype) -> torch.Tensor:
-    """The raw bytes of a chunk, mapped, after a check that they are a contiguous tensor of its shape and dtype."""
-    data = chunk.item.bytes()
+def _item_data(chunk: _Chunk, dtype: Dtype) -> Region:
+    """Where the raw bytes of a chunk are, after a check that they are a contiguous tensor of its shape and dtype."""
     try:
-        with zipfile.ZipFile(_View(data)) as archive:
-            records = {info.filename.partition("/")[2]: _record(data, info) for info in archive.infolist()}
-        pickled = records["data.pkl"].numpy().tobytes()
+        with zipfile.ZipFile(_View(chunk.item)) as archive:
+            records = {info.filename.partition("/")[2]: _record(chunk.item, info) for info in archive.infolist()}
+        pickled = records["data.pkl"].read()
     except (zipfile.BadZipFile, struct.error, KeyError, ValueError, OSError, NotImplementedError) as error:
         raise UserError(f"{chunk.label} is corrupt ({error}): copy or save the checkpoint again") from None
-    little = "byteorder" not in records or records["byteorder"].numpy().tobytes() == b"little"
+    little = "byteorder" not in records or records["byteorder"].read() == b"little"
     tensor = _unpickle(pickled, _IN_ITEM, chunk.label)
     match tensor:
         case _StandIn(arguments=(("storage", stored, str(storage), _, _), 0, tuple(size), tuple(stride), *_)):
             raw = records.get(f"data/{storage}")
             same = (stored, size, little) == (dtype, chunk.sizes, True) and _is_contiguous(size, stride)
-            if same and raw is not None and raw.numel() == math.prod(size) * dtype.itemsize:
+            if same and raw is not None and raw.size == math.prod(size) * dtype.itemsize:
                 return raw
     raise UserError(f"{chunk.label} is no contiguous little-endian {dtype} tensor of shape {chunk.sizes}")
 
@@ -237,10 +238,10 @@ def _is_contiguous(size: tuple[int, ...], stride: tuple[int, ...]) -> bool:
     )
 
 
-def _record(data: torch.Tensor, info: zipfile.ZipInfo) -> torch.Tensor:
+def _record(item: Region, info: zipfile.ZipInfo) -> Region:
     """The bytes of an uncompressed entry. Checksums are not compared: torch may be told to leave them out."""
     start = info.header_offset
-    header = data[start : start + 30].numpy().tobytes() if 0 <= start < data.numel() else b""
+    header = item.part(start, 30).read() if 0 <= start <= item.size - 30 else b""
     if (
         info.compress_type == zipfile.ZIP_STORED
         and info.compress_size == info.file_size
@@ -248,16 +249,16 @@ def _record(data: torch.Tensor, info: zipfile.ZipInfo) -> torch.Tensor:
     ):
         name_length, extra_length = struct.unpack("<26x2H", header)
         start += 30 + name_length + extra_length
-        if start + info.file_size <= data.numel():
-            return data[start : start + info.file_size]
+        if start + info.file_size <= item.size:
+            return item.part(start, info.file_size)
     raise zipfile.BadZipFile(f"{info.filename} is not stored as it should be")
 
 
 class _View(io.RawIOBase):
-    """Mapped bytes as a file: `zipfile` reads only the directory at its end."""
+    """A region as a file: `zipfile` reads only the directory at its end."""
 
-    def __init__(self, data: torch.Tensor) -> None:
-        self._data, self._position = data.numpy().data, 0
+    def __init__(self, region: Region) -> None:
+        self._region, self._position = region, 0
 
     def readable(self) -> bool:
         return True
@@ -266,17 +267,17 @@ class _View(io.RawIOBase):
         return True
 
     def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
-        position = offset + {io.SEEK_SET: 0, io.SEEK_CUR: self._position, io.SEEK_END: len(self._data)}[whence]
+        position = offset + {io.SEEK_SET: 0, io.SEEK_CUR: self._position, io.SEEK_END: self._region.size}[whence]
         if position < 0:
             raise OSError("seek before the start")
         self._position = position
         return position
 
     def readinto(self, buffer: Any) -> int:
-        read = self._data[self._position : self._position + len(buffer)]
-        buffer[: len(read)] = read
-        self._position += len(read)
-        return len(read)
+        count = max(0, min(len(buffer), self._region.size - self._position))
+        self._region.read_into(self._position, memoryview(buffer)[:count])
+        self._position += count
+        return count
 
 
 # Pickles, which are programs: these may only call what builds plain data
@@ -361,25 +362,18 @@ _CLASSES: Mapping[str, Sequence[str]] = {
     "uuid": ("UUID", "SafeUUID"),
 }  # fmt: skip
 _STAND_INS: dict[str, Any] = {name: type(name, (_StandIn,), {}) for names in _CLASSES.values() for name in names}
-_DTYPES = (
-    "float64", "float32", "float16", "bfloat16", "float8_e4m3fn", "float8_e5m2",
-    "int64", "int32", "int16", "int8", "uint8", "bool",
-)  # fmt: skip
 _IN_METADATA: Mapping[tuple[str, str], Any] = {
     **{(module, name): _STAND_INS[name] for module, names in _CLASSES.items() for name in names},
-    **{("torch", name): getattr(torch, name) for name in _DTYPES},
+    **{("torch", name): dtype for name, dtype in DTYPES.items()},
     ("torch", "Size"): tuple,
     ("collections", "OrderedDict"): dict,
 }
+_STORAGES = {
+    "Float": "float32", "BFloat16": "bfloat16", "Half": "float16", "Double": "float64",
+    "Long": "int64", "Int": "int32", "Byte": "uint8", "Bool": "bool",
+}  # fmt: skip
 _IN_ITEM: Mapping[tuple[str, str], Any] = {
     ("torch._utils", "_rebuild_tensor_v2"): _StandIn,
-    ("torch", "FloatStorage"): torch.float32,
-    ("torch", "BFloat16Storage"): torch.bfloat16,
-    ("torch", "HalfStorage"): torch.float16,
-    ("torch", "DoubleStorage"): torch.float64,
-    ("torch", "LongStorage"): torch.int64,
-    ("torch", "IntStorage"): torch.int32,
-    ("torch", "ByteStorage"): torch.uint8,
-    ("torch", "BoolStorage"): torch.bool,
+    **{("torch", f"{name}Storage"): DTYPES[dtype] for name, dtype in _STORAGES.items()},
     ("collections", "OrderedDict"): dict,
 }

@@ -6,30 +6,27 @@ Every size is known before any data is touched, and the same input gives the sam
 
 from __future__ import annotations
 
-import io
 import json
 import math
-import pickle
 import struct
-import sys
 import zlib
-from collections import OrderedDict
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import torch
-
-from s2l_nemo.convert.output import Output
-from s2l_nemo.convert.rows import Rows, buffers
+from s2l_nemo.convert.dtypes import BFLOAT16, FLOAT16, FLOAT32, Dtype
+from s2l_nemo.convert.output import Output, write_rows
+from s2l_nemo.convert.rows import Rows, size
+from s2l_nemo.convert.torch_pickle import Call, Global, Instance, Persistent, pickled, saved
 
 _FILE_BYTES = 8 * 10**9  # a file is closed before it grows beyond; one larger chunk stands alone
 _ZIP64_FROM = 2**32 - 2**16  # bytes of a chunk from which its zip needs 64-bit sizes and offsets
 _ALIGNMENT = 64  # of a chunk's data in its file, so that a reader may map it
-_STORAGES = {
-    torch.float32: torch.FloatStorage,
-    torch.bfloat16: torch.BFloat16Storage,
-    torch.float16: torch.HalfStorage,
+_STORAGE_INFO = Global("torch.distributed.checkpoint.filesystem _StorageInfo")
+_STORAGE_CLASSES = {
+    FLOAT32: Global("torch FloatStorage"),
+    BFLOAT16: Global("torch BFloat16Storage"),
+    FLOAT16: Global("torch HalfStorage"),
 }
 _BACKEND = {
     "sharded_backend": "torch_dist",
@@ -76,7 +73,7 @@ class TorchDistPlan:
     def __init__(
         self,
         chunks: Sequence[ChunkPlan],
-        dtype: torch.dtype,
+        dtype: Dtype,
         objects: Sequence[str],
         prefix: str = "",
         common: Mapping[str, object] = {},
@@ -84,7 +81,7 @@ class TorchDistPlan:
         self._prefix = prefix
         self._items = _lay_out(chunks, dtype, objects)
         self._small = {
-            "common.pt": _saved(dict(common)),
+            "common.pt": saved(dict(common)),
             ".metadata": _metadata(self._items, dtype),
             "metadata.json": json.dumps(_BACKEND).encode(),
         }
@@ -103,103 +100,90 @@ class TorchDistPlan:
                 for item in items:
                     write(item.head)
                     if item.chunk is not None:
-                        written = 0
-                        for buffer in buffers(data(item.chunk)):
-                            write(buffer)
-                            written += len(buffer)
-                        assert written == item.data_bytes, f"{item.chunk}: {written} bytes, not {item.data_bytes}"
+                        rows = data(item.chunk)
+                        assert size(rows) == item.data_bytes, f"{item.chunk}: {size(rows)} bytes, not {item.data_bytes}"
+                        write_rows(write, rows)
+                        del rows  # before the next is made
                     write(item.tail)
         for name, content in self._small.items():
             with output.file(self._prefix + name) as write:
                 write(content)
 
 
-def _lay_out(chunks: Sequence[ChunkPlan], dtype: torch.dtype, objects: Sequence[str]) -> list[_Item]:
+def _lay_out(chunks: Sequence[ChunkPlan], dtype: Dtype, objects: Sequence[str]) -> list[_Item]:
     items: list[_Item] = []
-    extra_state = _saved([None])
+    extra_state = saved([None])
     number, offset = 0, 0
     for key, chunk in [*((key, None) for key in objects), *((chunk.key, chunk) for chunk in chunks)]:
         data_bytes = 0 if chunk is None else math.prod(chunk.sizes) * dtype.itemsize
         if offset and offset + data_bytes > _FILE_BYTES:
             number, offset = number + 1, 0
         head, tail = (extra_state, b"") if chunk is None else _zip_around(chunk.sizes, dtype, offset)
-        # Interned, because a pickle says whether two equal strings are one object.
-        items.append(_Item(sys.intern(key), chunk, sys.intern(f"__0_{number}.distcp"), offset, data_bytes, head, tail))
+        items.append(_Item(key, chunk, f"__0_{number}.distcp", offset, data_bytes, head, tail))
         offset += items[-1].size()
     return items
 
 
-def _metadata(items: Sequence[_Item], dtype: torch.dtype) -> bytes:
-    """`.metadata` with torch's own classes. It has no place, time or random id of the save, unlike torch's."""
-    from torch.distributed.checkpoint.filesystem import _StorageInfo  # slow to import
-    from torch.distributed.checkpoint.metadata import (
-        BytesStorageMetadata,
-        ChunkStorageMetadata,
-        Metadata,
-        MetadataIndex,
-        TensorProperties,
-        TensorStorageMetadata,
-    )
-
+def _metadata(items: Sequence[_Item], dtype: Dtype) -> bytes:
+    """`.metadata` as torch pickles it. It has no place, time or random id of the save, unlike torch's."""
     tensors: dict[str, Any] = {}
-    storage: dict[MetadataIndex, _StorageInfo] = {}
+    storage: dict[Instance, Instance] = {}
     for item in items:
         chunk = item.chunk
         if chunk is None:
-            tensors[item.key] = BytesStorageMetadata()
+            tensors[item.key] = Instance(_class("BytesStorageMetadata"), {})
         else:
-            shape = torch.Size(chunk.global_shape)
-            entry = tensors.setdefault(item.key, TensorStorageMetadata(TensorProperties(dtype), shape, []))
-            entry.chunks.append(ChunkStorageMetadata(torch.Size(chunk.offsets), torch.Size(chunk.sizes)))
-        index = MetadataIndex(item.key, None if chunk is None else chunk.offsets)
-        storage[index] = _StorageInfo(item.file, item.offset, item.size())
-    metadata = Metadata(tensors, planner_data={}, storage_data=storage)
-    # Megatron looks up every tensor here; a tensor whose shape it changed would say so.
-    metadata.mcore_data = {item.key: {} for item in items if item.chunk is not None}  # type: ignore[attr-defined]
-    return pickle.dumps(metadata, protocol=4)
+            sizes = {"offsets": _size(chunk.offsets), "sizes": _size(chunk.sizes)}
+            state = {"properties": _properties(dtype), "size": _size(chunk.global_shape), "chunks": []}
+            entry = tensors.setdefault(item.key, Instance(_class("TensorStorageMetadata"), state))
+            entry.state["chunks"].append(Instance(_class("ChunkStorageMetadata"), sizes))
+        index = {"fqn": item.key, "offset": None if chunk is None else _size(chunk.offsets), "index": None}
+        info = {"relative_path": item.file, "offset": item.offset, "length": item.size()}
+        storage[Instance(_class("MetadataIndex"), index)] = Instance(_STORAGE_INFO, info)
+    state = {
+        "state_dict_metadata": tensors,
+        "planner_data": {},
+        "storage_data": storage,
+        "storage_meta": None,
+        "version": None,
+        # Megatron looks up every tensor here; a tensor whose shape it changed would say so.
+        "mcore_data": {item.key: {} for item in items if item.chunk is not None},
+    }
+    return pickled(Instance(_class("Metadata"), state))
 
 
-def _saved(value: object) -> bytes:
-    buffer = io.BytesIO()
-    torch.save(value, buffer)
-    return buffer.getvalue()
+def _class(name: str) -> Global:
+    return Global(f"torch.distributed.checkpoint.metadata {name}")
 
 
-@dataclass(frozen=True)
-class _Storage:
-    dtype: torch.dtype
-    count: int
+def _size(sizes: tuple[int, ...]) -> Call:
+    return Call(Global("torch Size"), (sizes,))
 
 
-@dataclass(frozen=True)
-class _Tensor:
-    """Pickled as torch pickles a contiguous tensor on the CPU whose storage is the record `data/0`."""
-
-    dtype: torch.dtype
-    sizes: tuple[int, ...]
-
-    def __reduce__(self) -> tuple[Any, ...]:
-        strides = tuple(math.prod(self.sizes[dim + 1 :]) for dim in range(len(self.sizes)))
-        storage = _Storage(self.dtype, math.prod(self.sizes))
-        return torch._utils._rebuild_tensor_v2, (storage, 0, self.sizes, strides, False, OrderedDict())
+def _properties(dtype: Dtype) -> Instance:
+    """dtype, layout, requires_grad, memory format (0: contiguous), pin_memory."""
+    layout = Call(Global("torch.serialization _get_layout"), ("torch.strided",))
+    memory_format = Call(_class("_MEM_FORMAT_ENCODING"), (0,))
+    return Instance(_class("TensorProperties"), (Global(f"torch {dtype}"), layout, False, memory_format, False))
 
 
-class _Pickler(pickle.Pickler):
-    def persistent_id(self, obj: Any) -> Any:
-        return ("storage", _STORAGES[obj.dtype], "0", "cpu", obj.count) if isinstance(obj, _Storage) else None
+def _tensor(sizes: tuple[int, ...], dtype: Dtype) -> Call:
+    """A contiguous tensor on the CPU, as torch pickles it, whose storage is the record `data/0`."""
+    strides = tuple(math.prod(sizes[dim + 1 :]) for dim in range(len(sizes)))
+    storage = Persistent(("storage", _STORAGE_CLASSES[dtype], "0", "cpu", math.prod(sizes)))
+    hooks = Call(Global("collections OrderedDict"), ())
+    return Call(Global("torch._utils _rebuild_tensor_v2"), (storage, 0, sizes, strides, False, hooks))
 
 
-def _zip_around(sizes: tuple[int, ...], dtype: torch.dtype, offset: int) -> tuple[bytes, bytes]:
+def _zip_around(sizes: tuple[int, ...], dtype: Dtype, offset: int) -> tuple[bytes, bytes]:
     """What comes before and after a chunk's data in a zip that starts at byte `offset` of its file.
 
     The zip is torch.save's: records `data.pkl`, `byteorder`, `version` and, last, `data/0`. The checksum of the data is
     left 0. It would cost a quarter of the writing thread, torch does not compare it when loading
     (`torch.serialization.set_crc32_options`), and the manifest's SHA-256 protects the same bytes.
     """
-    pickled = io.BytesIO()
-    _Pickler(pickled, protocol=2).dump(_Tensor(dtype, sizes))
     head, directory = b"", b""
-    for name, content in [("data.pkl", pickled.getvalue()), ("byteorder", b"little"), ("version", b"3\n")]:
+    for name, content in [("data.pkl", pickled(_tensor(sizes, dtype))), ("byteorder", b"little"), ("version", b"3\n")]:
         local, central = _record(name, zlib.crc32(content), len(content), len(head))
         head, directory = head + local + content, directory + central
     data_bytes = math.prod(sizes) * dtype.itemsize

@@ -1,43 +1,26 @@
-"""Rollout engines for models of every format that the trainer accepts."""
+"""The two engines of a training run."""
 
 from __future__ import annotations
 
-from pathlib import Path
-from typing import TypeVar
+from typing import Any
 
 import torch
 
-from s2l_nemo.config.model_files import hf_files_folder, read_config_json
-from s2l_nemo.config.schema import Config, Precision
-from s2l_nemo.convert.hf_config import llama_config
-from s2l_nemo.convert.open import open_checkpoint
-from s2l_nemo.convert.to_hugging_face import named_tensors
+from s2l_nemo.config.schema import Config
+from s2l_nemo.engines import make_engine
 from s2l_nemo.rollout.embedded import EmbeddedEngine, EmbeddedLearnerEngine
 from s2l_nemo.types import Source
-
-DTYPES = {Precision.fp32: torch.float32, Precision.bf16: torch.bfloat16}
-
-Engine = TypeVar("Engine", bound=EmbeddedEngine)
 
 
 def make_engines(cfg: Config, device: torch.device) -> tuple[EmbeddedEngine | None, EmbeddedLearnerEngine]:
     """The frozen explorer, None for plain GRPO, and the learner's engine; a copy of each on every rank."""
+    settings: dict[str, Any] = {
+        "device": device,
+        "precision": cfg.model.precision,
+        "max_batch_rows": cfg.rollout.max_batch_rows,
+    }
     explorer = None
     if cfg.explorer.path is not None:
-        explorer = make_engine(EmbeddedEngine, "explorer.path", cfg.explorer.path, Source.EXPLORER, cfg, device)
-    return explorer, make_engine(EmbeddedLearnerEngine, "model.path", cfg.model.path, Source.LEARNER, cfg, device)
-
-
-def make_engine(engine: type[Engine], key: str, path: str, source: Source, cfg: Config, device: torch.device) -> Engine:
-    """A Hugging Face folder is loaded by transformers; a NeMo checkpoint, and an InternLM2.5, whose own class would be
-    remote code, are filled tensor by tensor."""
-    dtype, rows = DTYPES[cfg.model.precision], cfg.rollout.max_batch_rows
-    config = read_config_json(key, path)
-    if hf_files_folder(key, path) == Path(path) and config["model_type"] != "internlm2":
-        return engine.from_pretrained(path, source=source, device=device, dtype=dtype, max_batch_rows=rows)
-    checkpoint = open_checkpoint(Path(path))
-    shape = checkpoint.shape
-    if shape.engine_family != shape.family:
-        config = llama_config(config, shape)
-    tensors = named_tensors(checkpoint, shape.engine_family)
-    return engine.from_weights(config, tensors, source=source, device=device, dtype=dtype, max_batch_rows=rows)
+        explorer = make_engine(EmbeddedEngine, "explorer.path", cfg.explorer.path, source=Source.EXPLORER, **settings)
+    learner = make_engine(EmbeddedLearnerEngine, "model.path", cfg.model.path, source=Source.LEARNER, **settings)
+    return explorer, learner

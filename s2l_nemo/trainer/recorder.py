@@ -19,7 +19,7 @@ from s2l_nemo.report.metrics import MetricsWriter
 from s2l_nemo.report.plots import plot_run
 from s2l_nemo.report.rollout_dump import rollout_rows, write_rollouts
 from s2l_nemo.report.run_dir import RunDir
-from s2l_nemo.report.statistics import bootstrap_mean, paired_bootstrap
+from s2l_nemo.statistics import bootstrap_mean, paired_bootstrap
 from s2l_nemo.trainer.interfaces import Actor
 from s2l_nemo.trainer.metrics import Metrics
 from s2l_nemo.trainer.validation import Correct, write_validation

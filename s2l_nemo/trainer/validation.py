@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from s2l_nemo.report.run_dir import write_json_atomic
-from s2l_nemo.report.statistics import bootstrap_mean
+from s2l_nemo.statistics import bootstrap_mean
 from s2l_nemo.rollout.engine import RolloutEngine
 from s2l_nemo.rollout.mixed import mixed_requests
 from s2l_nemo.trainer.sampling import Sampler

@@ -10,9 +10,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from s2l_nemo.config.model_shape import Family, ModelShape
-from s2l_nemo.convert.names import TABLES, Rule, full_shape, fuse, hf_shapes, shard, shard_shape, split, unshard
-from s2l_nemo.convert.plan import buckets, entries, pack, unpack
-from s2l_nemo.convert.rows import Rows, join
+from s2l_nemo.convert.names import TABLES, Rule, full_shape, fuse, hf_shapes, split
+from s2l_nemo.convert.plan import buckets, entries
+from s2l_nemo.convert.shards import join, pack, shard, shard_rows, shard_shape, unpack, unshard
 from tests.convert.shapes import small_shape
 
 FAMILIES: tuple[Family, ...] = ("qwen3", "internlm2", "llama")
@@ -27,12 +27,12 @@ def rule(name: str) -> Rule:
     return next(rule for rule in all_rules("qwen3") if name in rule.megatron)
 
 
-def rows(label: int, count: int) -> Rows:
+def rows(label: int, count: int) -> tuple[torch.Tensor, ...]:
     """`count` rows of one column: 100 * label + row."""
     return ((100.0 * label + torch.arange(count)).view(-1, 1),)
 
 
-def values(rows: Rows) -> list[float]:
+def values(rows: tuple[torch.Tensor, ...]) -> list[float]:
     return join(rows).flatten().tolist()
 
 
@@ -41,7 +41,7 @@ def test_qkv_rows_are_grouped_by_kv_head() -> None:
     shape = small_shape(heads=4, kv_heads=2)
     full = fuse(rule("linear_qkv.weight"), [rows(1, 4), rows(2, 2), rows(3, 2)], shape)
     assert values(full) == [100, 101, 200, 300, 102, 103, 201, 301]
-    assert values(shard(rule("linear_qkv.weight"), full, 2, 1)) == [102, 103, 201, 301]
+    assert values(shard_rows(rule("linear_qkv.weight"), full, 2, 1)) == [102, 103, 201, 301]
     assert [values(part) for part in split(rule("linear_qkv.weight"), full, shape)] == [
         [100, 101, 102, 103], [200, 201], [300, 301],
     ]  # fmt: skip
@@ -57,8 +57,8 @@ def test_gate_up_shard_is_not_a_chunk() -> None:
     shape = small_shape(ffn=4)
     fc1 = rule("linear_fc1.weight")
     full = fuse(fc1, [rows(1, 4), rows(2, 4)], shape)
-    assert values(shard(fc1, full, 2, 0)) == [100, 101, 200, 201]
-    assert values(shard(fc1, full, 2, 1)) == [102, 103, 202, 203]
+    assert values(shard_rows(fc1, full, 2, 0)) == [100, 101, 200, 201]
+    assert values(shard_rows(fc1, full, 2, 1)) == [102, 103, 202, 203]
 
 
 def test_no_table_can_be_changed() -> None:
@@ -95,7 +95,7 @@ def test_there_and_back(drawn: tuple[ModelShape, int]) -> None:
     shape, tp_size = drawn
     for one in all_rules(shape.family):
         full = torch.arange(float(math.prod(full_shape(one, shape)))).view(full_shape(one, shape))
-        parts = [join(shard(one, (full,), tp_size, rank)) for rank in range(tp_size)]
+        parts = [shard(one, full, tp_size, rank) for rank in range(tp_size)]
         assert all(part.shape == shard_shape(one, shape, tp_size) for part in parts)
         assert torch.equal(join(unshard(one, parts)), full)
         hf = split(one, (full,), shape)
@@ -118,7 +118,7 @@ def test_plan_gives_every_tensor_once(drawn: tuple[ModelShape, int], pp_size: in
         assert len({entry.stage for entry in bucket}) == 1
         size = sum(tensors[entry].nbytes for entry in bucket)
         assert len(bucket) == 1 or size <= bucket_bytes
-        flats = [pack([join(shard(e.rule, (tensors[e],), tp_size, rank)) for e in bucket]) for rank in range(tp_size)]
+        flats = [pack([shard(e.rule, tensors[e], tp_size, rank) for e in bucket]) for rank in range(tp_size)]
         seen.update(unpack(bucket, torch.stack(flats), shape))
     assert sorted(seen) == sorted(names)
     for entry, full in tensors.items():

@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 
 from s2l_nemo.convert.manifest import check_manifest, find_manifest, read_manifest
 from s2l_nemo.convert.output import new_output, tar_size
+from s2l_nemo.convert.rows import MemoryRows
 from s2l_nemo.errors import UserError
 
 CONTENTS = {"a.json": b"{}", "weights/data": bytes(range(256)) * 40_000, "weights/empty": b"", "z": b"z" * 513}
@@ -26,7 +27,7 @@ def fill(path: Path, *, tar: bool, force: bool = False) -> list[int]:
         for name, content in CONTENTS.items():
             with output.file(name) as write:
                 write(content[:100])
-                write(memoryview(content)[100:])
+                write(MemoryRows(memoryview(content)[100:], 1))
     return told
 
 

@@ -12,6 +12,7 @@ import yaml
 from safetensors.torch import load_file, save_file
 
 from s2l_nemo.convert.compare import compare
+from s2l_nemo.convert.dtypes import BFLOAT16
 from s2l_nemo.convert.open import open_checkpoint
 from s2l_nemo.convert.to_nemo import FORMATS, Format
 from tests.distributed.models import write_internlm2, write_qwen3
@@ -137,9 +138,9 @@ def test_as_llama(tmp_path: Path) -> None:
 
 def test_casting(tmp_path: Path) -> None:
     source = write_qwen3(tmp_path / "hf")
-    checkpoint = open_checkpoint(source, torch.bfloat16)
+    checkpoint = open_checkpoint(source, BFLOAT16)
     original = tensors(source)
-    from s2l_nemo.convert.to_hugging_face import named_tensors
+    from s2l_nemo.convert.tensors import named_tensors
 
     for named in named_tensors(checkpoint, "qwen3"):
         for name, tensor in named.items():

@@ -14,8 +14,7 @@ import struct
 import tempfile
 import warnings
 import zipfile
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -27,6 +26,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch.distributed.checkpoint.filesystem import _StorageInfo
 from torch.distributed.checkpoint.metadata import (
+    BytesStorageMetadata,
     ChunkStorageMetadata,
     Metadata,
     MetadataIndex,
@@ -36,12 +36,15 @@ from torch.distributed.checkpoint.metadata import (
 )
 
 from s2l_nemo.convert import torch_dist_writer
-from s2l_nemo.convert.mapped import folder_regions, tar_regions
+from s2l_nemo.convert.dtypes import FLOAT32
 from s2l_nemo.convert.output import new_output
-from s2l_nemo.convert.rows import Rows, from_bytes, to_bytes
+from s2l_nemo.convert.regions import folder_regions, tar_regions
+from s2l_nemo.convert.rows import FileRows, MemoryRows, Rows
+from s2l_nemo.convert.tensors import dtype_of, rows_of, tensor_of
 from s2l_nemo.convert.torch_dist import TorchDistReader
 from s2l_nemo.convert.torch_dist_writer import ChunkPlan, TorchDistPlan
 from s2l_nemo.errors import UserError
+from tests.convert.outputs import PlainOutput
 
 BACKEND = {"sharded_backend": "torch_dist", "sharded_backend_version": 1}
 DTYPES = [torch.float32, torch.bfloat16, torch.float16]
@@ -58,7 +61,7 @@ def reader(folder: Path) -> TorchDistReader:
 
 def read(source: TorchDistReader, key: str, layer: int | None = None) -> torch.Tensor:
     info = source.tensors[key]
-    return from_bytes(source.rows(key, layer), info.dtype, info.shape if layer is None else info.shape[1:])
+    return tensor_of(source.rows(key, layer), info.dtype, info.shape if layer is None else info.shape[1:])
 
 
 def write_by_torch(folder: Path, tensors: dict[str, tuple[torch.Tensor, list[Box]]]) -> Metadata:
@@ -83,16 +86,6 @@ def write_by_torch(folder: Path, tensors: dict[str, tuple[torch.Tensor, list[Box
     return metadata
 
 
-class PlainOutput:
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
-
-    @contextmanager
-    def file(self, name: str) -> Iterator[Callable[[bytes], object]]:
-        with (self.folder / name).open("xb") as file:
-            yield file.write
-
-
 def grid(key: str, tensor: torch.Tensor, cuts: list[list[int]]) -> list[ChunkPlan]:
     """Chunks of a tensor that is cut at these places of each dimension."""
     edges = [sorted({0, size, *places}) for size, places in zip(tensor.shape, cuts, strict=True)]
@@ -107,8 +100,8 @@ def source_of(tensors: dict[str, torch.Tensor]) -> Callable[[ChunkPlan], Rows]:
     """The rows of a chunk in two parts."""
 
     def data(chunk: ChunkPlan) -> Rows:
-        rows = to_bytes(crop(tensors[chunk.key], chunk.offsets, chunk.sizes))
-        middle = rows.size(0) // 2
+        (rows,) = rows_of(crop(tensors[chunk.key], chunk.offsets, chunk.sizes))
+        middle = len(rows) // 2
         return rows[:middle], rows[middle:]
 
     return data
@@ -129,14 +122,18 @@ def test_reads_what_dcp_saves(tmp_path: Path) -> None:
     (tmp_path / "metadata.json").write_text(json.dumps(BACKEND))
     found = reader(tmp_path)
     assert {key: (info.dtype, info.shape) for key, info in found.tensors.items()} == {
-        key: (tensor.dtype, tuple(tensor.shape)) for key, tensor in tensors.items()
+        key: (dtype_of(tensor.dtype), tuple(tensor.shape)) for key, tensor in tensors.items()
     }
     for key, tensor in tensors.items():
         assert torch.equal(read(found, key), tensor)
     assert torch.equal(read(found, "stack", 1), tensors["stack"][1])
-    assert [part.shape for part in found.rows("vector")] == [(5, 2)]  # one element per row
-    assert [part.shape for part in found.rows("stack")] == [(3, 16)]
-    assert [part.shape for part in found.rows("stack", 2)] == [(4, 4)]
+    assert shapes(found.rows("vector")) == [(5, 2)]  # one element per row
+    assert shapes(found.rows("stack")) == [(3, 16)]
+    assert shapes(found.rows("stack", 2)) == [(4, 4)]
+
+
+def shapes(rows: Rows) -> list[tuple[int, int]]:
+    return [(len(part), part.row_bytes) for part in rows]
 
 
 def save_with_dcp(state: dict[str, Any], folder: Path) -> None:
@@ -153,7 +150,7 @@ def load_with_dcp(folder: Path, like: dict[str, torch.Tensor]) -> dict[str, torc
     return state
 
 
-def test_rows_are_mapped_where_whole_and_put_together_where_cut(tmp_path: Path) -> None:
+def test_rows_stay_in_their_file_where_whole_and_put_together_where_cut(tmp_path: Path) -> None:
     tensor = torch.randn(2, 4, 6)
     rows_of_layers: list[Box] = [((layer, row, 0), (1, 2, 6)) for row in (2, 0) for layer in (0, 1)]
     columns: list[Box] = [((0, 0, column), (2, 4, 2)) for column in (4, 0, 2)]  # chunks that span two layers
@@ -162,10 +159,9 @@ def test_rows_are_mapped_where_whole_and_put_together_where_cut(tmp_path: Path) 
     for key in ("rows", "columns"):
         assert torch.equal(read(found, key), tensor)
         assert torch.equal(read(found, key, 1), tensor[1])
-    assert [part.shape for part in found.rows("rows", 1)] == [(2, 24), (2, 24)]
-    assert [part.shape for part in found.rows("columns", 1)] == [(4, 24)]
-    files = {region.path: region.bytes().untyped_storage().data_ptr() for region in folder_regions(tmp_path).values()}
-    assert all(part.untyped_storage().data_ptr() in files.values() for part in found.rows("rows", 1))
+    assert shapes(found.rows("rows", 1)) == [(2, 24), (2, 24)]
+    assert all(isinstance(part, FileRows) for part in found.rows("rows", 1))
+    assert shapes(found.rows("columns", 1)) == [(4, 24)]
 
 
 def test_strides_of_dimensions_of_one_mean_nothing(tmp_path: Path) -> None:
@@ -214,7 +210,7 @@ def test_there_and_back(drawn: tuple[torch.Tensor, list[list[int]]]) -> None:
     tensors = {"one": tensor, "two": tensor + 1}
     with tempfile.TemporaryDirectory() as folder:
         chunks = [chunk for key in tensors for chunk in grid(key, tensors[key], cuts)]
-        plan = TorchDistPlan(chunks, tensor.dtype, ["state/shard_0_1"])
+        plan = TorchDistPlan(chunks, dtype_of(tensor.dtype), ["state/shard_0_1"])
         plan.write(PlainOutput(Path(folder)), source_of(tensors))
         assert {path.name: path.stat().st_size for path in Path(folder).iterdir()} == plan.files
         found = reader(Path(folder))
@@ -234,10 +230,25 @@ def test_torch_loads_every_item(
         monkeypatch.setattr(torch_dist_writer, "_ZIP64_FROM", 0)
     tensors = {"model.w": torch.randn(2, 3, 5).to(dtype), "model.norm": torch.randn(7).to(dtype)}
     chunks = grid("model.w", tensors["model.w"], [[1], [2], []]) + grid("model.norm", tensors["model.norm"], [[]])
-    TorchDistPlan(chunks, dtype, ["model.s/shard_0_1"]).write(PlainOutput(tmp_path), source_of(tensors))
+    TorchDistPlan(chunks, dtype_of(dtype), ["model.s/shard_0_1"]).write(PlainOutput(tmp_path), source_of(tensors))
     metadata = pickle.loads((tmp_path / ".metadata").read_bytes())  # noqa: S301  written by this test
     assert len(metadata.storage_data) == len(chunks) + 1
     assert metadata.mcore_data == {"model.w": {}, "model.norm": {}}
+    assert metadata.state_dict_metadata == {  # with torch's own classes, made by their own constructors
+        "model.s/shard_0_1": BytesStorageMetadata(),
+        **{
+            key: TensorStorageMetadata(
+                TensorProperties(dtype),
+                tensor.shape,
+                [
+                    ChunkStorageMetadata(torch.Size(chunk.offsets), torch.Size(chunk.sizes))
+                    for chunk in chunks
+                    if chunk.key == key
+                ],
+            )
+            for key, tensor in tensors.items()
+        },
+    }
     file = (tmp_path / "__0_0.distcp").read_bytes()
     for index, info in metadata.storage_data.items():
         item = file[info.offset : info.offset + info.length]
@@ -259,7 +270,7 @@ def test_torch_loads_every_item(
 def test_files_end_between_chunks_and_metadata_json_is_last(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch_dist_writer, "_FILE_BYTES", 3_000)
     tensors = {"key": torch.randn(4, 500)}
-    plan = TorchDistPlan(grid("key", tensors["key"], [[1, 2, 3], []]), torch.float32, [], "model_weights/", {"a": 1})
+    plan = TorchDistPlan(grid("key", tensors["key"], [[1, 2, 3], []]), FLOAT32, [], "model_weights/", {"a": 1})
     names = ["__0_0.distcp", "__0_1.distcp", "__0_2.distcp", "__0_3.distcp", "common.pt", ".metadata", "metadata.json"]
     assert list(plan.files) == [f"model_weights/{name}" for name in names]
     with new_output(tmp_path / "out", plan.files, tar=False, force=False) as output:
@@ -280,15 +291,15 @@ def test_the_same_input_gives_the_same_bytes(tmp_path: Path) -> None:
     contents = []
     for name, planned in (("a", chunks), ("b", copies)):
         (tmp_path / name).mkdir()
-        TorchDistPlan(planned, torch.float32, ["x/shard_0_1"]).write(PlainOutput(tmp_path / name), source_of(tensors))
+        TorchDistPlan(planned, FLOAT32, ["x/shard_0_1"]).write(PlainOutput(tmp_path / name), source_of(tensors))
         contents.append({path.name: path.read_bytes() for path in (tmp_path / name).iterdir()})
     assert contents[0] == contents[1]
 
 
 def test_rows_that_are_not_the_chunk_fail(tmp_path: Path) -> None:
-    plan = TorchDistPlan([ChunkPlan("key", (2, 2), (0, 0), (2, 2))], torch.float32, [])
+    plan = TorchDistPlan([ChunkPlan("key", (2, 2), (0, 0), (2, 2))], FLOAT32, [])
     with pytest.raises(AssertionError, match="8 bytes, not 16"):
-        plan.write(PlainOutput(tmp_path), lambda chunk: (torch.zeros(1, 8, dtype=torch.uint8),))
+        plan.write(PlainOutput(tmp_path), lambda chunk: (MemoryRows(memoryview(bytes(8)), 8),))
 
 
 # Hostile and damaged
@@ -348,7 +359,7 @@ def storage(metadata: Metadata) -> Any:
     return next(iter(metadata.storage_data.values()))
 
 
-def tensor_of(metadata: Metadata) -> Any:
+def stored_tensor(metadata: Metadata) -> Any:
     return metadata.state_dict_metadata["key"]
 
 
@@ -364,14 +375,14 @@ WRONG_METADATA: dict[str, tuple[Callable[[Metadata], None], str]] = {
     "beyond": (change("length", 10**9), "__0_0.distcp is cut short"),
     "too small": (change("length", 20), "does not fit in its 20 bytes"),
     "compressed": (change("transform_descriptors", ["zstd"]), "is compressed"),
-    "no dtype": (lambda m: setattr(tensor_of(m), "properties", None), "'key' has no dtype"),
-    "no chunks": (lambda m: tensor_of(m).chunks.clear(), "hold 0 of its 24 elements"),
-    "missing chunk": (lambda m: tensor_of(m).chunks.pop(), "hold 12 of its 24 elements"),
+    "no dtype": (lambda m: setattr(stored_tensor(m), "properties", None), "'key' has no dtype"),
+    "no chunks": (lambda m: stored_tensor(m).chunks.clear(), "hold 0 of its 24 elements"),
+    "missing chunk": (lambda m: stored_tensor(m).chunks.pop(), "hold 12 of its 24 elements"),
     "not stored": (lambda m: m.storage_data.clear(), r"chunk \(0, 0\) of tensor key is stored nowhere"),
-    "twice": (lambda m: tensor_of(m).chunks.append(tensor_of(m).chunks[0]), r"tensor key overlap at \(0, 0\)"),
-    "overlap": (lambda m: setattr(tensor_of(m).chunks[0], "sizes", torch.Size((3, 6))), r"overlap at \(2, 0\)"),
-    "out of it": (lambda m: setattr(tensor_of(m), "size", torch.Size((3, 6))), "lies outside tensor key"),
-    "dimensions": (lambda m: setattr(tensor_of(m), "size", torch.Size((24,))), "lies outside tensor key"),
+    "twice": (lambda m: stored_tensor(m).chunks.append(stored_tensor(m).chunks[0]), r"tensor key overlap at \(0, 0\)"),
+    "overlap": (lambda m: setattr(stored_tensor(m).chunks[0], "sizes", torch.Size((3, 6))), r"overlap at \(2, 0\)"),
+    "out of it": (lambda m: setattr(stored_tensor(m), "size", torch.Size((3, 6))), "lies outside tensor key"),
+    "dimensions": (lambda m: setattr(stored_tensor(m), "size", torch.Size((24,))), "lies outside tensor key"),
     "other": (lambda m: m.state_dict_metadata.update(key=SimpleNamespace), "types.SimpleNamespace, refused"),
     "none": (lambda m: setattr(m, "storage_data", None), "None is no dictionary"),
 }
@@ -433,9 +444,7 @@ WRONG_ITEMS: dict[str, Any] = {
 @pytest.mark.parametrize("name", WRONG_ITEMS)
 def test_an_item_that_is_not_what_metadata_says_is_refused(checkpoint: Path, name: str) -> None:
     replace_item(checkpoint, WRONG_ITEMS[name])
-    with pytest.raises(
-        UserError, match=r"\(key\) is no contiguous little-endian torch.float32 tensor of shape \(2, 6\)"
-    ):
+    with pytest.raises(UserError, match=r"\(key\) is no contiguous little-endian float32 tensor of shape \(2, 6\)"):
         reader(checkpoint).rows("key")
 
 

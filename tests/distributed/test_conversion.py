@@ -8,10 +8,8 @@ from typing import Any
 import pytest
 import torch
 
-from s2l_nemo.convert.open import open_checkpoint
-from s2l_nemo.convert.output import new_output
-from s2l_nemo.convert.to_hugging_face import HuggingFaceExport, tensors_of
-from s2l_nemo.convert.to_nemo import Format, NemoExport
+from s2l_nemo.convert.to_nemo import Format
+from tests.distributed.conversion import to_hf, to_nemo
 from tests.distributed.models import fixed_batch, write_internlm2, write_qwen3
 from tests.distributed.ranks import run_ranks
 from tests.distributed.test_layouts import TEMPERATURE, build, hugging_face_logprobs
@@ -24,21 +22,6 @@ def write_model(folder: Path, model: str, seed: int) -> Path:
     if model == "internlm2":
         return write_internlm2(folder, seed=seed)
     return write_qwen3(folder, tied=model == "tied", seed=seed, shards=3)
-
-
-def to_nemo(source: Path, output: Path, form: Format) -> Path:
-    plan = NemoExport(open_checkpoint(source), form, "")
-    with new_output(output, plan.files, tar=form == "nemo", force=False) as files:
-        plan.write(files)
-    return output
-
-
-def to_hf(source: Path, output: Path, *, as_llama: bool = False, hf_files: Path | None = None) -> Path:
-    checkpoint = open_checkpoint(source, hf_files=hf_files)
-    plan = HuggingFaceExport(checkpoint.shape, checkpoint.dtype, checkpoint.hf_files, as_llama=as_llama)
-    with new_output(output, plan.files, tar=False, force=False) as files:
-        plan.write(files, tensors_of(checkpoint, plan.family))
-    return output
 
 
 def expected_logprobs(folder: Path) -> torch.Tensor:

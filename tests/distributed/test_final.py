@@ -9,10 +9,8 @@ from typing import Any
 import pytest
 import torch
 
-from s2l_nemo.convert.open import open_checkpoint
-from s2l_nemo.convert.output import new_output
-from s2l_nemo.convert.to_hugging_face import HuggingFaceExport, tensors_of
 from s2l_nemo.types import UserError
+from tests.distributed.conversion import to_hf
 from tests.distributed.models import fixed_batch, write_internlm2, write_qwen3
 from tests.distributed.ranks import RanksFailed, run_ranks
 from tests.distributed.test_layouts import build, hugging_face_logprobs, own_rows, two_updates
@@ -26,20 +24,6 @@ def train_and_save(folder: Path, tp: int, pp: int, out: Path) -> dict[str, Any]:
     batch = own_rows(actor, fixed_batch())
     actor.prepare_for_inference()
     return {"tokens": batch.tokens_BT, "logprobs": actor.infer(batch, 0.8)[0]}
-
-
-def export_offline(nemo: Path, out: Path, *, as_llama: bool = False) -> dict[str, bytes]:
-    checkpoint = open_checkpoint(nemo)
-    export = HuggingFaceExport(
-        checkpoint.shape,
-        checkpoint.dtype,
-        checkpoint.hf_files,
-        as_llama=as_llama,
-        redundant_output=checkpoint.redundant_output,
-    )
-    with new_output(out, export.files, tar=False, force=False) as output:
-        export.write(output, tensors_of(checkpoint, export.family))
-    return contents(out)
 
 
 def contents(folder: Path) -> dict[str, bytes]:
@@ -68,7 +52,7 @@ def test_live_export_equals_offline_export_and_the_actor(tmp_path: Path, kind: s
     folder = write(kind, tmp_path / "model")
     trained = run_ranks(train_and_save, 2, folder, tp, pp, tmp_path)[0]
     live = contents(tmp_path / "hf")
-    assert live == export_offline(tmp_path / "final.nemo", tmp_path / "offline")
+    assert live == contents(to_hf(tmp_path / "final.nemo", tmp_path / "offline"))
     assert live["model.safetensors"] != (folder / "model.safetensors").read_bytes()  # it was trained
     assert {name for name in live if name != "SHA256SUMS"} == set(contents(folder))
     assert live["tokenizer.json"] == (folder / "tokenizer.json").read_bytes()
@@ -76,7 +60,7 @@ def test_live_export_equals_offline_export_and_the_actor(tmp_path: Path, kind: s
     readable = tmp_path / "hf"
     if kind == "internlm2":  # transformers knows it as the Llama that it equals
         readable = tmp_path / "llama"
-        export_offline(tmp_path / "final.nemo", readable, as_llama=True)
+        to_hf(tmp_path / "final.nemo", readable, as_llama=True)
     model = AutoModelForCausalLM.from_pretrained(readable, trust_remote_code=False).eval()
     expected_BS, _ = hugging_face_logprobs(model, trained["tokens"])
     assert (trained["logprobs"] - expected_BS).abs().max() < 1e-5

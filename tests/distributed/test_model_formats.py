@@ -10,33 +10,14 @@ import pytest
 
 from s2l_nemo.config.checks import check_model_files
 from s2l_nemo.config.load import load_config
-from s2l_nemo.convert.open import open_checkpoint
-from s2l_nemo.convert.output import new_output
-from s2l_nemo.convert.to_hugging_face import HuggingFaceExport, tensors_of
-from s2l_nemo.convert.to_nemo import NemoExport
 from s2l_nemo.report.metrics import read_metrics
+from tests.distributed.conversion import to_hf, to_nemo
 from tests.distributed.models import write_internlm2, write_qwen3
 from tests.distributed.ranks import run_ranks
 from tests.distributed.test_training import BASE, CONF, layout, train, untimed
 
 STEPS = ["algorithm.steps=2", "algorithm.schedule.name=constant", "algorithm.schedule.alpha=0.5",
          "algorithm.schedule.t_mix=null", "run.export_hf=true"]  # fmt: skip
-
-
-def to_nemo(source: Path, path: Path) -> Path:
-    tar = path.suffix == ".nemo"
-    export = NemoExport(open_checkpoint(source), "nemo" if tar else "nemo-dir", "")
-    with new_output(path, export.files, tar=tar, force=False) as output:
-        export.write(output)
-    return path
-
-
-def as_llama(source: Path, folder: Path) -> Path:
-    checkpoint = open_checkpoint(source)
-    export = HuggingFaceExport(checkpoint.shape, checkpoint.dtype, checkpoint.hf_files, as_llama=True)
-    with new_output(folder, export.files, tar=False, force=False) as output:
-        export.write(output, tensors_of(checkpoint, "llama"))
-    return folder
 
 
 def run(
@@ -73,7 +54,7 @@ def test_nemo_checkpoints_train_bit_for_bit_as_the_hugging_face_folder(tmp_path:
 def test_internlm2_learns_from_a_llama_and_at_any_layout(tmp_path: Path) -> None:
     learner, explorer = write_internlm2(tmp_path / "learner"), write_internlm2(tmp_path / "explorer", seed=1, hidden=32)
     expected, _, result = run(tmp_path / "run", learner, explorer)
-    llama = as_llama(explorer, tmp_path / "llama")
+    llama = to_hf(explorer, tmp_path / "llama", as_llama=True)
     metrics, files, again = run(tmp_path / "pp", learner, llama, pp=2, tp=1)
     assert again["explorer"] == result["explorer"]
     for mine, theirs in zip(metrics, expected, strict=True):

@@ -8,8 +8,9 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from s2l_nemo.convert.mapped import tar_regions
-from s2l_nemo.convert.rows import from_bytes
+from s2l_nemo.convert.dtypes import FLOAT32
+from s2l_nemo.convert.regions import tar_regions
+from s2l_nemo.convert.tensors import tensor_of
 from s2l_nemo.convert.torch_dist import TorchDistReader
 from tests.distributed.models import write_qwen3
 from tests.distributed.ranks import run_ranks
@@ -61,4 +62,4 @@ def test_reads_what_nemo_saves(tmp_path: Path, tp: int, pp: int) -> None:
     assert set(found.tensors) == {f"model.{name}" for name, _ in wanted}
     for (name, layer), tensor in wanted.items():
         rows = found.rows(f"model.{name}", layer)
-        assert torch.equal(from_bytes(rows, torch.float32, tuple(tensor.shape)), tensor), (name, layer)
+        assert torch.equal(tensor_of(rows, FLOAT32, tuple(tensor.shape)), tensor), (name, layer)

@@ -1,13 +1,13 @@
-"""Files, and members of uncompressed tars, as mapped bytes."""
+"""Files, and members of uncompressed tars, as bytes that are read where and when they are needed."""
 
 from __future__ import annotations
 
+import io
+import os
 import tarfile
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
-
-import torch
 
 from s2l_nemo.errors import UserError
 
@@ -20,25 +20,31 @@ class Region:
     offset: int
     size: int
 
+    def part(self, start: int, size: int) -> Region:
+        assert 0 <= start <= start + size <= self.size
+        return Region(self.path, self.offset + start, size)
+
     def read(self) -> bytes:
-        with self.path.open("rb") as file:
-            file.seek(self.offset)
-            return file.read(self.size)
+        data = bytearray(self.size)
+        self.read_into(0, memoryview(data))
+        return bytes(data)
 
-    def bytes(self) -> torch.Tensor:
-        """All bytes [size], mapped: nothing is read before it is used, and it counts as cache, not as memory."""
-        if self.size == 0:
-            return torch.empty(0, dtype=torch.uint8)
+    def read_into(self, start: int, buffer: memoryview) -> None:
+        """Fills `buffer` with the bytes from `start` on. Raises UserError where the file has become shorter."""
         status = self.path.stat()
-        whole = _mapped(self.path, status.st_size, (status.st_ino, status.st_mtime_ns))
-        return whole[self.offset : self.offset + self.size]
+        file = _opened(self.path, (status.st_ino, status.st_mtime_ns))
+        done = 0
+        while done < len(buffer):
+            count = os.preadv(file.fileno(), [buffer[done:]], self.offset + start + done)
+            if count == 0:
+                raise UserError(f"{self.path} was cut short while it was read: copy it again")
+            done += count
 
 
-@lru_cache(maxsize=64)
-def _mapped(path: Path, size: int, identity: tuple[int, int]) -> torch.Tensor:
+@lru_cache(maxsize=16)
+def _opened(path: Path, identity: tuple[int, int]) -> io.FileIO:
     """`identity` tells a file from one that has since taken its place."""
-    storage = torch.UntypedStorage.from_file(str(path), False, size)  # private: a write would never reach the file
-    return torch.empty(0, dtype=torch.uint8).set_(storage)  # type: ignore[arg-type]
+    return path.open("rb", buffering=0)
 
 
 def folder_regions(folder: Path, *, recursive: bool = True) -> dict[str, Region]:

@@ -1,0 +1,33 @@
+"""Conversions in one call, as the commands do them."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from s2l_nemo.convert.open import open_checkpoint
+from s2l_nemo.convert.output import new_output
+from s2l_nemo.convert.to_hugging_face import HuggingFaceExport, tensors_of
+from s2l_nemo.convert.to_nemo import Format, NemoExport
+
+
+def to_nemo(source: Path, output: Path, form: Format | None = None) -> Path:
+    """`form` follows from the name of the output where it is not given."""
+    form = form or ("nemo" if output.suffix == ".nemo" else "nemo-dir")
+    plan = NemoExport(open_checkpoint(source), form, "")
+    with new_output(output, plan.files, tar=form == "nemo", force=False) as files:
+        plan.write(files)
+    return output
+
+
+def to_hf(source: Path, output: Path, *, as_llama: bool = False, hf_files: Path | None = None) -> Path:
+    checkpoint = open_checkpoint(source, hf_files=hf_files)
+    plan = HuggingFaceExport(
+        checkpoint.shape,
+        checkpoint.dtype,
+        checkpoint.hf_files,
+        as_llama=as_llama,
+        redundant_output=checkpoint.redundant_output,
+    )
+    with new_output(output, plan.files, tar=False, force=False) as files:
+        plan.write(files, tensors_of(checkpoint, plan.family))
+    return output
