@@ -1,10 +1,9 @@
-"""Prompt sets: rows of a task or a JSONL file, through the chat template and the length filter."""
+"""Prompt sets: rows of a task, a file or a hub data set, through the chat template and the length filter."""
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -13,21 +12,28 @@ from s2l_nemo.config.schema import DataConfig, Task
 from s2l_nemo.data import arithmetic
 from s2l_nemo.data.arithmetic import Split
 from s2l_nemo.data.reasoning_gym import ReasoningGymTask
+from s2l_nemo.data.rows import read_rows
+from s2l_nemo.data.sources import BadRow
+from s2l_nemo.data.token_cache import tokenize
 from s2l_nemo.errors import UserError
 from s2l_nemo.types import Prompt
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerFast
 
-Row = tuple[int, str, str]  # row in the data set, question, answer
+NumberedQuestion = tuple[int, str, str]  # row in the data set, question, answer
 
 
 @dataclass(frozen=True)
 class PromptSet:
-    """Prompts that fit the limit, in source order, and how many were longer and left out."""
+    """Prompts that fit the limit, in source order, and how many were longer and left out.
+
+    `skipped` are the malformed rows that `data.on_bad_row=skip` left out; `filtered` does not count them.
+    """
 
     prompts: list[Prompt]
     filtered: int
+    skipped: list[BadRow] = field(default_factory=list)
 
 
 def load_prompts(
@@ -40,88 +46,49 @@ def load_prompts(
     """The first `count` prompts of a split (all of them by default), less those over `max_prompt_length` tokens.
 
     `prompt_id` is the row in the source. Where the source is generated, "all" is its `train_prompts`, for either split,
-    and held-out ids continue after the training ids.
+    and held-out ids continue after the training ids. Tokens are taken from `data.cache_dir` where they are known.
 
     Raises UserError where the source is missing or malformed, or no prompt remains.
     """
-    rows = list(islice(_rows(data, split, count), count))
+    rows, skipped = _rows(data, split, count)
     texts = [text for _, text, _ in rows]
+    cache = None if data.cache_dir is None else Path(data.cache_dir)
+    token_ids = tokenize(texts, tokenizer, data.format, data.system_prompt, cache)
     prompts = [
-        Prompt(prompt_id, text, answer, tuple(token_ids))
-        for (prompt_id, text, answer), token_ids in zip(rows, _encode(texts, data, tokenizer), strict=True)
-        if len(token_ids) <= max_prompt_length
+        Prompt(prompt_id, text, answer, ids)
+        for (prompt_id, text, answer), ids in zip(rows, token_ids, strict=True)
+        if len(ids) <= max_prompt_length
     ]
     if not prompts:
         source = (data.path if split == "train" else data.valid_path) or f"task {data.task.value}"
-        raise UserError(
-            f"no {split} prompts from {source}: it has none"
-            if not rows
-            else f"no {split} prompts from {source}: all {len(rows)} are longer than rollout.max_prompt_length="
-            f"{max_prompt_length} tokens; raise it"
-        )
-    return PromptSet(prompts, filtered=len(rows) - len(prompts))
+        raise UserError(f"no {split} prompts from {source}: {_why_none(len(rows), skipped, max_prompt_length)}")
+    return PromptSet(prompts, len(rows) - len(prompts), skipped)
 
 
-def _rows(data: DataConfig, split: Split, count: int | None) -> Iterator[Row]:
+def _why_none(rows: int, skipped: list[BadRow], max_prompt_length: int) -> str:
+    if rows:
+        return f"all {rows} are longer than rollout.max_prompt_length={max_prompt_length} tokens; raise it"
+    if skipped:
+        return f"all {len(skipped)} rows are malformed, the first at line {skipped[0].line}: {skipped[0].reason}"
+    return "it has none"
+
+
+def _rows(data: DataConfig, split: Split, count: int | None) -> tuple[list[NumberedQuestion], list[BadRow]]:
     if data.path is not None or data.valid_path is not None:
         path = data.path if split == "train" else data.valid_path
         if path is None:
             raise UserError(f"no {split} prompts: set both data.path and data.valid_path")
-        return _jsonl_rows(Path(path), data.prompt_key, data.answer_key)
+        read = read_rows(path, data.prompt_key, data.answer_key, data.on_bad_row, count)
+        return [(row.row, row.question, row.answer) for row in read.rows], read.skipped
     if data.task is Task.reasoning_gym:
-        return ReasoningGymTask(data.reasoning_gym).rows(split)
-    return _arithmetic_rows(data, split, count)
+        return list(islice(ReasoningGymTask(data.reasoning_gym).rows(split), count)), []
+    return list(islice(_arithmetic_rows(data, split, count), count)), []
 
 
-def _arithmetic_rows(data: DataConfig, split: Split, count: int | None) -> Iterator[Row]:
+def _arithmetic_rows(data: DataConfig, split: Split, count: int | None) -> Iterator[NumberedQuestion]:
     config = data.arithmetic
     total = config.train_prompts if count is None or split == "train" else count
     first = 0 if split == "train" else config.train_prompts
     generated = arithmetic.questions(split, total, config.digits, config.terms, config.seed)
     for row, terms in enumerate(generated, start=first):
         yield row, arithmetic.question_text(terms), arithmetic.answer(terms)
-
-
-def _jsonl_rows(path: Path, prompt_key: str, answer_key: str) -> Iterator[Row]:
-    try:
-        lines = path.open("rb")
-    except OSError as error:
-        raise UserError(
-            f"cannot read prompts from {path}: {error.strerror}; correct data.path or data.valid_path"
-        ) from error
-    with lines:
-        for row, line in enumerate(lines):
-            if line.strip():
-                yield row, *_parse(line, f"{path}:{row + 1}", prompt_key, answer_key)
-
-
-def _parse(line: bytes, where: str, prompt_key: str, answer_key: str) -> tuple[str, str]:
-    try:
-        record = json.loads(line.decode("utf-8"))
-    except UnicodeDecodeError as error:
-        raise UserError(f"{where}: not UTF-8 at byte {error.start} of the line; convert the file to UTF-8") from error
-    except json.JSONDecodeError as error:
-        raise UserError(f"{where}: not valid JSON ({error.msg} at column {error.colno}); one object a line") from error
-    if not isinstance(record, dict):
-        raise UserError(f"{where}: a JSON {type(record).__name__} instead of an object with {prompt_key!r}")
-    for key, name in ((prompt_key, "data.prompt_key"), (answer_key, "data.answer_key")):
-        if key not in record:
-            raise UserError(f"{where}: no key {key!r}, there are {sorted(record)}; set {name}")
-    prompt, answer = record[prompt_key], record[answer_key]
-    if not isinstance(prompt, str) or not prompt.strip():
-        raise UserError(f"{where}: {prompt_key!r} must be a non-empty string, not {prompt!r}")
-    if isinstance(answer, bool) or not isinstance(answer, str | int):
-        raise UserError(f"{where}: {answer_key!r} must be a string or an integer, not {answer!r}")
-    return prompt, str(answer)
-
-
-def _encode(texts: list[str], data: DataConfig, tokenizer: PreTrainedTokenizerFast) -> list[list[int]]:
-    if not texts:
-        return []
-    if tokenizer.chat_template is None:  # a base model: the raw text
-        if data.system_prompt is not None:
-            raise UserError("data.system_prompt needs a tokenizer with a chat template: set it to null")
-        return tokenizer(texts)["input_ids"]
-    system = [] if data.system_prompt is None else [{"role": "system", "content": data.system_prompt}]
-    chats = [[*system, {"role": "user", "content": text}] for text in texts]
-    return tokenizer.apply_chat_template(chats, add_generation_prompt=True)

@@ -7,6 +7,8 @@ from hypothesis import strategies as st
 from s2l_nemo.data.order import take
 from s2l_nemo.errors import UserError
 
+ORDER_OF_SEED_1 = [3, 0, 1, 2, 4]
+
 
 @given(st.integers(1, 40), st.data(), st.integers(0, 100))
 def test_an_epoch_visits_different_prompts_and_all_of_them_when_the_batch_divides_it(
@@ -27,6 +29,20 @@ def test_epochs_and_seeds_have_their_own_order() -> None:
     assert take(100, 100, 100, seed=1) != first
     assert take(0, 100, 100, seed=2) != first
     assert take(0, 100, 100, seed=1) == first
+
+
+@given(st.integers(2, 60), st.integers(0, 9), st.data())
+def test_a_run_cut_off_anywhere_goes_on_with_the_same_prompts(count: int, seed: int, data: st.DataObject) -> None:
+    size = data.draw(st.integers(1, count))
+    steps = data.draw(st.integers(1, 12))
+    cut = data.draw(st.integers(0, steps))
+    whole = [take(step * size, size, count, seed) for step in range(steps)]
+    assert [take(step * size, size, count, seed) for step in reversed(range(cut, steps))][::-1] == whole[cut:]
+
+
+def test_the_order_is_a_function_of_seed_and_epoch_alone() -> None:
+    assert take(0, 5, 5, seed=1) == ORDER_OF_SEED_1  # a run begun with another version would visit prompts twice
+    assert take(0, 2, 5, seed=1) + take(2, 2, 5, seed=1) == ORDER_OF_SEED_1[:4]
 
 
 def test_different_prompts_are_left_over_in_different_epochs() -> None:

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from transformers import PreTrainedTokenizerFast
 
-from s2l_nemo.config.schema import ArithmeticConfig, DataConfig, ReasoningGymConfig, Task
+from s2l_nemo.config.schema import ArithmeticConfig, DataConfig, OnBadRow, PromptFormat, ReasoningGymConfig, Task
 from s2l_nemo.data.prompts import load_prompts
 from s2l_nemo.errors import UserError
 
@@ -80,6 +80,29 @@ def test_a_malformed_line_is_named_with_file_and_number(
     with pytest.raises(UserError) as error:
         load_prompts(DataConfig(path=str(path), valid_path=str(path)), tokenizer, 99, "train")
     assert str(error.value).startswith(f"{path}:2: {reason}")
+
+
+def test_malformed_rows_can_be_left_out_and_are_counted(tmp_path: Path, tokenizer: PreTrainedTokenizerFast) -> None:
+    path = tmp_path / "bad.jsonl"
+    path.write_bytes(b'{"prompt": "a"}\n{"prompt": "b", "answer": "1"}\n{\n{"prompt": "cccc", "answer": "1"}\n')
+    data = DataConfig(path=str(path), valid_path=str(path), on_bad_row=OnBadRow.skip, format=PromptFormat.base)
+    loaded = load_prompts(data, tokenizer, 3, "train")
+    assert [prompt.prompt_id for prompt in loaded.prompts] == [1]
+    assert (loaded.filtered, [bad.line for bad in loaded.skipped]) == (1, [1, 3])
+    path.write_bytes(b'{"prompt": "a"}\n')
+    with pytest.raises(UserError, match=r"no valid prompts .*all 1 rows are malformed, the first at line 1: no key"):
+        load_prompts(data, tokenizer, 3, "valid")
+
+
+def test_cached_prompts_equal_fresh_ones(tmp_path: Path, tokenizer: PreTrainedTokenizerFast) -> None:
+    data = jsonl(tmp_path, {"prompt": "1+1?", "answer": 2}, {"prompt": "2+2?", "answer": 4})
+    fresh = load_prompts(data, tokenizer, 99, "train")
+    data.cache_dir = str(tmp_path / "cache")
+    assert load_prompts(data, tokenizer, 99, "train") == load_prompts(data, tokenizer, 99, "train") == fresh
+    assert len(list((tmp_path / "cache").iterdir())) == 1
+    data = jsonl(tmp_path, {"prompt": "1+1?", "answer": 2}, {"prompt": "3+2?", "answer": 4})
+    data.cache_dir = str(tmp_path / "cache")
+    assert load_prompts(data, tokenizer, 99, "train").prompts[1].token_ids != fresh.prompts[1].token_ids
 
 
 def test_blank_lines_are_skipped_and_keys_can_be_named(tmp_path: Path, tokenizer: PreTrainedTokenizerFast) -> None:

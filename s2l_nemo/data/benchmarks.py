@@ -1,0 +1,120 @@
+r"""The paper's benchmarks as files, one problem a line, and the prompts made of them.
+
+A problem of mathematics is `{"question", "answer"}`, one of multiple choice
+`{"question", "choices": {"label": [...], "text": [...]}, "answerKey"}`; other fields are allowed.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from itertools import islice
+from pathlib import Path
+
+from s2l_nemo.config.schema import AnswerKind
+from s2l_nemo.data.rows import answer_of, lookup, question_of
+from s2l_nemo.data.sources import BadRow, Record, read_records
+from s2l_nemo.errors import UserError
+
+INSTRUCTIONS = {
+    AnswerKind.math: r"Please reason step by step, and put your final answer within \boxed{}.",
+    AnswerKind.choice: r"Please reason step by step, and put the letter of your final answer within \boxed{}.",
+}
+_LETTER = re.compile("[A-Z]")
+_NAME = re.compile(r"[A-Za-z0-9][\w.-]*")
+_FIELDS = "the field (tools/prepare_data.py --format benchmark renames it)"
+
+
+@dataclass(frozen=True)
+class Problem:
+    """One problem. `prompt` goes into the chat template: the question, its choices if any, and the instruction.
+
+    `problem_id` is its number in the file, from 0.
+    """
+
+    problem_id: int
+    question: str
+    gold: str
+    prompt: str
+
+
+@dataclass(frozen=True)
+class Benchmark:
+    """A set of problems, how their answers are graded and how many tokens a response may have."""
+
+    name: str
+    answer: AnswerKind
+    max_tokens: int
+    problems: tuple[Problem, ...]
+
+
+# Response tokens as in the paper's released evaluation.
+BENCHMARKS: dict[str, tuple[AnswerKind, int]] = {
+    "aime24": (AnswerKind.math, 38_912),
+    "aime25": (AnswerKind.math, 38_912),
+    "math500": (AnswerKind.math, 32_768),
+    "olympiadbench": (AnswerKind.math, 32_768),
+    "commonsenseqa": (AnswerKind.choice, 8_192),
+}
+_OTHER = (AnswerKind.math, 32_768)
+
+
+def load_benchmark(name: str, folder: Path, limit: int | None = None) -> Benchmark:
+    """The first `limit` problems (all by default) of `folder/name.jsonl`; a name that is not known is mathematics.
+
+    Raises UserError where the file is missing or empty, and naming file and line for the first malformed problem.
+    """
+    path = folder / f"{name}.jsonl"
+    if not _NAME.fullmatch(name) or not path.is_file():
+        raise UserError(
+            f"no benchmark {name!r}: there is no {path}; known are {', '.join(BENCHMARKS)}, and any file of "
+            "question and answer in that folder"
+        )
+    answer, max_tokens = BENCHMARKS.get(name, _OTHER)
+    problems: list[Problem] = []
+    for line, record in islice(read_records(str(path)), limit):
+        if isinstance(record, BadRow):
+            raise UserError(f"{path}:{line}: {record.reason}")
+        try:
+            problems.append(make_problem(len(problems), record, answer))
+        except ValueError as error:
+            raise UserError(f"{path}:{line}: {error}") from error
+    if not problems:
+        raise UserError(f"{path} has no problems: write one JSON object a line")
+    return Benchmark(name, answer, max_tokens, tuple(problems))
+
+
+def make_problem(problem_id: int, record: Record, answer: AnswerKind) -> Problem:
+    """The problem that a record of a benchmark file holds. Raises ValueError where it is malformed."""
+    question = question_of(lookup(record, "question", _FIELDS), "question")
+    if answer is AnswerKind.choice:
+        choices = _choices(lookup(record, "choices", _FIELDS))
+        gold = answer_of(lookup(record, "answerKey", _FIELDS), "answerKey")
+        if gold not in choices:
+            raise ValueError(f"'answerKey' {gold!r} is none of the choices {', '.join(choices)}; correct the row")
+        listed = "\n".join(f"{letter}. {text}" for letter, text in choices.items())
+        return Problem(problem_id, question, gold, f"{question}\n\n{listed}\n\n{INSTRUCTIONS[answer]}")
+    gold = answer_of(lookup(record, "answer", _FIELDS), "answer")
+    return Problem(problem_id, question, gold, f"{question}\n\n{INSTRUCTIONS[AnswerKind.math]}")
+
+
+def benchmark_record(record: Record, prompt_key: str, answer_key: str) -> Record:
+    """A record of any data set in the fields of a benchmark file. Raises ValueError where it holds no problem."""
+    if answer_key == "answerKey":
+        converted = {"question": lookup(record, prompt_key, "--prompt-key")} | {
+            name: lookup(record, name, "--answer-key") for name in ("choices", "answerKey")
+        }
+        make_problem(0, converted, AnswerKind.choice)
+        return converted
+    question = question_of(lookup(record, prompt_key, "--prompt-key"), prompt_key)
+    return {"question": question, "answer": answer_of(lookup(record, answer_key, "--answer-key"), answer_key)}
+
+
+def _choices(value: object) -> dict[str, str]:
+    """Letter -> text. Raises ValueError unless letters and texts are lists that belong together."""
+    labels, texts = (value.get("label"), value.get("text")) if isinstance(value, dict) else (None, None)
+    if not isinstance(labels, list) or not isinstance(texts, list) or not 0 < len(labels) == len(texts):
+        raise ValueError('\'choices\' must be {"label": [letters], "text": [as many texts]}; correct the row')
+    if not all(isinstance(label, str) and _LETTER.fullmatch(label) for label in labels) or len({*labels}) < len(labels):
+        raise ValueError(f"the labels of 'choices' must be different letters A-Z, not {labels}; correct the row")
+    return {label: question_of(text, "choices.text") for label, text in zip(labels, texts, strict=True)}

@@ -1,0 +1,96 @@
+r"""Questions of training sets: instruction wrappers stripped, near duplicates recognised, unanswerable ones named."""
+
+from __future__ import annotations
+
+import re
+import unicodedata
+
+# The texts that public math sets for reinforcement learning wrap around their questions; the first two are DAPO-17k's.
+_PREFIX = re.compile(
+    r"\s*Solve the following math problem step by step\. The last line of your response should be of the form "
+    r"Answer: \$?Answer \(without quotes\) where \$?Answer is the answer to the problem\.\s*",
+    re.IGNORECASE,
+)
+_SUFFIX = re.compile(
+    r"(?:\s*Remember to put your answer on its own line after \"Answer:\""
+    r"(?:, and you do not need to use a \\boxed command)?"
+    r"|\s*(?:Please reason step by step, and|Let's think step by step and) (?:put|output) (?:your|the) final answer "
+    r"within \\boxed\{\})\.?\s*\Z",
+    re.IGNORECASE,
+)
+_PICTURE = re.compile(r"!\[|<img\b|\\includegraphics\b", re.IGNORECASE)
+_ASY = re.compile(r"\[asy\].*?\[/asy\]", re.DOTALL | re.IGNORECASE)
+_NO_ANSWER = re.compile(
+    r"(?:n/?a|none|null|nan|unknown|-+|\?+|see .*|proof\b.*|not (?:given|available))\.?", re.I | re.S
+)
+_FORMULA_OR_COMMAND = re.compile(r"\$[^$]*\$|\\[a-zA-Z]+")
+_WORD = re.compile(r"[^\W\d_]{3,}")
+# Prose and proofs: over 5 words outside formulas (of the 1,174 gradable answers of MATH-500 and OlympiadBench none has
+# over 2, of the 503 proofs all but one have), or over 300 characters.
+MAX_ANSWER_WORDS = 5
+MAX_ANSWER_CHARACTERS = 300
+
+_MATH_DELIMITER = re.compile(r"\\[()\[\]]|\$\$?")
+_LATEX_SPACING = re.compile(r"\\(?:[,;:!> ]|quad\b|qquad\b|left\b|right\b|displaystyle\b)|~|\s+")
+_FRACTION = re.compile(r"\\[dt]frac\b")
+_PUNCTUATION = re.compile(r"(?<!\d)[.,;:?\"“”]|[.,;:?\"“”](?!\d)")
+_END_OF_FORMULA = re.compile(r"[.,;:]+\Z")
+_THOUSANDS = re.compile(r"[+-]?\d{1,3}(?:,\d{3})+")
+
+
+def strip_wrapper(prompt: str) -> str:
+    """The bare question: instructions on how to answer, before and after it, are taken off."""
+    match = _PREFIX.match(prompt)
+    question = prompt[match.end() :] if match else prompt
+    return _SUFFIX.sub("", question).strip()
+
+
+def why_unanswerable(question: str, answer: str) -> str | None:
+    """Why no response to the (bare) question could be graded; None where one can."""
+    if not _ASY.sub("", question).strip():
+        return "empty question"
+    if _PICTURE.search(question):
+        return "question needs a picture"
+    if not answer.strip("$ \n\t"):
+        return "no answer"
+    words = len(_WORD.findall(_FORMULA_OR_COMMAND.sub(" ", answer)))
+    if words > MAX_ANSWER_WORDS or len(answer) > MAX_ANSWER_CHARACTERS:
+        return "answer is prose"
+    if _NO_ANSWER.fullmatch(answer.strip()) or not _braces_balance(answer):
+        return "answer cannot be graded"
+    return None
+
+
+def _braces_balance(text: str) -> bool:
+    depth = 0
+    for token in re.findall(r"\\.|[{}]", text, re.DOTALL):
+        depth += (token == "{") - (token == "}")
+        if depth < 0:
+            return False
+    return depth == 0
+
+
+def question_key(question: str) -> str:
+    r"""Equal for questions that differ only in how they are written.
+
+    That is: upper and lower case and punctuation outside formulas, white space, LaTeX spacing, `\left`, `\right`, the
+    kind of fraction, the kind of math delimiter, and full-width characters. Formulas keep their case: n is not N.
+    """
+    pieces = _MATH_DELIMITER.sub("$", unicodedata.normalize("NFKC", question)).split("$")
+    keys = [_formula_key(piece) if index % 2 else _text_key(piece) for index, piece in enumerate(pieces)]
+    return "$".join(keys)
+
+
+def _text_key(text: str) -> str:
+    return " ".join(_PUNCTUATION.sub(" ", _LATEX_SPACING.sub(" ", text)).casefold().split())
+
+
+def _formula_key(formula: str) -> str:
+    return _END_OF_FORMULA.sub("", _FRACTION.sub(r"\\frac", _LATEX_SPACING.sub("", formula)))
+
+
+def answer_key(answer: str) -> str:
+    """Equal for answers that differ only in how they are written: spacing, dollars, a full stop, thousands."""
+    text = _FRACTION.sub(r"\\frac", _LATEX_SPACING.sub("", unicodedata.normalize("NFKC", answer))).strip("$")
+    text = text.removesuffix(".").strip("$")
+    return text.replace(",", "") if _THOUSANDS.fullmatch(text) else text

@@ -1,0 +1,190 @@
+"""Records of a JSONL file, a parquet file or a data set of the Hugging Face hub, one at a time.
+
+A damaged record is yielded as a `BadRow`, so that the reader may go on. Nothing of a source is executed: no pickle, no
+data set scripts.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Collection, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, BinaryIO
+
+from s2l_nemo.errors import UserError
+
+Record = dict[str, Any]
+
+JSONL_SUFFIXES = (".jsonl", ".ndjson", ".json")
+MAX_LINE_BYTES = 64 * 2**20  # a file without line breaks must not fill the memory
+_BATCH_ROWS = 1024
+_BYTE_ORDER_MARK = b"\xef\xbb\xbf"
+_HUB_NAME = re.compile(
+    r"(?P<repo>[A-Za-z0-9][\w.-]*/[\w.-]+)(/(?P<config>[\w.-]+))?(@(?P<revision>[\w.-]+))?(:(?P<split>[\w.\[\]%:-]+))?"
+)
+_HUB_FORMATS = ("parquet", "json")  # builders that read plain data
+
+
+@dataclass(frozen=True)
+class BadRow:
+    """A record that cannot be used. `line` counts from 1 (rows, where the source has no lines)."""
+
+    line: int
+    reason: str
+
+
+def read_records(source: str, keys: Collection[str] | None = None) -> Iterator[tuple[int, Record | BadRow]]:
+    """(line, record) of every line that is not blank. Of a parquet file only the columns of `keys`, names or dotted
+    paths, are read where all of them are there.
+
+    `source` is a file (.parquet, .jsonl, .ndjson, .json with one object a line), or `owner/name[/config][@revision]
+    [:split]` of the hub (split `train` by default). Memory does not grow with the source. Raises UserError where the
+    source as a whole cannot be read.
+    """
+    path = Path(source)
+    if path.suffix == ".parquet":
+        return _parquet_records(path, keys)
+    if path.suffix in JSONL_SUFFIXES:
+        return _jsonl_records(path)
+    if is_hub_name(source):
+        return _hub_records(source)
+    raise UserError(
+        f"cannot read prompts from {source}: it ends neither in .parquet nor in {', '.join(JSONL_SUFFIXES)} and is no "
+        "owner/name of the Hugging Face hub; correct the path or convert the file"
+    )
+
+
+def is_hub_name(source: str) -> bool:
+    """Whether `source` is meant for the hub: `owner/name...`, and no file or folder here."""
+    is_file = Path(source).suffix in (".parquet", *JSONL_SUFFIXES) or Path(source).exists()
+    return not is_file and _HUB_NAME.fullmatch(source) is not None
+
+
+def _jsonl_records(path: Path) -> Iterator[tuple[int, Record | BadRow]]:
+    try:
+        file = path.open("rb")
+    except OSError as error:
+        raise UserError(f"cannot read prompts from {path}: {error.strerror}; correct the path") from error
+    with file:
+        for number, line in enumerate(_lines(file), start=1):
+            if line is None:
+                yield number, BadRow(number, f"longer than {MAX_LINE_BYTES >> 20} MiB; write one object a line")
+            elif line.strip():
+                try:
+                    yield number, _parse(line)
+                except (ValueError, RecursionError) as error:
+                    yield number, BadRow(number, _what_is_wrong(line, error))
+
+
+def _lines(file: BinaryIO) -> Iterator[bytes | None]:
+    """Every line; None for one over `MAX_LINE_BYTES`."""
+    while line := file.readline(MAX_LINE_BYTES):
+        if len(line) < MAX_LINE_BYTES or line.endswith(b"\n"):
+            yield line
+        else:
+            while (rest := file.readline(MAX_LINE_BYTES)) and not rest.endswith(b"\n"):
+                pass
+            yield None
+
+
+def _parse(line: bytes) -> Record:
+    record = json.loads(line.decode("utf-8"), object_pairs_hook=_unique, parse_constant=_refuse_constant)
+    if not isinstance(record, dict):
+        raise ValueError(f"a JSON {type(record).__name__} instead of an object")
+    return record
+
+
+def _unique(pairs: list[tuple[str, Any]]) -> Record:
+    record = dict(pairs)
+    if len(record) < len(pairs):
+        names = [name for name, _ in pairs]
+        raise ValueError(f"the key {next(n for n in names if names.count(n) > 1)!r} occurs twice; keep one")
+    return record
+
+
+def _refuse_constant(name: str) -> Any:
+    raise ValueError(f"{name} is not valid JSON; write null or a number")
+
+
+def _what_is_wrong(line: bytes, error: ValueError | RecursionError) -> str:
+    if line.startswith(_BYTE_ORDER_MARK):
+        return "begins with a byte order mark (BOM); save the file as UTF-8 without one"
+    if b"\0" in line:
+        return f"a NUL byte at byte {line.index(0) + 1} of the line; the file is damaged or not UTF-8"
+    if isinstance(error, UnicodeDecodeError):
+        return f"not UTF-8 at byte {error.start} of the line; convert the file to UTF-8"
+    if isinstance(error, json.JSONDecodeError):
+        return f"not valid JSON ({error.msg} at column {error.colno}); one object a line"
+    if isinstance(error, RecursionError):
+        return "nested too deeply; write flat objects"
+    return str(error)
+
+
+def _parquet_records(path: Path, keys: Collection[str] | None) -> Iterator[tuple[int, Record | BadRow]]:
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    try:
+        with pq.ParquetFile(path) as file:
+            names = file.schema_arrow.names
+            if keys is not None and (columns := {k if k in names else k.split(".")[0] for k in keys}) <= set(names):
+                names = sorted(columns)
+            row = 0
+            for batch in file.iter_batches(_BATCH_ROWS, columns=names, use_threads=False):
+                for record in _batch_records(batch):
+                    row += 1
+                    yield row, BadRow(row, record) if isinstance(record, str) else record
+    except pa.ArrowException as error:
+        raise UserError(
+            f"cannot read prompts from {path}: no parquet file, or a damaged one ({_line(error)})"
+        ) from error
+    except OSError as error:
+        reason = error.strerror or _line(error)
+        raise UserError(f"cannot read prompts from {path}: {reason}; correct the path") from error
+
+
+def _batch_records(batch: Any) -> Iterator[Record | str]:
+    """The batch's rows, what is wrong with a row in place of one that is not text."""
+    try:
+        yield from batch.to_pylist()
+    except UnicodeDecodeError:
+        for index in range(batch.num_rows):
+            try:
+                yield batch.slice(index, 1).to_pylist()[0]
+            except UnicodeDecodeError as error:
+                yield f"not UTF-8 at byte {error.start} of a text; write the file anew from UTF-8 text"
+
+
+def _hub_records(source: str) -> Iterator[tuple[int, Record | BadRow]]:
+    match = _HUB_NAME.fullmatch(source)
+    assert match is not None
+    import datasets
+    from huggingface_hub.errors import HfHubHTTPError
+    from huggingface_hub.utils import logging as hub_logging
+
+    datasets.logging.set_verbosity_error()  # its retries would bury the one line that says what is wrong
+    hub_logging.set_verbosity_error()
+    split = match["split"] or "train"
+    try:
+        stream = datasets.load_dataset(
+            match["repo"], match["config"], split=split, revision=match["revision"], streaming=True
+        )
+        if stream.info.builder_name not in _HUB_FORMATS:
+            raise UserError(
+                f"{source} holds {stream.info.builder_name} files; only {' and '.join(_HUB_FORMATS)} data sets are "
+                "read: convert it"
+            )
+        yield from enumerate(stream, start=1)
+    except UserError:
+        raise
+    except (OSError, ValueError, HfHubHTTPError) as error:
+        raise UserError(
+            f"cannot read {source}: there is no such file, and as a data set of the Hugging Face hub: {_line(error)}; "
+            "correct the name, or download the data and give the file"
+        ) from error
+
+
+def _line(error: Exception) -> str:
+    return str(error).strip().split("\n")[0]
