@@ -10,6 +10,7 @@ from s2l_nemo.types import Source
 def group_advantages(
     rewards_PG: torch.Tensor,
     source_PG: torch.Tensor,
+    kept_PG: torch.Tensor,
     *,
     std: str,
     baseline: str,
@@ -21,26 +22,31 @@ def group_advantages(
     `std`: `sample` (divides by n - 1), `population` (by n) or `none` (no division at all, as in Dr.GRPO).
     `baseline`: `mean`, or `leave_one_out`, the mean of the other candidates (RLOO).
     `norm`: `mixed` takes the whole group (the paper); `split` takes explorer and learner candidates apart (the
-    released code). Candidates with equal rewards, or a single one, have advantage exactly 0.
+    released code). Candidates with equal rewards, or a single one, have advantage exactly 0, and so have those that
+    `kept_PG` (bool) leaves out: the statistics are those of the others.
 
     Raises ValueError where the shapes differ or a reward is not finite.
     """
-    if rewards_PG.shape != source_PG.shape or rewards_PG.dim() != 2:
-        raise ValueError(f"rewards {tuple(rewards_PG.shape)} and sources {tuple(source_PG.shape)} must both be (P, G)")
+    if not rewards_PG.shape == source_PG.shape == kept_PG.shape or rewards_PG.dim() != 2:
+        raise ValueError(
+            f"rewards {tuple(rewards_PG.shape)}, sources {tuple(source_PG.shape)} and kept {tuple(kept_PG.shape)} must "
+            "all be (P, G)"
+        )
     if not torch.isfinite(rewards_PG).all():
         raise ValueError("every reward must be finite")
     rewards_PG = rewards_PG.double()
     if norm == "mixed":
-        members = [torch.ones_like(source_PG, dtype=torch.bool)]
+        members = [kept_PG]
     else:
-        members = [source_PG == source for source in Source]
+        members = [kept_PG & (source_PG == source) for source in Source]
     parts = [_standardise(rewards_PG, member_PG, std=std, baseline=baseline, eps=eps) for member_PG in members]
     return torch.stack(parts).sum(0).float()
 
 
-def zero_variance_fraction(rewards_PG: torch.Tensor) -> float:
-    """Share of groups whose rewards are all equal; they give no gradient."""
-    return (rewards_PG.amax(1) == rewards_PG.amin(1)).float().mean().item()
+def zero_variance_fraction(rewards_PG: torch.Tensor, kept_PG: torch.Tensor) -> float:
+    """Share of groups whose kept rewards are all equal; they give no gradient."""
+    highest_P, lowest_P = _extremes(rewards_PG, kept_PG)
+    return (highest_P == lowest_P).float().mean().item()
 
 
 def _standardise(
@@ -60,6 +66,11 @@ def _standardise(
         variance_P1 = centred_PG.square().sum(1, keepdim=True) / divisor_P1
         advantages_PG = advantages_PG / (variance_P1.sqrt() + eps)
     # Rounding of the mean leaves 1e-17 instead of 0, and std + eps of the same size would make it visible.
-    highest_P1 = rewards_PG.masked_fill(~member_PG, -torch.inf).amax(1, keepdim=True)
-    lowest_P1 = rewards_PG.masked_fill(~member_PG, torch.inf).amin(1, keepdim=True)
-    return torch.where(member_PG & (highest_P1 > lowest_P1), advantages_PG, 0.0)
+    highest_P, lowest_P = _extremes(rewards_PG, member_PG)
+    return torch.where(member_PG & (highest_P > lowest_P)[:, None], advantages_PG, 0.0)
+
+
+def _extremes(rewards_PG: torch.Tensor, member_PG: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """Highest and lowest reward among the members of each row."""
+    highest_P = rewards_PG.masked_fill(~member_PG, -torch.inf).amax(1)
+    return highest_P, rewards_PG.masked_fill(~member_PG, torch.inf).amin(1)

@@ -24,7 +24,8 @@ def collate(
     """Rows of all groups in order (row p * G + g), right-padded to a common T that `multiple_of` divides.
 
     `multiple_of`: the tensor-parallel size, where sequence parallelism splits T. `length`: T itself, for ranks that
-    must agree on it. `mask_truncated`: answers cut at the length limit get mask 0, hence no gradient.
+    must agree on it. `mask_truncated`: answers cut at the length limit get mask 0, hence no gradient. So do those
+    that are not `kept`.
 
     Raises ValueError where `advantages_PG` is not (P, G), or `length` is too short or not a multiple.
     """
@@ -44,7 +45,7 @@ def collate(
     sampler_logprobs_BS = torch.zeros(len(rows), T - 1)
     for b, (prompt, completion) in enumerate(rows):
         _fill_row(tokens_BT[b], mask_BS[b], sampler_logprobs_BS[b], prompt, completion)
-        if mask_truncated and completion.finish_reason == "length":
+        if not completion.kept or (mask_truncated and completion.finish_reason == "length"):
             mask_BS[b] = 0
     return TrainBatch(
         tokens_BT=tokens_BT,

@@ -33,13 +33,17 @@ class Prompt:
 
 @dataclass(frozen=True)
 class SamplingParams:
-    """How to sample. `temperature` 0 is greedy; `top_k` 0 and `top_p` 1 are off; stop tokens are kept in the output."""
+    """How to sample. `temperature` 0 is greedy; `top_k` 0 and `top_p` 1 are off; stop tokens are kept in the output.
+
+    `presence_penalty` is taken off the logit of every token that the response already holds, before the temperature.
+    """
 
     max_new_tokens: int
     stop_token_ids: tuple[int, ...]
     temperature: float = 1.0
     top_p: float = 1.0
     top_k: int = 0
+    presence_penalty: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -68,6 +72,9 @@ class Completion:
     finish_reason: FinishReason
     weight_version: int
     reward: float | None = None
+    answer: str | None = None  # what the grader extracted
+    grader_error: str | None = None  # why the check itself failed; the reward is then 0
+    kept: bool = True  # False: the explorer filter left it out of advantages and gradient
 
 
 @dataclass(frozen=True)
@@ -85,6 +92,10 @@ class Group:
                 raise ValueError(f"prompt {completion.prompt_id} sample {completion.sample_id} has no reward")
             rewards.append(completion.reward)
         return rewards
+
+    def kept_G(self) -> list[bool]:
+        """Which completions are trained on."""
+        return [completion.kept for completion in self.completions]
 
 
 @dataclass(frozen=True)

@@ -11,11 +11,14 @@ from s2l_nemo.types import Source
 E, L = Source.EXPLORER, Source.LEARNER
 
 
-def advantages(rewards: list[float], sources: list[Source] | None = None, **choices: object) -> list[float]:
+def advantages(
+    rewards: list[float], sources: list[Source] | None = None, kept: list[bool] | None = None, **choices: object
+) -> list[float]:
     options = {"std": "sample", "baseline": "mean", "norm": "mixed", "eps": 0.0} | choices
     rewards_PG = torch.tensor([rewards])
     source_PG = torch.tensor([sources or [L] * len(rewards)])
-    result_PG = group_advantages(rewards_PG, source_PG, **options)
+    kept_PG = torch.ones_like(rewards_PG, dtype=torch.bool) if kept is None else torch.tensor([kept])
+    result_PG = group_advantages(rewards_PG, source_PG, kept_PG, **options)
     assert result_PG.dtype == torch.float32
     return result_PG[0].tolist()
 
@@ -70,9 +73,21 @@ def test_sum_is_zero_and_order_does_not_matter(rewards: list[float], order: list
 
 def test_groups_are_independent() -> None:
     rewards_PG = torch.tensor([[1.0, 0.0], [5.0, 5.0]])
-    result_PG = group_advantages(rewards_PG, torch.zeros(2, 2), std="none", baseline="mean", norm="mixed", eps=1e-6)
+    kept_PG = torch.ones(2, 2, dtype=torch.bool)
+    result_PG = group_advantages(
+        rewards_PG, torch.zeros(2, 2), kept_PG, std="none", baseline="mean", norm="mixed", eps=1e-6
+    )
     assert result_PG.tolist() == [[0.5, -0.5], [0.0, 0.0]]
-    assert zero_variance_fraction(rewards_PG) == 0.5
+    assert zero_variance_fraction(rewards_PG, kept_PG) == 0.5
+    assert zero_variance_fraction(rewards_PG, torch.tensor([[True, False], [True, True]])) == 1.0
+
+
+@pytest.mark.parametrize("norm", ["mixed", "split"])
+def test_what_is_left_out_counts_for_nothing(norm: str) -> None:
+    rewards, sources = [1.0, 5.0, 0.0, 1.0, 0.0], [E, E, E, L, L]
+    result = advantages(rewards, sources, [True, False, True, True, True], norm=norm)
+    without = advantages([1.0, 0.0, 1.0, 0.0], [E, E, L, L], norm=norm)
+    assert result == [without[0], 0.0, *without[1:]]
 
 
 @pytest.mark.parametrize(
@@ -80,5 +95,6 @@ def test_groups_are_independent() -> None:
     [(torch.tensor([[1.0, torch.nan]]), "finite"), (torch.ones(1, 3), r"\(1, 3\).*\(1, 2\)")],
 )
 def test_bad_rewards(rewards_PG: torch.Tensor, message: str) -> None:
+    kept_PG = torch.ones(1, 2, dtype=torch.bool)
     with pytest.raises(ValueError, match=message):
-        group_advantages(rewards_PG, torch.zeros(1, 2), std="none", baseline="mean", norm="mixed", eps=0.0)
+        group_advantages(rewards_PG, torch.zeros(1, 2), kept_PG, std="none", baseline="mean", norm="mixed", eps=0.0)

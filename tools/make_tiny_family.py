@@ -37,7 +37,7 @@ from s2l_nemo.config.schema import ArithmeticConfig, DataConfig
 from s2l_nemo.data import arithmetic
 from s2l_nemo.data.prompts import load_prompts
 from s2l_nemo.errors import UserError
-from s2l_nemo.rewards.grader import make_grader
+from s2l_nemo.rewards.grader import ExactGrader, GradeItem
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerFast, Qwen3ForCausalLM
@@ -230,7 +230,7 @@ def measure(
     """Mean over samples (pass@1) and share solved by any sample (pass@k) on held-out prompts, at temperature 1."""
     data = DataConfig(arithmetic=ArithmeticConfig(digits=recipe.digits, terms=recipe.terms))
     prompts = load_prompts(data, tokenizer, MAX_LENGTH, "valid", recipe.measured_prompts).prompts
-    grader = make_grader(data)
+    grader = ExactGrader()
     torch.manual_seed(recipe.seed)
     rewards: list[list[float]] = []
     for start in range(0, len(prompts), MEASURED_TOGETHER):
@@ -245,7 +245,8 @@ def measure(
         texts = tokenizer.batch_decode(output_BT[:, tokens_PT.size(1) :], skip_special_tokens=True)
         for index, prompt in enumerate(batch):
             samples = texts[index * recipe.measured_samples : (index + 1) * recipe.measured_samples]
-            rewards.append([grader.grade(prompt, text) for text in samples])
+            items = [GradeItem(prompt.prompt_id, prompt.text, prompt.answer, text) for text in samples]
+            rewards.append([grade.reward or 0.0 for grade in grader.grade(items)])
             advance()
     rewards_PK = torch.tensor(rewards)
     return {

@@ -2,7 +2,7 @@ r"""Prepares questions for training: bare, with gradable answers, each once; or 
 
     python tools/prepare_data.py --source BytedTsinghua-SIA/DAPO-Math-17k --output data/dapo_17k/train.jsonl
     python tools/prepare_data.py --source dapo-math-17k.parquet --output train.jsonl --valid 500 --exclude math500.jsonl
-    python tools/prepare_data.py --source math-ai/aime25:test --format benchmark --output benchmarks/aime25.jsonl
+    python tools/prepare_data.py --source math-ai/aime25:test --format benchmark --output data/benchmarks/aime25.jsonl
 
 A source is a .parquet or .jsonl file, or owner/name[/config][@revision][:split] of the Hugging Face hub, no code of
 which is run. Training rows are {"prompt", "answer", "id"}: data.prompt_key and data.answer_key need not be set.

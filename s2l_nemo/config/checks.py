@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from omegaconf import OmegaConf
@@ -72,6 +72,11 @@ RANGES: dict[str, Rule] = {
     "data.arithmetic.terms": at_least(2),
     "data.arithmetic.train_prompts": POSITIVE_COUNT,
     "data.reasoning_gym.train_prompts": POSITIVE_COUNT,
+    "rewards.workers": POSITIVE_COUNT,
+    "rewards.cpu_s": POSITIVE,
+    "rewards.wall_s": POSITIVE,
+    "rewards.memory_mb": at_least(256),
+    "rewards.batch_s": POSITIVE,
     "validation.every": COUNT,
     "validation.prompts": POSITIVE_COUNT,
     "validation.samples": POSITIVE_COUNT,
@@ -85,15 +90,20 @@ RANGES: dict[str, Rule] = {
 
 def check_config(cfg: Config) -> None:
     """Raises UserError for the first value that is out of range or does not fit the others. Reads no file."""
-    for key, (holds, wanted) in RANGES.items():
-        value = OmegaConf.select(cfg, key)  # type: ignore[arg-type]  # a Config is an OmegaConf object
-        if value is not None and not holds(value):
-            raise UserError(f"{key}={value}: must be {wanted}")
+    check_ranges(cfg, RANGES)
     _check_parallelism(cfg)
     _check_batches(cfg)
     _check_algorithm(cfg)
     _check_platform(cfg)
     _check_data(cfg)
+
+
+def check_ranges(cfg: Any, ranges: Mapping[str, Rule]) -> None:
+    """Raises UserError for the first value of an OmegaConf object that breaks its rule; null is always allowed."""
+    for key, (holds, wanted) in ranges.items():
+        value = OmegaConf.select(cfg, key)
+        if value is not None and not holds(value):
+            raise UserError(f"{key}={value}: must be {wanted}")
 
 
 def check_model_files(cfg: Config) -> None:
@@ -201,7 +211,7 @@ def _check_platform(cfg: Config) -> None:
 def _check_data(cfg: Config) -> None:
     if (cfg.data.path is None) != (cfg.data.valid_path is None):
         given, absent = ("path", "valid_path") if cfg.data.valid_path is None else ("valid_path", "path")
-        raise UserError(f"data.{given}={getattr(cfg.data, given)} without data.{absent}: give both JSONL files")
+        raise UserError(f"data.{given}={getattr(cfg.data, given)} without data.{absent}: give both")
 
 
 def _check_length(cfg: Config, path: str, max_positions: int) -> None:

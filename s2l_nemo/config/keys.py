@@ -1,4 +1,4 @@
-"""The list of all keys with type, default and comment, read from the schema: for `--help` and for error messages."""
+"""The keys of a schema with type, default and comment: for `--help` and for error messages."""
 
 from __future__ import annotations
 
@@ -24,6 +24,16 @@ class Key:
     default: Any
     comment: str
 
+    @property
+    def is_mapping(self) -> bool:
+        """Whether names below this key are free."""
+        return typing.get_origin(self.type) is dict
+
+    @property
+    def is_list(self) -> bool:
+        """Whether the value is a list of plain values."""
+        return typing.get_origin(self.type) is list
+
     def expected(self) -> str:
         """What a value must be, in words."""
         return _in_words(self.type)
@@ -34,30 +44,38 @@ class Key:
             return "null"
         if isinstance(self.default, bool):
             return str(self.default).lower()
+        if isinstance(self.default, list):
+            return f"[{','.join(map(str, self.default))}]"
         return self.default.name if isinstance(self.default, Enum) else str(self.default)
 
 
 @cache
-def all_keys() -> dict[str, Key]:
+def all_keys(schema: type = Config) -> dict[str, Key]:
     """Every key by name, in the order of the schema."""
-    return {key.name: key for key in _keys(Config, "")}
+    return {key.name: key for key in _keys(schema, "")}
 
 
 @cache
-def sections() -> frozenset[str]:
+def sections(schema: type = Config) -> frozenset[str]:
     """Names that hold keys, such as `algorithm.schedule`."""
-    return frozenset(name.rsplit(".", n)[0] for name in all_keys() for n in range(1, name.count(".") + 1))
+    return frozenset(name.rsplit(".", n)[0] for name in all_keys(schema) for n in range(1, name.count(".") + 1))
 
 
-def nearest_key(name: str) -> str:
+def mapping_of(name: str, schema: type) -> Key | None:
+    """The key whose value is a mapping of free names, if `name` is one of them."""
+    mappings = (key for key in all_keys(schema).values() if key.is_mapping)
+    return next((key for key in mappings if name.startswith(f"{key.name}.")), None)
+
+
+def nearest_key(name: str, schema: type = Config) -> str:
     """The known key most like `name`, as a whole or in its last part (`kl_coef` for `algorithm.kl_coef`)."""
 
-    def likeness(known: str) -> float:
+    def likeness(known: str) -> tuple[float, float]:
         whole = difflib.SequenceMatcher(None, name, known).ratio()
         last = difflib.SequenceMatcher(None, name.rpartition(".")[2], known.rpartition(".")[2]).ratio()
-        return max(whole, 0.95 * last)
+        return max(whole, 0.95 * last), whole
 
-    return max(all_keys(), key=likeness)
+    return max(all_keys(schema), key=likeness)
 
 
 def _keys(schema: type, prefix: str) -> list[Key]:
@@ -79,6 +97,8 @@ def _in_words(hint: Any) -> str:
         return " or ".join(_in_words(part) for part in typing.get_args(hint))
     if typing.get_origin(hint) is dict:
         return "mapping"
+    if typing.get_origin(hint) is list:
+        return f"list of {_in_words(typing.get_args(hint)[0])}, [a,b]"
     if issubclass(hint, Enum):
         return " | ".join(member.name for member in hint)
     return {bool: "true | false", int: "integer", float: "number", str: "text", type(None): "null"}[hint]

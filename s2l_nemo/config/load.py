@@ -1,28 +1,29 @@
-"""From the command line and conf/ to a typed `Config`. Hydra composes the files; the schema types every value."""
+"""From the command line and conf/ to a typed configuration. Hydra composes the files; the schema types every value."""
 
 from __future__ import annotations
 
 import argparse
 import difflib
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
-from typing import Any, NoReturn, cast
+from typing import Any, NoReturn, TypeVar, cast
 
 import yaml
 from hydra import compose, initialize_config_dir
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Override
 from hydra.errors import HydraException
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig, ListConfig, OmegaConf
 from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
 
-from s2l_nemo.config.keys import all_keys, nearest_key, sections
+from s2l_nemo.config.keys import all_keys, mapping_of, nearest_key, sections
 from s2l_nemo.config.schema import Config
 from s2l_nemo.errors import UserError
 
 DEFAULT_CONFIG = "train_s2l"
-MAPPING_KEY = "data.reasoning_gym.params"  # the one key below which names are free
 MAX_DEPTH = 20  # levels of a YAML file
+
+Schema = TypeVar("Schema")
 
 
 def load_config(argv: list[str], conf_dir: Path) -> Config:
@@ -32,20 +33,25 @@ def load_config(argv: list[str], conf_dir: Path) -> Config:
 
     Raises UserError for an unknown preset, group choice or key, a value of another type, or YAML that is malformed.
     """
-    parser = _Parser(conf_dir)
+    parser = _Parser("[--config-name NAME] and key=value pairs", lambda: help_text(conf_dir))
+    parser.add_argument("--config-name", default=DEFAULT_CONFIG)
     args = parser.parse_intermixed_args(argv)
-    groups, overrides = _split_overrides(args.overrides, conf_dir)
-    cfg = OmegaConf.structured(Config)
-    for key, value in _leaves("", _compose(conf_dir, args.config_name.removesuffix(".yaml"), groups)):
-        _set(cfg, key, value)
-    for override in overrides:
-        for key, value in _leaves(override.key_or_group, override.value()):
-            _set(cfg, key, value)
-    _resolve(cfg)
-    return cast(Config, cfg)
+    groups, overrides = _split_overrides(args.overrides, _groups(conf_dir))
+    composed = _compose(conf_dir, args.config_name.removesuffix(".yaml"), groups)
+    return _build(Config, composed, overrides)
 
 
-def resolved_yaml(cfg: Config) -> str:
+def load_values(argv: list[str], schema: type[Schema], usage: str) -> Schema:
+    """Reads `[key=value ...]` into an OmegaConf object of type `schema`, without conf/; else as `load_config`.
+
+    `usage` is what `--help` says before it lists the keys.
+    """
+    parser = _Parser("key=value pairs", lambda: usage.rstrip() + "\n" + keys_text(schema))
+    _, overrides = _split_overrides(parser.parse_intermixed_args(argv).overrides, {})
+    return _build(schema, {}, overrides)
+
+
+def resolved_yaml(cfg: object) -> str:
     """Every key with its value, as YAML that can be read back."""
     return OmegaConf.to_yaml(cfg)
 
@@ -63,11 +69,17 @@ def help_text(conf_dir: Path) -> str:
     for group, choices in _groups(conf_dir).items():
         lines += ["", f"{group}=NAME:"]
         lines += [f"  {name:<28} {_first_comment(conf_dir / group / f'{name}.yaml')}" for name in choices]
-    section = ""
-    for key in all_keys().values():
-        if key.name.partition(".")[0] != section:
-            section = key.name.partition(".")[0]
-            lines += ["", f"{section}:"]
+    return "\n".join(lines) + "\n" + keys_text(Config)
+
+
+def keys_text(schema: type) -> str:
+    """Every key of a schema with type, default and meaning; top-level keys first, then a paragraph a section."""
+    lines = []
+    section = None
+    for key in sorted(all_keys(schema).values(), key=lambda key: "." in key.name):
+        if key.name.rpartition(".")[0].partition(".")[0] != section:
+            section = key.name.rpartition(".")[0].partition(".")[0]
+            lines += ["", f"{section or 'keys'}:"]
         lines.append(f"  {key.name + '=' + key.default_text():<52} {key.expected()}")
         if key.comment:
             lines.append(f"      {key.comment}")
@@ -75,17 +87,28 @@ def help_text(conf_dir: Path) -> str:
 
 
 class _Parser(argparse.ArgumentParser):
-    def __init__(self, conf_dir: Path) -> None:
+    def __init__(self, wanted: str, text: Callable[[], str]) -> None:
         super().__init__(allow_abbrev=False)
-        self.add_argument("--config-name", default=DEFAULT_CONFIG)
         self.add_argument("overrides", nargs="*")
-        self._conf_dir = conf_dir
+        self._wanted = wanted
+        self._text = text
 
     def format_help(self) -> str:
-        return help_text(self._conf_dir)
+        return self._text()
 
     def error(self, message: str) -> NoReturn:
-        raise UserError(f"{message}: give [--config-name NAME] and key=value pairs, or --help")
+        raise UserError(f"{message}: give {self._wanted}, or --help")
+
+
+def _build(schema: type[Schema], composed: Mapping[Any, Any], overrides: list[Override]) -> Schema:
+    cfg = OmegaConf.structured(schema)
+    for key, value in _leaves("", composed, schema):
+        _set(cfg, key, value, schema)
+    for override in overrides:
+        for key, value in _leaves(override.key_or_group, override.value(), schema):
+            _set(cfg, key, value, schema)
+    _resolve(cfg, schema)
+    return cast(Schema, cfg)
 
 
 def _groups(conf_dir: Path) -> dict[str, list[str]]:
@@ -99,9 +122,8 @@ def _first_comment(path: Path) -> str:
     return comments[0].removeprefix("# ") if comments else ""
 
 
-def _split_overrides(arguments: list[str], conf_dir: Path) -> tuple[list[str], list[Override]]:
+def _split_overrides(arguments: list[str], groups: dict[str, list[str]]) -> tuple[list[str], list[Override]]:
     """Choices of groups, for Hydra to compose, and values, for the schema to type."""
-    groups = _groups(conf_dir)
     chosen, values = [], []
     for argument in arguments:
         try:
@@ -168,25 +190,27 @@ def _line(mark: Any) -> int:
     return int(mark.line) + 1
 
 
-def _leaves(name: str, value: Any) -> Iterator[tuple[str, Any]]:
-    if isinstance(value, Mapping) and name != MAPPING_KEY:
+def _leaves(name: str, value: Any, schema: type) -> Iterator[tuple[str, Any]]:
+    known = all_keys(schema).get(name)
+    if isinstance(value, Mapping) and not (known and known.is_mapping):
         for key, inner in value.items():
-            yield from _leaves(f"{name}.{key}" if name else str(key), inner)
+            yield from _leaves(f"{name}.{key}" if name else str(key), inner, schema)
     else:
         yield name, value
 
 
-def _set(cfg: DictConfig, name: str, value: Any) -> None:
-    free = name.startswith(f"{MAPPING_KEY}.")
-    if name in sections():
-        example = next(key for key in all_keys() if key.startswith(f"{name}."))
+def _set(cfg: DictConfig, name: str, value: Any, schema: type) -> None:
+    if name in sections(schema):
+        example = next(key for key in all_keys(schema) if key.startswith(f"{name}."))
         raise UserError(f"{name}={value}: {name} is a section, set keys below it such as {example}")
-    if name not in all_keys() and not free:
-        raise UserError(f"unknown key {name}={value}: the nearest known key is {nearest_key(name)}")
-    key = all_keys()[MAPPING_KEY if free else name]
+    key = all_keys(schema).get(name) or mapping_of(name, schema)
+    if key is None:
+        raise UserError(f"unknown key {name}={value}: the nearest known key is {nearest_key(name, schema)}")
     try:
-        # OmegaConf would take 3 for true.
-        if key.type is bool and isinstance(value, int | float) and not isinstance(value, bool):
+        # OmegaConf would take 3 for true, and a list for a text in a list.
+        is_number = isinstance(value, int | float) and not isinstance(value, bool)
+        is_nested = isinstance(value, list) and any(isinstance(item, list | dict) for item in value)
+        if (key.type is bool and is_number) or (key.is_list and is_nested):
             raise UserError(f"{name}={value}: expected {key.expected()}")
         OmegaConf.update(cfg, name, value, merge=True)
     except OmegaConfBaseException:
@@ -194,11 +218,11 @@ def _set(cfg: DictConfig, name: str, value: Any) -> None:
         raise UserError(f"{name}={shown}: expected {key.expected()}") from None
 
 
-def _resolve(cfg: DictConfig) -> None:
-    for name in all_keys():
+def _resolve(cfg: DictConfig, schema: type) -> None:
+    for name in all_keys(schema):
         try:
             value = OmegaConf.select(cfg, name, throw_on_missing=True)
-            if isinstance(value, DictConfig):
+            if isinstance(value, DictConfig | ListConfig):
                 OmegaConf.resolve(value)
         except MissingMandatoryValue:
             raise UserError(f"{name}=???: give a value") from None

@@ -73,6 +73,27 @@ class Task(str, Enum):
     reasoning_gym = "reasoning_gym"
 
 
+class AnswerKind(str, Enum):
+    math = "math"
+    choice = "choice"
+    exact = "exact"
+
+
+class OnBadRow(str, Enum):
+    error = "error"
+    skip = "skip"
+
+
+class PromptFormat(str, Enum):
+    chat = "chat"
+    base = "base"
+
+
+class ExplorerFilter(str, Enum):
+    none = "none"
+    match_learner_diversity = "match_learner_diversity"
+
+
 class LrSchedule(str, Enum):
     constant = "constant"
     cosine = "cosine"
@@ -175,6 +196,7 @@ class RolloutConfig:
     max_response_length: int = 96  # tokens
     max_batch_rows: int = 256  # sequences that the embedded engine decodes at once
     refit_bucket_mb: int = 256  # size of one bucket of the weight update
+    explorer_filter: ExplorerFilter = ExplorerFilter.none  # leave out explorer rollouts until they are as the learner's
 
 
 @dataclass
@@ -196,13 +218,27 @@ class ReasoningGymConfig:
 @dataclass
 class DataConfig:
     task: Task = Task.arithmetic
-    path: str | None = None  # JSONL file of prompts instead of generated ones
-    valid_path: str | None = None  # JSONL file of held-out prompts; needed with `path`
+    path: str | None = None  # prompts instead of generated ones: JSONL or parquet file, or name on the Hugging Face hub
+    valid_path: str | None = None  # held-out prompts in the same forms; needed with `path`
     prompt_key: str = "prompt"
     answer_key: str = "answer"
     system_prompt: str | None = None
+    format: PromptFormat = PromptFormat.chat  # chat: the tokenizer's template; base: the prompt as it is
+    on_bad_row: OnBadRow = OnBadRow.error  # a malformed row: stop, or leave it out and count it
+    cache_dir: str | None = None  # where tokenised prompts are kept for the next run; null: nowhere
     arithmetic: ArithmeticConfig = field(default_factory=ArithmeticConfig)
     reasoning_gym: ReasoningGymConfig = field(default_factory=ReasoningGymConfig)
+
+
+@dataclass
+class RewardsConfig:
+    answer: AnswerKind = AnswerKind.math  # what stands in the box: mathematics, a letter, or text taken literally
+    fn: str | None = None  # own reward function, "package.module:function", fn(response, answer, prompt) -> float
+    workers: int = 2  # processes that check answers, on each rank
+    cpu_s: float = 5.0  # CPU seconds of one check
+    wall_s: float = 10.0  # wall seconds of one check
+    memory_mb: int = 1024  # of one worker
+    batch_s: float = 600.0  # wall seconds of a whole batch; what is left then counts as grader errors
 
 
 @dataclass
@@ -235,6 +271,7 @@ class Config:
     algorithm: AlgorithmConfig = field(default_factory=AlgorithmConfig)
     rollout: RolloutConfig = field(default_factory=RolloutConfig)
     data: DataConfig = field(default_factory=DataConfig)
+    rewards: RewardsConfig = field(default_factory=RewardsConfig)
     validation: ValidationConfig = field(default_factory=ValidationConfig)
     checkpoint: CheckpointConfig = field(default_factory=CheckpointConfig)
     logging: LoggingConfig = field(default_factory=LoggingConfig)

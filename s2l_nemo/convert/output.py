@@ -20,9 +20,9 @@ from s2l_nemo.errors import UserError
 from s2l_nemo.files import check_free_space, sync
 
 MANIFEST = "SHA256SUMS"  # in a folder; beside a file it is NAME.sha256. Both are what `sha256sum -c` reads
-_BLOCK = 4 * 2**20  # bytes of a buffer, written at once while another thread hashes
-_BUFFERS = 8  # buffers that are reused in turn: how far writing may be ahead of hashing
-_FLUSH = 256 * 2**20  # bytes after which write-back starts: the last fsync then has little left to wait for
+_BLOCK = 4 * 2**20  # bytes of a buffer, hashed and written at once
+_BUFFERS = 8  # buffers that are reused in turn: how far reading may be ahead of hashing and writing
+_SECTOR = 4096  # what writes past the page cache must be multiples of, in length and place
 _OURS = {MANIFEST, "config.json", "model_config.yaml", "metadata.json", "latest_checkpointed_iteration.txt"}
 
 Write = Callable[["Part | bytes"], None]
@@ -36,23 +36,22 @@ class Output(Protocol):
 
 
 class HashedFile:
-    """A new file of known size: space is taken first, hashing and write-back run in threads of their own.
+    """A new file of known size: space is taken first, and two threads hash and write.
 
-    Whatever is written is gathered in a few buffers that are used again and again: writing from a mapped file at odd
-    addresses takes twice the time, and memory does not depend on what is written.
+    Whatever is written is gathered in a few buffers that are used again and again, so memory does not depend on it.
+    Large files bypass the page cache: filling fresh pages of it takes longer than the disk does, and what is written
+    need not be flushed in the end.
     """
 
     def __init__(self, path: Path, size: int, progress: Callable[[int], None]) -> None:
         self.path, self.size, self.written = path, size, 0
         self._progress = progress
         self._digest = hashlib.sha256()
-        self._descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o644)
-        self._hasher, self._flusher = ThreadPoolExecutor(1), ThreadPoolExecutor(1)
+        self._descriptor = _create(path, direct=size >= _BLOCK)
         self._buffers = [memoryview(mmap.mmap(-1, _BLOCK)) for _ in range(_BUFFERS)]
-        self._hashing: list[Future[None] | None] = [None] * _BUFFERS  # of each buffer
-        self._current, self._filled = 0, 0
-        self._flushing: Future[None] | None = None
-        self._flushed = 0
+        self._busy: list[list[Future[None]]] = [[] for _ in range(_BUFFERS)]  # hashing and writing of each buffer
+        self._hasher, self._writer = ThreadPoolExecutor(1), ThreadPoolExecutor(1)
+        self._current, self._filled, self._offset = 0, 0, 0
         if size:
             _allocate(self._descriptor, size, path)
 
@@ -64,43 +63,44 @@ class HashedFile:
             part.read_into(done, self._buffers[self._current][self._filled : self._filled + step])
             done, self._filled = done + step, self._filled + step
             if self._filled == _BLOCK:
-                self._write_buffer()
+                self._pass_on()
         self.written += size
 
-    def _write_buffer(self) -> None:
-        block = self._buffers[self._current][: self._filled]
-        self._hashing[self._current] = self._hasher.submit(self._digest.update, block)
-        done = 0
-        while done < len(block):
-            done += os.write(self._descriptor, block[done:])
-        self._progress(len(block))
-        self._flush()
+    def _pass_on(self) -> None:
+        """Gives the current buffer to both threads and takes the next one, once that is free."""
+        buffer = self._buffers[self._current]
+        whole = self._filled + -self._filled % _SECTOR  # the file is cut to its size in the end
+        self._busy[self._current] = [
+            self._hasher.submit(self._digest.update, buffer[: self._filled]),
+            self._writer.submit(self._write_at, buffer[:whole], self._offset),
+        ]
+        self._offset += self._filled
+        self._progress(self._filled)
         self._current, self._filled = (self._current + 1) % _BUFFERS, 0
-        hashing = self._hashing[self._current]
-        if hashing is not None:
-            hashing.result()
+        self._wait(self._current)
 
-    def _flush(self) -> None:
-        if self.written - self._flushed < _FLUSH or not (self._flushing is None or self._flushing.done()):
-            return
-        if self._flushing is not None:
-            self._flushing.result()
-        self._flushed = self.written
-        self._flushing = self._flusher.submit(os.fdatasync, self._descriptor)
+    def _write_at(self, data: memoryview, offset: int) -> None:
+        done = 0
+        while done < len(data):
+            done += os.pwrite(self._descriptor, data[done:], offset + done)
+
+    def _wait(self, index: int) -> None:
+        for future in self._busy[index]:
+            future.result()
 
     def finish(self) -> str:
         """Waits until all bytes are on the disk and returns their SHA-256 as lowercase hex."""
         assert self.written == self.size, f"{self.path}: {self.written} bytes were written, {self.size} were planned"
-        self._write_buffer()
-        for future in (*self._hashing, self._flushing):
-            if future is not None:
-                future.result()
+        self._pass_on()
+        for index in range(_BUFFERS):
+            self._wait(index)
+        os.ftruncate(self._descriptor, self.size)
         os.fsync(self._descriptor)
         return self._digest.hexdigest()
 
     def close(self) -> None:
         self._hasher.shutdown(cancel_futures=True)
-        self._flusher.shutdown(cancel_futures=True)
+        self._writer.shutdown(cancel_futures=True)
         os.close(self._descriptor)
 
 
@@ -225,6 +225,18 @@ def check_output(path: Path, *, tar: bool, force: bool) -> None:
     names = set(os.listdir(path)) if path.is_dir() else _OURS
     if names and not names & _OURS:
         raise UserError(f"{path} holds no checkpoint, so --force does not replace it: choose another --output")
+
+
+def _create(path: Path, *, direct: bool) -> int:
+    flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL
+    if direct:
+        try:
+            return os.open(path, flags | os.O_DIRECT, 0o644)
+        except OSError as error:
+            if error.errno != errno.EINVAL:  # a file system without direct writes takes the others
+                raise
+            path.unlink(missing_ok=True)  # some have created it by then
+    return os.open(path, flags, 0o644)
 
 
 def _allocate(descriptor: int, size: int, path: Path) -> None:

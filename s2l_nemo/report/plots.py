@@ -21,6 +21,7 @@ PHASES = (
     ("time/rollout_explorer", "explorer rollouts", EXPLORER),
     ("time/rollout_learner", "learner rollouts", LEARNER),
     ("time/reward", "grading", "#CC79A7"),
+    ("time/explorer_filter", "explorer filter", "#F0E442"),
     ("time/logprobs", "log-probs", "#56B4E9"),
     ("time/update", "update", "#009E73"),
     ("time/refit", "refit", "#D55E00"),

@@ -25,6 +25,9 @@ class RolloutRow:
     logprobs: list[float]
     advantage: float
     reward: float | None
+    extracted: str | None
+    grader_error: str | None
+    kept: bool
     finish_reason: str
     weight_version: int
 
@@ -47,6 +50,9 @@ def rollout_rows(
             logprobs=list(completion.logprobs),
             advantage=float(advantage),
             reward=completion.reward,
+            extracted=completion.answer,
+            grader_error=completion.grader_error,
+            kept=completion.kept,
             finish_reason=completion.finish_reason,
             weight_version=completion.weight_version,
         )
@@ -61,7 +67,7 @@ def write_rollouts(path: Path, rows: Sequence[RolloutRow]) -> None:
 
     types = {"token_ids": pa.list_(pa.int32()), "logprobs": pa.list_(pa.float32())}
     types |= dict.fromkeys(("step", "prompt_id", "sample_id", "weight_version"), pa.int64())
-    types |= dict.fromkeys(("advantage", "reward"), pa.float32())
+    types |= dict.fromkeys(("advantage", "reward"), pa.float32()) | {"kept": pa.bool_()}
     names = [field.name for field in fields(RolloutRow)]
     schema = pa.schema([(name, types.get(name, pa.string())) for name in names])
     table = pa.table({name: [getattr(row, name) for row in rows] for name in names}, schema=schema)

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import s2l_nemo
 
-PACKAGES = ("nemo_toolkit", "nemo_aligner", "megatron-core", "torch", "transformers")
+PACKAGES = ("nemo_toolkit", "nemo_aligner", "megatron-core", "torch", "transformers", "math-verify")
 
 
 def versions(earlier: Path | None = None) -> dict[str, object]:

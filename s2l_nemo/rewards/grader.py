@@ -1,68 +1,187 @@
-r"""Verifiable rewards: 1 for a right answer, 0 for a wrong one. The answer is the last `\boxed{...}`."""
+r"""Verifiable rewards: 1 for a right answer, 0 for a wrong one. The answer is the last `\boxed{...}`.
+
+Fast path first: no box is wrong; equal text is right; two plain numbers are compared exactly. The rest is algebra and
+runs in worker processes that can be killed. A check that fails or is killed has no reward, but a reason.
+"""
 
 from __future__ import annotations
 
-import re
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Protocol
 
-from s2l_nemo.config.schema import DataConfig, Task
+from s2l_nemo.config.schema import AnswerKind, DataConfig, RewardsConfig, Task
 from s2l_nemo.data.reasoning_gym import ReasoningGymTask
-from s2l_nemo.types import Prompt
+from s2l_nemo.errors import UserError
+from s2l_nemo.rewards.answers import decide, extract_choice, last_boxed, normalize_answer
+from s2l_nemo.rewards.pool import Outcome, WorkerPool
 
-_BOX_OR_BRACE = re.compile(r"\\boxed\s*\{|\\.|[{}]", re.DOTALL)
-_THOUSANDS = re.compile(r"[+-]?\d{1,3}(,\d{3})+(\.\d+)?")
+_CACHE_SIZE = 100_000
+
+
+@dataclass(frozen=True)
+class GradeItem:
+    """One response to judge; text without special tokens."""
+
+    prompt_id: int
+    question: str
+    gold: str
+    response: str
+
+
+@dataclass(frozen=True)
+class Grade:
+    """A verdict. `reward` None: the check itself failed or was killed, and `error` says why in one line."""
+
+    reward: float | None  # 1.0 right, 0.0 wrong, or a custom function's number
+    answer: str | None  # what was extracted, as it stands in the response; None without one
+    error: str | None = None
 
 
 class Grader(Protocol):
-    """Judges a response. The caller need not know how the answer is found in it, nor how it is verified."""
+    """Judges responses. The caller need not know how the answer is found, nor how or in which process it is checked."""
 
-    def grade(self, prompt: Prompt, response: str) -> float:
-        """1.0 where the response's answer is right, else 0.0. `response` is text without special tokens."""
+    def grade(self, items: Sequence[GradeItem]) -> list[Grade]:
+        """Grades in the order of the items; they depend neither on that order nor on the number of workers."""
+        ...
+
+    def close(self) -> None:
+        """Ends all processes of the grader. Idempotent."""
         ...
 
 
-class ExactMatchGrader:
-    """The boxed answer equals the gold answer after `normalize`."""
+class MathGrader:
+    """The boxed answer is the same mathematics as the gold one."""
 
-    def grade(self, prompt: Prompt, response: str) -> float:
-        answer = last_boxed(response)
-        return float(answer is not None and normalize(answer) == normalize(prompt.answer))
+    def __init__(self, rewards: RewardsConfig) -> None:
+        self._pool = WorkerPool(rewards)
+        self._verdicts: dict[tuple[str, str], bool] = {}  # of earlier batches
+
+    def grade(self, items: Sequence[GradeItem]) -> list[Grade]:
+        answers = [last_boxed(item.response) for item in items]
+        golds = {item.gold: normalize_answer(item.gold) for item in items}
+        pairs = [
+            None if answer is None else (golds[item.gold], normalize_answer(answer))
+            for item, answer in zip(items, answers, strict=True)
+        ]
+        decided = {pair: self._decide(pair) for pair in set(pairs) if pair is not None}
+        # the order of the items decides the order of the checks: sets of strings differ from process to process
+        open_pairs = [pair for pair in dict.fromkeys(pairs) if pair is not None and decided[pair] is None]
+        outcomes = dict(zip(open_pairs, self._pool.run(open_pairs), strict=True))
+        self._remember(outcomes)
+        grades = []
+        for answer, pair in zip(answers, pairs, strict=True):
+            if pair is None:
+                grades.append(Grade(0.0, None))
+                continue
+            outcome = outcomes.get(pair) or Outcome(decided[pair])
+            reward = None if outcome.error is not None else float(outcome.value)
+            grades.append(Grade(reward, answer, outcome.error))
+        return grades
+
+    def close(self) -> None:
+        self._pool.close()
+
+    def _decide(self, pair: tuple[str, str]) -> bool | None:
+        known = self._verdicts.get(pair)
+        return decide(*pair) if known is None else known
+
+    def _remember(self, outcomes: dict[tuple[str, str], Outcome]) -> None:
+        if len(self._verdicts) > _CACHE_SIZE:
+            self._verdicts.clear()
+        self._verdicts.update({pair: outcome.value for pair, outcome in outcomes.items() if outcome.error is None})
 
 
-class ReasoningGymGrader:
-    """The task's own verifier gives the boxed answer full marks; partial marks count as wrong."""
+class _Immediate:
+    """A grader without processes."""
+
+    def close(self) -> None:
+        pass
+
+
+class ChoiceGrader(_Immediate):
+    """A letter of multiple choice; see `extract_choice`."""
+
+    def grade(self, items: Sequence[GradeItem]) -> list[Grade]:
+        letters = [extract_choice(item.response) for item in items]
+        return [
+            Grade(float(letter is not None and letter == item.gold.strip().upper()), letter)
+            for item, letter in zip(items, letters, strict=True)
+        ]
+
+
+class ExactGrader(_Immediate):
+    """The boxed text is the gold text, but for the way of writing that `normalize_answer` evens out."""
+
+    def grade(self, items: Sequence[GradeItem]) -> list[Grade]:
+        answers = [last_boxed(item.response) for item in items]
+        return [
+            Grade(float(answer is not None and normalize_answer(answer) == normalize_answer(item.gold)), answer)
+            for item, answer in zip(items, answers, strict=True)
+        ]
+
+
+class ReasoningGymGrader(_Immediate):
+    """The task's own verifier gives the boxed answer full marks; partial marks count as wrong.
+
+    It runs in this process: verifiers are code of an installed library, compare text and numbers, and evaluate nothing.
+    """
 
     def __init__(self, task: ReasoningGymTask) -> None:
         self._task = task
 
-    def grade(self, prompt: Prompt, response: str) -> float:
-        answer = last_boxed(response)
-        return float(answer is not None and self._task.score(prompt.prompt_id, answer.strip()) >= 1.0)
+    def grade(self, items: Sequence[GradeItem]) -> list[Grade]:
+        answers = [last_boxed(item.response) for item in items]
+        return [
+            Grade(float(answer is not None and self._task.score(item.prompt_id, answer.strip()) >= 1.0), answer)
+            for item, answer in zip(items, answers, strict=True)
+        ]
 
 
-def make_grader(data: DataConfig) -> Grader:
-    """The grader of a data set. Raises UserError where it needs a library that is absent."""
+class CustomGrader:
+    """The number that `rewards.fn` returns for (response, gold answer, prompt). It runs in killable workers."""
+
+    def __init__(self, rewards: RewardsConfig) -> None:
+        """Raises UserError where the function cannot be imported."""
+        assert rewards.fn is not None
+        self._fn = rewards.fn
+        self._pool = WorkerPool(rewards, rewards.fn)
+        self._pool.load()
+
+    def grade(self, items: Sequence[GradeItem]) -> list[Grade]:
+        """Raises UserError for a value that is no finite number."""
+        outcomes = self._pool.run([(item.response, item.gold, item.question) for item in items])
+        return [
+            Grade(
+                None if outcome.error is not None else self._number(outcome.value),
+                last_boxed(item.response),
+                outcome.error,
+            )
+            for item, outcome in zip(items, outcomes, strict=True)
+        ]
+
+    def close(self) -> None:
+        self._pool.close()
+
+    def _number(self, value: object) -> float:
+        if not isinstance(value, (int, float)) or not math.isfinite(value):
+            self.close()
+            raise UserError(f"rewards.fn={self._fn} must return a finite number, not {value!r:.80}")
+        return float(value)
+
+
+def make_grader(data: DataConfig, rewards: RewardsConfig) -> Grader:
+    """The grader of a data set. Raises UserError for a function or library that is not there."""
+    if rewards.fn is not None:
+        return CustomGrader(rewards)
     if data.path is None and data.task is Task.reasoning_gym:
         return ReasoningGymGrader(ReasoningGymTask(data.reasoning_gym))
-    return ExactMatchGrader()
+    return answer_grader(rewards)
 
 
-def last_boxed(text: str) -> str | None:
-    r"""What stands in the `\boxed{...}` that begins last among those whose braces balance; None without one."""
-    open_braces: list[tuple[int, bool]] = []  # where the content starts, and whether it is a box
-    last: tuple[int, int] | None = None
-    for match in _BOX_OR_BRACE.finditer(text):
-        token = match.group()
-        if token.endswith("{") and token != r"\{":
-            open_braces.append((match.end(), token != "{"))
-        elif token == "}" and open_braces:
-            start, is_box = open_braces.pop()
-            if is_box and (last is None or start > last[0]):
-                last = start, match.start()
-    return None if last is None else text[slice(*last)]
-
-
-def normalize(answer: str) -> str:
-    """An answer without surrounding dollars and spaces, trailing full stop, and commas between thousands."""
-    answer = " ".join(answer.split()).strip("$ ").removesuffix(".").strip()
-    return answer.replace(",", "") if _THOUSANDS.fullmatch(answer) else answer
+def answer_grader(rewards: RewardsConfig) -> Grader:
+    """The grader for `rewards.answer`."""
+    if rewards.answer is AnswerKind.choice:
+        return ChoiceGrader()
+    return ExactGrader() if rewards.answer is AnswerKind.exact else MathGrader(rewards)

@@ -197,6 +197,7 @@ class EmbeddedEngine:
         slots = min(self._max_batch_rows, len(waiting))
         longest = max((len(request.prompt_token_ids) for request in requests), default=0)
         cache = SlotCache(slots, longest + params.max_new_tokens)
+        seen_SV = self._no_tokens_seen(slots) if params.presence_penalty else None
         prefilled: dict[tuple[int, ...], _Prefilled] = {}
         rows: list[_Row] = []
         while queue or rows:
@@ -206,12 +207,12 @@ class EmbeddedEngine:
                 logits_BV = self._join(joining, cache, len(rows), prefilled)
                 keep = queue[0].request.prompt_token_ids if queue else None
                 prefilled = {prompt: state for prompt, state in prefilled.items() if prompt == keep}
-                self._append(joining, logits_BV, params)
+                self._append(joining, logits_BV, params, seen_SV, first_slot=len(rows))
                 rows += joining
             else:
-                self._append(rows, self._forward(rows, cache), params)
+                self._append(rows, self._forward(rows, cache), params, seen_SV)
             yield from (row for row in rows if row.done)
-            rows = _compact(rows, cache)
+            rows = _compact(rows, cache, seen_SV)
 
     def _join(
         self, joining: list[_Row], cache: SlotCache, first_slot: int, prefilled: dict[tuple[int, ...], _Prefilled]
@@ -265,11 +266,24 @@ class EmbeddedEngine:
             use_cache=True,
         ).logits[:, -1]
 
-    def _append(self, rows: list[_Row], logits_BV: torch.Tensor, params: SamplingParams) -> None:
-        """Samples the next token of each row and marks the rows that it ends."""
+    def _no_tokens_seen(self, slots: int) -> torch.Tensor:
+        """Which tokens the row of each slot has generated, bool [S, V]: none."""
+        vocabulary = self._model.get_output_embeddings().weight.size(0)
+        return torch.zeros(slots, vocabulary, dtype=torch.bool, device=self._device)
+
+    def _append(
+        self,
+        rows: list[_Row],
+        logits_BV: torch.Tensor,
+        params: SamplingParams,
+        seen_SV: torch.Tensor | None,
+        first_slot: int = 0,
+    ) -> None:
+        """Samples the next token of each row and marks the rows that it ends; the first row is in `first_slot`."""
+        seen_BV = None if seen_SV is None else seen_SV[first_slot : first_slot + len(rows)]
         state_2B = torch.tensor([[row.request.seed for row in rows], [len(row.tokens) for row in rows]])
         seeds_B, counts_B = state_2B.to(self._device)
-        tokens_B, logprobs_B = sample_tokens(logits_BV, seeds_B, counts_B, params)
+        tokens_B, logprobs_B = sample_tokens(logits_BV, seeds_B, counts_B, params, seen_BV)
         for row, token, logprob in zip(rows, tokens_B.tolist(), logprobs_B.tolist(), strict=True):
             row.tokens.append(token)
             row.logprobs.append(logprob)
@@ -305,13 +319,17 @@ class EmbeddedLearnerEngine(EmbeddedEngine):
         self._updating = None
 
 
-def _compact(rows: list[_Row], cache: SlotCache) -> list[_Row]:
+def _compact(rows: list[_Row], cache: SlotCache, seen_SV: torch.Tensor | None) -> list[_Row]:
     """The rows that go on, in dense slots: the last ones move into the slots of those that are done."""
     active = [slot for slot, row in enumerate(rows) if not row.done]
     holes = [slot for slot in range(len(active)) if rows[slot].done]
     if holes:
         movers = active[-len(holes) :]
         cache.move(movers, holes, max(rows[slot].last_position for slot in movers))
+        if seen_SV is not None:
+            seen_SV[holes] = seen_SV[movers]
         for hole, mover in zip(holes, movers, strict=True):
             rows[hole] = rows[mover]
+    if seen_SV is not None:
+        seen_SV[len(active) : len(rows)] = False  # for the rows that join
     return rows[: len(active)]

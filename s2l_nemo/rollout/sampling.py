@@ -54,13 +54,21 @@ def sampling_logprobs(logits_BV: torch.Tensor, params: SamplingParams) -> torch.
 
 
 def sample_tokens(
-    logits_BV: torch.Tensor, seeds_B: torch.Tensor, positions_B: torch.Tensor, params: SamplingParams
+    logits_BV: torch.Tensor,
+    seeds_B: torch.Tensor,
+    positions_B: torch.Tensor,
+    params: SamplingParams,
+    seen_BV: torch.Tensor | None = None,
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """One token per row and its log-probability: (int64 [B], float32 [B]).
 
     `positions_B` counts the tokens that the row has generated before. The token is the first whose cumulative
     probability exceeds the row's uniform number, so it depends on nothing but the row's seed, position and logits.
+    `seen_BV`, bool, marks the tokens that the row has generated, which pay the presence penalty once however often
+    they came (OpenAI's definition, which vLLM follows); it is updated in place. None where there is no penalty.
     """
+    if seen_BV is not None:
+        logits_BV = logits_BV.float() - params.presence_penalty * seen_BV
     logprobs_BV = sampling_logprobs(logits_BV, params)
     if params.temperature == 0:
         tokens_B = logits_BV.float().argmax(dim=-1)
@@ -69,4 +77,6 @@ def sample_tokens(
         cdf_BV = logprobs_BV.exp().cumsum(dim=-1, dtype=torch.float64)
         thresholds_B1 = uniforms(seeds_B, positions_B)[:, None] * cdf_BV[:, -1:]
         tokens_B = torch.searchsorted(cdf_BV, thresholds_B1, right=True).squeeze(-1)
+    if seen_BV is not None:
+        seen_BV.scatter_(1, tokens_B[:, None], True)
     return tokens_B, logprobs_BV.gather(1, tokens_B[:, None]).squeeze(-1)

@@ -6,7 +6,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-PHASES = ("rollout_explorer", "rollout_learner", "reward", "logprobs", "update", "refit")
+PHASES = ("rollout_explorer", "rollout_learner", "reward", "explorer_filter", "logprobs", "update", "refit")
 
 
 class Clock:

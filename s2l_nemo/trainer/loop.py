@@ -18,12 +18,13 @@ from s2l_nemo.rollout.engine import LearnerEngine, RolloutEngine
 from s2l_nemo.rollout.mixed import assemble_groups, mixed_requests
 from s2l_nemo.schedule import Schedule
 from s2l_nemo.trainer.clock import Clock
+from s2l_nemo.trainer.diversity_filter import DiversityFilter
 from s2l_nemo.trainer.interfaces import Actor
 from s2l_nemo.trainer.metrics import Metrics, rollout_metrics, throughput, update_metrics
 from s2l_nemo.trainer.recorder import Recorder
 from s2l_nemo.trainer.sampling import Sampler
 from s2l_nemo.trainer.stop import StopRequest
-from s2l_nemo.trainer.validation import Correct, validate, validation_metrics
+from s2l_nemo.trainer.validation import Validation, validate, validation_metrics
 from s2l_nemo.types import Completion, Group, Prompt, SamplingParams, TrainBatch
 
 
@@ -54,6 +55,7 @@ class Trainer:
     explorer: RolloutEngine | None
     learner: LearnerEngine
     sampler: Sampler
+    explorer_filter: DiversityFilter | None
     recorder: Recorder
     stop: StopRequest
     step: int = 0  # steps done
@@ -69,11 +71,11 @@ class Trainer:
             self.step += 1
             last = self.step == self.algorithm.steps
             validates = last or (self.validation.every and self.step % self.validation.every == 0)
-            correct_PK = self.validate() if validates else None
-            metrics.update(validation_metrics(correct_PK))
+            validation = self.validate() if validates else None
+            metrics.update(validation_metrics(validation))
             self.recorder.stepped(self.step, metrics, groups, advantages_PG, time.perf_counter() - started)
-            if correct_PK is not None:
-                self.recorder.validated(self.step, correct_PK, self.valid_prompts)
+            if validation is not None:
+                self.recorder.validated(self.step, validation, self.valid_prompts)
             received = self.stop.agreed()
             if last or received or self.step % self.checkpoint.every == 0:
                 self.recorder.save(self.actor, self.step)
@@ -101,6 +103,9 @@ class Trainer:
         with clock("reward"):
             graded = self.sampler.exchange(self.sampler.grade(completions, by_id))
         groups = assemble_groups(prompts, graded, group_size=config.group_size, learner_version=step - 1)
+        if self.explorer_filter is not None:
+            with clock("explorer_filter"):
+                groups = self.explorer_filter(groups, step)
         advantages_PG = self.advantages(groups)
         batch = self.batch_of_replica(groups, advantages_PG)
         with clock("logprobs"):
@@ -129,6 +134,7 @@ class Trainer:
         return group_advantages(
             torch.tensor([group.rewards_G() for group in groups]),
             torch.tensor([[completion.source for completion in group.completions] for group in groups]),
+            torch.tensor([group.kept_G() for group in groups]),
             std=self.algorithm.adv_std,
             baseline=self.algorithm.adv_baseline,
             norm=self.algorithm.adv_norm,
@@ -187,7 +193,7 @@ class Trainer:
         counts = self.actor.sum_over_replicas({"tokens": tokens, "sequences": sequences})
         return LossScale(int(counts["tokens"]), int(counts["sequences"]), self.limits.max_response_length)
 
-    def validate(self) -> Correct:
+    def validate(self) -> Validation:
         return validate(
             self.learner,
             self.valid_prompts,

@@ -27,6 +27,7 @@ def rollout_metrics(split: Split, groups: Sequence[Group]) -> Metrics:
     completions = [completion for group in groups for completion in group.completions]
     by_source = {source: [c for c in completions if c.source == source] for source in Source}
     rewards_PG = torch.tensor([group.rewards_G() for group in groups])
+    kept_PG = torch.tensor([group.kept_G() for group in groups])
 
     def of(figure: Callable[[Completion], float], chosen: Sequence[Completion]) -> float | None:
         return mean([figure(completion) for completion in chosen])
@@ -44,8 +45,10 @@ def rollout_metrics(split: Split, groups: Sequence[Group]) -> Metrics:
         "alpha": split.alpha,
         "group/explorer": split.explorer,
         "group/learner": split.learner,
-        "group/zero_variance_fraction": zero_variance_fraction(rewards_PG),
+        "group/zero_variance_fraction": zero_variance_fraction(rewards_PG, kept_PG),
+        "group/kept": kept_PG.sum(1).float().mean().item(),
         "reward/mean": of(reward, completions),
+        "reward/grader_errors": sum(completion.grader_error is not None for completion in completions),
         "response_length/mean": of(length, completions),
         "response_length/truncated_fraction": of(truncated, completions),
     }

@@ -22,7 +22,7 @@ from s2l_nemo.report.run_dir import RunDir
 from s2l_nemo.statistics import bootstrap_mean, paired_bootstrap
 from s2l_nemo.trainer.interfaces import Actor
 from s2l_nemo.trainer.metrics import Metrics
-from s2l_nemo.trainer.validation import Correct, write_validation
+from s2l_nemo.trainer.validation import Correct, Validation, write_validation
 from s2l_nemo.types import Group, Prompt
 
 
@@ -41,13 +41,16 @@ class Recorder:
     started: float = field(default_factory=time.perf_counter)
     seconds_before: float = 0.0  # of the runs that this one continues
 
-    def validated(self, step: int, correct_PK: Correct, prompts: Sequence[Prompt]) -> None:
+    def validated(self, step: int, validation: Validation, prompts: Sequence[Prompt]) -> None:
         if self.console is None:
             return
-        write_validation(self.run_dir.validation, step, correct_PK, prompts)
-        mean, low, high = bootstrap_mean(correct_PK)
+        write_validation(self.run_dir.validation, step, validation, prompts)
+        mean, low, high = bootstrap_mean(validation.correct_PK)
         interval = f"{mean:.3f} [{low:.3f}, {high:.3f}]"
-        self.console.message(f"validation after step {step}: pass@1 {interval} on {len(prompts)} held-out prompts")
+        failed = f", {validation.grader_errors} checks failed" if validation.grader_errors else ""
+        self.console.message(
+            f"validation after step {step}: pass@1 {interval} on {len(prompts)} held-out prompts{failed}"
+        )
 
     def stepped(
         self, step: int, metrics: Metrics, groups: list[Group], advantages_PG: torch.Tensor, seconds: float

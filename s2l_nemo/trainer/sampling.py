@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 
-from s2l_nemo.rewards.grader import Grader
+from s2l_nemo.rewards.grader import GradeItem, Grader
 from s2l_nemo.rollout.engine import RolloutEngine
 from s2l_nemo.rollout.mixed import share
 from s2l_nemo.types import Completion, Prompt, SampleRequest, SamplingParams
@@ -32,16 +32,25 @@ class Sampler:
         return completions
 
     def grade(self, completions: Iterable[Completion], prompts: Mapping[int, Prompt]) -> list[Completion]:
-        """The same completions with their rewards."""
+        """The same completions with their rewards; a check that failed is worth 0."""
+        graded = list(completions)
+        items = [
+            GradeItem(prompt.prompt_id, prompt.text, prompt.answer, self.decode(completion.token_ids))
+            for completion in graded
+            for prompt in [prompts[completion.prompt_id]]
+        ]
+        grades = self.grader.grade(items)
         return [
-            replace(
-                completion, reward=self.grader.grade(prompts[completion.prompt_id], self.decode(completion.token_ids))
-            )
-            for completion in completions
+            replace(completion, reward=grade.reward or 0.0, answer=grade.answer, grader_error=grade.error)
+            for completion, grade in zip(graded, grades, strict=True)
         ]
 
     def exchange(self, completions: list[Completion]) -> list[Completion]:
         """The completions of all ranks, the same list on every rank. Collective."""
+        return [completion for part in self.gather(completions) for completion in part]
+
+    def gather(self, value: Any) -> list[Any]:
+        """The values of all ranks, in their order, on every rank. Collective."""
         gathered: list[Any] = [None] * self.world
-        torch.distributed.all_gather_object(gathered, completions)
-        return [completion for part in gathered for completion in part]
+        torch.distributed.all_gather_object(gathered, value)
+        return gathered

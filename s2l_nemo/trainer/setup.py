@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from s2l_nemo.config.load import resolved_yaml
-from s2l_nemo.config.schema import Config
+from s2l_nemo.config.schema import Config, ExplorerFilter
 from s2l_nemo.data.prompts import PromptSet, load_prompts
 from s2l_nemo.data.tokenizer import check_same_tokenizer, load_tokenizer, stop_token_ids
 from s2l_nemo.files import check_free_space
@@ -20,6 +20,7 @@ from s2l_nemo.report.metrics import MetricsWriter
 from s2l_nemo.report.run_dir import RunDir, create_run_dir
 from s2l_nemo.rewards.grader import make_grader
 from s2l_nemo.schedule import make_schedule
+from s2l_nemo.trainer.diversity_filter import DiversityFilter
 from s2l_nemo.trainer.engines import make_engines
 from s2l_nemo.trainer.loop import Limits, Trainer
 from s2l_nemo.trainer.recorder import Recorder
@@ -59,6 +60,7 @@ def run_training(cfg: Config, inputs: Inputs) -> int:
                 recorder.export_hf(trainer.actor)
     finally:
         recorder.close()
+        trainer.sampler.grader.close()
     if received:
         name = signal.Signals(received).name
         recorder.say(f"stopped by {name} after step {trainer.step}; run the same command again to continue")
@@ -73,6 +75,7 @@ def build_trainer(cfg: Config, inputs: Inputs, stop: StopRequest) -> Trainer:
     from s2l_nemo.actor.build import init_process_groups
 
     tokenizer = inputs.tokenizer
+    grader = make_grader(cfg.data, cfg.rewards)
     init_process_groups(cfg.model)
     rank = torch.distributed.get_rank()
     run_dir, resumed = open_run_dir(cfg)
@@ -92,6 +95,7 @@ def build_trainer(cfg: Config, inputs: Inputs, stop: StopRequest) -> Trainer:
     rollout = cfg.rollout
     sampling = SamplingParams(rollout.max_response_length, stop_ids, rollout.temperature, rollout.top_p, rollout.top_k)
     recorder = make_recorder(cfg, run_dir, resumed, identity, decode, actor, rank, state)
+    sampler = Sampler(rank, torch.distributed.get_world_size(), decode, grader)
     if rank == 0:
         announce(recorder, cfg, inputs, resumed)
     return Trainer(
@@ -113,7 +117,10 @@ def build_trainer(cfg: Config, inputs: Inputs, stop: StopRequest) -> Trainer:
         actor=actor,
         explorer=explorer,
         learner=learner,
-        sampler=Sampler(rank, torch.distributed.get_world_size(), decode, make_grader(cfg.data)),
+        sampler=sampler,
+        explorer_filter=DiversityFilter(learner, sampler, sampling, cfg.run.seed)
+        if rollout.explorer_filter is ExplorerFilter.match_learner_diversity
+        else None,
         recorder=recorder,
         stop=stop,
         step=state["step"],
@@ -228,6 +235,9 @@ def announce(recorder: Recorder, cfg: Config, inputs: Inputs, resumed: Checkpoin
         model.tensor_model_parallel_size * model.pipeline_model_parallel_size
     )
     filtered = f", {train.filtered} over {cfg.rollout.max_prompt_length} tokens left out" if train.filtered else ""
+    if train.skipped:
+        worst = "; ".join(f"line {row.line}: {row.reason}" for row in train.skipped[:3])
+        filtered += f", {len(train.skipped)} malformed rows left out ({worst})"
     facts: dict[str, object] = {
         "learner": model.path,
         "explorer": cfg.explorer.path or "none (plain GRPO)",

@@ -3,17 +3,26 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from s2l_nemo.report.run_dir import write_json_atomic
-from s2l_nemo.statistics import bootstrap_mean
 from s2l_nemo.rollout.engine import RolloutEngine
 from s2l_nemo.rollout.mixed import mixed_requests
+from s2l_nemo.statistics import bootstrap_mean
 from s2l_nemo.trainer.sampling import Sampler
 from s2l_nemo.types import Prompt, SamplingParams
 
 Correct = list[list[float]]  # correct_PK: reward of sample k of problem p
+
+
+@dataclass(frozen=True)
+class Validation:
+    """Rewards of one validation, and how many of its checks failed: those samples count as wrong."""
+
+    correct_PK: Correct
+    grader_errors: int
 
 
 def validate(
@@ -24,24 +33,35 @@ def validate(
     params: SamplingParams,
     run_seed: int,
     sampler: Sampler,
-) -> Correct:
-    """Rewards [P, K] of `samples` completions of every prompt. Collective."""
+) -> Validation:
+    """Rewards of `samples` completions of every prompt. Collective."""
     # training steps count from 1, so step 0 gives seeds of its own
     _, requests = mixed_requests(prompts, explorer=0, learner=samples, step=0, run_seed=run_seed)
     completions = sampler.generate(engine, requests, params)
     graded = sampler.exchange(sampler.grade(completions, {prompt.prompt_id: prompt for prompt in prompts}))
     rewards = {(completion.prompt_id, completion.sample_id): completion.reward for completion in graded}
-    return [[float(rewards[prompt.prompt_id, k] or 0.0) for k in range(samples)] for prompt in prompts]
+    correct_PK = [[float(rewards[prompt.prompt_id, k] or 0.0) for k in range(samples)] for prompt in prompts]
+    return Validation(correct_PK, sum(completion.grader_error is not None for completion in graded))
 
 
-def validation_metrics(correct_PK: Correct | None) -> dict[str, float | int | None]:
+def validation_metrics(validation: Validation | None) -> dict[str, float | int | None]:
     """pass@1 with its 95 % bootstrap interval over problems; all None at a step without a validation."""
-    mean, low, high = (None, None, None) if correct_PK is None else bootstrap_mean(correct_PK)
-    return {"validation/pass@1": mean, "validation/pass@1_low": low, "validation/pass@1_high": high}
+    mean, low, high = (None, None, None) if validation is None else bootstrap_mean(validation.correct_PK)
+    return {
+        "validation/pass@1": mean,
+        "validation/pass@1_low": low,
+        "validation/pass@1_high": high,
+        "validation/grader_errors": None if validation is None else validation.grader_errors,
+    }
 
 
-def write_validation(folder: Path, step: int, correct_PK: Correct, prompts: Sequence[Prompt]) -> None:
+def write_validation(folder: Path, step: int, validation: Validation, prompts: Sequence[Prompt]) -> None:
     """One file a validation: the prompts' ids and what each sample was worth."""
     folder.mkdir(parents=True, exist_ok=True)
-    content: dict[str, Any] = {"step": step, "prompt_ids": [p.prompt_id for p in prompts], "correct": correct_PK}
+    content: dict[str, Any] = {
+        "step": step,
+        "prompt_ids": [prompt.prompt_id for prompt in prompts],
+        "correct": validation.correct_PK,
+        "grader_errors": validation.grader_errors,
+    }
     write_json_atomic(folder / f"step_{step:06d}.json", content)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import os
 import subprocess
@@ -148,3 +149,34 @@ def test_manifests_find_what_changed(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="SHA256SUMS"):
         check_manifest(manifest, lambda count: None)
     assert find_manifest(tmp_path) is None
+
+
+@pytest.mark.parametrize("direct", [True, False])
+@pytest.mark.parametrize("size", [4 * 2**20, 4 * 2**20 + 1, 40 * 2**20 + 5000])
+def test_large_files_with_and_without_the_page_cache(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, direct: bool, size: int
+) -> None:
+    content = os.urandom(2**20) * 41
+    flags: list[int] = []
+    plain_open = os.open
+
+    def open_file(path: str, how: int, mode: int = 0o777) -> int:
+        flags.append(how & os.O_DIRECT)
+        if how & os.O_DIRECT and not direct:
+            raise OSError(errno.EINVAL, "no direct writes here")
+        return plain_open(path, how, mode)
+
+    monkeypatch.setattr(os, "open", open_file)
+    told: list[int] = []
+    with (
+        new_output(tmp_path / "out", {"data": size}, tar=False, force=False, progress=told.append) as output,
+        output.file("data") as write,
+    ):
+        write(content[:777])  # so that no later piece begins where a buffer does
+        write(MemoryRows(memoryview(content)[777:size], 1))
+    assert flags[0] == os.O_DIRECT
+    assert (tmp_path / "out" / "data").read_bytes() == content[:size]
+    assert read_manifest(tmp_path / "out" / "SHA256SUMS")[tmp_path / "out" / "data"] == (
+        hashlib.sha256(content[:size]).hexdigest()
+    )
+    assert sum(told) == size

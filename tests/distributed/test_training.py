@@ -6,6 +6,7 @@ import json
 import os
 import shutil
 import signal
+from collections.abc import Sequence
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -16,7 +17,7 @@ from omegaconf import OmegaConf
 from s2l_nemo.config.load import load_config
 from s2l_nemo.report.metrics import read_metrics
 from s2l_nemo.report.rollout_dump import read_rollouts
-from s2l_nemo.types import Prompt
+from s2l_nemo.rewards.grader import Grade, GradeItem
 from tests.distributed.models import write_qwen3
 from tests.distributed.ranks import RanksFailed, run_ranks
 
@@ -32,8 +33,11 @@ BASE = [
 class ParityGrader:
     """Right if the response has an even number of characters: both rewards occur in random text."""
 
-    def grade(self, prompt: Prompt, response: str) -> float:
-        return float(len(response) % 2 == 0)
+    def grade(self, items: Sequence[GradeItem]) -> list[Grade]:
+        return [Grade(float(len(item.response) % 2 == 0), item.response[:1]) for item in items]
+
+    def close(self) -> None:
+        pass
 
 
 class SignallingGrader(ParityGrader):
@@ -42,11 +46,19 @@ class SignallingGrader(ParityGrader):
     def __init__(self, rank: int, count: int) -> None:
         self.rank, self.left = rank, count
 
-    def grade(self, prompt: Prompt, response: str) -> float:
-        self.left -= 1
-        if self.left == 0 and int(os.environ["RANK"]) == self.rank:
+    def grade(self, items: Sequence[GradeItem]) -> list[Grade]:
+        if 0 < self.left <= len(items) and int(os.environ["RANK"]) == self.rank:
             os.kill(os.getpid(), signal.SIGTERM)
-        return super().grade(prompt, response)
+        self.left -= len(items)
+        return super().grade(items)
+
+
+class FailingGrader(ParityGrader):
+    """Every second check fails."""
+
+    def grade(self, items: Sequence[GradeItem]) -> list[Grade]:
+        grades = super().grade(items)
+        return [Grade(None, None, "killed") if index % 2 else grade for index, grade in enumerate(grades)]
 
 
 def train(overrides: list[str], grader: Any = None) -> dict[str, Any]:
@@ -54,7 +66,7 @@ def train(overrides: list[str], grader: Any = None) -> dict[str, Any]:
     from s2l_nemo.trainer import setup
 
     cfg = load_config(overrides, CONF)
-    setup.make_grader = lambda data: grader or ParityGrader()  # type: ignore[assignment]
+    setup.make_grader = lambda data, rewards: grader or ParityGrader()  # type: ignore[assignment]
     trainers: list[Any] = []
     build = setup.build_trainer
     setup.build_trainer = lambda *args: trainers.append(build(*args)) or trainers[0]  # type: ignore[assignment, func-returns-value]
@@ -216,6 +228,35 @@ def test_other_choices_of_the_algorithm_train(family: list[str], tmp_path: Path,
         assert line["grad_norm"] > 0
     # top-k renormalises what the engine reports, the actor's log-probs are of the whole vocabulary
     assert (line["logprob_diff/learner"] < 1e-5) == ("rollout.top_k=50" not in options)
+
+
+def test_the_explorer_filter_leaves_rollouts_out_on_every_layout_alike(family: list[str], tmp_path: Path) -> None:
+    options = ["rollout.explorer_filter=match_learner_diversity", "algorithm.steps=2", "algorithm.schedule.t_mix=2",
+               "algorithm.group_size=8"]  # fmt: skip
+    kept = []
+    for name, world in (("one", 1), ("two", 2)):
+        run = tmp_path / name
+        run_ranks(train, world, [*family, *options, f"run.dir={run}", *layout(1, 1, world)])
+        rows = rollouts(run, 1) + rollouts(run, 2)
+        kept.append([row.kept for row in rows])
+        assert all(row.kept for row in rows if row.source == "learner")
+        assert all(row.advantage == 0 for row in rows if not row.kept)
+        for line, step in zip(read_metrics(run / "metrics.jsonl"), (1, 2), strict=True):
+            assert line["group/kept"] == sum(row.kept for row in rollouts(run, step)) / 4
+            assert line["time/explorer_filter"] > 0
+    assert kept[0] == kept[1]
+    assert not all(kept[0])  # two random models: one is more diverse in some group
+
+
+def test_failed_checks_are_counted(family: list[str], tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    options = ["algorithm.steps=1", "algorithm.schedule.t_mix=1", f"run.dir={run}", *layout(1, 1, 1)]
+    run_ranks(train, 1, [*family, *options], FailingGrader())
+    (metrics,) = read_metrics(run / "metrics.jsonl")
+    errors = [row for row in rollouts(run, 1) if row.grader_error == "killed"]
+    assert metrics["reward/grader_errors"] == len(errors) == 8
+    assert all(row.reward == 0 for row in errors)
+    assert metrics["validation/grader_errors"] == 4
 
 
 def train_on_a_full_disk(overrides: list[str]) -> None:

@@ -35,6 +35,9 @@ def test_rows_name_everything():
         "logprobs": [-0.5, -0.5],
         "advantage": 0.5,
         "reward": 1.0,
+        "extracted": None,
+        "grader_error": None,
+        "kept": True,
         "finish_reason": "stop",
         "weight_version": 3,
     }

@@ -99,6 +99,28 @@ def test_logprobs_equal_a_forward_pass(model: Any, temperature: float) -> None:
         torch.testing.assert_close(torch.tensor(completion.logprobs), expected_S, atol=1e-5, rtol=0)
 
 
+@pytest.mark.parametrize("temperature", [0.0, 0.7])
+def test_presence_penalty_counts_only_what_the_row_has_generated(model: Any, temperature: float) -> None:
+    """Few slots, so that rows join and move; the prompt's tokens are free, which the expected numbers say too."""
+    params = SamplingParams(20, STOPS, temperature=temperature, presence_penalty=1.5)
+    plain = build_model()
+    requests = make_requests(prompts=6, samples=4)
+    completions = explorer(model, 5).generate(requests, params)
+    for request, completion in zip(requests, completions, strict=True):
+        with torch.no_grad():
+            tokens = torch.tensor([request.prompt_token_ids + completion.token_ids])
+            logits_SV = plain(tokens).logits[0, len(request.prompt_token_ids) - 1 : -1]
+        for position in range(len(completion.token_ids)):
+            logits_SV[position, sorted(set(completion.token_ids[:position]))] -= 1.5
+        expected_S = torch.log_softmax(logits_SV / (temperature or 1.0), dim=-1)
+        if temperature == 0:
+            assert logits_SV.argmax(dim=-1).tolist() == list(completion.token_ids)
+        expected_S = expected_S.gather(1, torch.tensor(completion.token_ids)[:, None]).squeeze(1)
+        torch.testing.assert_close(torch.tensor(completion.logprobs), expected_S, atol=1e-5, rtol=0)
+    without = explorer(model, 5).generate(requests, replace(params, presence_penalty=0.0))
+    assert any(a.token_ids != b.token_ids for a, b in zip(without, completions, strict=True))
+
+
 def test_same_seed_same_tokens_whatever_the_batch(model: Any) -> None:
     params = SamplingParams(max_new_tokens=20, stop_token_ids=STOPS)
     requests = make_requests(prompts=6, samples=4)

@@ -131,3 +131,43 @@ def test_tokens_of_probability_zero_are_never_drawn() -> None:
     logits_BV = torch.tensor([[-torch.inf, 0.0, -torch.inf, 0.0, -torch.inf]]).expand(5000, 5)
     tokens_B, _ = sample_tokens(logits_BV, torch.arange(5000), torch.zeros(5000, dtype=torch.long), params())
     assert set(tokens_B.tolist()) == {1, 3}
+
+
+def test_presence_penalty_is_taken_once_off_what_the_row_has_generated() -> None:
+    # A penalty of ln 2 halves the odds of tokens 0 and 3 in the first row: (0.2, 0.3, 0.2, 0.05) / 0.75.
+    seen_BV = torch.tensor([[True, False, False, True], [False] * 4]).repeat(50, 1)
+    sampling = params(presence_penalty=math.log(2))
+    logits_BV, seeds_B = torch.tensor([PROBS]).log().expand(100, 4), torch.arange(100)
+    tokens_B, logprobs_B = sample_tokens(logits_BV, seeds_B, torch.full((100,), 5), sampling, seen_BV)
+    assert set(tokens_B[0::2].tolist()) == set(tokens_B[1::2].tolist()) == {0, 1, 2, 3}
+    expected_BV = torch.tensor([[0.2 / 0.75, 0.3 / 0.75, 0.2 / 0.75, 0.05 / 0.75], PROBS]).repeat(50, 1)
+    torch.testing.assert_close(logprobs_B.exp(), expected_BV.gather(1, tokens_B[:, None])[:, 0])
+
+
+def test_presence_penalty_comes_before_temperature_and_top_k_and_makes_greedy_move_on() -> None:
+    def draws(sampling: SamplingParams) -> tuple[torch.Tensor, torch.Tensor]:
+        logits_BV = torch.tensor([PROBS]).log().expand(2000, 4)
+        seen_BV = torch.tensor([[True, False, False, False]]).repeat(2000, 1)
+        return sample_tokens(logits_BV, torch.arange(2000), torch.zeros(2000, dtype=torch.long), sampling, seen_BV)
+
+    # Token 0 falls to 0.4 / 4 = 0.1: top-k 2 leaves 1 and 2 alone, at temperature 1/2 with odds 9 : 4.
+    tokens_B, logprobs_B = draws(params(presence_penalty=math.log(4), temperature=0.5, top_k=2))
+    assert set(tokens_B.tolist()) == {1, 2}
+    expected_V = torch.tensor([1.0, 9 / 13, 4 / 13, 1.0]).log()
+    torch.testing.assert_close(logprobs_B, expected_V[tokens_B])
+    tokens_B, logprobs_B = draws(params(presence_penalty=math.log(4), temperature=0.0))
+    assert set(tokens_B.tolist()) == {1}
+    assert logprobs_B[0].item() == pytest.approx(math.log(0.3 / 0.7))
+
+
+def test_sampled_tokens_are_marked_as_seen() -> None:
+    seen_BV = torch.zeros(2, 4, dtype=torch.bool)
+    logits_BV = torch.tensor([[0.0, 9.0, 0.0, 0.0], [0.0, 0.0, 0.0, 9.0]])
+    sampling = params(temperature=0.0, presence_penalty=10.0)
+    zeros_B = torch.zeros(2, dtype=torch.long)
+    first_B, _ = sample_tokens(logits_BV, zeros_B, zeros_B, sampling, seen_BV)
+    assert first_B.tolist() == [1, 3]
+    assert seen_BV.tolist() == [[False, True, False, False], [False, False, False, True]]
+    second_B, _ = sample_tokens(logits_BV, zeros_B, zeros_B, sampling, seen_BV)
+    assert second_B.tolist() == [0, 0]
+    assert seen_BV.sum() == 4

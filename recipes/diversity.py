@@ -1,0 +1,50 @@
+"""Measures how diverse the samples of several models are (Table 3), from the outputs of their evaluations.
+
+    python recipes/diversity.py runs=[DIR,DIR,...] [key=value ...]
+
+keys:
+  runs=[DIR,DIR,...]   output folders of recipes/evaluate.py, output/NAME_TIME, one for each model
+  benchmark=NAME       whose NAME_raw.jsonl is read; default: the one that all runs have
+  tokenizer=PATH       model folder whose tokenizer is used for all runs; default: the first run's model
+  samples=64           K: the first K outputs of every problem; compare models at the same K only
+  output=diversity     folder for diversity.json and diversity.png
+"""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parent.parent
+sys.path.insert(0, str(ROOT))  # runs from a clone without installation
+
+from rich.console import Console  # noqa: E402
+
+from s2l_nemo.errors import UserError  # noqa: E402
+from s2l_nemo.evaluation.diversity_table import FORMULAS, measure, parse_arguments, render  # noqa: E402
+from s2l_nemo.evaluation.plots import plot_diversity  # noqa: E402
+from s2l_nemo.files import write_json_atomic  # noqa: E402
+
+
+def main(argv: list[str]) -> int:
+    if {"-h", "--help"} & {*argv}:
+        print(__doc__)
+        return 0
+    try:
+        cfg = parse_arguments(argv)
+        rows = measure(cfg)
+        output = Path(cfg.output)
+        output.mkdir(parents=True, exist_ok=True)
+        results = [row.as_json() for row in rows]
+        write_json_atomic(output / "diversity.json", {"formulas": FORMULAS, "models": results})
+        plot_diversity(results, output / "diversity.png")
+    except UserError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    console = Console(width=None if sys.stdout.isatty() else 120, highlight=False, markup=False, emoji=False)
+    console.print(render(rows), *FORMULAS, f"written: {output}/diversity.json, diversity.png", sep="\n")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

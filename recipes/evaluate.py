@@ -1,0 +1,51 @@
+"""Evaluates a model on the paper's benchmarks, or scores responses that are there.
+
+    python recipes/evaluate.py model=PATH 'benchmarks=[aime24,math500]' mode=nothink k=16 [key=value ...]
+    python recipes/evaluate.py evaluate.rescore=DIR [key=value ...]
+
+The same command continues an evaluation that was cut off.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parent.parent
+sys.path.insert(0, str(ROOT))  # runs from a clone without installation
+# Both are read when torch is imported: its own deprecation notes; threads that spin while others need the core.
+os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")  # its threads do not survive a fork
+
+from s2l_nemo.config.evaluate_schema import EvaluateConfig, check_evaluate_config  # noqa: E402
+from s2l_nemo.config.load import load_values  # noqa: E402
+from s2l_nemo.errors import UserError  # noqa: E402
+from s2l_nemo.platform.launch import leave_on_signals  # noqa: E402
+
+SHOW_CURSOR = b"\x1b[?25h"  # a progress bar hides it
+
+
+def main(argv: list[str]) -> int:
+    cursor = SHOW_CURSOR if sys.stdout.isatty() else b""
+    leave_on_signals(cursor + b"interrupted: the same command continues the evaluation\n")
+    try:
+        cfg = load_values(argv, EvaluateConfig, __doc__ or "")
+        check_evaluate_config(cfg)
+        if cfg.evaluate.rescore is not None:
+            from s2l_nemo.evaluation.rescore import rescore
+
+            rescore(cfg)
+        else:
+            from s2l_nemo.evaluation.run import evaluate
+
+            evaluate(cfg)
+    except UserError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

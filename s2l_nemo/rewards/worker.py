@@ -1,0 +1,181 @@
+"""A process that judges hostile answers: `python -m s2l_nemo.rewards.worker`, started and watched by `pool`.
+
+Messages in both directions are JSON behind four bytes of length, on stdin and stdout; nothing is ever unpickled.
+The first message is the setup. The supervisor (this process, one thread) imports what checks need, then forks a child
+that reads checks one by one. A child that dies at a check is replaced in milliseconds, without a new import, and the
+supervisor answers for it. CPU time is limited by a kernel timer whose signal ends the child even inside C code, memory
+by RLIMIT_AS; the wall limit is the parent's. The supervisor ends with the parent, and the child with the supervisor.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import json
+import os
+import resource
+import signal
+import sys
+from collections.abc import Callable
+from typing import Any
+
+RECYCLED = 10  # exit status of a child that wants a fresh one: it has run long, or out of memory
+CHECKS_PER_CHILD = 2000  # sympy's caches grow; a fresh child has none
+_LENGTH_BYTES = 4
+_PR_SET_PDEATHSIG = 1
+_POLL_S = 0.5  # how soon the supervisor notices that the parent is gone
+
+Check = Callable[..., Any]
+
+
+def send(fd: int, message: Any) -> None:
+    """Writes one message. Raises BrokenPipeError where the other side is gone."""
+    data = json.dumps(message).encode()
+    data = len(data).to_bytes(_LENGTH_BYTES, "big") + data
+    while data:
+        data = data[os.write(fd, data) :]
+
+
+def receive(fd: int) -> Any:
+    """Reads one message. Raises EOFError where the other side is gone."""
+    return json.loads(_read(fd, int.from_bytes(_read(fd, _LENGTH_BYTES), "big")))
+
+
+def _read(fd: int, size: int) -> bytes:
+    parts = []
+    while size:
+        part = os.read(fd, min(size, 1 << 20))
+        if not part:
+            raise EOFError
+        parts.append(part)
+        size -= len(part)
+    return b"".join(parts)
+
+
+def main() -> None:
+    requests, replies = _take_over_pipes()
+    setup = receive(requests)
+    parent = os.getppid()
+    try:
+        check = _load_check(setup["fn"])
+    except Exception as error:  # told to the parent, which raises it
+        send(replies, {"fatal": f"{type(error).__name__}: {error}"})
+        return
+    signal.pthread_sigmask(signal.SIG_SETMASK, {signal.SIGCHLD, signal.SIGTERM})  # `_wait` takes them
+    send(replies, {"ready": True})
+    while True:
+        child = os.fork()
+        if child == 0:
+            _serve(check, setup, requests, replies)
+        status = _wait(child, parent)
+        if status is None or os.waitstatus_to_exitcode(status) == 0:
+            return
+        code = os.waitstatus_to_exitcode(status)
+        if code != RECYCLED:
+            send(replies, {"error": _reason(code, setup)})
+
+
+def _take_over_pipes() -> tuple[int, int]:
+    """Requests and replies on descriptors of their own, so that prints of a reward function cannot mix with them."""
+    requests, replies = os.dup(0), os.dup(1)
+    null = os.open(os.devnull, os.O_RDONLY)
+    os.dup2(null, 0)
+    os.dup2(2, 1)
+    return requests, replies
+
+
+def _load_check(fn: str | None) -> Check:
+    if fn is not None:
+        from s2l_nemo.rewards.custom import load_function
+
+        return load_function(fn)
+    import logging
+
+    from s2l_nemo.rewards.equivalence import equivalent, warm_up
+
+    logging.getLogger("math_verify").setLevel(logging.ERROR)  # warns that its own time-outs are off
+    warm_up()
+    return equivalent
+
+
+def _wait(child: int, parent: int) -> int | None:
+    """The child's wait status; None, and no child, once the parent is gone or asks for the end."""
+    while True:
+        done, status = os.waitpid(child, os.WNOHANG)
+        if done:
+            return status
+        caught = signal.sigtimedwait({signal.SIGCHLD, signal.SIGTERM}, _POLL_S)
+        if os.getppid() != parent or (caught is not None and caught.si_signo == signal.SIGTERM):
+            os.kill(child, signal.SIGKILL)
+            os.waitpid(child, 0)
+            return None
+
+
+def _reason(code: int, setup: dict[str, Any]) -> str:
+    if code == -signal.SIGPROF:
+        return f"killed after {setup['cpu_s']:g} s of CPU time"
+    if code == -signal.SIGKILL:
+        return "killed by the system, which may be out of memory"
+    if code < 0:
+        return f"the checking process died of {signal.Signals(-code).name}"
+    return f"the checking process ended with status {code}"
+
+
+def _serve(check: Check, setup: dict[str, Any], requests: int, replies: int) -> None:
+    """The child: answers checks until the requests end. Never returns."""
+    ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+    signal.signal(signal.SIGPROF, signal.SIG_DFL)
+    signal.pthread_sigmask(signal.SIG_SETMASK, set())
+    allowed = setup["memory_mb"] << 20
+    base = _status("VmSize")
+    resource.setrlimit(resource.RLIMIT_AS, (base + allowed, base + allowed))
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    try:
+        for _ in range(CHECKS_PER_CHILD):
+            arguments = receive(requests)
+            signal.setitimer(signal.ITIMER_PROF, setup["cpu_s"])
+            reply = _run(check, arguments, setup["memory_mb"])
+            signal.setitimer(signal.ITIMER_PROF, 0)
+            # sympy and math-verify swallow MemoryError, so a False of a check that came near the limit proves nothing
+            if reply.get("value") is False and _status("VmPeak") > base + allowed // 2:
+                reply = {"error": _out_of_memory(setup["memory_mb"])}
+            send(replies, reply)
+            if "memory" in reply.get("error", ""):
+                break
+        os._exit(RECYCLED)
+    except (EOFError, BrokenPipeError):
+        os._exit(0)
+
+
+def _run(check: Check, arguments: list[str], memory_mb: int) -> dict[str, Any]:
+    try:
+        value = check(*arguments)
+    except MemoryError:
+        return {"error": _out_of_memory(memory_mb)}
+    except RecursionError:
+        return {"error": "nested too deeply to check"}
+    except BaseException as error:  # whatever it is, it is this check's, and it is counted
+        text = str(error).splitlines()
+        # a reason of our own stands alone
+        name = "" if type(error).__name__ == "UncomparableError" else f"{type(error).__name__}: "
+        return {"error": f"{name}{text[0][:200] if text else ''}"}
+    try:
+        json.dumps(value, allow_nan=False)
+    except (TypeError, ValueError, RecursionError):
+        return {"bad_value": repr(value)[:80]}
+    return {"value": value}
+
+
+def _out_of_memory(memory_mb: int) -> str:
+    return f"out of memory: the check needs more than {memory_mb} MiB"
+
+
+def _status(field: str) -> int:
+    """Bytes of a memory field of this process."""
+    with open("/proc/self/status") as file:
+        line = next(line for line in file if line.startswith(field + ":"))
+    return int(line.split()[1]) << 10
+
+
+if __name__ == "__main__":
+    sys.setrecursionlimit(3000)
+    main()

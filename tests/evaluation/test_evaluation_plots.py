@@ -1,0 +1,88 @@
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import matplotlib.image
+import numpy as np
+import pytest
+from matplotlib.figure import Figure
+
+from s2l_nemo.evaluation import plots
+
+
+def result(name: str, benchmark: str, means: dict[str, float]) -> dict[str, Any]:
+    curve = {k: {"mean": mean, "low": mean - 0.1, "high": mean + 0.05} for k, mean in means.items()}
+    return {"name": name, "benchmark": benchmark, "problems": 30, "pass@k": curve}
+
+
+def row(name: str, mean: float) -> dict[str, Any]:
+    band = {"mean": mean, "low": mean - 0.02, "high": mean + 0.03}
+    return {"name": name, "benchmark": "aime24", "problems": 30, "samples": 64} | dict.fromkeys(plots.DIVERSITY, band)
+
+
+@pytest.fixture
+def drawn(monkeypatch: pytest.MonkeyPatch) -> list[Figure]:
+    """The figures that are saved."""
+    figures: list[Figure] = []
+    save = Figure.savefig
+    monkeypatch.setattr(Figure, "savefig", lambda self, *a, **kw: (figures.append(self), save(self, *a, **kw))[1])
+    return figures
+
+
+def size(path: Path) -> tuple[int, int]:
+    image = matplotlib.image.imread(path)
+    assert image.std() > 0.05  # not blank
+    return image.shape[1], image.shape[0]
+
+
+@pytest.mark.parametrize("benchmarks", [1, 3, 4, 6])
+def test_one_panel_a_benchmark(tmp_path: Path, drawn: list[Figure], benchmarks: int) -> None:
+    names = [*plots.TITLES, "own_$set$"][:benchmarks]
+    results = [result(model, name, {"1": 0.3, "2": 0.5}) for model in ("small", "_large") for name in names]
+    plots.plot_pass_at_k(results, tmp_path / "pass.png")
+    size(tmp_path / "pass.png")
+    (figure,) = drawn
+    panels = [axes for axes in figure.axes if axes.lines]
+    expected = [plots.TITLES.get(name, r"own_\$set\$") for name in names]
+    assert [axes.get_title(loc="left") for axes in panels] == expected
+    legends = [*figure.legends, *(axes.get_legend() for axes in figure.axes if axes.get_legend())]
+    assert [[text.get_text() for text in legend.get_texts()] for legend in legends] == [["small", " _large"]]
+
+
+def test_curves_are_percent_over_k_with_bands(tmp_path: Path, drawn: list[Figure]) -> None:
+    # Keys of a JSON object in any order; 12 samples, whose last k is no power of two.
+    plots.plot_pass_at_k([result("m", "aime24", {"12": 0.8, "1": 0.3, "8": 0.7, "2": 0.5})], tmp_path / "p.png")
+    (axes,) = drawn[0].axes
+    low, high, mean = axes.lines
+    assert list(mean.get_xdata()) == [1, 2, 8, 12]
+    assert list(mean.get_ydata()) == pytest.approx([30, 50, 70, 80])
+    assert list(low.get_ydata()) == pytest.approx([20, 40, 60, 70])
+    assert list(high.get_ydata()) == pytest.approx([35, 55, 75, 85])
+    assert axes.get_xscale() == "log"
+    assert [label.get_text() for label in axes.get_xticklabels()] == ["1", "2", "8"]
+
+
+def test_a_model_looks_the_same_in_all_panels(tmp_path: Path, drawn: list[Figure]) -> None:
+    results = [result("a", "aime24", {"1": 0.2}), result("b", "aime24", {"1": 0.3}), result("b", "aime25", {"1": 0.4})]
+    plots.plot_pass_at_k(results, tmp_path / "p.png")
+    first, second = (axes for axes in drawn[0].axes if axes.lines)
+    assert first.lines[-1].get_color() == second.lines[-1].get_color() == plots.COLORS[1]
+
+
+def test_looks_differ_beyond_the_colours() -> None:
+    looks = plots._looks([f"model {index}" for index in range(20)])
+    assert len({(look["color"], look["linestyle"]) for look in looks.values()}) == 20
+
+
+def test_diversity_figure_shows_every_value(tmp_path: Path, drawn: list[Figure]) -> None:
+    plots.plot_diversity([row("1.7B", 0.314), row("8B", 0.336)], tmp_path / "d.png")
+    _, height = size(tmp_path / "d.png")
+    plots.plot_diversity([row(f"{index}B", 0.3) for index in range(8)], tmp_path / "d.png")
+    assert size(tmp_path / "d.png")[1] > height  # a row more is a row higher
+    for axes, (title, _) in zip(drawn[0].axes, plots.DIVERSITY.values(), strict=True):
+        assert axes.get_title(loc="left") == title
+        assert {"0.314", "0.336"} <= {text.get_text() for text in axes.texts}
+        spans = [line.get_xdata() for line in axes.lines if len(np.atleast_1d(line.get_xdata())) == 2]
+        assert spans[0] == pytest.approx([0.294, 0.344])
+    assert [label.get_text() for label in drawn[0].axes[0].get_yticklabels()] == ["1.7B", "8B"]

@@ -1,0 +1,72 @@
+"""Compares evaluations of models on the same problems, with paired bootstrap intervals.
+
+    python tools/compare_results.py evaluations/result/grpo_20260101-120000 evaluations/result/s2l_20260101-130000
+
+Each later result is compared with the first. `+` and `-` say that the 95 % interval excludes 0, `~` that it does not.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # runs from a clone without installation
+
+from rich.console import Console
+from rich.table import Table
+
+from s2l_nemo.errors import UserError
+from s2l_nemo.evaluation.compare import Difference, differences, label, load_all
+from s2l_nemo.evaluation.console import console
+
+
+def main(argv: list[str]) -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("results", type=Path, nargs="+", metavar="RESULT", help="folder result/NAME_TIME or BENCH.json")
+    parser.add_argument("--plot", type=Path, metavar="FILE", help="draw pass@k of all of them into this .png")
+    parser.add_argument("--seed", type=int, default=0, help="of the bootstrap; default 0")
+    options = parser.parse_args(argv)
+    try:
+        if len(options.results) < 2:
+            raise UserError("one result: give at least two to compare")
+        results = load_all(options.results)
+        compared = [differences(results[0], other, options.seed) for other in results[1:]]
+        out = console()
+        for other, found in zip(results[1:], compared, strict=True):
+            print_differences(out, label(results[0]), label(other), found)
+        out.print("95 % intervals of paired bootstrap over problems; + and -: without 0, ~: with 0", style="dim")
+        if options.plot is not None:
+            from s2l_nemo.evaluation.plots import plot_pass_at_k
+
+            plot_pass_at_k([content for one in results for content in one.values()], options.plot)
+            out.print(f"written to {options.plot}", soft_wrap=True)
+    except UserError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    return 0
+
+
+def print_differences(out: Console, first: str, second: str, found: Sequence[Difference]) -> None:
+    table = Table(
+        title=f"pass@1: A = {first}, B = {second}", title_style="bold", title_justify="left", box=None, pad_edge=False
+    )
+    table.add_column("benchmark")
+    for title in ("problems", "A", "B", "B - A (95 %)"):
+        table.add_column(title, justify="right")
+    table.add_column("")
+    for one in found:
+        table.add_row(
+            one.benchmark,
+            str(one.problems),
+            f"{100 * one.first:.1f}",
+            f"{100 * one.second:.1f}",
+            f"{100 * one.gain:+.1f} ({100 * one.low:+.1f} to {100 * one.high:+.1f})",
+            one.sign,
+        )
+    out.print(table)
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
