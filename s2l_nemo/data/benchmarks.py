@@ -68,7 +68,8 @@ def load_benchmark(name: str, folder: Path, limit: int | None = None) -> Benchma
     if not _NAME.fullmatch(name) or not path.is_file():
         raise UserError(
             f"no benchmark {name!r}: there is no {path}; known are {', '.join(BENCHMARKS)}, and any file of "
-            "question and answer in that folder"
+            "question and answer in that folder; make it with tools/prepare_data.py --format benchmark, or set "
+            "evaluate.data"
         )
     answer, max_tokens = BENCHMARKS.get(name, _OTHER)
     problems: list[Problem] = []

@@ -71,20 +71,20 @@ def save_where_it_cannot(folder: Path, out: Path, size_limit: int) -> dict[str, 
     """Rank 0 fails before the first tensor, or in the midst of them; afterwards all ranks still work together."""
     from s2l_nemo.convert import output
 
-    def full(descriptor: int, data: Any) -> int:
+    def full(descriptor: int, data: Any, offset: int) -> int:
         nonlocal size_limit
         size_limit -= len(data)
         if size_limit < 0:
             raise OSError(28, "No space left on device")
-        return real(descriptor, data)
+        return real(descriptor, data, offset)
 
     actor = build(folder, 2, 1)
-    real, output.os.write = os.write, full  # type: ignore[attr-defined]
+    real, output.os.pwrite = os.pwrite, full  # type: ignore[attr-defined]
     try:
         actor.save_hugging_face(out)
     except UserError as error:
         message = str(error)
-    output.os.write = real  # type: ignore[attr-defined]
+    output.os.pwrite = real  # type: ignore[attr-defined]
     return {"message": message, "sum": actor.sum_over_replicas({"one": 1.0})["one"]}
 
 
