@@ -30,6 +30,7 @@ ROOMS: dict[str, set[str]] = {
     "rewards": {"types", "config", "data"},
     "rollout": {"types"},
     "convert": {"types", "config", "files"},
+    "serving": {"types", "config", "convert", "engines", "rollout", "files"},
     "engines": {"types", "config", "convert", "rollout"},
     "platform": set(),
     "report": {"types", "files"},
@@ -40,7 +41,7 @@ ROOMS: dict[str, set[str]] = {
     },
     "trainer": {
         "types", "config", "schedule", "advantages", "loss", "batching", "statistics", "diversity",
-        "files", "data", "rewards", "rollout", "convert", "engines", "platform", "report", "actor",
+        "files", "data", "rewards", "rollout", "convert", "engines", "serving", "platform", "report", "actor",
     },
 }  # fmt: skip
 HEAVY = {"nemo", "nemo_aligner", "megatron", "lightning"}

@@ -141,6 +141,11 @@ def test_torchrun_is_left_as_it_is_and_slurm_is_translated(monkeypatch: pytest.M
         "MASTER_ADDR": "node1",
         "MASTER_PORT": "23456",
     }
+    scontrol.unlink()  # as in a container, whose launch script knows the first host
+    monkeypatch.setenv("PATH", str(tmp_path))
+    given = rank_environment(slurm | {"MASTER_ADDR": "node1", "MASTER_PORT": "20001"})
+    assert given is not None
+    assert (given["MASTER_ADDR"], given["MASTER_PORT"]) == ("node1", "20001")
 
 
 def test_several_nodes_without_a_launcher_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:

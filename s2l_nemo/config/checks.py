@@ -9,7 +9,7 @@ from typing import Any
 from omegaconf import OmegaConf
 
 from s2l_nemo.config.model_files import read_config_json, read_shape
-from s2l_nemo.config.schema import Accelerator, Config, Precision, ScheduleName
+from s2l_nemo.config.schema import Accelerator, Config, EngineKind, Placement, Precision, ScheduleName
 from s2l_nemo.errors import UserError
 from s2l_nemo.schedule import make_schedule
 
@@ -72,6 +72,13 @@ RANGES: dict[str, Rule] = {
     "data.arithmetic.terms": at_least(2),
     "data.arithmetic.train_prompts": POSITIVE_COUNT,
     "data.reasoning_gym.train_prompts": POSITIVE_COUNT,
+    "engine.startup_s": POSITIVE,
+    "engine.request_s": POSITIVE,
+    "engine.update_s": POSITIVE,
+    "engine.max_restarts": COUNT,
+    "engine.replicas_per_node": POSITIVE_COUNT,
+    "engine.tensor_parallel_size": POSITIVE_COUNT,
+    "engine.memory_fraction": (lambda value: 0 < value < 1, "greater than 0 and less than 1"),
     "rewards.workers": POSITIVE_COUNT,
     "rewards.cpu_s": POSITIVE,
     "rewards.wall_s": POSITIVE,
@@ -96,6 +103,7 @@ def check_config(cfg: Config) -> None:
     _check_algorithm(cfg)
     _check_platform(cfg)
     _check_data(cfg)
+    _check_engine(cfg)
 
 
 def check_ranges(cfg: Any, ranges: Mapping[str, Rule]) -> None:
@@ -221,3 +229,33 @@ def _check_length(cfg: Config, path: str, max_positions: int) -> None:
             f"rollout.max_prompt_length={prompt} + rollout.max_response_length={response} is more than the "
             f"{max_positions} positions of {path}: lower one of them by {prompt + response - max_positions}"
         )
+
+
+def _check_engine(cfg: Config) -> None:
+    engine = cfg.engine
+    devices = {"engine.explorer_devices": engine.explorer_devices, "engine.learner_devices": engine.learner_devices}
+    if cfg.explorer.path is None:
+        del devices["engine.explorer_devices"]
+    separate = engine.placement is Placement.separate
+    if separate and engine.kind is EngineKind.embedded:
+        raise UserError("engine.placement=separate with engine.kind=embedded: engines in the trainer have its devices")
+    for key, value in devices.items():
+        if separate and value is None:
+            raise UserError(
+                f"engine.placement=separate without {key}: give the GPUs of that server, such as '{key}=\"6,7\"'"
+            )
+        if value is not None and not separate:
+            raise UserError(f"{key}={value} with engine.placement=colocated: set engine.placement=separate")
+        gpus = engine.replicas_per_node * engine.tensor_parallel_size
+        if value is not None and len(set(value.split(","))) != gpus:
+            raise UserError(
+                f"{key}={value}: give {gpus} different GPUs, engine.replicas_per_node={engine.replicas_per_node} x "
+                f"engine.tensor_parallel_size={engine.tensor_parallel_size}"
+            )
+    if engine.kind is not EngineKind.embedded and engine.replicas_per_node > cfg.trainer.devices:
+        raise UserError(
+            f"engine.replicas_per_node={engine.replicas_per_node} is more than trainer.devices={cfg.trainer.devices}: "
+            "each server is spoken to by a rank of its own"
+        )
+    if engine.python is not None and engine.kind is EngineKind.embedded:
+        raise UserError(f"engine.python={engine.python} with engine.kind=embedded: only servers have an interpreter")

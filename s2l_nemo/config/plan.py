@@ -70,6 +70,16 @@ def memory_of_rank(cfg: Config, learner: ModelShape, explorer: ModelShape | None
     return parts
 
 
+def on_device(cfg: Config, parts: dict[str, int]) -> dict[str, int]:
+    """Bytes of those parts that take device memory, in each phase of a step."""
+    totals = {}
+    for phase, idle in _IDLE_PARTS.items():
+        if phase == "generating" and cfg.model.offload_optimizer:
+            idle = (*idle, "optimizer states")
+        totals[phase] = sum(count for part, count in parts.items() if part not in idle)
+    return totals
+
+
 def _parameters_of_rank(cfg: Config, shape: ModelShape) -> int:
     """The first pipeline stage holds the embedding, the last the output layer; one stage both, once if tied."""
     tp, pp = cfg.model.tensor_model_parallel_size, cfg.model.pipeline_model_parallel_size
@@ -125,11 +135,11 @@ def _token_rows(cfg: Config) -> Iterator[tuple[str, ...]]:
 def _memory_text(cfg: Config) -> str:
     tp, pp = cfg.model.tensor_model_parallel_size, cfg.model.pipeline_model_parallel_size
     lines = [f"TP {tp} x PP {pp} x DP {data_parallel_size(cfg)}, {cfg.model.precision.value}"]
-    learner, source = _find_shape("model.path", cfg.model.path)
+    learner, source = find_shape("model.path", cfg.model.path)
     lines.append(f"learner: {source}")
     explorer = None
     if cfg.explorer.path is not None and cfg.algorithm.schedule.name != ScheduleName.none:
-        explorer, source = _find_shape("explorer.path", cfg.explorer.path)
+        explorer, source = find_shape("explorer.path", cfg.explorer.path)
         lines.append(f"explorer: {source}")
         if explorer is None:
             return "\n".join([*lines, "memory: unknown"])
@@ -137,14 +147,11 @@ def _memory_text(cfg: Config) -> str:
         return "\n".join([*lines, "memory: unknown"])
     parts = memory_of_rank(cfg, learner, explorer)
     rows = [(name, _bytes(count)) for name, count in parts.items()]
-    for phase, idle in _IDLE_PARTS.items():
-        if phase == "generating" and cfg.model.offload_optimizer:
-            idle = (*idle, "optimizer states")
-        rows.append((f"on the device while {phase}", _bytes(sum(n for part, n in parts.items() if part not in idle))))
+    rows += [(f"on the device while {phase}", _bytes(total)) for phase, total in on_device(cfg, parts).items()]
     return "\n".join([*lines, _table(iter(rows))])
 
 
-def _find_shape(key: str, path: str) -> tuple[ModelShape | None, str]:
+def find_shape(key: str, path: str) -> tuple[ModelShape | None, str]:
     """Figures of the model at `path`, and a sentence that says where they come from."""
     if Path(path).exists():
         shape = read_shape(key, path)

@@ -94,6 +94,17 @@ class ExplorerFilter(str, Enum):
     match_learner_diversity = "match_learner_diversity"
 
 
+class EngineKind(str, Enum):
+    embedded = "embedded"
+    server = "server"
+    tensorrt_llm = "tensorrt_llm"
+
+
+class Placement(str, Enum):
+    colocated = "colocated"
+    separate = "separate"
+
+
 class LrSchedule(str, Enum):
     constant = "constant"
     cosine = "cosine"
@@ -188,6 +199,22 @@ class AlgorithmConfig:
 
 
 @dataclass
+class EngineConfig:
+    kind: EngineKind = EngineKind.embedded  # in the trainer's process, the same in server processes, or TensorRT-LLM
+    python: str | None = None  # interpreter of the server processes; null: the trainer's
+    startup_s: float = 600.0  # deadline for a server to load its model
+    request_s: float = 1800.0  # deadline of one call that generates; a hung engine is found by it
+    update_s: float = 300.0  # deadline of one bucket of a refit, and of sleep and resume
+    max_restarts: int = 3  # of each server over the run
+    replicas_per_node: int = 1  # servers of each model on a node; they share the prompts
+    tensor_parallel_size: int = 1  # GPUs of one TensorRT-LLM engine
+    memory_fraction: float = 0.4  # of the free GPU memory for the KV cache of one TensorRT-LLM engine
+    placement: Placement = Placement.colocated  # colocated: engines sleep while the actor trains
+    explorer_devices: str | None = None  # GPUs of the explorer's servers, '"4,5"' in a shell; needed with separate
+    learner_devices: str | None = None  # the same of the learner's servers
+
+
+@dataclass
 class RolloutConfig:
     temperature: float = 1.0
     top_p: float = 1.0
@@ -270,6 +297,7 @@ class Config:
     explorer: ExplorerConfig = field(default_factory=ExplorerConfig)
     algorithm: AlgorithmConfig = field(default_factory=AlgorithmConfig)
     rollout: RolloutConfig = field(default_factory=RolloutConfig)
+    engine: EngineConfig = field(default_factory=EngineConfig)
     data: DataConfig = field(default_factory=DataConfig)
     rewards: RewardsConfig = field(default_factory=RewardsConfig)
     validation: ValidationConfig = field(default_factory=ValidationConfig)

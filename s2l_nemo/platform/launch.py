@@ -53,17 +53,20 @@ def rank_environment(environ: Mapping[str, str]) -> dict[str, str] | None:
         return {}
     if int(environ.get("SLURM_NTASKS", "1")) < 2 or "SLURM_PROCID" not in environ:
         return None
-    hosts = subprocess.run(
-        ["scontrol", "show", "hostnames", environ["SLURM_JOB_NODELIST"]], capture_output=True, text=True, check=True
-    ).stdout.split()
     return {
         "RANK": environ["SLURM_PROCID"],
         "LOCAL_RANK": environ["SLURM_LOCALID"],
         "WORLD_SIZE": environ["SLURM_NTASKS"],
-        "MASTER_ADDR": environ.get("MASTER_ADDR", hosts[0]),
+        "MASTER_ADDR": environ.get("MASTER_ADDR") or _first_host(environ["SLURM_JOB_NODELIST"]),
         # any port outside the ephemeral range, the same on all nodes of a job
         "MASTER_PORT": environ.get("MASTER_PORT", str(20000 + int(environ["SLURM_JOB_ID"]) % 10000)),
     }
+
+
+def _first_host(nodes: str) -> str:
+    """Needs scontrol, which a container may lack: its launch script gives MASTER_ADDR."""
+    hosts = subprocess.run(["scontrol", "show", "hostnames", nodes], capture_output=True, text=True, check=True)
+    return hosts.stdout.split()[0]
 
 
 def launch(main: Callable[[], None], *, devices: int, num_nodes: int, on_gpu: bool, preload: Callable[[], Any]) -> int:

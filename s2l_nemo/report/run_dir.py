@@ -36,7 +36,7 @@ __all__ = [
 ]
 
 # What may differ on resume changes where, how fast or how often, not what is learned. `run.seed` is not among it.
-MAY_CHANGE_SECTIONS = ("validation", "checkpoint", "logging")
+MAY_CHANGE_SECTIONS = ("validation", "checkpoint", "logging", "engine")
 MAY_CHANGE = (
     "run.dir",
     "run.dry_run",
@@ -54,6 +54,12 @@ MAY_CHANGE = (
     "algorithm.steps",
     "rollout.max_batch_rows",
     "rollout.refit_bucket_mb",
+    "data.cache_dir",
+    "rewards.workers",
+    "rewards.cpu_s",
+    "rewards.wall_s",
+    "rewards.memory_mb",
+    "rewards.batch_s",
 )
 
 

@@ -1,4 +1,4 @@
-"""Wall time of the phases of a step."""
+"""Wall time of the phases of a step. `rollout` holds those of both engines, which may run at the same time."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-PHASES = ("rollout_explorer", "rollout_learner", "reward", "explorer_filter", "logprobs", "update", "refit")
+PHASES = ("rollout", "rollout_explorer", "rollout_learner", "reward", "explorer_filter", "logprobs", "update", "refit")
 
 
 class Clock:

@@ -7,9 +7,8 @@ from dataclasses import dataclass, replace
 
 from s2l_nemo.diversity import match_learner_diversity
 from s2l_nemo.rewards.answers import normalize_answer
-from s2l_nemo.rollout.engine import RolloutEngine
 from s2l_nemo.rollout.mixed import mixed_requests, sample_seed
-from s2l_nemo.trainer.sampling import Sampler
+from s2l_nemo.trainer.rollouts import Rollouts
 from s2l_nemo.types import Completion, Group, SamplingParams, Source
 
 KEEP_MIN = 2  # fewer have no diversity
@@ -23,8 +22,7 @@ class DiversityFilter:
     so this control costs rollouts that plain S2L-PO does not.
     """
 
-    learner: RolloutEngine
-    sampler: Sampler
+    rollouts: Rollouts
     sampling: SamplingParams
     run_seed: int
 
@@ -33,14 +31,15 @@ class DiversityFilter:
         explorer = sum(completion.source is Source.EXPLORER for completion in groups[0].completions)
         if explorer <= KEEP_MIN:
             return list(groups)
+        sampler = self.rollouts.sampler
         more = self._more_learner_samples(groups, explorer, step)
         kept: dict[int, list[int]] = {}
-        for group in groups[self.sampler.rank :: self.sampler.world]:
+        for group in groups[sampler.rank :: sampler.world]:
             own = [completion for completion in group.completions if completion.source is Source.LEARNER]
             reference = [*own, *more[group.prompt.prompt_id]][:explorer]
             seed = sample_seed(self.run_seed, step, group.prompt.prompt_id, 0)
             kept[group.prompt.prompt_id] = _kept(group.completions[:explorer], reference, seed)
-        everywhere = {prompt: indices for part in self.sampler.gather(kept) for prompt, indices in part.items()}
+        everywhere = {prompt: indices for part in sampler.gather(kept) for prompt, indices in part.items()}
         return [_marked(group, explorer, everywhere[group.prompt.prompt_id]) for group in groups]
 
     def _more_learner_samples(self, groups: Sequence[Group], explorer: int, step: int) -> dict[int, list[Completion]]:
@@ -53,8 +52,9 @@ class DiversityFilter:
             _, requests = mixed_requests(
                 list(prompts.values()), explorer=size, learner=missing, step=step, run_seed=self.run_seed
             )
-            completions = self.sampler.generate(self.learner, requests, self.sampling)
-            completions = self.sampler.exchange(self.sampler.grade(completions, prompts))
+            sampler = self.rollouts.sampler
+            completions = self.rollouts.sample([], requests, self.sampling)
+            completions = sampler.exchange(sampler.grade(completions, prompts))
             for completion in sorted(completions, key=lambda completion: completion.sample_id):
                 samples[completion.prompt_id].append(completion)
         return samples

@@ -14,7 +14,6 @@ from s2l_nemo.batching import collate, mini_batch_counts, shard_groups
 from s2l_nemo.config.schema import AlgorithmConfig, CheckpointConfig, ValidationConfig
 from s2l_nemo.data.order import take
 from s2l_nemo.loss import LossParams, LossScale
-from s2l_nemo.rollout.engine import LearnerEngine, RolloutEngine
 from s2l_nemo.rollout.mixed import assemble_groups, mixed_requests
 from s2l_nemo.schedule import Schedule
 from s2l_nemo.trainer.clock import Clock
@@ -22,10 +21,10 @@ from s2l_nemo.trainer.diversity_filter import DiversityFilter
 from s2l_nemo.trainer.interfaces import Actor
 from s2l_nemo.trainer.metrics import Metrics, rollout_metrics, throughput, update_metrics
 from s2l_nemo.trainer.recorder import Recorder
-from s2l_nemo.trainer.sampling import Sampler
+from s2l_nemo.trainer.rollouts import Rollouts
 from s2l_nemo.trainer.stop import StopRequest
 from s2l_nemo.trainer.validation import Validation, validate, validation_metrics
-from s2l_nemo.types import Completion, Group, Prompt, SamplingParams, TrainBatch
+from s2l_nemo.types import Group, Prompt, SamplingParams, TrainBatch
 
 
 @dataclass(frozen=True)
@@ -52,9 +51,7 @@ class Trainer:
     sampling: SamplingParams
     valid_sampling: SamplingParams
     actor: Actor
-    explorer: RolloutEngine | None
-    learner: LearnerEngine
-    sampler: Sampler
+    rollouts: Rollouts
     explorer_filter: DiversityFilter | None
     recorder: Recorder
     stop: StopRequest
@@ -62,7 +59,7 @@ class Trainer:
 
     def fit(self) -> int:
         """Trains to the last step, or until a signal; returns that signal, 0 for none."""
-        self.learner.update_weights(self.actor.export_weights(), version=self.step)
+        self.rollouts.refit(self.step)
         if self.step == 0:
             self.recorder.validated(0, self.validate(), self.valid_prompts)
         while self.step < self.algorithm.steps:
@@ -93,19 +90,16 @@ class Trainer:
         for_explorer, for_learner = mixed_requests(
             prompts, explorer=split.explorer, learner=split.learner, step=step, run_seed=self.run_seed
         )
-        completions: list[Completion] = []
-        if for_explorer and self.explorer is not None:
-            with clock("rollout_explorer"):
-                completions += self.sampler.generate(self.explorer, for_explorer, self.sampling)
-        if for_learner:
-            with clock("rollout_learner"):
-                completions += self.sampler.generate(self.learner, for_learner, self.sampling)
+        with clock("rollout"):
+            completions = self.rollouts.sample(for_explorer, for_learner, self.sampling, clock)
         with clock("reward"):
-            graded = self.sampler.exchange(self.sampler.grade(completions, by_id))
+            sampler = self.rollouts.sampler
+            graded = sampler.exchange(sampler.grade(completions, by_id))
         groups = assemble_groups(prompts, graded, group_size=config.group_size, learner_version=step - 1)
         if self.explorer_filter is not None:
             with clock("explorer_filter"):
                 groups = self.explorer_filter(groups, step)
+        self.rollouts.sleep()
         advantages_PG = self.advantages(groups)
         batch = self.batch_of_replica(groups, advantages_PG)
         with clock("logprobs"):
@@ -113,12 +107,13 @@ class Trainer:
         with clock("update"):
             sums.update(self.update(batch))
         with clock("refit"):
-            self.learner.update_weights(self.actor.export_weights(), version=step)
+            self.rollouts.refit(step)
         metrics = {
             **rollout_metrics(split, groups),
             **update_metrics(sums, sums["updates"]),
             **throughput(clock, groups, sums["tokens"]),
             **clock.metrics(),
+            **self.rollouts.metrics(),
             "lr": sums["lr"],
         }
         return metrics, groups, advantages_PG
@@ -195,10 +190,9 @@ class Trainer:
 
     def validate(self) -> Validation:
         return validate(
-            self.learner,
+            self.rollouts,
             self.valid_prompts,
             samples=self.validation.samples,
             params=self.valid_sampling,
             run_seed=self.run_seed,
-            sampler=self.sampler,
         )

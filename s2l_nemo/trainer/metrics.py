@@ -87,9 +87,8 @@ def throughput(clock: Clock, groups: Sequence[Group], trained_tokens: float) -> 
     """Response tokens a second of the rollout phases, and of log-probs and updates, all ranks together."""
     sampled = sum(len(completion.token_ids) for group in groups for completion in group.completions)
     seconds = clock.seconds
-    rollout = seconds.get("rollout_explorer", 0.0) + seconds.get("rollout_learner", 0.0)
     train = seconds.get("logprobs", 0.0) + seconds.get("update", 0.0)
     return {
-        "throughput/rollout_tokens_per_s": ratio(sampled, rollout),
+        "throughput/rollout_tokens_per_s": ratio(sampled, seconds.get("rollout")),
         "throughput/train_tokens_per_s": ratio(trained_tokens, train),
     }

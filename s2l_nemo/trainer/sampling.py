@@ -1,4 +1,4 @@
-"""Rollouts of all ranks: each samples and grades its share, then every rank has every completion."""
+"""Shares of all ranks: each samples and grades its own, then every rank has every completion."""
 
 from __future__ import annotations
 
@@ -9,27 +9,25 @@ from typing import Any
 import torch
 
 from s2l_nemo.rewards.grader import GradeItem, Grader
-from s2l_nemo.rollout.engine import RolloutEngine
 from s2l_nemo.rollout.mixed import share
-from s2l_nemo.types import Completion, Prompt, SampleRequest, SamplingParams
+from s2l_nemo.types import Completion, Prompt, SampleRequest
 
 
 @dataclass(frozen=True)
 class Sampler:
-    """Runs engines over all ranks. Every rank holds a copy of each engine and samples whole prompts."""
+    """Which rank samples and grades what. `leaders` are the ranks that speak to engines: all where each has its own."""
 
     rank: int
     world: int
+    leaders: tuple[int, ...]
     decode: Callable[[Sequence[int]], str]
     grader: Grader
 
-    def generate(
-        self, engine: RolloutEngine, requests: Sequence[SampleRequest], params: SamplingParams
-    ) -> list[Completion]:
-        """This rank's share of the completions, once all ranks have sampled theirs. Collective."""
-        completions = engine.generate(share(requests, self.rank, self.world), params)
-        torch.distributed.barrier()  # so that waiting for the slowest rank counts as generation
-        return completions
+    def share(self, requests: Sequence[SampleRequest]) -> list[SampleRequest]:
+        """What this rank has sampled: whole prompts, as many as any other leader's; nothing where it is none."""
+        if self.rank not in self.leaders:
+            return []
+        return share(requests, self.leaders.index(self.rank), len(self.leaders))
 
     def grade(self, completions: Iterable[Completion], prompts: Mapping[int, Prompt]) -> list[Completion]:
         """The same completions with their rewards; a check that failed is worth 0."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import signal
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -10,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from s2l_nemo.config.load import resolved_yaml
-from s2l_nemo.config.schema import Config, ExplorerFilter
+from s2l_nemo.config.schema import Config, EngineKind, ExplorerFilter, Placement
 from s2l_nemo.data.prompts import PromptSet, load_prompts
 from s2l_nemo.data.tokenizer import check_same_tokenizer, load_tokenizer, stop_token_ids
 from s2l_nemo.files import check_free_space
@@ -18,12 +19,13 @@ from s2l_nemo.report.checkpoints import Checkpoint
 from s2l_nemo.report.console import StepConsole
 from s2l_nemo.report.metrics import MetricsWriter
 from s2l_nemo.report.run_dir import RunDir, create_run_dir
-from s2l_nemo.rewards.grader import make_grader
+from s2l_nemo.rewards.grader import Grader, make_grader
 from s2l_nemo.schedule import make_schedule
 from s2l_nemo.trainer.diversity_filter import DiversityFilter
 from s2l_nemo.trainer.engines import make_engines
 from s2l_nemo.trainer.loop import Limits, Trainer
 from s2l_nemo.trainer.recorder import Recorder
+from s2l_nemo.trainer.rollouts import Rollouts
 from s2l_nemo.trainer.sampling import Sampler
 from s2l_nemo.trainer.stop import StopRequest
 from s2l_nemo.types import SamplingParams, UserError
@@ -60,7 +62,7 @@ def run_training(cfg: Config, inputs: Inputs) -> int:
                 recorder.export_hf(trainer.actor)
     finally:
         recorder.close()
-        trainer.sampler.grader.close()
+        trainer.rollouts.close()
     if received:
         name = signal.Signals(received).name
         recorder.say(f"stopped by {name} after step {trainer.step}; run the same command again to continue")
@@ -80,22 +82,21 @@ def build_trainer(cfg: Config, inputs: Inputs, stop: StopRequest) -> Trainer:
     rank = torch.distributed.get_rank()
     run_dir, resumed = open_run_dir(cfg)
 
+    def decode(token_ids: Sequence[int]) -> str:
+        return str(tokenizer.decode(token_ids, skip_special_tokens=True))
+
     actor = make_actor(cfg)
-    explorer, learner = make_engines(cfg, actor.device)
-    identity = {"explorer_weight_hash": explorer.weight_hash() if explorer else None}
+    rollouts = make_rollouts(cfg, actor, run_dir, decode, grader)
+    identity = {"explorer_weight_hash": explorer_weight_hash(rollouts)}
     state: dict[str, Any] = {"step": 0, "seconds": 0.0}
     if resumed is not None:
         state = actor.load(resumed.path)
         check_identity(state, identity, cfg)
 
-    def decode(token_ids: Sequence[int]) -> str:
-        return str(tokenizer.decode(token_ids, skip_special_tokens=True))
-
     stop_ids = stop_token_ids(cfg.model.path, tokenizer)
     rollout = cfg.rollout
     sampling = SamplingParams(rollout.max_response_length, stop_ids, rollout.temperature, rollout.top_p, rollout.top_k)
     recorder = make_recorder(cfg, run_dir, resumed, identity, decode, actor, rank, state)
-    sampler = Sampler(rank, torch.distributed.get_world_size(), decode, grader)
     if rank == 0:
         announce(recorder, cfg, inputs, resumed)
     return Trainer(
@@ -115,10 +116,8 @@ def build_trainer(cfg: Config, inputs: Inputs, stop: StopRequest) -> Trainer:
         sampling=sampling,
         valid_sampling=SamplingParams(rollout.max_response_length, stop_ids, cfg.validation.temperature),
         actor=actor,
-        explorer=explorer,
-        learner=learner,
-        sampler=sampler,
-        explorer_filter=DiversityFilter(learner, sampler, sampling, cfg.run.seed)
+        rollouts=rollouts,
+        explorer_filter=DiversityFilter(rollouts, sampling, cfg.run.seed)
         if rollout.explorer_filter is ExplorerFilter.match_learner_diversity
         else None,
         recorder=recorder,
@@ -174,6 +173,33 @@ def make_actor(cfg: Config) -> S2LActor:
         refit_bucket_bytes=cfg.rollout.refit_bucket_mb * 2**20,
         seed=cfg.run.seed,
     )
+
+
+def make_rollouts(
+    cfg: Config, actor: S2LActor, run_dir: RunDir, decode: Callable[[Sequence[int]], str], grader: Grader
+) -> Rollouts:
+    """Engines of this rank. Where they are servers, the first ranks of each node start and speak to one pair each."""
+    embedded = cfg.engine.kind is EngineKind.embedded
+    rank, world = torch.distributed.get_rank(), torch.distributed.get_world_size()
+    leads: list[Any] = [None] * world
+    local = int(os.environ["LOCAL_RANK"])
+    torch.distributed.all_gather_object(leads, embedded or local < cfg.engine.replicas_per_node)
+    explorer, learner = make_engines(
+        cfg, actor.device, replica=local if leads[rank] else None, logs=run_dir.path / "engines"
+    )
+    sampler = Sampler(rank, world, tuple(one for one in range(world) if leads[one]), decode, grader)
+    sleeps = cfg.engine.placement is Placement.colocated
+    return Rollouts(explorer, learner, actor, sampler, concurrent=not embedded, sleeps=sleeps and not embedded)
+
+
+def explorer_weight_hash(rollouts: Rollouts) -> str | None:
+    """The same on every rank. Raises UserError where nodes hold different explorers."""
+    sampler = rollouts.sampler
+    mine = rollouts.explorer.weight_hash() if rollouts.explorer and sampler.rank in sampler.leaders else None
+    hashes = {one for one in sampler.gather(mine) if one is not None}
+    if len(hashes) > 1:
+        raise UserError(f"explorer.path has {len(hashes)} different models on the nodes: copy one to all of them")
+    return hashes.pop() if hashes else None
 
 
 def check_identity(state: dict[str, Any], identity: dict[str, Any], cfg: Config) -> None:

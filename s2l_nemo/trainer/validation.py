@@ -8,10 +8,9 @@ from pathlib import Path
 from typing import Any
 
 from s2l_nemo.report.run_dir import write_json_atomic
-from s2l_nemo.rollout.engine import RolloutEngine
 from s2l_nemo.rollout.mixed import mixed_requests
 from s2l_nemo.statistics import bootstrap_mean
-from s2l_nemo.trainer.sampling import Sampler
+from s2l_nemo.trainer.rollouts import Rollouts
 from s2l_nemo.types import Prompt, SamplingParams
 
 Correct = list[list[float]]  # correct_PK: reward of sample k of problem p
@@ -26,18 +25,18 @@ class Validation:
 
 
 def validate(
-    engine: RolloutEngine,
+    rollouts: Rollouts,
     prompts: Sequence[Prompt],
     *,
     samples: int,
     params: SamplingParams,
     run_seed: int,
-    sampler: Sampler,
 ) -> Validation:
     """Rewards of `samples` completions of every prompt. Collective."""
     # training steps count from 1, so step 0 gives seeds of its own
     _, requests = mixed_requests(prompts, explorer=0, learner=samples, step=0, run_seed=run_seed)
-    completions = sampler.generate(engine, requests, params)
+    sampler = rollouts.sampler
+    completions = rollouts.sample([], requests, params)
     graded = sampler.exchange(sampler.grade(completions, {prompt.prompt_id: prompt for prompt in prompts}))
     rewards = {(completion.prompt_id, completion.sample_id): completion.reward for completion in graded}
     correct_PK = [[float(rewards[prompt.prompt_id, k] or 0.0) for k in range(samples)] for prompt in prompts]

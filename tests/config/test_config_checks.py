@@ -56,6 +56,16 @@ def error_of(overrides: list[str]) -> str:
         ("trainer.accelerator=cpu model.precision=bf16", ["model.precision=bf16", "accelerator=cpu", "fp32"]),
         ("trainer.accelerator=cpu model.transformer_engine=true", ["transformer_engine=true", "needs a GPU"]),
         ("data.path=a.jsonl", ["data.path=a.jsonl without data.valid_path"]),
+        ("engine.placement=separate", ["engine.placement=separate with engine.kind=embedded"]),
+        ("engine.placement=separate engine.kind=server engine.learner_devices=1", ["without engine.explorer_devices"]),
+        ("engine.kind=server engine.learner_devices=1", ["engine.learner_devices=1 with engine.placement=colocated"]),
+        (
+            "engine.placement=separate engine.kind=server engine.explorer_devices=0 engine.learner_devices=1 "
+            "engine.tensor_parallel_size=2",
+            ["engine.explorer_devices=0: give 2 different GPUs"],
+        ),
+        ("engine.kind=server engine.replicas_per_node=3", ["engine.replicas_per_node=3 is more than trainer.devices="]),
+        ("engine.python=/opt/python", ["engine.python=/opt/python with engine.kind=embedded"]),
         ("data.valid_path=a.jsonl", ["data.valid_path=a.jsonl without data.path"]),
     ],
 )

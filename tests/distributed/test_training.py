@@ -15,6 +15,7 @@ import pytest
 from omegaconf import OmegaConf
 
 from s2l_nemo.config.load import load_config
+from s2l_nemo.config.schema import EngineKind
 from s2l_nemo.report.metrics import read_metrics
 from s2l_nemo.report.rollout_dump import read_rollouts
 from s2l_nemo.rewards.grader import Grade, GradeItem
@@ -72,9 +73,13 @@ def train(overrides: list[str], grader: Any = None) -> dict[str, Any]:
     setup.build_trainer = lambda *args: trainers.append(build(*args)) or trainers[0]  # type: ignore[assignment, func-returns-value]
     received = setup.run_training(cfg, setup.load_inputs(cfg))
     trainer = trainers[0]
+    engines = trainer.rollouts
+    hashes = {}
+    if cfg.engine.kind is EngineKind.embedded:  # servers have ended
+        hashes["hash"] = engines.learner.weight_hash()
+        hashes["explorer"] = engines.explorer.weight_hash() if engines.explorer else None
     return {
-        "hash": trainer.learner.weight_hash(),
-        "explorer": trainer.explorer and trainer.explorer.weight_hash(),
+        **hashes,
         "signal": received,
         "step": trainer.step,
     }

@@ -68,7 +68,7 @@ def test_clock_sums_a_phase_and_leaves_out_what_was_not_needed() -> None:
 
 def test_throughput_is_tokens_over_the_seconds_of_its_phases() -> None:
     clock = Clock()
-    clock.seconds = {"rollout_explorer": 1.5, "rollout_learner": 0.5, "logprobs": 2.0, "update": 3.0}
+    clock.seconds = {"rollout": 2.0, "rollout_explorer": 1.5, "rollout_learner": 1.5, "logprobs": 2.0, "update": 3.0}
     metrics = throughput(clock, GROUPS, trained_tokens=40)
     assert metrics == {"throughput/rollout_tokens_per_s": 10.0, "throughput/train_tokens_per_s": 8.0}
     clock.seconds = {}

@@ -1,0 +1,37 @@
+#!/usr/bin/env bash
+# One rank for each GPU of a Slurm allocation; the .sbatch files call it from the root of the clone.
+#
+# IMAGE   container for pyxis, for instance registry#s2l-nemo or a .sqsh file; unset: no container
+# PYTHON  interpreter of the trainer (default: the container's)
+set -euo pipefail
+source recipes/torchrun/environment.sh
+
+# A container has no scontrol, so the ranks are told where rank 0 is.
+hosts="$(scontrol show hostnames "$SLURM_JOB_NODELIST")"
+MASTER_ADDR="${hosts%%$'\n'*}" # the first line
+MASTER_PORT="$((20000 + SLURM_JOB_ID % 10000))"
+export MASTER_ADDR MASTER_PORT
+
+container=()
+if [[ -n "${IMAGE:-}" ]]; then
+  container=(
+    --container-image="$IMAGE" --container-mounts="$PWD:/workspace" --container-workdir=/workspace
+    --container-env=CUDA_DEVICE_MAX_CONNECTIONS,NCCL_DEBUG,TOKENIZERS_PARALLELISM # ours, not the image's
+  )
+fi
+
+# Ranks are Slurm's own tasks, without torchrun, so that its SIGTERM reaches each: they finish the step, save and leave.
+# --mpi=none: variables of an MPI launcher would mislead the engine processes.
+exec srun --mpi=none --kill-on-bad-exit=1 --cpus-per-task="$SLURM_CPUS_PER_TASK" "${container[@]}" \
+  "${PYTHON:-/opt/trainer/bin/python}" recipes/train_s2l.py \
+  --config-name paper \
+  trainer.num_nodes="$SLURM_JOB_NUM_NODES" \
+  trainer.devices=8 \
+  model.tensor_model_parallel_size=2 \
+  engine.kind=tensorrt_llm \
+  engine.python=/opt/engines/bin/python \
+  engine.replicas_per_node=4 \
+  engine.tensor_parallel_size=2 \
+  engine.memory_fraction=0.2 \
+  rollout.max_batch_rows=256 \
+  "$@"

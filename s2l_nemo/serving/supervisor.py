@@ -1,0 +1,76 @@
+"""The parent of an engine, and the trainer's child: ends the engine, with all that it has started, when it must.
+
+It needs nothing but the standard library and does nothing but wait, so no engine that hangs in C code can keep it from
+its work. It ends everything when the engine has ended, when the trainer is gone for whatever reason, and on SIGTERM;
+the engine ends with it even if it is killed.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import select
+import signal
+from pathlib import Path
+
+_PR_SET_PDEATHSIG = 1  # <linux/prctl.h>
+_PR_SET_CHILD_SUBREAPER = 36
+_POLL_S = 0.2  # how soon it notices that the trainer is gone
+_SIGNALS = {signal.SIGCHLD, signal.SIGTERM}
+
+
+def supervise() -> int | None:
+    """Forks the engine's process. Returns None in it at once, and its exit status here once everything has ended.
+
+    The trainer holds the other end of this process's standard input.
+    """
+    trainer, supervisor = os.getppid(), os.getpid()
+    ctypes.CDLL(None).prctl(_PR_SET_CHILD_SUBREAPER, 1)  # what the engine leaves behind becomes a child of this process
+    signal.pthread_sigmask(signal.SIG_BLOCK, _SIGNALS)
+    engine = os.fork()
+    if engine == 0:
+        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+        if os.getppid() != supervisor:  # it was killed before the line above
+            os._exit(1)
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, _SIGNALS)
+        return None
+    os.dup2(2, 1)  # so that standard output ends with the engine
+    status = _wait(engine, trainer)
+    _end_children()
+    return status
+
+
+def _wait(engine: int, trainer: int) -> int:
+    hang_up = select.poll()
+    hang_up.register(0, 0)  # nothing but the end of the other side
+    while True:
+        done, status = os.waitpid(engine, os.WNOHANG)
+        if done:
+            code = os.waitstatus_to_exitcode(status)
+            return code if code >= 0 else 128 - code
+        caught = signal.sigtimedwait(_SIGNALS, _POLL_S)
+        told = caught is not None and caught.si_signo == signal.SIGTERM
+        # A forked child of the trainer may hold the pipe open, so the parent's id is looked at too.
+        if told or hang_up.poll(0) or os.getppid() != trainer:
+            return 128 + signal.SIGTERM
+
+
+def _end_children() -> None:
+    """Kills and reaps children until there are none; those of a dead child come to this process."""
+    while children := _children():
+        for child in children:
+            os.kill(child, signal.SIGKILL)
+        for child in children:
+            os.waitpid(child, 0)
+
+
+def _children() -> list[int]:
+    found = []
+    for path in Path("/proc").glob("[0-9]*/stat"):
+        try:
+            fields = path.read_bytes().rpartition(b")")[2].split()
+        except (FileNotFoundError, ProcessLookupError):
+            continue
+        if int(fields[1]) == os.getpid():
+            found.append(int(path.parent.name))
+    return found

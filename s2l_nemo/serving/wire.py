@@ -1,0 +1,147 @@
+"""The messages between a trainer and an engine server.
+
+A message is four bytes of header length, a JSON header, then raw little-endian arrays in the order that the header's
+`arrays` lists as [name, type, count]. Nothing is ever unpickled. Integers and log-probs come back bit for bit.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from typing import Any
+
+import numpy
+
+from s2l_nemo.types import Completion, SampleRequest, SamplingParams, Source
+
+Header = dict[str, Any]
+Array = numpy.ndarray[Any, Any]
+Arrays = Mapping[str, Array]
+
+_LENGTH_BYTES = 4
+_DTYPES = ("<i4", "<i8", "<f4", "<f8")
+_FINISH_REASONS = ("stop", "length")
+
+
+class WireError(Exception):
+    """Bytes that are not a message, or not the one that was expected."""
+
+
+def pack(header: Mapping[str, Any], arrays: Arrays | None = None) -> bytes:
+    """One message. `arrays` are one-dimensional, of the types in `_DTYPES`."""
+    arrays = arrays or {}
+    listed = [[name, array.dtype.str, len(array)] for name, array in arrays.items()]
+    assert all(dtype in _DTYPES for _, dtype, _ in listed)
+    text = json.dumps({**header, "arrays": listed}).encode()
+    return b"".join(
+        [len(text).to_bytes(_LENGTH_BYTES, "little"), text, *(array.tobytes() for array in arrays.values())]
+    )
+
+
+def unpack(body: bytes) -> tuple[Header, dict[str, Array]]:
+    """Header and arrays of a message. Raises WireError."""
+    end = _LENGTH_BYTES + int.from_bytes(body[:_LENGTH_BYTES], "little")
+    if len(body) < max(end, _LENGTH_BYTES):
+        raise WireError(f"a message of {len(body)} bytes ends within its header")
+    try:
+        header = json.loads(body[_LENGTH_BYTES:end])
+        listed = [(str(name), str(dtype), int(count)) for name, dtype, count in header.pop("arrays")]
+    except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
+        raise WireError(f"the header is no JSON object with its arrays: {error}") from None
+    arrays = {}
+    for name, dtype, count in listed:
+        if dtype not in _DTYPES or count < 0 or end + count * int(dtype[2:]) > len(body):
+            raise WireError(f"the array {name} of {count} x {dtype} is not in the message")
+        arrays[name] = numpy.frombuffer(body, dtype, count, end)
+        end += arrays[name].nbytes
+    if end != len(body):
+        raise WireError(f"{len(body) - end} bytes follow the last array")
+    return header, arrays
+
+
+def pack_requests(requests: Sequence[SampleRequest], params: SamplingParams) -> bytes:
+    """Each distinct prompt goes once."""
+    index: dict[tuple[int, ...], int] = {}
+    for request in requests:
+        index.setdefault(request.prompt_token_ids, len(index))
+    arrays = {
+        "prompt_id": _integers([request.prompt_id for request in requests], "<i8"),
+        "sample_id": _integers([request.sample_id for request in requests], "<i8"),
+        "seed": _integers([request.seed for request in requests], "<i8"),
+        "prompt": _integers([index[request.prompt_token_ids] for request in requests], "<i4"),
+        "lengths": _integers([len(prompt) for prompt in index], "<i4"),
+        "tokens": _integers([token for prompt in index for token in prompt], "<i4"),
+    }
+    return pack({"params": asdict(params)}, arrays)
+
+
+def unpack_requests(header: Header, arrays: Arrays) -> tuple[list[SampleRequest], SamplingParams]:
+    """The requests of `pack_requests`; those of one prompt share its tokens. Raises WireError."""
+    try:
+        params = SamplingParams(**header["params"])
+        params = SamplingParams(**{**asdict(params), "stop_token_ids": tuple(params.stop_token_ids)})
+        prompts = _cut(arrays["tokens"], arrays["lengths"])
+        columns = [arrays[name].tolist() for name in ("prompt_id", "sample_id", "prompt", "seed")]
+        requests = [
+            SampleRequest(prompt_id, sample_id, prompts[prompt], seed)
+            for prompt_id, sample_id, prompt, seed in zip(*columns, strict=True)
+        ]
+    except (KeyError, TypeError, ValueError, IndexError) as error:
+        raise WireError(f"no sample requests: {error!r}") from None
+    return requests, params
+
+
+def pack_completions(completions: Sequence[Completion]) -> bytes:
+    """Ids, tokens, log-probs, finish reasons and weight versions; what grading adds stays behind."""
+    for completion in completions:
+        assert len(completion.token_ids) == len(completion.logprobs)
+    logprobs = numpy.array([value for c in completions for value in c.logprobs], "<f8")
+    with numpy.errstate(over="ignore"):
+        narrow = logprobs.astype("<f4")
+    arrays = {
+        "prompt_id": _integers([c.prompt_id for c in completions], "<i8"),
+        "sample_id": _integers([c.sample_id for c in completions], "<i8"),
+        "source": _integers([c.source for c in completions], "<i4"),
+        "finish_reason": _integers([_FINISH_REASONS.index(c.finish_reason) for c in completions], "<i4"),
+        "weight_version": _integers([c.weight_version for c in completions], "<i8"),
+        "lengths": _integers([len(c.token_ids) for c in completions], "<i4"),
+        "tokens": _integers([token for c in completions for token in c.token_ids], "<i4"),
+        # an engine that computes in float32 loses nothing by half the bytes
+        "logprobs": narrow if numpy.array_equal(narrow.astype("<f8"), logprobs) else logprobs,
+    }
+    return pack({}, arrays)
+
+
+def unpack_completions(arrays: Arrays) -> list[Completion]:
+    """The completions of `pack_completions`."""
+    names = ("prompt_id", "sample_id", "source", "finish_reason", "weight_version")
+    tokens, logprobs = (_cut(arrays[name], arrays["lengths"]) for name in ("tokens", "logprobs"))
+    return [
+        Completion(
+            prompt_id=prompt_id,
+            sample_id=sample_id,
+            source=Source(source),
+            token_ids=token_ids,
+            logprobs=its_logprobs,
+            finish_reason="stop" if _FINISH_REASONS[reason] == "stop" else "length",
+            weight_version=version,
+        )
+        for prompt_id, sample_id, source, reason, version, token_ids, its_logprobs in zip(
+            *(arrays[name].tolist() for name in names), tokens, logprobs, strict=True
+        )
+    ]
+
+
+def _integers(values: Sequence[int], dtype: str) -> Array:
+    return numpy.array(values, dtype)
+
+
+def _cut(values: Array, lengths: Array) -> list[tuple[Any, ...]]:
+    """Consecutive pieces of the given lengths. Raises ValueError unless they make up all the values."""
+    if (lengths < 0).any() or lengths.sum(dtype=numpy.int64) != len(values):
+        raise ValueError(f"lengths of {len(lengths)} pieces do not make up {len(values)} values")
+    ends = lengths.cumsum(dtype=numpy.int64).tolist()
+    starts = [0, *ends[:-1]]
+    flat = values.tolist()
+    return [tuple(flat[start:end]) for start, end in zip(starts, ends, strict=False)]

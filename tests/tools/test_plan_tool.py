@@ -1,0 +1,93 @@
+"""The planner as users run it."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+def run(*arguments: str) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "tools/plan.py", *arguments]
+    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=60, check=False)
+
+
+def rows(output: str) -> dict[str, list[str]]:
+    """Cells of every table row by its first cell."""
+    cells = [[cell.strip() for cell in line.split("│")[1:-1]] for line in output.splitlines() if line.startswith("│")]
+    return {row[0]: row[1:] for row in cells}
+
+
+def test_the_papers_run_on_all_gpus() -> None:
+    done = run("conf=paper", "trainer.num_nodes=2")
+    assert (done.returncode, done.stderr) == (0, "")
+    table = rows(done.stdout)
+    assert table["sequences"] == ["16,384", "16,384"]
+    assert table["generated tokens"] == ["33,554,432", "67,108,864"]
+    assert table["learner engine weights"] == ["15.3", "15.3", "15.3"]
+    assert table["explorer over learner, KV memory full*"] == ["1.84", "1.56", "1.42"]
+    assert table["mean explorer share (alpha)"] == ["26.2%"] * 3
+    assert [cell.split()[-1] for cell in table["on the device while training"]][-1] == "fits"
+    assert "over by" in table["on the device while training"][0]
+    assert "2 x 8 GPUs, TP 1 x PP 1 x DP 16, bf16" in done.stdout
+    assert "public figures of Qwen3-8B" in done.stdout
+    assert "not measurements" in done.stdout
+    assert all(len(line) <= 120 for line in done.stdout.splitlines())
+
+
+def test_one_gpu_and_own_assumptions() -> None:
+    table = rows(run("conf=paper", "gpu=H100").stdout)
+    assert all(len(cells) <= 2 for cells in table.values())
+    half = rows(run("conf=paper", "gpu=H100", "mfu=0.2", "bandwidth=0.35").stdout)
+
+    def seconds(found: dict[str, list[str]], name: str) -> float:
+        return float(found[name][0].replace(",", ""))
+
+    for phase in ("learner rollouts, mean", "update", "log-probs, old and reference"):
+        assert seconds(half, phase) == pytest.approx(2 * seconds(table, phase), rel=1e-3)
+
+
+def test_plain_grpo_saves_nothing() -> None:
+    done = run("conf=paper", "experiment=grpo", "gpu=H200")
+    assert done.returncode == 0
+    assert "explorer: none" in done.stdout
+    assert "Predicted saving" not in done.stdout
+
+
+def test_an_engine_on_part_of_a_node_is_pointed_out() -> None:
+    text = run("conf=paper", "engine.kind=tensorrt_llm", "gpu=H100").stdout
+    assert "engines use 1 of the 8 GPUs of a node: see engine.replicas_per_node" in text
+    text = run("conf=paper", "engine.kind=tensorrt_llm", "engine.replicas_per_node=8", "gpu=H100").stdout
+    assert "engines use" not in text
+
+
+def test_help_lists_the_options() -> None:
+    done = run("--help")
+    assert done.returncode == 0
+    for name in ("conf=", "gpu=", "length=", "prompt=", "bandwidth=", "mfu=", "refit_gb_s="):
+        assert re.search(rf"^  {name}", done.stdout, re.MULTILINE), name
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["conf=papre"], "--config-name papre is unknown"),
+        (["conf=paper", "gpu=A100"], "gpu=A100: expected L20 | H100 | H200"),
+        (["conf=paper", "mfu=1.2"], "mfu=1.2: must be greater than 0 and at most 1"),
+        (["conf=paper", "length=9999"], "length=9999 is more than rollout.max_response_length=4096"),
+        (["conf=paper", "trainer.num_node=2"], "unknown key trainer.num_node=2"),
+        (["conf=paper", "trainer.devices=3"], "cannot be shared by 3 data-parallel ranks"),
+        (["conf=paper", "model.path=no/such"], "model.path=no/such is not a folder"),
+    ],
+)
+def test_mistakes_are_one_line(arguments: list[str], message: str) -> None:
+    done = run(*arguments)
+    assert done.returncode == 2
+    assert done.stdout == ""
+    assert message in done.stderr
+    assert done.stderr.count("\n") == 1

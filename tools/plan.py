@@ -1,0 +1,228 @@
+"""Predicts memory, time and the explorer's saving of a run on L20, H100 and H200, from its configuration alone.
+
+    python tools/plan.py conf=paper trainer.num_nodes=2 [gpu=H100] [length=TOKENS] [key=value ...]
+
+conf=NAME is the preset; other keys are those of recipes/train_s2l.py. Formulas: docs/planner.md.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Iterator
+from dataclasses import fields
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # runs from a clone without installation
+
+from rich.console import Console
+from rich.table import Table
+
+from s2l_nemo.config import cost
+from s2l_nemo.config.checks import check_config, check_ranges, data_parallel_size, mini_batch_prompts
+from s2l_nemo.config.load import load_config, load_values
+from s2l_nemo.config.model_shape import ModelShape
+from s2l_nemo.config.plan import find_shape
+from s2l_nemo.config.schema import Config, EngineKind, ScheduleName
+from s2l_nemo.errors import UserError
+
+CONF = Path(__file__).resolve().parent.parent / "conf"
+OWN_KEYS = {field.name for field in fields(cost.PlanOptions)}
+WIDTH = 120
+Cell = Callable[[cost.Prediction], str]
+
+
+def main(argv: list[str]) -> int:
+    console = Console(width=None if sys.stdout.isatty() else WIDTH)
+    try:
+        own = [argument for argument in argv if argument.partition("=")[0] in OWN_KEYS or argument in ("-h", "--help")]
+        options = load_values(own, cost.PlanOptions, str(__doc__))
+        check_ranges(options, cost.RANGES)
+        cfg = load_config(["--config-name", options.conf, *(rest for rest in argv if rest not in own)], CONF)
+        check_config(cfg)
+        assumed = cost.assumed_of(options, cfg)
+        (learner, learner_source), (explorer, explorer_source) = shapes(cfg)
+    except UserError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    gpus = [gpu for gpu in cost.GPUS if options.gpu in (None, cost.GpuName(gpu.name))]
+    predictions = [cost.predict(cfg, learner, explorer, gpu, assumed) for gpu in gpus]
+    say(console, f"learner: {learner_source}")
+    say(console, f"explorer: {explorer_source}")
+    say(console, f"{layout(cfg)}\n")
+    console.print(token_table(cfg, assumed), "")
+    console.print(memory_table(cfg, learner, explorer, gpus), "")
+    console.print(time_table(predictions), "")
+    if explorer is not None:
+        console.print(saving_table(predictions), "")
+    for line in assumptions(cfg, assumed):
+        say(console, line)
+    return 0
+
+
+def shapes(cfg: Config) -> tuple[tuple[ModelShape, str], tuple[ModelShape | None, str]]:
+    """Figures of learner and explorer, each with a sentence on their source. Raises UserError where there are none."""
+    found = find_shape("model.path", cfg.model.path)
+    explorer: tuple[ModelShape | None, str] = (None, "none (plain GRPO)")
+    wanted = cfg.explorer.path if cfg.algorithm.schedule.name != ScheduleName.none else None
+    if wanted is not None:
+        explorer = find_shape("explorer.path", wanted)
+    for key, path, shape in (("model.path", cfg.model.path, found[0]), ("explorer.path", wanted, explorer[0])):
+        if path is not None and shape is None:
+            raise UserError(f"{key}={path} is not a folder, nor the name of a public model: give a folder, or a name "
+                            "such as Qwen3-8B-Base")  # fmt: skip
+    assert found[0] is not None
+    return (found[0], found[1]), explorer
+
+
+def say(console: Console, text: str) -> None:
+    console.print(text, markup=False, highlight=False)
+
+
+def layout(cfg: Config) -> str:
+    engines = cost.engines_of(cfg)
+    model, trainer = cfg.model, cfg.trainer
+    return (
+        f"{trainer.num_nodes} x {trainer.devices} GPUs, TP {model.tensor_model_parallel_size} x "
+        f"PP {model.pipeline_model_parallel_size} x DP {data_parallel_size(cfg)}, {model.precision.value}; "
+        f"engine.kind={cfg.engine.kind.value}: {engines.count} of each engine, on {engines.gpus} x GPU each"
+    )
+
+
+def token_table(cfg: Config, assumed: cost.Assumed) -> Table:
+    config, rollout = cfg.algorithm, cfg.rollout
+    sequences = config.prompts_per_step * config.group_size
+    longest = rollout.max_prompt_length + rollout.max_response_length
+    table = new_table("One step", "at mean length", "at most")
+    table.add_row("sequences", f"{sequences:,}", f"{sequences:,}")
+    table.add_row("generated tokens", f"{sequences * assumed.length:,}", f"{sequences * rollout.max_response_length:,}")
+    trained = [sequences * length * config.optimizer_passes for length in (assumed.prompt + assumed.length, longest)]
+    table.add_row("trained tokens, with prompts", *(f"{count:,}" for count in trained))
+    updates = f"{config.prompts_per_step // mini_batch_prompts(cfg) * config.optimizer_passes:,}"
+    table.add_row("optimizer steps", updates, updates)
+    return table
+
+
+def memory_table(cfg: Config, learner: ModelShape, explorer: ModelShape | None, gpus: list[cost.Gpu]) -> Table:
+    table = new_table("Memory of the fullest GPU, GiB", *(f"{gpu.name} ({gib(gpu.memory)})" for gpu in gpus))
+    by_gpu = [cost.memory_by_part(cfg, learner, explorer, gpu) for gpu in gpus]
+    for name in by_gpu[0]:
+        table.add_row(name, *(gib(parts[name]) for parts in by_gpu))
+    table.add_section()
+    phases = [cost.memory_by_phase(cfg, parts) for parts in by_gpu]
+    for phase in phases[0]:
+        cells = [fit(totals[phase], gpu) for totals, gpu in zip(phases, gpus, strict=True)]
+        table.add_row(f"on the device while {phase}", *cells)
+    return table
+
+
+def fit(needed: int, gpu: cost.Gpu) -> str:
+    over = needed - gpu.usable
+    return f"{gib(needed)} [red]over by {gib(over)}[/red]" if over > 0 else f"{gib(needed)} [green]fits[/green]"
+
+
+def time_table(predictions: list[cost.Prediction]) -> Table:
+    table = new_table("Predicted seconds", *(prediction.gpu.name for prediction in predictions))
+    add_row(table, "explorer rollouts, mean", predictions, lambda p: seconds(average(p, lambda step: step.explorer)))
+    add_row(table, "learner rollouts, mean", predictions, lambda p: seconds(average(p, lambda step: step.learner)))
+    add_row(table, "log-probs, old and reference", predictions, lambda p: seconds(p.grpo.logprobs))
+    add_row(table, "update", predictions, lambda p: seconds(p.grpo.update))
+    add_row(table, "refit", predictions, lambda p: seconds(p.grpo.refit))
+    table.add_section()
+    add_row(table, "step, mean over the run", predictions, lambda p: seconds(average(p, lambda step: step.total)))
+    add_row(table, "first step", predictions, lambda p: seconds(p.steps[0].total))
+    add_row(table, "last step", predictions, lambda p: seconds(p.steps[-1].total))
+    add_row(table, "step of GRPO, learner alone", predictions, lambda p: seconds(p.grpo.total))
+    add_row(table, "whole run, hours", predictions, lambda p: f"{sum(step.total for step in p.steps) / 3600:,.1f}")
+    return table
+
+
+def saving_table(predictions: list[cost.Prediction]) -> Table:
+    table = new_table("Predicted saving of the explorer", *(prediction.gpu.name for prediction in predictions))
+    for name, cell in saving_rows():
+        add_row(table, name, predictions, cell)
+    return table
+
+
+def saving_rows() -> Iterator[tuple[str, Cell]]:
+    yield "learner tokens/s of a GPU, KV memory full*", lambda p: rate(p.learner.full_tokens_per_s)
+    yield "explorer tokens/s of a GPU, KV memory full*", lambda p: rate(of_explorer(p).full_tokens_per_s)
+    yield "explorer over learner, KV memory full*", full_ratio
+    yield "rows that decode together, learner", lambda p: f"{p.learner.rows:,.0f}"
+    yield "rows that decode together, explorer", lambda p: f"{of_explorer(p).rows:,.0f}"
+    yield "learner tokens/s of all GPUs, as configured", lambda p: rate(p.learner.tokens_per_s)
+    yield "explorer tokens/s of all GPUs, as configured", lambda p: rate(of_explorer(p).tokens_per_s)
+    yield "explorer over learner (c_s/c_w), as configured", lambda p: f"{1 / cost_ratio(p):.2f}"
+    yield "share of rollouts in a GRPO step (rho)", lambda p: f"{p.rollout_share:.1%}"
+    yield "mean explorer share (alpha)", lambda p: f"{p.alpha:.1%}"
+    yield "saved of the rollout time", lambda p: f"{cost.saving(1, p.alpha, cost_ratio(p)):.1%}"
+    yield (
+        "saved of the run: rho alpha (1 - c_w/c_s)",
+        (lambda p: f"{cost.saving(p.rollout_share, p.alpha, cost_ratio(p)):.1%}"),
+    )
+    yield "saved of the run, from the steps above", lambda p: f"{p.run_saving:.1%}"
+    yield "saved with stored rollouts: rho alpha", lambda p: f"{cost.saving(p.rollout_share, p.alpha, 0):.1%}"
+
+
+def of_explorer(prediction: cost.Prediction) -> cost.Decoding:
+    assert prediction.explorer is not None
+    return prediction.explorer
+
+
+def cost_ratio(prediction: cost.Prediction) -> float:
+    """c_w / c_s: cost of a token of the explorer over the learner's, as configured."""
+    return prediction.learner.tokens_per_s / of_explorer(prediction).tokens_per_s
+
+
+def full_ratio(prediction: cost.Prediction) -> str:
+    learner, explorer = prediction.learner.full_tokens_per_s, of_explorer(prediction).full_tokens_per_s
+    return f"{explorer / learner:.2f}" if learner and explorer else "does not fit"
+
+
+def assumptions(cfg: Config, assumed: cost.Assumed) -> Iterator[str]:
+    yield "These are predictions from formulas (docs/planner.md), not measurements. Assumed, and how to change it:"
+    yield (
+        f"  length={assumed.length} tokens a response, prompt={assumed.prompt} a prompt on average: mean context "
+        f"{assumed.context:,.0f}"
+    )
+    yield f"  bandwidth={assumed.bandwidth:g} of the memory bandwidth in decoding, with a batch that stays full"
+    yield f"  mfu={assumed.mfu:g} of the bf16 peak in training, recomputation counted as work"
+    yield f"  refit_gb_s={assumed.refit_gb_s:g} GB/s into each engine; grading, data and checkpoints are not counted"
+    yield "  * at full bandwidth, with 90% of the memory for this engine alone"
+    used = cost.engines_of(cfg).gpus * cfg.engine.replicas_per_node
+    if cfg.engine.kind != EngineKind.embedded and used < cfg.trainer.devices:
+        yield (
+            f"  engines use {used} of the {cfg.trainer.devices} GPUs of a node: see engine.replicas_per_node and "
+            "engine.tensor_parallel_size"
+        )
+
+
+def average(prediction: cost.Prediction, phase: Callable[[cost.StepSeconds], float]) -> float:
+    return sum(phase(step) for step in prediction.steps) / len(prediction.steps)
+
+
+def new_table(title: str, *columns: str) -> Table:
+    table = Table(title=title, title_justify="left", title_style="bold")
+    table.add_column("")
+    for column in columns:
+        table.add_column(column, justify="right")
+    return table
+
+
+def add_row(table: Table, name: str, predictions: list[cost.Prediction], cell: Cell) -> None:
+    table.add_row(name, *(cell(prediction) for prediction in predictions))
+
+
+def gib(count: float) -> str:
+    return f"{count / 2**30:,.1f}"
+
+
+def seconds(value: float) -> str:
+    return f"{value:,.1f}" if value >= 0.05 or value == 0 else f"{value:.1g}"
+
+
+def rate(tokens_per_s: float | None) -> str:
+    return "does not fit" if tokens_per_s is None else f"{tokens_per_s:,.0f}"
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
