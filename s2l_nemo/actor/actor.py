@@ -29,6 +29,7 @@ from omegaconf import DictConfig
 
 from s2l_nemo.actor import checkpoint, final, vocab_parallel
 from s2l_nemo.actor.layers import block_spec
+from s2l_nemo.actor.offload import Offload
 from s2l_nemo.actor.tokenizer import LocalTokenizer, tokenizer_folder
 from s2l_nemo.actor.weights import export_hugging_face, load_weights
 from s2l_nemo.config.model_shape import Family, ModelShape
@@ -49,6 +50,7 @@ class S2LActor(NLPAdapterModelMixin, MegatronGPTModel, AlignableGenerativeInterf
         self.initial_weights: dict[str, Any] | None = None
         self.origin: Checkpoint | None = None  # where the weights came from
         self.offload_optimizer = False
+        self.offload: Offload | None = None  # of weights and gradients, where the config asks for it
         self.refit_bucket_bytes = 256 * 2**20
 
     def model_provider_func(self, pre_process: bool, post_process: bool) -> GPTModel:
@@ -82,6 +84,7 @@ class S2LActor(NLPAdapterModelMixin, MegatronGPTModel, AlignableGenerativeInterf
 
     def prepare_for_training(self) -> None:
         """Called before a phase of updates: brings offloaded optimizer states back to the device."""
+        self._restore_memory()
         set_train(self)
         if self.offload_optimizer:
             self._move_optimizer_states(torch.device(torch.cuda.current_device()))
@@ -140,7 +143,17 @@ class S2LActor(NLPAdapterModelMixin, MegatronGPTModel, AlignableGenerativeInterf
 
     # ---- inference ------------------------------------------------------------------------------------------------
 
+    def release_memory(self) -> None:
+        """Called before engines generate. Whatever needs the weights next takes the memory back by itself."""
+        if self.offload is not None:
+            self.offload.release()
+
+    def _restore_memory(self) -> None:
+        if self.offload is not None:
+            self.offload.restore()
+
     def prepare_for_inference(self) -> None:
+        self._restore_memory()
         prepare_for_validation_step(self)
 
     @torch.no_grad()
@@ -208,12 +221,14 @@ class S2LActor(NLPAdapterModelMixin, MegatronGPTModel, AlignableGenerativeInterf
 
         The names are those of `family`; without it, those that engines know: Llama's for an InternLM2.5.
         """
+        self._restore_memory()
         shape = self.shape
         family = family or shape.engine_family
         return export_hugging_face(self.parameters_by_name(), shape, family, self.refit_bucket_bytes, self.weight_dtype)
 
     def save(self, folder: Path, trainer_state: dict[str, Any]) -> None:
         """Writes a checkpoint to go on from; see `checkpoint.save`."""
+        self._restore_memory()
         checkpoint.save(self, folder, trainer_state)
 
     def load(self, folder: Path) -> dict[str, Any]:
@@ -222,6 +237,7 @@ class S2LActor(NLPAdapterModelMixin, MegatronGPTModel, AlignableGenerativeInterf
 
     def save_nemo(self, path: Path) -> None:
         """Writes weights, model configuration and tokenizer as a `.nemo` file; see `final.save_nemo`."""
+        self._restore_memory()
         final.save_nemo(self, path)
 
     def save_hugging_face(self, path: Path) -> None:

@@ -15,6 +15,7 @@ from nemo_aligner.utils.train_script_utils import init_distributed, init_using_p
 
 from s2l_nemo.actor.actor import S2LActor
 from s2l_nemo.actor.model_config import nemo_config
+from s2l_nemo.actor.offload import Offload
 from s2l_nemo.config.schema import ModelConfig
 
 
@@ -66,6 +67,7 @@ def build_actor(
     model_parallel_cuda_manual_seed(seed)
     actor.load_weights(Path(model.path))
     actor.offload_optimizer = model.offload_optimizer
+    actor.offload = Offload(actor.parameters_by_name().values()) if model.offload_weights else None
     actor.refit_bucket_bytes = refit_bucket_bytes
     actor.keep_initial_policy()
     return actor

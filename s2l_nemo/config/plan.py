@@ -76,6 +76,8 @@ def on_device(cfg: Config, parts: dict[str, int]) -> dict[str, int]:
     for phase, idle in _IDLE_PARTS.items():
         if phase == "generating" and cfg.model.offload_optimizer:
             idle = (*idle, "optimizer states")
+        if phase == "generating" and cfg.model.offload_weights:
+            idle = (*idle, "actor weights", "gradients")
         totals[phase] = sum(count for part, count in parts.items() if part not in idle)
     return totals
 

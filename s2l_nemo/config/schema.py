@@ -155,6 +155,7 @@ class ModelConfig:
     micro_batch_size: int = 4  # sequences of one forward and backward pass on one rank
     activation_checkpointing: ActivationCheckpointing = ActivationCheckpointing.none
     offload_optimizer: bool = False  # keep optimizer states in host memory while engines generate
+    offload_weights: bool = False  # keep weights in host memory, and no gradients, while engines generate
     transformer_engine: bool = False  # Transformer Engine layers (GPU images); else torch attention
     optim: OptimConfig = field(default_factory=OptimConfig)
 

@@ -51,6 +51,7 @@ MAY_CHANGE = (
     "model.micro_batch_size",
     "model.activation_checkpointing",
     "model.offload_optimizer",
+    "model.offload_weights",
     "algorithm.steps",
     "rollout.max_batch_rows",
     "rollout.refit_bucket_mb",

@@ -42,6 +42,7 @@ class Rollouts:
     ) -> list[Completion]:
         """This rank's share of the completions of all requests, once all ranks have theirs."""
         clock = clock or Clock()
+        self.actor.release_memory()
         jobs: list[Callable[[], list[Completion]]] = []
         if for_explorer:
             jobs.append(lambda: self._by_explorer(for_explorer, params, clock))

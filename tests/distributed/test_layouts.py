@@ -67,11 +67,14 @@ def two_updates(actor: Any) -> list[dict[str, float]]:
 def everything(folder: Path, tp: int, pp: int, model: dict[str, Any]) -> dict[str, Any]:
     actor = build(folder, tp, pp, **model)
     batch = own_rows(actor, fixed_batch())
+    actor.release_memory()  # as the trainer does before engines generate
     actor.prepare_for_inference()
     logprobs_BS, entropy_BS = actor.infer(batch, TEMPERATURE)
     actor.finish_inference()
+    actor.release_memory()
     updates = two_updates(actor)
     reference_BS = actor.get_init_policy_logprobs(batch, TEMPERATURE)
+    actor.release_memory()
     weights = {name: tensor for bucket in actor.export_weights() for name, tensor in bucket.items()}
     after_BS, _ = actor.infer(batch, TEMPERATURE)
     return {
@@ -148,6 +151,7 @@ def test_layouts_agree(folder: Path, single: dict[str, Any], tp: int, pp: int, w
         {"activation_checkpointing": ActivationCheckpointing.full},
         {"activation_checkpointing": ActivationCheckpointing.selective},
         {"offload_optimizer": True},
+        {"offload_weights": True},
     ],
     ids=lambda model: "-".join(f"{key}={getattr(value, 'value', value)}" for key, value in model.items()),
 )
@@ -155,6 +159,29 @@ def test_memory_switches_change_no_number(folder: Path, single: dict[str, Any], 
     result = run_ranks(everything, 2, folder, 2, 1, model)[0]
     assert result["updates"][1] == pytest.approx(single["updates"][1], rel=1e-5)
     assert all(relative(tensor, single["weights"][name]) < 1e-5 for name, tensor in result["weights"].items())
+
+
+def bytes_held(folder: Path) -> list[int]:
+    """Of the storages of weights and gradients: at first, released, released again, and restored by an export."""
+    actor = build(folder, 1, 1, offload_weights=True)
+    parameters = list(actor.parameters_by_name().values())
+    tensors = [*(parameter.data for parameter in parameters), *(parameter.main_grad for parameter in parameters)]
+
+    def held() -> int:
+        return sum(tensor.untyped_storage().nbytes() for tensor in tensors)
+
+    sizes = [held()]
+    for _ in range(2):
+        actor.release_memory()
+        sizes.append(held())
+    list(actor.export_weights())
+    return [*sizes, held()]
+
+
+def test_released_memory_is_really_free(folder: Path) -> None:
+    (sizes,) = run_ranks(bytes_held, 1, folder)
+    assert sizes[0] > 0
+    assert sizes == [sizes[0], 0, 0, sizes[0]]
 
 
 @pytest.mark.parametrize(("tp", "pp", "world"), [(2, 1, 2), (1, 2, 2)])

@@ -28,10 +28,10 @@ time.sleep(1000)
 TRAINER = f"""
 import os, subprocess, sys, time
 supervisor = subprocess.Popen([sys.executable, "-c", {ENGINE!r}], stdin=subprocess.PIPE, start_new_session=True)
-if os.fork() == 0:
-    time.sleep(3)
-    os._exit(0)
-print(supervisor.pid, flush=True)
+holder = os.fork()
+if holder == 0:
+    time.sleep(1000)
+print(supervisor.pid, holder, flush=True)
 sys.stdin.readline()
 """
 
@@ -63,7 +63,7 @@ class Processes:
         )
         assert self.process.stdout is not None
         self.trainer = self.process.pid
-        self.supervisor = int(self.process.stdout.readline())
+        self.supervisor, self.holder = map(int, self.process.stdout.readline().split())
         self.engine, self.worker = map(int, self.process.stdout.readline().split())
 
     def gone(self) -> bool:
@@ -75,7 +75,7 @@ def processes() -> Iterator[Processes]:
     started = Processes()
     assert alive(started.worker)
     yield started
-    for pid in (started.trainer, started.supervisor, started.engine, started.worker):
+    for pid in (started.holder, started.trainer, started.supervisor, started.engine, started.worker):
         if alive(pid):
             os.kill(pid, signal.SIGKILL)
     started.process.wait()
@@ -98,6 +98,24 @@ def processes() -> Iterator[Processes]:
 def test_nothing_is_left(processes: Processes, end: Callable[[Processes], None]) -> None:
     end(processes)
     until(processes.gone)
+
+
+def test_a_closed_pipe_is_the_end_too() -> None:
+    """So it is noticed if the trainer died before the supervisor knew whose child it is."""
+    supervisor = subprocess.Popen(
+        [sys.executable, "-c", ENGINE],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        env=os.environ | {"PYTHONPATH": str(ROOT)},
+        start_new_session=True,
+    )
+    assert supervisor.stdin is not None
+    assert supervisor.stdout is not None
+    pids = [int(pid) for pid in supervisor.stdout.readline().split()]
+    supervisor.stdin.close()
+    supervisor.stdout.close()
+    assert supervisor.wait(20) == 128 + signal.SIGTERM
+    assert not any(map(alive, pids))
 
 
 def test_a_stopped_engine_ends_too(processes: Processes) -> None:
