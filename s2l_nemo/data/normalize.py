@@ -34,6 +34,7 @@ _MATH_DELIMITER = re.compile(r"\\[()\[\]]|\$\$?")
 _LATEX_SPACING = re.compile(r"\\(?:[,;:!> ]|quad\b|qquad\b|left\b|right\b|displaystyle\b)|~|\s+")
 _FRACTION = re.compile(r"\\[dt]frac\b")
 _PUNCTUATION = re.compile(r"(?<!\d)[.,;:?\"“”]|[.,;:?\"“”](?!\d)")
+_END_SPACE = re.compile(r"[\\\s]+\Z")
 _END_OF_FORMULA = re.compile(r"[.,;:]+\Z")
 _THOUSANDS = re.compile(r"[+-]?\d{1,3}(?:,\d{3})+")
 
@@ -76,9 +77,14 @@ def question_key(question: str) -> str:
     That is: upper and lower case and punctuation outside formulas, white space, LaTeX spacing, `\left`, `\right`, the
     kind of fraction, the kind of math delimiter, and full-width characters. Formulas keep their case: n is not N.
     """
-    pieces = _MATH_DELIMITER.sub("$", unicodedata.normalize("NFKC", question)).split("$")
+    pieces = _MATH_DELIMITER.sub("$", _bare(question)).split("$")
     keys = [_formula_key(piece) if index % 2 else _text_key(piece) for index, piece in enumerate(pieces)]
     return "$".join(keys)
+
+
+def _bare(text: str) -> str:
+    """Without space around it, nor the backslash that would make a command of a space after it."""
+    return _END_SPACE.sub("", unicodedata.normalize("NFKC", text)).strip()
 
 
 def _text_key(text: str) -> str:
@@ -91,6 +97,6 @@ def _formula_key(formula: str) -> str:
 
 def answer_key(answer: str) -> str:
     """Equal for answers that differ only in how they are written: spacing, dollars, a full stop, thousands."""
-    text = _FRACTION.sub(r"\\frac", _LATEX_SPACING.sub("", unicodedata.normalize("NFKC", answer))).strip("$")
+    text = _FRACTION.sub(r"\\frac", _LATEX_SPACING.sub("", _bare(answer))).strip("$")
     text = text.removesuffix(".").strip("$")
     return text.replace(",", "") if _THOUSANDS.fullmatch(text) else text

@@ -25,6 +25,7 @@ _TAIL_CHARACTERS = 500
 # What a launcher tells its ranks. With it an engine would take itself for a rank of the trainer's job.
 _LAUNCHERS = re.compile(
     r"PMI|PMIX|OMPI|MPI_|SLURM|MASTER_|TORCHELASTIC_|(LOCAL_|GROUP_|ROLE_)?(RANK|WORLD_SIZE)$|ROLE_NAME$"
+    r"|CUDA_DEVICE_MAX_CONNECTIONS$"  # Megatron wants 1, which would slow an engine
 )
 
 

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from s2l_nemo.data.normalize import answer_key, question_key, strip_wrapper, why_unanswerable
@@ -94,6 +94,7 @@ def test_different_questions_stay_different(left: str, right: str) -> None:
     assert question_key(left) != question_key(right)
 
 
+@example("\\", " ")  # a backslash and a space are a LaTeX space
 @given(st.text(), st.sampled_from([" ", "\n", "  ", "\t"]))
 def test_keys_do_not_depend_on_space_around_and_hold_for_any_text(text: str, space: str) -> None:
     assert question_key(space + text + space) == question_key(text)

@@ -76,16 +76,24 @@ def environment() -> Iterator[None]:
 
 @pytest.fixture(scope="module")
 def explorer_config() -> EngineConfig:
-    return EngineConfig(kind=EngineKind.server, max_restarts=2, explorer_devices="3")
+    return EngineConfig(kind=EngineKind.server, max_restarts=3, explorer_devices="3")
 
 
 @pytest.fixture(scope="module")
-def explorer(model: Path, folder: Path, explorer_config: EngineConfig, environment: None) -> Iterator[ServedEngine]:
+def explorer_model(folder: Path) -> Path:
+    """The same weights as `model`."""
+    return write_qwen3(folder / "explorer", layers=2)
+
+
+@pytest.fixture(scope="module")
+def explorer(
+    explorer_model: Path, folder: Path, explorer_config: EngineConfig, environment: None
+) -> Iterator[ServedEngine]:
     with start_server(
         explorer_config,
         "explorer",
         "explorer.path",
-        str(model),
+        str(explorer_model),
         dtype=Precision.fp32,
         device=CPU,
         max_batch_rows=8,
@@ -205,7 +213,7 @@ class TestExplorer:
         assert explorer.restarts == 1
         assert not alive(engine)
 
-    def test_hung_and_lost_once_too_often(self, explorer: ServedEngine, explorer_config: EngineConfig) -> None:
+    def test_hung(self, explorer: ServedEngine, explorer_config: EngineConfig) -> None:
         expected = explorer.generate(REQUESTS, PARAMS)
         hung = processes(explorer)
         os.kill(hung[1], signal.SIGSTOP)
@@ -213,9 +221,18 @@ class TestExplorer:
         assert explorer.generate(REQUESTS, PARAMS) == expected
         assert explorer.restarts == 2
         assert not any(map(alive, hung))
+
+    def test_other_weights_after_a_restart(self, explorer: ServedEngine, explorer_model: Path) -> None:
+        explorer.weight_hash()
+        write_qwen3(explorer_model, layers=2, seed=1)
+        os.kill(processes(explorer)[1], signal.SIGKILL)
+        with pytest.raises(EngineError, match=r"has other weights after its restart .* was changed during the run"):
+            explorer.generate(REQUESTS, PARAMS)
+
+    def test_lost_once_too_often(self, explorer: ServedEngine) -> None:
         supervisor, engine = processes(explorer)
         os.kill(supervisor, signal.SIGKILL)
-        with pytest.raises(EngineDied, match=r"lost 3 times, more than engine.max_restarts=2; the log .* ends with: "):
+        with pytest.raises(EngineDied, match=r"lost 4 times, more than engine.max_restarts=3; the log .* ends with: "):
             explorer.generate(REQUESTS, PARAMS)
         assert not alive(engine)
 
