@@ -326,7 +326,8 @@ class TestLearner:
         os.kill(lost[0], signal.SIGSTOP)
         os.kill(lost[1], signal.SIGSTOP)
         learner_config.update_s = 0.5
-        with pytest.raises(EngineHung, match=r"did not answer /update/begin within engine.update_s=0.5 s"):
+        # a thread of the server may still answer the first request before the stop has reached it
+        with pytest.raises(EngineHung, match=r"did not answer /update/(begin|bucket) within engine.update_s=0.5 s"):
             learner.update_weights(buckets_of(embedded, seed=4), 31)
         assert not any(map(alive, lost))
 
