@@ -21,7 +21,7 @@ SMALL = [
 
 def train(*arguments: str) -> subprocess.CompletedProcess[str]:
     command = [sys.executable, "recipes/train_s2l.py", *arguments]
-    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=120)
+    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=600)
 
 
 @pytest.fixture(scope="module")
@@ -104,7 +104,7 @@ def test_torchrun(family: list[str], tmp_path: Path) -> None:
     run = tmp_path / "run"
     torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
     command = [*torchrun, "recipes/train_s2l.py", *SMALL, *family, f"run.dir={run}", "run.save_nemo=false"]
-    result = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=240)
+    result = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=600)
     assert result.returncode == 0, result.stderr
     assert result.stdout.count("2/2") == 1  # rank 0 alone speaks
     assert len((run / "metrics.jsonl").read_text().splitlines()) == 2
@@ -125,7 +125,7 @@ def test_ctrl_c_while_it_starts(family: list[str], tmp_path: Path) -> None:
     while " nemo" not in process.stderr.readline():  # NeMo is being imported
         pass
     process.send_signal(signal.SIGINT)
-    _, err = process.communicate(timeout=60)
+    _, err = process.communicate(timeout=600)
     messages = [line for line in err.splitlines() if not line.startswith("import time:")]
     assert process.returncode == 130
     assert messages == ["interrupted"]

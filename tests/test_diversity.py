@@ -21,7 +21,6 @@ A, B, C = [1, 2, 3, 4], [5, 6, 7, 8], [9, 10, 11, 12]
 # Few tokens, so that n-grams repeat; many lengths, 0 among them.
 sequences = st.lists(st.integers(0, 3), max_size=12)
 groups = st.lists(sequences, min_size=2, max_size=7)
-untimed = settings(deadline=None)
 rollouts = st.lists(st.tuples(sequences, st.sampled_from([None, "1", "2", "3"])), min_size=2, max_size=7)
 
 
@@ -62,7 +61,6 @@ def match(explorer, learner, keep_min=2, seed=0):
     )
 
 
-@untimed
 @given(groups)
 def test_self_bleu_equals_nltk(tokens):
     assert self_bleu(tokens) == pytest.approx(nltk_self_bleu(tokens), abs=1e-12)
@@ -87,7 +85,6 @@ def test_self_bleu_by_hand():
     assert self_bleu([[], [], A]) == 0.0
 
 
-@untimed
 @given(groups)
 def test_edit_diversity_equals_brute_force(tokens):
     pairs = [levenshtein(a, b) / max(len(a), len(b), 1) for a, b in itertools.combinations(tokens, 2)]
@@ -162,13 +159,12 @@ def test_match_of_few_explorer_rollouts_keeps_them():
     assert [match([(B, None)] * size, learner) for size in range(3)] == [[], [0], [0, 1]]
 
 
-@untimed
 @given(rollouts, st.integers(0, 3))
 def test_match_leaves_identical_sets_alone(rollouts, seed):
     assert match(rollouts, rollouts[::-1], seed=seed) == list(range(len(rollouts)))
 
 
-@settings(deadline=None, max_examples=60)
+@settings(max_examples=60)
 @given(rollouts, rollouts, st.integers(2, 4), st.integers(0, 3))
 def test_match_is_the_greedy_search(explorer, learner, keep_min, seed):
     target_3 = scores_3(learner)
@@ -186,7 +182,6 @@ def test_match_is_the_greedy_search(explorer, learner, keep_min, seed):
     assert match(explorer, learner, keep_min, seed) == sorted(kept)
 
 
-@untimed
 @given(rollouts, rollouts, st.integers(2, 4), st.integers(0, 3))
 def test_match_never_widens_the_gap(explorer, learner, keep_min, seed):
     kept = match(explorer, learner, keep_min, seed)

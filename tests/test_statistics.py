@@ -2,7 +2,7 @@ import itertools
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from s2l_nemo.statistics import (
@@ -16,7 +16,6 @@ from s2l_nemo.statistics import (
 )
 
 
-@settings(deadline=None)
 @given(st.data())
 def test_pass_at_k_equals_counting_all_draws(data):
     n = data.draw(st.integers(1, 8))
@@ -36,7 +35,6 @@ def test_pass_at_k_refuses(n, c, k):
         pass_at_k(n, c, k)
 
 
-@settings(deadline=None)
 @given(st.integers(1, 3), st.integers(1, 6), st.data())
 def test_pass_at_k_of_problems_equals_counting_all_subsets(problems, samples, data):
     row = st.lists(st.sampled_from([0, 1]), min_size=samples, max_size=samples)

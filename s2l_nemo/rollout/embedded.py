@@ -56,9 +56,11 @@ class EmbeddedEngine:
     Each distinct prompt is prefilled once and its keys and values are copied to the rows of its group. At most
     `max_batch_rows` sequences decode at once; a finished row leaves the batch at once and waiting requests join.
     Any decoder that AutoModelForCausalLM loads without remote code will do if it keeps its state in a `Cache` and
-    takes `logits_to_keep`. The engine owns the model: it changes its attention. A request's tokens are the same in
-    any batch but for draws that fall within the logits' rounding, which depends on the batch's size: about 1e-6 of
-    the probability in float32, far more in bfloat16.
+    takes `logits_to_keep`. The engine owns the model: it changes its attention.
+
+    A request has the same tokens in any batch and in any process, and log-probs that agree within 1e-5 in float32. Bits
+    are not promised: a matrix product rounds differently for another number of rows or threads. A draw that falls
+    within that rounding gives another token: about one in a million in float32, far more in bfloat16.
     """
 
     def __init__(self, model: Any, *, source: Source, max_batch_rows: int) -> None:

@@ -50,7 +50,7 @@ class ServedEngine:
     """The frozen explorer in a process of its own (see `rollout.engine.RolloutEngine`).
 
     It heals itself: where the process dies or passes a deadline, it is started again, at most `engine.max_restarts`
-    times, and the call is repeated; seeds are in the requests, so the samples are the same. For one thread at a time.
+    times, and the call is repeated; seeds are in the requests, so the tokens are the same. For one thread at a time.
     """
 
     _heals = True

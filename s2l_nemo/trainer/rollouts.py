@@ -21,7 +21,7 @@ class Rollouts:
     """Every method is collective. `concurrent`: the engines are processes of their own and sample at the same time.
 
     A learner's server that died or hung is started again and refitted from the actor, as often as its
-    `engine.max_restarts` allows, and its requests are repeated: the seeds are theirs, so the samples are the same.
+    `engine.max_restarts` allows, and its requests are repeated: the seeds are theirs, so the tokens are the same.
     """
 
     explorer: RolloutEngine | None

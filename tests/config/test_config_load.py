@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 import yaml
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from omegaconf import OmegaConf
 
@@ -196,7 +196,6 @@ def test_a_preset_of_the_user(conf: Path) -> None:
     assert (cfg.model.optim.lr, cfg.trainer.devices, cfg.explorer.path) == (1e-6, 2, None)
 
 
-@settings(deadline=None)  # the machine may be busy
 @given(st.sampled_from(sorted(all_keys())), st.integers(0, 40))
 def test_a_slip_of_one_letter_names_the_key(name: str, position: int) -> None:
     position = min(position, len(name) - 1)
@@ -204,7 +203,6 @@ def test_a_slip_of_one_letter_names_the_key(name: str, position: int) -> None:
     assert nearest_key(slip) == name
 
 
-@settings(deadline=None)  # the machine may be busy
 @given(st.sampled_from(["", "run.dir=", "algorithm.steps=", "algorithm={steps: ", "experiment="]), st.text(max_size=20))
 def test_any_text_is_taken_or_refused_in_one_line(start: str, text: str) -> None:
     argument = start + text

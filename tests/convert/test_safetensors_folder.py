@@ -73,7 +73,6 @@ SHAPES = st.lists(st.integers(0, 4), max_size=4)
 NAMES = st.text(st.characters(exclude_categories=["Cs"]), max_size=8).filter(lambda name: name != "__metadata__")
 
 
-@settings(deadline=None)
 @given(st.dictionaries(NAMES, st.tuples(SHAPES, st.sampled_from([BF16, F16, F32])), max_size=5), st.booleans())
 def test_reads_what_the_package_writes(drawn: dict[str, tuple[list[int], torch.dtype]], with_metadata: bool) -> None:
     tensors = {name: torch.randn(shape).to(dtype) for name, (shape, dtype) in drawn.items()}
@@ -292,7 +291,7 @@ def assert_refused_or_same(content: bytes) -> None:
 CHARACTERS = st.sampled_from(b'0123456789"{}[],:- \\')
 
 
-@settings(deadline=None, max_examples=400)
+@settings(max_examples=400)
 @given(st.dictionaries(st.integers(0, HEADER_SIZE - 1), CHARACTERS | st.integers(0, 255), max_size=2))
 def test_changed_bytes_of_a_header(changes: dict[int, int]) -> None:
     content = bytearray(SOUND)
@@ -301,7 +300,6 @@ def test_changed_bytes_of_a_header(changes: dict[int, int]) -> None:
     assert_refused_or_same(bytes(content))
 
 
-@settings(deadline=None)
 @given(st.integers(0, len(SOUND)), st.integers(0, len(SOUND)), st.binary(max_size=10))
 @example(len(SOUND), len(SOUND), b"")
 def test_spliced_file(start: int, stop: int, between: bytes) -> None:
@@ -333,13 +331,12 @@ def almost_headers(draw: st.DrawFn) -> tuple[dict[str, Any], int]:
     return header, size
 
 
-@settings(deadline=None, max_examples=200)
+@settings(max_examples=200)
 @given(almost_headers())
 def test_almost_sound_header(drawn: tuple[dict[str, Any], int]) -> None:
     assert_refused_or_same(raw(*drawn))
 
 
-@settings(deadline=None)
 @given(
     st.one_of(JSON, st.fixed_dictionaries({"weight_map": st.dictionaries(st.sampled_from(["x", "y"]), JSON) | JSON}))
 )

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from safetensors.torch import load_file, save
 
@@ -48,7 +48,6 @@ def bits(tensor: torch.Tensor) -> torch.Tensor:
 NAMES = st.text(st.characters(exclude_categories=["Cs"]), max_size=8).filter(lambda name: name != "__metadata__")
 
 
-@settings(deadline=None)
 @given(
     st.dictionaries(NAMES, st.lists(st.integers(0, 4), max_size=3), min_size=1, max_size=6),
     st.sampled_from([BF16, F16, F32]),
@@ -80,7 +79,6 @@ def test_there_and_back(shapes: dict[str, list[int]], dtype: torch.dtype, max_sh
     assert (len(shards) > 1) == (INDEX in output.files)
 
 
-@settings(deadline=None)
 @given(st.dictionaries(NAMES, st.lists(st.integers(1, 3), max_size=2), min_size=1), st.sampled_from([BF16, F16, F32]))
 def test_one_file_is_the_packages_byte_for_byte(shapes: dict[str, list[int]], dtype: torch.dtype) -> None:
     names = sorted(shapes, key=str.encode)  # the package sorts by UTF-8

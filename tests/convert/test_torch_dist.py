@@ -203,7 +203,7 @@ def cut_tensors(draw: st.DrawFn) -> tuple[torch.Tensor, list[list[int]]]:
     return torch.randn(shape).to(draw(st.sampled_from(DTYPES))), cuts
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(cut_tensors())
 def test_there_and_back(drawn: tuple[torch.Tensor, list[list[int]]]) -> None:
     tensor, cuts = drawn

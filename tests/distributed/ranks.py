@@ -15,11 +15,14 @@ CONTEXT = multiprocessing.get_context("forkserver")
 CONTEXT.set_forkserver_preload(["tests.distributed.preload"])
 
 
+HANGS_S = 900.0  # long enough for a machine that does other work; only a hang takes longer
+
+
 class RanksFailed(Exception):
     """Exit code and what the run printed on stderr."""
 
 
-def run_ranks(function: Callable[..., Any], world: int, *args: Any, timeout: float = 120) -> list[Any]:
+def run_ranks(function: Callable[..., Any], world: int, *args: Any, timeout: float = HANGS_S) -> list[Any]:
     """`function(*args)` on every rank; returns the results in rank order. Raises RanksFailed for any exit but 0."""
     with tempfile.TemporaryDirectory() as folder:
         process = CONTEXT.Process(target=_parent, args=(function, world, args, folder))

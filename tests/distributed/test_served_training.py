@@ -1,23 +1,26 @@
-"""Whole runs whose engines are server processes: the same numbers as embedded ones, and what a lost server does."""
+"""Whole runs whose engines are server processes: what they share with embedded ones, and what a lost server does."""
 
 from __future__ import annotations
 
 import os
 import signal
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from s2l_nemo.report.metrics import read_metrics
+from tests.agreement import LOGPROB_BOUND
 from tests.distributed.models import write_qwen3
 from tests.distributed.ranks import RanksFailed, run_ranks
 from tests.distributed.test_training import BASE, layout, rollouts, train, untimed
 
 DOUBLES = Path(__file__).resolve().parents[1] / "doubles"
 SHORT = ["algorithm.steps=3", "algorithm.schedule.t_mix=3", "validation.every=0"]
-SERVERS = ["engine.kind=server", "engine.startup_s=60", "engine.request_s=60"]
+SERVERS = ["engine.kind=server", "engine.startup_s=600", "engine.request_s=600"]
 SERVED_ONLY = ("refit/", "engine/")
+FROM_LOGPROBS = "logprob_diff/"  # metrics of the engine's log-probs, which do not reach the loss in these runs
 
 
 @pytest.fixture(scope="module")
@@ -63,18 +66,23 @@ def disturbed(overrides: list[str], role: str, signum: int, step: int, environme
     return train(overrides)
 
 
-def assert_same_run(one: Path, other: Path, *, but: tuple[str, ...] = SERVED_ONLY) -> None:
+def assert_same_run(one: Path, other: Path) -> None:
+    """The same tokens and rewards, and so the same updates. The engine's log-probs agree within a bound."""
     pairs = zip(read_metrics(one / "metrics.jsonl"), read_metrics(other / "metrics.jsonl"), strict=True)
     for mine, theirs in pairs:
-        assert {key: value for key, value in untimed(mine).items() if not key.startswith(but)} == {
-            key: value for key, value in untimed(theirs).items() if not key.startswith(but)
-        }
+        for key in untimed(mine).keys() | untimed(theirs).keys():
+            if key.startswith(FROM_LOGPROBS) and mine[key] is not None:
+                assert mine[key] == pytest.approx(theirs[key], rel=0, abs=LOGPROB_BOUND), key
+            elif not key.startswith(SERVED_ONLY):
+                assert mine[key] == theirs[key], key
     for step in (1, 2, 3):
-        assert rollouts(one, step) == rollouts(other, step)
+        for row, same in zip(rollouts(one, step), rollouts(other, step), strict=True):
+            assert replace(row, logprobs=[]) == replace(same, logprobs=[])
+            assert row.logprobs == pytest.approx(same.logprobs, rel=0, abs=LOGPROB_BOUND)
 
 
 @pytest.mark.parametrize("replicas", [1, 2])
-def test_servers_give_the_numbers_of_embedded_engines(
+def test_servers_sample_and_train_as_embedded_engines_do(
     family: list[str], embedded: Path, tmp_path: Path, replicas: int
 ) -> None:
     run = tmp_path / "run"
@@ -102,11 +110,11 @@ def train_served(overrides: list[str]) -> Any:
         ("refit", signal.SIGKILL),
     ],
 )
-def test_a_lost_server_changes_no_number(
+def test_a_lost_server_changes_neither_samples_nor_updates(
     family: list[str], embedded: Path, tmp_path: Path, role: str, signum: int
 ) -> None:
     run = tmp_path / "run"
-    deadline = 8 if signum == signal.SIGSTOP else 60  # on a busy machine a healthy server may take seconds
+    deadline = 20 if signum == signal.SIGSTOP else 600  # on a busy machine a healthy server may take seconds
     overrides = [
         *family,
         *SERVERS,
@@ -136,7 +144,7 @@ def test_the_whole_loop_runs_through_the_double_of_tensorrt_llm(
     family: list[str], embedded: Path, tmp_path: Path
 ) -> None:
     run = tmp_path / "run"
-    options = ["engine.kind=tensorrt_llm", "engine.startup_s=60", "engine.request_s=30", "run.save_nemo=false"]
+    options = ["engine.kind=tensorrt_llm", "engine.startup_s=600", "engine.request_s=600", "run.save_nemo=false"]
     overrides = [*family, *options, f"run.dir={run}", *layout(2, 1, 2)]
     run_ranks(disturbed, 2, overrides, "nobody", 0, 0, {"PYTHONPATH": str(DOUBLES)})
     mixed = {row.source for step in (1, 2, 3) for row in rollouts(run, step)}

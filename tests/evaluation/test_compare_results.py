@@ -36,7 +36,7 @@ def write(folder: Path, *contents: dict[str, Any]) -> Path:
 
 def compare(*arguments: object) -> subprocess.CompletedProcess[str]:
     command = [sys.executable, "tools/compare_results.py", *map(str, arguments)]
-    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=100, check=False)
+    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=600, check=False)
 
 
 def test_difference_of_hand_worked_results() -> None:

@@ -51,7 +51,7 @@ ENVIRONMENT = os.environ | {"OMP_NUM_THREADS": "1"}
 
 def run(workplace: Path, root: str, *arguments: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
-        command(workplace, root, *arguments), cwd=ROOT, capture_output=True, text=True, timeout=200, env=ENVIRONMENT,
+        command(workplace, root, *arguments), cwd=ROOT, capture_output=True, text=True, timeout=600, env=ENVIRONMENT,
         check=False,
     )  # fmt: skip
 
@@ -147,7 +147,7 @@ def test_ctrl_c_says_how_to_continue(workplace: Path) -> None:
         assert process.stdout is not None
         assert process.stdout.readline() == "Evaluation\n"
         process.send_signal(signal.SIGINT)
-        _, errors = process.communicate(timeout=100)
+        _, errors = process.communicate(timeout=600)
     assert process.returncode == 130
     assert errors == "interrupted: the same command continues the evaluation\n"
 

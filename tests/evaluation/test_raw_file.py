@@ -6,7 +6,7 @@ import json
 from pathlib import Path
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from s2l_nemo.errors import UserError
@@ -26,7 +26,6 @@ def test_rows_come_back_in_order(tmp_path: Path) -> None:
     assert path.read_bytes().count(b"\n") == 3
 
 
-@settings(deadline=None)
 @given(st.text(st.characters(codec=None)))
 def test_any_text_survives_a_line_of_json(text: str) -> None:
     line = json_line({"outputs": [text]})

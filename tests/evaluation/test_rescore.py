@@ -52,7 +52,7 @@ def run(*arguments: object, environment: dict[str, str] | None = None) -> subpro
         cwd=ROOT,
         capture_output=True,
         text=True,
-        timeout=100,
+        timeout=600,
         env=os.environ | (environment or {}),
         check=False,
     )

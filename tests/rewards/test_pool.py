@@ -81,7 +81,7 @@ def descendants(root: int) -> set[int]:
     return found - {root}
 
 
-def eventually(condition: Callable[[], bool], seconds: float = 20.0) -> bool:
+def eventually(condition: Callable[[], bool], seconds: float = 300.0) -> bool:
     end = time.monotonic() + seconds
     while not condition() and time.monotonic() < end:
         time.sleep(0.05)
@@ -121,7 +121,7 @@ def test_hostile_answers_cost_only_their_own_row() -> None:
 
 
 def test_every_way_to_fail_has_its_reason(functions: str) -> None:
-    pool = WorkerPool(RewardsConfig(cpu_s=0.5, wall_s=2.0, memory_mb=200, workers=2), functions)
+    pool = WorkerPool(RewardsConfig(cpu_s=0.5, wall_s=8.0, memory_mb=200, workers=2), functions)
     names = ["memory", "swallowed memory", "recursion", "digits", "crash", "exit", "spin", "sleep"]
     outcomes = dict(zip(names, run(pool, names), strict=True))
     healthy = run(pool, ["well", "memory", "fine"])
@@ -137,7 +137,7 @@ def test_every_way_to_fail_has_its_reason(functions: str) -> None:
         "crash": "the checking process died of SIGSEGV",
         "exit": "the checking process ended with status 3",
         "spin": "killed after 0.5 s of CPU time",
-        "sleep": "killed after 2 s",
+        "sleep": "killed after 8 s",
     }
     assert healthy == [Outcome(1), Outcome(error=too_much), Outcome(1)]
 
@@ -161,10 +161,10 @@ print(resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss >> 10)
 
 
 def test_the_batch_ends_by_its_deadline_and_says_what_is_left(functions: str) -> None:
-    pool = WorkerPool(RewardsConfig(wall_s=60.0, batch_s=3.0, workers=1), functions)
+    pool = WorkerPool(RewardsConfig(wall_s=600.0, batch_s=10.0, workers=1), functions)
     first, *rest = run(pool, ["well", "sleep", "late"])
     assert first == Outcome(1)
-    assert rest == [Outcome(error="not checked within rewards.batch_s=3 s of the batch")] * 2
+    assert rest == [Outcome(error="not checked within rewards.batch_s=10 s of the batch")] * 2
     assert run(pool, ["fine"]) == [Outcome(1)]  # the next batch has workers again
     pool.close()
     pool.close()

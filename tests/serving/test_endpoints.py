@@ -74,7 +74,7 @@ class Served:
         self.server.server_close()
 
     def connect(self) -> http.client.HTTPConnection:
-        return http.client.HTTPConnection("127.0.0.1", self.server.port, timeout=20)
+        return http.client.HTTPConnection("127.0.0.1", self.server.port, timeout=600)
 
     def ask(self, path: str, body: bytes = b"", authorization: str | None = f"Bearer {TOKEN}") -> tuple[int, bytes]:
         connection = self.connect()
@@ -86,7 +86,7 @@ class Served:
 
     def raw(self, *lines: str, body: bytes = b"") -> socket.socket:
         """A connection on which these header lines and this body have been sent."""
-        peer = socket.create_connection(("127.0.0.1", self.server.port), timeout=20)
+        peer = socket.create_connection(("127.0.0.1", self.server.port), timeout=600)
         peer.sendall("\r\n".join(lines).encode("latin-1") + body)
         return peer
 

@@ -32,6 +32,7 @@ from s2l_nemo.serving.client import (
 )
 from s2l_nemo.serving.shared_memory import Bucket
 from s2l_nemo.types import Prompt, SampleRequest, SamplingParams, Source
+from tests.agreement import assert_same_completions
 from tests.distributed.models import VOCAB, write_qwen3
 
 CPU = torch.device("cpu")
@@ -168,7 +169,7 @@ class TestExplorer:
             str(model), source=Source.EXPLORER, device=CPU, dtype=torch.float32, max_batch_rows=8
         )
         for params in (PARAMS, SamplingParams(16, (), temperature=0.7, top_p=0.9, top_k=40, presence_penalty=0.5)):
-            assert explorer.generate(REQUESTS, params) == here.generate(REQUESTS, params)
+            assert_same_completions(explorer.generate(REQUESTS, params), here.generate(REQUESTS, params))
         assert explorer.generate([], PARAMS) == []
         assert explorer.weight_hash() == here.weight_hash()
 
@@ -209,7 +210,7 @@ class TestExplorer:
             call = pool.submit(explorer.generate, REQUESTS, PARAMS)
             threading.Event().wait(0.2)
             os.kill(engine, signal.SIGKILL)
-            assert call.result() == expected
+            assert_same_completions(call.result(), expected)
         assert explorer.restarts == 1
         assert not alive(engine)
 
@@ -217,8 +218,8 @@ class TestExplorer:
         expected = explorer.generate(REQUESTS, PARAMS)
         hung = processes(explorer)
         os.kill(hung[1], signal.SIGSTOP)
-        explorer_config.request_s = 3.0
-        assert explorer.generate(REQUESTS, PARAMS) == expected
+        explorer_config.request_s = 8.0  # a healthy server on a busy machine may take seconds
+        assert_same_completions(explorer.generate(REQUESTS, PARAMS), expected)
         assert explorer.restarts == 2
         assert not any(map(alive, hung))
 
@@ -246,7 +247,7 @@ class TestLearner:
             engine.update_weights(iter(buckets), 7)
         assert learner.weight_version == 7
         assert learner.weight_hash() == embedded.weight_hash()
-        assert learner.generate(REQUESTS, PARAMS) == embedded.generate(REQUESTS, PARAMS)
+        assert_same_completions(learner.generate(REQUESTS, PARAMS), embedded.generate(REQUESTS, PARAMS))
         assert learner.last_refit is not None
         assert learner.last_refit.bytes == sum(t.numel() * 4 for bucket in buckets for t in bucket.values())
         assert learner.last_refit.bytes_per_s > 0
@@ -286,7 +287,7 @@ class TestLearner:
             learner.generate(REQUESTS, PARAMS)
         for engine in (learner, embedded):
             engine.update_weights(buckets_of(embedded, seed=3), 21)
-        assert learner.generate(REQUESTS, PARAMS) == embedded.generate(REQUESTS, PARAMS)
+        assert_same_completions(learner.generate(REQUESTS, PARAMS), embedded.generate(REQUESTS, PARAMS))
 
     def test_killed_in_an_update(self, learner: ServedLearnerEngine, embedded: EmbeddedLearnerEngine) -> None:
         lost = processes(learner)
@@ -311,7 +312,7 @@ class TestLearner:
         for engine in (learner, embedded):
             engine.update_weights(buckets_of(embedded, seed=4), 30)
         assert learner.weight_hash() == embedded.weight_hash()
-        assert learner.generate(REQUESTS, PARAMS) == embedded.generate(REQUESTS, PARAMS)
+        assert_same_completions(learner.generate(REQUESTS, PARAMS), embedded.generate(REQUESTS, PARAMS))
 
     def test_hung_in_an_update(
         self,
@@ -338,6 +339,7 @@ def test_no_orphan_of_a_killed_trainer(model: Path, tmp_path: Path) -> None:
 import sys, time
 from pathlib import Path
 from s2l_nemo.serving.process import Launch, ServerProcess
+from tests.agreement import assert_same_completions
 setup = {{"role": "explorer", "kind": "embedded", "key": "explorer.path", "path": {str(model)!r}, "dtype": "fp32",
          "device": "cpu", "max_batch_rows": 8}}
 server = ServerProcess(Launch("explorer", sys.executable, setup, None, Path({str(tmp_path / "log")!r}), 60))
@@ -356,7 +358,7 @@ time.sleep(1000)
     assert alive(engine)
     trainer.kill()
     trainer.wait()
-    deadline = time.monotonic() + 20
+    deadline = time.monotonic() + 300
     while alive(supervisor) or alive(engine):
         assert time.monotonic() < deadline
         time.sleep(0.02)

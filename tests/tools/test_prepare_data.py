@@ -28,7 +28,7 @@ SUFFIX = '\n\nRemember to put your answer on its own line after "Answer:".'
 def run(*arguments: object, python: tuple[str, ...] = ("tools/prepare_data.py",)) -> subprocess.CompletedProcess[str]:
     command = [sys.executable, *python, *map(str, arguments)]
     environment = {**os.environ, "COLUMNS": "120"}
-    return subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=100, check=False)
+    return subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=600, check=False)
 
 
 @pytest.fixture
@@ -165,7 +165,7 @@ def test_a_run_that_is_ended_leaves_no_output(tmp_path: Path, signum: signal.Sig
                 pipe.write(json.dumps({"prompt": f"What is {i}+1?", "answer": str(i + 1)}) + "\n")
             pipe.flush()
             process.send_signal(signum)
-            process.wait(timeout=60)
+            process.wait(timeout=600)
         assert process.returncode == (-9 if signum is signal.SIGKILL else 128 + signum)
         assert process.stdout is not None
         assert process.stdout.read() == ""
