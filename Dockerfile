@@ -46,7 +46,7 @@ RUN LD_LIBRARY_PATH=$DRIVER:$LD_LIBRARY_PATH /opt/trainer/bin/python -c \
       "import apex, torch, transformer_engine.pytorch, nemo_aligner, s2l_nemo.actor.build; \
        assert '.nv' in torch.__version__, 'pip has replaced the torch of the image'"
 RUN LD_LIBRARY_PATH=$DRIVER:$LD_LIBRARY_PATH /opt/engines/bin/python -c \
-      "import ray, tensorrt_llm, s2l_nemo.serving.server; \
+      "import ray, tensorrt_llm, s2l_nemo.engines.served.server; \
        assert tensorrt_llm.__version__ == '1.2.1', tensorrt_llm.__version__"
 RUN python /opt/s2l_nemo/tools/check_environment.py --engine-python /opt/engines/bin/python
 

@@ -28,14 +28,14 @@ import numpy
 from rich.console import Console
 from rich.table import Table
 
-from s2l_nemo.config.model_shape import PUBLIC_SHAPES
-from s2l_nemo.convert.dtypes import BFLOAT16
-from s2l_nemo.convert.hf_config import config_of_shape
-from s2l_nemo.convert.names import hf_shapes
-from s2l_nemo.convert.output import new_output
-from s2l_nemo.convert.plan import entries
-from s2l_nemo.convert.rows import MemoryRows, Rows
-from s2l_nemo.convert.safetensors_writer import SafetensorsPlan, TensorPlan
+from s2l_nemo.models.formats.dtypes import BFLOAT16
+from s2l_nemo.models.formats.output import new_output
+from s2l_nemo.models.formats.rows import MemoryRows, Rows
+from s2l_nemo.models.formats.safetensors_writer import SafetensorsPlan, TensorPlan
+from s2l_nemo.models.hf_config import config_of_shape
+from s2l_nemo.models.layout import entries
+from s2l_nemo.models.names import hf_shapes
+from s2l_nemo.models.shape import PUBLIC_SHAPES
 
 ROOT = Path(__file__).resolve().parent.parent
 COPY, COPY_FLUSHED, TO_NEMO, TO_HF = "cp", "cp, flushed", "Hugging Face to NeMo", "NeMo to Hugging Face"

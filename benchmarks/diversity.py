@@ -22,7 +22,7 @@ import numpy as np
 from rich.console import Console
 from rich.table import Table
 
-from s2l_nemo.diversity import Samples, diversity_P, edit_diversity, self_bleu, unique_fraction
+from s2l_nemo.measures.diversity import Samples, diversity_P, edit_diversity, self_bleu, unique_fraction
 
 
 def build_problems(problems: int, samples: int, length: int) -> list[Samples]:

@@ -29,13 +29,13 @@ import torch
 from rich.console import Console
 from rich.table import Table
 
-from s2l_nemo.config.model_shape import PUBLIC_SHAPES, ModelShape
 from s2l_nemo.config.schema import EngineConfig, EngineKind, Precision
-from s2l_nemo.convert.dtypes import BFLOAT16
-from s2l_nemo.convert.hf_config import config_of_shape
-from s2l_nemo.convert.names import hf_shapes
-from s2l_nemo.convert.plan import Entry, buckets, entries
-from s2l_nemo.serving.client import ServedLearnerEngine, start_server
+from s2l_nemo.engines.served.client import ServedLearnerEngine, start_server
+from s2l_nemo.models.formats.dtypes import BFLOAT16
+from s2l_nemo.models.hf_config import config_of_shape
+from s2l_nemo.models.layout import Entry, buckets, entries
+from s2l_nemo.models.names import hf_shapes
+from s2l_nemo.models.shape import PUBLIC_SHAPES, ModelShape
 
 Bucket = dict[str, torch.Tensor]
 

@@ -28,8 +28,8 @@ from rich.console import Console
 from rich.table import Table
 from transformers import Qwen3Config, Qwen3ForCausalLM
 
-from s2l_nemo.rollout.embedded import EmbeddedEngine
-from s2l_nemo.rollout.mixed import sample_seed
+from s2l_nemo.algorithm.groups import sample_seed
+from s2l_nemo.engines.embedded.engine import EmbeddedEngine
 from s2l_nemo.types import SampleRequest, SamplingParams, Source
 
 VOCAB = 320

@@ -19,7 +19,7 @@ from pathlib import Path
 from rich.console import Console
 from rich.table import Table
 
-from s2l_nemo.report.metrics import read_metrics
+from s2l_nemo.records.metrics import read_metrics
 from s2l_nemo.trainer.clock import PHASES as ALL_PHASES
 
 PHASES = ALL_PHASES[1:]  # the first, rollout, holds the next two

@@ -19,7 +19,7 @@ os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")  # its threads do not survive a fork
 
-from s2l_nemo.config.evaluate_schema import EvaluateConfig, check_evaluate_config  # noqa: E402
+from s2l_nemo.config.evaluation import EvaluateConfig, check_evaluate_config  # noqa: E402
 from s2l_nemo.config.load import load_values  # noqa: E402
 from s2l_nemo.errors import UserError  # noqa: E402
 from s2l_nemo.platform.launch import leave_on_signals  # noqa: E402

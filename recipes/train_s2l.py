@@ -19,8 +19,8 @@ os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 from s2l_nemo.config.checks import check_config, check_model_files  # noqa: E402
 from s2l_nemo.config.load import load_config  # noqa: E402
-from s2l_nemo.config.plan import render_plan  # noqa: E402
 from s2l_nemo.errors import UserError  # noqa: E402
+from s2l_nemo.planner.plan import render_plan  # noqa: E402
 from s2l_nemo.platform.launch import leave_on_signals  # noqa: E402
 
 

@@ -10,12 +10,12 @@ from pathlib import Path
 
 import pytest
 
-from s2l_nemo.config import cost
 from s2l_nemo.config.checks import check_config
 from s2l_nemo.config.load import load_config
-from s2l_nemo.config.model_shape import PUBLIC_SHAPES
 from s2l_nemo.config.schema import Config, EngineKind
-from s2l_nemo.report.environment import TENSORRT_LLM, satisfies
+from s2l_nemo.models.shape import PUBLIC_SHAPES
+from s2l_nemo.planner import cost
+from s2l_nemo.platform.environment import TENSORRT_LLM, satisfies
 
 ROOT = Path(__file__).resolve().parent.parent
 SCRIPTS = sorted([*(ROOT / "recipes/slurm").iterdir(), *(ROOT / "recipes/torchrun").iterdir()])
@@ -77,7 +77,7 @@ def test_both_environments_are_imported_at_the_end_of_the_build() -> None:
     trainer, engines = (checks[f"/opt/{name}/bin/python"] for name in ("trainer", "engines"))
     for code, modules in (
         (trainer, {"apex", "transformer_engine.pytorch", "nemo_aligner", "s2l_nemo.actor.build"}),
-        (engines, {"tensorrt_llm", "ray", "s2l_nemo.serving.server"}),
+        (engines, {"tensorrt_llm", "ray", "s2l_nemo.engines.served.server"}),
     ):
         tree = ast.parse(code)
         imported = {alias.name for node in tree.body if isinstance(node, ast.Import) for alias in node.names}

@@ -14,7 +14,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # runs from a clone without installation
 
-from s2l_nemo.report.environment import Machine, Package, Verdict, as_json, judge, look
+from s2l_nemo.platform.environment import Machine, Package, Verdict, as_json, judge, look
 
 WIDTH = 120
 Row = tuple[str, str, str]

@@ -13,9 +13,9 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # runs from a clone without installation
 
-from s2l_nemo.convert.command import DTYPES, check_paths, run_command, write_output
-from s2l_nemo.convert.open import open_checkpoint
-from s2l_nemo.convert.to_nemo import FORMATS, Format, NemoExport
+from s2l_nemo.models.checkpoints.command import DTYPES, check_paths, run_command, write_output
+from s2l_nemo.models.checkpoints.open import open_checkpoint
+from s2l_nemo.models.checkpoints.to_nemo import FORMATS, Format, NemoExport
 
 
 def main(argv: list[str]) -> int:

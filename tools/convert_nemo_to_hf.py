@@ -13,10 +13,10 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # runs from a clone without installation
 
-from s2l_nemo.convert.command import DTYPES, check_paths, parse_size, run_command, write_output
-from s2l_nemo.convert.open import open_checkpoint
-from s2l_nemo.convert.to_hugging_face import HuggingFaceExport, tensors_of
 from s2l_nemo.errors import UserError
+from s2l_nemo.models.checkpoints.command import DTYPES, check_paths, parse_size, run_command, write_output
+from s2l_nemo.models.checkpoints.open import open_checkpoint
+from s2l_nemo.models.checkpoints.to_hugging_face import HuggingFaceExport, tensors_of
 
 
 def main(argv: list[str]) -> int:

@@ -17,13 +17,13 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # runs from a c
 from rich.console import Console
 from rich.table import Table
 
-from s2l_nemo.config import cost
 from s2l_nemo.config.checks import check_config, check_ranges, data_parallel_size, mini_batch_prompts
 from s2l_nemo.config.load import load_config, load_values
-from s2l_nemo.config.model_shape import ModelShape
-from s2l_nemo.config.plan import find_shape
 from s2l_nemo.config.schema import Config, EngineKind, ScheduleName
 from s2l_nemo.errors import UserError
+from s2l_nemo.models.shape import ModelShape
+from s2l_nemo.planner import cost
+from s2l_nemo.planner.plan import find_shape
 
 CONF = Path(__file__).resolve().parent.parent / "conf"
 OWN_KEYS = {field.name for field in fields(cost.PlanOptions)}

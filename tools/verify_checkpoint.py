@@ -16,10 +16,10 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # runs from a c
 from rich.console import Console
 from rich.table import Column, Table
 
-from s2l_nemo.convert.command import byte_progress, run_command
-from s2l_nemo.convert.compare import Difference, compare, compared_bytes
-from s2l_nemo.convert.manifest import check_manifest, find_manifest, manifest_bytes
-from s2l_nemo.convert.open import open_checkpoint
+from s2l_nemo.models.checkpoints.command import byte_progress, run_command
+from s2l_nemo.models.checkpoints.compare import Difference, compare, compared_bytes
+from s2l_nemo.models.checkpoints.open import open_checkpoint
+from s2l_nemo.models.formats.manifest import check_manifest, find_manifest, manifest_bytes
 
 SHOWN = 40  # differences in the table
 

@@ -32,10 +32,10 @@ from s2l_nemo.actor.layers import block_spec
 from s2l_nemo.actor.offload import Offload
 from s2l_nemo.actor.tokenizer import LocalTokenizer, tokenizer_folder
 from s2l_nemo.actor.weights import export_hugging_face, load_weights
-from s2l_nemo.config.model_shape import Family, ModelShape
-from s2l_nemo.convert.checkpoint import Checkpoint
-from s2l_nemo.convert.open import open_checkpoint
-from s2l_nemo.loss import LossParams, LossScale, policy_loss
+from s2l_nemo.algorithm.losses.policy import LossParams, LossScale, policy_loss
+from s2l_nemo.models.checkpoints.checkpoint import Checkpoint
+from s2l_nemo.models.checkpoints.open import open_checkpoint
+from s2l_nemo.models.shape import Family, ModelShape
 from s2l_nemo.types import TrainBatch
 
 LossFunction = Callable[..., Any]

@@ -11,12 +11,12 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from s2l_nemo.config.model_files import HF_FILES
-from s2l_nemo.convert.nemo import CONVERSION
-from s2l_nemo.convert.output import new_output
-from s2l_nemo.convert.tensors import dtype_of, tensors_of_buckets
-from s2l_nemo.convert.to_hugging_face import HuggingFaceExport
 from s2l_nemo.errors import UserError
+from s2l_nemo.models.checkpoints.nemo import CONVERSION
+from s2l_nemo.models.checkpoints.tensors import dtype_of, tensors_of_buckets
+from s2l_nemo.models.checkpoints.to_hugging_face import HuggingFaceExport
+from s2l_nemo.models.files import HF_FILES
+from s2l_nemo.models.formats.output import new_output
 
 if TYPE_CHECKING:
     from s2l_nemo.actor.actor import S2LActor

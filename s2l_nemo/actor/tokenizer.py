@@ -8,8 +8,8 @@ from typing import Any
 from nemo.collections.common.tokenizers.huggingface.auto_tokenizer import AutoTokenizer
 from nemo.utils import AppState
 
-from s2l_nemo.config.model_files import HF_FILES
-from s2l_nemo.data.tokenizer import load_tokenizer
+from s2l_nemo.models.files import HF_FILES
+from s2l_nemo.models.tokenizer import load_tokenizer
 
 
 class LocalTokenizer(AutoTokenizer):

@@ -8,12 +8,12 @@ from collections.abc import Iterator, Mapping
 import torch
 from megatron.core import parallel_state
 
-from s2l_nemo.config.model_shape import Family, ModelShape
-from s2l_nemo.convert.checkpoint import Checkpoint
-from s2l_nemo.convert.names import full_shape
-from s2l_nemo.convert.plan import Entry, buckets, entries
-from s2l_nemo.convert.shards import pack, shard, shard_rows, shard_shape, unpack
-from s2l_nemo.convert.tensors import tensor_of
+from s2l_nemo.models.checkpoints.checkpoint import Checkpoint
+from s2l_nemo.models.checkpoints.tensors import tensor_of
+from s2l_nemo.models.layout import Entry, buckets, entries
+from s2l_nemo.models.names import full_shape
+from s2l_nemo.models.shape import Family, ModelShape
+from s2l_nemo.models.shards import pack, shard, shard_rows, shard_shape, unpack
 
 Parameters = Mapping[str, torch.nn.Parameter]
 

@@ -8,10 +8,10 @@ from typing import Any
 
 from omegaconf import OmegaConf
 
-from s2l_nemo.config.model_files import read_config_json, read_shape
+from s2l_nemo.algorithm.schedule import make_schedule
 from s2l_nemo.config.schema import Accelerator, Config, EngineKind, Placement, Precision, ScheduleName
 from s2l_nemo.errors import UserError
-from s2l_nemo.schedule import make_schedule
+from s2l_nemo.models.files import read_config_json, read_shape
 
 Rule = tuple[Callable[[Any], bool], str]
 

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from s2l_nemo.errors import UserError
-from s2l_nemo.statistics import paired_bootstrap
+from s2l_nemo.measures.statistics import paired_bootstrap
 
 Results = dict[str, dict[str, Any]]  # benchmark -> content of BENCH.json
 

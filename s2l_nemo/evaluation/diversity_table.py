@@ -18,12 +18,12 @@ from rich.table import Table
 
 from s2l_nemo.config.schema import AnswerKind
 from s2l_nemo.data.benchmarks import BENCHMARKS
-from s2l_nemo.data.tokenizer import load_tokenizer
-from s2l_nemo.diversity import Samples, diversity_P
 from s2l_nemo.errors import UserError
 from s2l_nemo.evaluation.raw import SUFFIX, read_raw
+from s2l_nemo.measures.diversity import Samples, diversity_P
+from s2l_nemo.measures.statistics import Interval, bootstrap_mean
+from s2l_nemo.models.tokenizer import load_tokenizer
 from s2l_nemo.rewards.answers import extract_choice, last_boxed, normalize_answer
-from s2l_nemo.statistics import Interval, bootstrap_mean
 
 METRICS = {"self_bleu": "Self-BLEU ↓", "edit": "Edit diversity ↑", "unique": "Unique answers ↑"}
 FORMULAS = (

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import asdict, dataclass, replace
 
-from s2l_nemo.config.evaluate_schema import EvaluateOptions, Mode
+from s2l_nemo.config.evaluation import EvaluateOptions, Mode
 
 
 @dataclass(frozen=True)

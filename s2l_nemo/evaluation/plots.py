@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from s2l_nemo.files import replacing
-from s2l_nemo.report.plots import STYLE
+from s2l_nemo.records.plots import STYLE
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

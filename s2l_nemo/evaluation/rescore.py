@@ -7,7 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from s2l_nemo.config.evaluate_schema import EvaluateConfig, result_name
+from s2l_nemo.config.evaluation import EvaluateConfig, result_name
 from s2l_nemo.errors import UserError
 from s2l_nemo.evaluation.console import console, print_results
 from s2l_nemo.evaluation.figures import write_summary

@@ -10,17 +10,17 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from s2l_nemo.config.evaluate_schema import EvaluateConfig, Mode, samples
-from s2l_nemo.config.model_files import read_shape
+from s2l_nemo.config.evaluation import EvaluateConfig, Mode, samples
 from s2l_nemo.config.schema import Precision
 from s2l_nemo.data.benchmarks import INSTRUCTIONS, Benchmark, Problem
-from s2l_nemo.data.tokenizer import load_tokenizer, stop_token_ids
-from s2l_nemo.engines import DTYPES, make_engine
+from s2l_nemo.engines.build import DTYPES, make_engine
+from s2l_nemo.engines.embedded.engine import EmbeddedEngine
+from s2l_nemo.engines.protocol import RolloutEngine
 from s2l_nemo.errors import UserError
 from s2l_nemo.evaluation.modes import Settings
 from s2l_nemo.evaluation.raw import RawRow
-from s2l_nemo.rollout.embedded import EmbeddedEngine
-from s2l_nemo.rollout.engine import RolloutEngine
+from s2l_nemo.models.files import read_shape
+from s2l_nemo.models.tokenizer import load_tokenizer, stop_token_ids
 from s2l_nemo.types import Completion, SampleRequest, SamplingParams, Source
 
 if TYPE_CHECKING:

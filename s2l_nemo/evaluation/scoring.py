@@ -14,9 +14,9 @@ from s2l_nemo.config.schema import AnswerKind, DataConfig, RewardsConfig
 from s2l_nemo.data.benchmarks import BENCHMARKS
 from s2l_nemo.evaluation.raw import RawRow, json_line
 from s2l_nemo.files import replacing
+from s2l_nemo.measures.statistics import bootstrap_mean, majority_P, pass_at_k
 from s2l_nemo.rewards.answers import normalize_answer
 from s2l_nemo.rewards.grader import Grade, GradeItem, Grader, make_grader
-from s2l_nemo.statistics import bootstrap_mean, majority_P, pass_at_k
 
 ROWS_AT_ONCE = 64  # problems graded in one batch; bounds memory, since responses may be long
 

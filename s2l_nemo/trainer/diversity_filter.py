@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
-from s2l_nemo.diversity import match_learner_diversity
+from s2l_nemo.algorithm.groups import mixed_requests, sample_seed
+from s2l_nemo.measures.diversity import match_learner_diversity
 from s2l_nemo.rewards.answers import normalize_answer
-from s2l_nemo.rollout.mixed import mixed_requests, sample_seed
 from s2l_nemo.trainer.rollouts import Rollouts
 from s2l_nemo.types import Completion, Group, SamplingParams, Source
 

@@ -11,10 +11,10 @@ import torch
 from omegaconf import OmegaConf
 
 from s2l_nemo.config.schema import Config, EngineConfig, EngineKind
-from s2l_nemo.engines import make_engine
-from s2l_nemo.rollout.embedded import EmbeddedEngine, EmbeddedLearnerEngine
-from s2l_nemo.rollout.engine import LearnerEngine, RolloutEngine
-from s2l_nemo.serving.client import start_server
+from s2l_nemo.engines.build import make_engine
+from s2l_nemo.engines.embedded.engine import EmbeddedEngine, EmbeddedLearnerEngine
+from s2l_nemo.engines.protocol import LearnerEngine, RolloutEngine
+from s2l_nemo.engines.served.client import start_server
 from s2l_nemo.trainer.rollouts import AbsentEngine, AbsentLearnerEngine
 from s2l_nemo.types import Source
 

@@ -9,16 +9,16 @@ from dataclasses import dataclass
 
 import torch
 
-from s2l_nemo.advantages import group_advantages
-from s2l_nemo.batching import collate, mini_batch_counts, shard_groups
+from s2l_nemo.actor.protocol import Actor
+from s2l_nemo.algorithm.advantages import group_advantages
+from s2l_nemo.algorithm.batching import collate, mini_batch_counts, shard_groups
+from s2l_nemo.algorithm.groups import assemble_groups, mixed_requests
+from s2l_nemo.algorithm.losses.policy import LossParams, LossScale
+from s2l_nemo.algorithm.order import take
+from s2l_nemo.algorithm.schedule import Schedule
 from s2l_nemo.config.schema import AlgorithmConfig, CheckpointConfig, ValidationConfig
-from s2l_nemo.data.order import take
-from s2l_nemo.loss import LossParams, LossScale
-from s2l_nemo.rollout.mixed import assemble_groups, mixed_requests
-from s2l_nemo.schedule import Schedule
 from s2l_nemo.trainer.clock import Clock
 from s2l_nemo.trainer.diversity_filter import DiversityFilter
-from s2l_nemo.trainer.interfaces import Actor
 from s2l_nemo.trainer.metrics import Metrics, rollout_metrics, throughput, update_metrics
 from s2l_nemo.trainer.recorder import Recorder
 from s2l_nemo.trainer.rollouts import Rollouts

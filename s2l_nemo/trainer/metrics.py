@@ -6,8 +6,8 @@ from collections.abc import Callable, Sequence
 
 import torch
 
-from s2l_nemo.advantages import zero_variance_fraction
-from s2l_nemo.schedule import Split
+from s2l_nemo.algorithm.advantages import zero_variance_fraction
+from s2l_nemo.algorithm.schedule import Split
 from s2l_nemo.trainer.clock import Clock
 from s2l_nemo.types import Completion, Group, Source
 

@@ -11,16 +11,16 @@ from typing import Any
 
 import torch
 
+from s2l_nemo.actor.protocol import Actor
 from s2l_nemo.config.schema import CheckpointConfig, LoggingConfig
 from s2l_nemo.files import check_free_space, write_json_atomic
-from s2l_nemo.report.checkpoints import prune_checkpoints, publish_checkpoint
-from s2l_nemo.report.console import StepConsole
-from s2l_nemo.report.metrics import MetricsWriter
-from s2l_nemo.report.plots import plot_run
-from s2l_nemo.report.rollout_dump import rollout_rows, write_rollouts
-from s2l_nemo.report.run_dir import RunDir
-from s2l_nemo.statistics import bootstrap_mean, paired_bootstrap
-from s2l_nemo.trainer.interfaces import Actor
+from s2l_nemo.measures.statistics import bootstrap_mean, paired_bootstrap
+from s2l_nemo.records.checkpoints import prune_checkpoints, publish_checkpoint
+from s2l_nemo.records.console import StepConsole
+from s2l_nemo.records.directory import RunDir
+from s2l_nemo.records.dump import rollout_rows, write_rollouts
+from s2l_nemo.records.metrics import MetricsWriter
+from s2l_nemo.records.plots import plot_run
 from s2l_nemo.trainer.metrics import Metrics
 from s2l_nemo.trainer.validation import Correct, Validation, write_validation
 from s2l_nemo.types import Group, Prompt

@@ -8,10 +8,10 @@ from dataclasses import dataclass, field
 
 import torch
 
-from s2l_nemo.rollout.engine import LearnerEngine, RolloutEngine
-from s2l_nemo.serving.client import EngineDied, ServedEngine, ServedLearnerEngine
+from s2l_nemo.actor.protocol import Actor
+from s2l_nemo.engines.protocol import LearnerEngine, RolloutEngine
+from s2l_nemo.engines.served.client import EngineDied, ServedEngine, ServedLearnerEngine
 from s2l_nemo.trainer.clock import Clock
-from s2l_nemo.trainer.interfaces import Actor
 from s2l_nemo.trainer.sampling import Sampler
 from s2l_nemo.types import Completion, SampleRequest, SamplingParams
 

@@ -8,8 +8,8 @@ from typing import Any
 
 import torch
 
+from s2l_nemo.algorithm.groups import share
 from s2l_nemo.rewards.grader import GradeItem, Grader
-from s2l_nemo.rollout.mixed import share
 from s2l_nemo.types import Completion, Prompt, SampleRequest
 
 

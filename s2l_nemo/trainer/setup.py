@@ -10,17 +10,17 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
+from s2l_nemo.algorithm.schedule import make_schedule
 from s2l_nemo.config.load import resolved_yaml
 from s2l_nemo.config.schema import Config, EngineKind, ExplorerFilter, Placement
 from s2l_nemo.data.prompts import PromptSet, load_prompts
-from s2l_nemo.data.tokenizer import check_same_tokenizer, load_tokenizer, stop_token_ids
 from s2l_nemo.files import check_free_space
-from s2l_nemo.report.checkpoints import Checkpoint
-from s2l_nemo.report.console import StepConsole
-from s2l_nemo.report.metrics import MetricsWriter
-from s2l_nemo.report.run_dir import RunDir, create_run_dir
+from s2l_nemo.models.tokenizer import check_same_tokenizer, load_tokenizer, stop_token_ids
+from s2l_nemo.records.checkpoints import Checkpoint
+from s2l_nemo.records.console import StepConsole
+from s2l_nemo.records.directory import RunDir, create_run_dir
+from s2l_nemo.records.metrics import MetricsWriter
 from s2l_nemo.rewards.grader import Grader, make_grader
-from s2l_nemo.schedule import make_schedule
 from s2l_nemo.trainer.diversity_filter import DiversityFilter
 from s2l_nemo.trainer.engines import make_engines
 from s2l_nemo.trainer.loop import Limits, Trainer

@@ -242,7 +242,8 @@ def test_help_names_every_preset_choice_and_key(capsys: pytest.CaptureFixture[st
 def test_reading_and_planning_import_nothing_heavy() -> None:
     program = (
         "import sys\nfrom pathlib import Path\n"
-        "from s2l_nemo.config import checks, load, plan\n"
+        "from s2l_nemo.config import checks, load\n"
+        "from s2l_nemo.planner import plan\n"
         "cfg = load.load_config(['--config-name', 'paper'], Path('conf'))\n"
         "checks.check_config(cfg)\nplan.render_plan(cfg)\n"
         "print(sorted({'torch', 'numpy', 'transformers', 'nemo', 'megatron', 'matplotlib'} & set(sys.modules)))"

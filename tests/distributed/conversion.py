@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from s2l_nemo.convert.open import open_checkpoint
-from s2l_nemo.convert.output import new_output
-from s2l_nemo.convert.to_hugging_face import HuggingFaceExport, tensors_of
-from s2l_nemo.convert.to_nemo import Format, NemoExport
+from s2l_nemo.models.checkpoints.open import open_checkpoint
+from s2l_nemo.models.checkpoints.to_hugging_face import HuggingFaceExport, tensors_of
+from s2l_nemo.models.checkpoints.to_nemo import Format, NemoExport
+from s2l_nemo.models.formats.output import new_output
 
 
 def to_nemo(source: Path, output: Path, form: Format | None = None) -> Path:

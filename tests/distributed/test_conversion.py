@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import torch
 
-from s2l_nemo.convert.to_nemo import Format
+from s2l_nemo.models.checkpoints.to_nemo import Format
 from tests.distributed.conversion import to_hf, to_nemo
 from tests.distributed.models import fixed_batch, write_internlm2, write_qwen3
 from tests.distributed.ranks import run_ranks

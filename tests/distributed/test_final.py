@@ -69,7 +69,7 @@ def test_live_export_equals_offline_export_and_the_actor(tmp_path: Path, kind: s
 
 def save_where_it_cannot(folder: Path, out: Path, size_limit: int) -> dict[str, Any]:
     """Rank 0 fails before the first tensor, or in the midst of them; afterwards all ranks still work together."""
-    from s2l_nemo.convert import output
+    from s2l_nemo.models.formats import output
 
     def full(descriptor: int, data: Any, offset: int) -> int:
         nonlocal size_limit

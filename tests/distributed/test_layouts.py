@@ -8,8 +8,8 @@ from typing import Any
 import pytest
 import torch
 
+from s2l_nemo.algorithm.losses.policy import LossParams, LossScale
 from s2l_nemo.config.schema import ActivationCheckpointing, ModelConfig
-from s2l_nemo.loss import LossParams, LossScale
 from s2l_nemo.types import Source
 from tests.distributed.models import fixed_batch, write_qwen3
 from tests.distributed.ranks import run_ranks
@@ -91,7 +91,7 @@ def everything(folder: Path, tp: int, pp: int, model: dict[str, Any]) -> dict[st
 
 def engine_logprobs(folder: Path, weights: dict[str, torch.Tensor], batch: Any) -> torch.Tensor:
     """Log-probs that a refitted learner engine's model gives the same tokens."""
-    from s2l_nemo.rollout.embedded import EmbeddedLearnerEngine
+    from s2l_nemo.engines.embedded.engine import EmbeddedLearnerEngine
 
     engine = EmbeddedLearnerEngine.from_pretrained(
         folder, source=Source.LEARNER, device=torch.device("cpu"), dtype=torch.float32, max_batch_rows=8

@@ -10,7 +10,7 @@ import pytest
 
 from s2l_nemo.config.checks import check_model_files
 from s2l_nemo.config.load import load_config
-from s2l_nemo.report.metrics import read_metrics
+from s2l_nemo.records.metrics import read_metrics
 from tests.distributed.conversion import to_hf, to_nemo
 from tests.distributed.models import write_internlm2, write_qwen3
 from tests.distributed.ranks import run_ranks

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from s2l_nemo.report.metrics import read_metrics
+from s2l_nemo.records.metrics import read_metrics
 from tests.agreement import LOGPROB_BOUND
 from tests.distributed.models import write_qwen3
 from tests.distributed.ranks import RanksFailed, run_ranks

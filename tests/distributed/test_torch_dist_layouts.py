@@ -8,10 +8,10 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from s2l_nemo.convert.dtypes import FLOAT32
-from s2l_nemo.convert.regions import tar_regions
-from s2l_nemo.convert.tensors import tensor_of
-from s2l_nemo.convert.torch_dist import TorchDistReader
+from s2l_nemo.models.checkpoints.tensors import tensor_of
+from s2l_nemo.models.formats.dtypes import FLOAT32
+from s2l_nemo.models.formats.regions import tar_regions
+from s2l_nemo.models.formats.torch_dist import TorchDistReader
 from tests.distributed.models import write_qwen3
 from tests.distributed.ranks import run_ranks
 from tests.distributed.test_layouts import build

@@ -16,8 +16,8 @@ from omegaconf import OmegaConf
 
 from s2l_nemo.config.load import load_config
 from s2l_nemo.config.schema import EngineKind
-from s2l_nemo.report.metrics import read_metrics
-from s2l_nemo.report.rollout_dump import read_rollouts
+from s2l_nemo.records.dump import read_rollouts
+from s2l_nemo.records.metrics import read_metrics
 from s2l_nemo.rewards.grader import Grade, GradeItem
 from tests.distributed.models import write_qwen3
 from tests.distributed.ranks import RanksFailed, run_ranks

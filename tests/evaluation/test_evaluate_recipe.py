@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from s2l_nemo.config.evaluate_schema import EvaluateConfig
+from s2l_nemo.config.evaluation import EvaluateConfig
 from s2l_nemo.config.load import load_values
 from s2l_nemo.config.schema import Precision
 from s2l_nemo.data.benchmarks import load_benchmark

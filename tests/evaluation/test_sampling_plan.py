@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from s2l_nemo.config.evaluate_schema import EvaluateOptions, Mode
+from s2l_nemo.config.evaluation import EvaluateOptions, Mode
 from s2l_nemo.config.schema import AnswerKind
 from s2l_nemo.data.benchmarks import INSTRUCTIONS, Benchmark, Problem
 from s2l_nemo.errors import UserError

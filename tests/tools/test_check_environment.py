@@ -12,8 +12,8 @@ from pathlib import Path
 
 import pytest
 
-from s2l_nemo.report import environment
-from s2l_nemo.report.environment import Device, Engine, Machine, Package, judge, satisfies
+from s2l_nemo.platform import environment
+from s2l_nemo.platform.environment import Device, Engine, Machine, Package, judge, satisfies
 
 ROOT = Path(__file__).resolve().parents[2]
 H100 = Device("NVIDIA H100 80GB HBM3", 85.9, "580.95.05")

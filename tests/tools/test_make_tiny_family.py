@@ -17,8 +17,8 @@ from transformers import AutoConfig, AutoModelForCausalLM
 from s2l_nemo.config.schema import DataConfig
 from s2l_nemo.data import arithmetic
 from s2l_nemo.data.prompts import load_prompts
-from s2l_nemo.data.tokenizer import check_same_tokenizer, load_tokenizer, stop_token_ids
 from s2l_nemo.errors import UserError
+from s2l_nemo.models.tokenizer import check_same_tokenizer, load_tokenizer, stop_token_ids
 
 
 def load_tool() -> ModuleType:

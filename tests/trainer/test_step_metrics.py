@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from s2l_nemo.schedule import Split
+from s2l_nemo.algorithm.schedule import Split
 from s2l_nemo.trainer.clock import PHASES, Clock
 from s2l_nemo.trainer.metrics import rollout_metrics, throughput, update_metrics
 from s2l_nemo.types import Completion, Group, Prompt, Source

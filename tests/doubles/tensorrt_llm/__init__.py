@@ -1,6 +1,6 @@
 """A double of tensorrt_llm 1.2 for machines without a GPU: put the parent folder on PYTHONPATH and import it.
 
-It has the part of the interface that s2l_nemo.rollout.tensorrt_llm uses, with the names, types and defaults of the real
+It has the part of the interface that s2l_nemo.engines.tensorrt_llm uses, with the names, types and defaults of the real
 one (NVIDIA/TensorRT-LLM, 1.2: sampling_params.py, llmapi/llm_args.py, llmapi/llm.py, executor/result.py,
 _torch/async_llm.py, llmapi/rlhf_utils.py, executor/ray_gpu_worker.py, _torch/virtual_memory.py). What the real one
 refuses raises TypeError or ValueError; what it would accept and do wrong raises `Misuse`. The tokens come from the

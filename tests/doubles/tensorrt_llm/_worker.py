@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 
-from s2l_nemo.rollout.embedded import EmbeddedEngine
+from s2l_nemo.engines.embedded.engine import EmbeddedEngine
 from s2l_nemo.types import SampleRequest, Source
 from s2l_nemo.types import SamplingParams as OurSamplingParams
 from tensorrt_llm._data import CompletionOutput, LlmArgs, Logprob, SamplingParams

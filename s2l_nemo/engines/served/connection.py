@@ -1,0 +1,102 @@
+"""One server process and the HTTP connection to it, with deadlines."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator
+from http import HTTPStatus
+from http.client import HTTPConnection, HTTPException
+
+from s2l_nemo.engines.served.process import Launch, ServerProcess
+from s2l_nemo.engines.served.wire import Arrays, Header, pack, unpack
+
+_CLOSE_S = 30.0  # how long an engine may take to shut down before it is killed
+
+
+class EngineDied(RuntimeError):
+    """The server process is gone: it died, or it was ended because it hung."""
+
+
+class EngineHung(EngineDied):
+    """A call passed its deadline. The server process has been ended."""
+
+
+class EngineError(RuntimeError):
+    """The engine's own error, in a server that goes on."""
+
+
+class Connection:
+    """A server process from its start to its end. `deadline` names the configuration key that a limit comes from."""
+
+    def __init__(self, launch: Launch) -> None:
+        """Raises UserError where the server does not start."""
+        self._name = launch.name
+        self._process = ServerProcess(launch)
+        self._http = HTTPConnection("127.0.0.1", self._process.port)
+        self._unread = False  # a reply is due
+        self._ended = False
+
+    def ask(self, path: str, body: bytes, seconds: float, deadline: str) -> tuple[Header, Arrays]:
+        """`send` and `reply` in one."""
+        self.send(path, body, seconds, deadline)
+        return self.reply(path, seconds, deadline)
+
+    def send(self, path: str, body: bytes, seconds: float, deadline: str) -> None:
+        """Sends a request and returns before it is answered. Raises EngineDied or EngineHung."""
+        with self._watched(path, seconds, deadline):
+            if self._unread:  # its caller was cut short by an error of its own
+                self._http.getresponse().read()
+            self._http.request("POST", path, body, {"Authorization": f"Bearer {self._process.token}"})
+            self._unread = True
+
+    def reply(self, path: str, seconds: float, deadline: str) -> tuple[Header, Arrays]:
+        """The answer to the last `send`.
+
+        Raises EngineDied, EngineHung, ValueError where that is the engine's own, and else EngineError.
+        """
+        with self._watched(path, seconds, deadline):
+            response = self._http.getresponse()
+            body = response.read()
+            self._unread = False
+        if response.status == HTTPStatus.OK:
+            return unpack(body)
+        if not body:
+            raise EngineError(f"{self._name} refused {path}: {response.status} {response.reason}")
+        header, _ = unpack(body)
+        if header["kind"] == "value":
+            raise ValueError(header["error"])
+        raise EngineError(f"{self._name}: {header['error']}")
+
+    def last_words(self) -> str:
+        return self._process.last_words()
+
+    def close(self) -> None:
+        """Lets the engine shut down; kills it where that takes too long."""
+        if not self._ended:
+            with contextlib.suppress(EngineDied, EngineError):
+                self.ask("/close", pack({}), _CLOSE_S, "shutting down")
+                self._process.wait(_CLOSE_S)
+        self.end()
+
+    def end(self) -> None:
+        """Kills the server. Nothing of it is left."""
+        self._ended = True
+        self._http.close()
+        self._process.end()
+
+    @contextlib.contextmanager
+    def _watched(self, path: str, seconds: float, deadline: str) -> Iterator[None]:
+        """Ends the server where it does not answer in `seconds` or breaks the connection, and raises the reason."""
+        if self._ended:
+            raise EngineDied(f"{self._name} has ended")
+        self._http.timeout = seconds
+        if self._http.sock is not None:
+            self._http.sock.settimeout(seconds)
+        try:
+            yield
+        except TimeoutError:
+            self.end()
+            raise EngineHung(f"{self._name} did not answer {path} within {deadline}={seconds:g} s") from None
+        except (OSError, HTTPException):
+            self.end()
+            raise EngineDied(f"{self._name} died during {path}; {self.last_words()}") from None

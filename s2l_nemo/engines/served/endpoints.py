@@ -1,0 +1,158 @@
+"""What an engine server answers over HTTP: POST with the token, on the loopback, in the messages of `wire`.
+
+/health, /generate, /weight_hash, /update/begin, /update/bucket, /update/end, /sleep, /resume, /close. Status 200 is the
+reply; 400 a message that makes no sense, 500 an error of the engine, with the header {"error", "kind"}; 401, 404, 411
+and 413 have no body. Without the token nothing is read but the headers and nothing is done.
+"""
+
+from __future__ import annotations
+
+import hmac
+import threading
+import traceback
+from collections.abc import Callable
+from http import HTTPStatus
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from typing import Any
+
+from s2l_nemo.engines.served.host import EngineHost
+from s2l_nemo.engines.served.shared_memory import SegmentReader
+from s2l_nemo.engines.served.wire import Arrays, Header, WireError, pack, pack_completions, unpack, unpack_requests
+
+LARGEST_BODY = 2**30  # bytes
+SLOW_S = 20.0  # how long a peer may be silent that has not shown the token, or that owes the rest of a message
+
+
+class EngineServer(ThreadingHTTPServer):
+    """Answers for a host. A thread for each connection, so a slow or lying peer holds up nobody else."""
+
+    daemon_threads = True
+
+    def __init__(self, host: EngineHost, token: str) -> None:
+        super().__init__(("127.0.0.1", 0), _Handler)
+        self.port = int(self.server_address[1])
+        self.authorization = f"Bearer {token}".encode()
+        self._host = host
+        self._segments = SegmentReader()
+        self.endpoints: dict[str, Callable[[Header, Arrays], bytes]] = {
+            "/health": self._health,
+            "/generate": self._generate,
+            "/weight_hash": self._weight_hash,
+            "/update/begin": self._begin_update,
+            "/update/bucket": self._add_bucket,
+            "/update/end": self._finish_update,
+            "/sleep": lambda header, arrays: self._optional("sleep"),
+            "/resume": lambda header, arrays: self._optional("resume"),
+            "/close": lambda header, arrays: self._optional("close"),
+        }
+
+    def start(self) -> None:
+        threading.Thread(target=self.serve_forever, daemon=True).start()
+
+    def answer(self, path: str, body: bytes) -> tuple[HTTPStatus, bytes]:
+        """Status and body of the reply to an authorised request."""
+        if path not in self.endpoints:
+            return HTTPStatus.NOT_FOUND, b""
+        try:
+            return HTTPStatus.OK, self.endpoints[path](*unpack(body))
+        except WireError as error:
+            return HTTPStatus.BAD_REQUEST, pack({"kind": "message", "error": str(error)})
+        except Exception as error:  # the engine's; it goes on, and the trainer decides
+            traceback.print_exc()
+            kind = "value" if isinstance(error, ValueError) else "engine"
+            text = str(error) if kind == "value" else f"{type(error).__name__}: {error}"
+            return HTTPStatus.INTERNAL_SERVER_ERROR, pack({"kind": kind, "error": text})
+
+    def replied(self, path: str) -> None:
+        """Called once a reply has been sent."""
+        if path == "/close":
+            self._host.stop()
+
+    def _health(self, header: Header, arrays: Arrays) -> bytes:
+        return pack({})
+
+    def _generate(self, header: Header, arrays: Arrays) -> bytes:
+        requests, params = unpack_requests(header, arrays)
+        return pack_completions(self._host.call(lambda: self._host.engine.generate(requests, params)))
+
+    def _weight_hash(self, header: Header, arrays: Arrays) -> bytes:
+        return pack({"hash": self._host.call(self._host.engine.weight_hash)})
+
+    def _begin_update(self, header: Header, arrays: Arrays) -> bytes:
+        if not hasattr(self._host.engine, "update_weights"):
+            raise RuntimeError("the explorer is frozen")
+        self._host.begin_update(_field(header, "version", int))
+        return pack({})
+
+    def _add_bucket(self, header: Header, arrays: Arrays) -> bytes:
+        layout = _field(header, "layout", dict)
+        try:
+            bucket = self._segments.read(layout)
+        except (KeyError, TypeError, ValueError, OSError) as error:
+            raise WireError(f"no bucket of weights: {error!r}") from None
+        self._host.add_bucket(bucket)
+        return pack({})
+
+    def _finish_update(self, header: Header, arrays: Arrays) -> bytes:
+        self._host.finish_update()
+        return pack({})
+
+    def _optional(self, method: str) -> bytes:
+        """A method that an engine need not have."""
+        function = getattr(self._host.engine, method, None)
+        if function is not None:
+            self._host.call(function)
+        return pack({})
+
+
+def _field(header: Header, name: str, kind: type) -> Any:
+    if type(header.get(name)) is not kind:
+        raise WireError(f"{name}={header.get(name)!r} must be of type {kind.__name__}")
+    return header[name]
+
+
+class _Handler(BaseHTTPRequestHandler):
+    """One connection. The standard library bounds a header to 100 lines of 64 KiB."""
+
+    protocol_version = "HTTP/1.1"
+    disable_nagle_algorithm = True  # or each reply waits for the peer's delayed acknowledgement of its headers
+    timeout = SLOW_S
+    server: EngineServer
+
+    def do_POST(self) -> None:
+        shown = self.headers.get("Authorization", "").encode()
+        if not hmac.compare_digest(shown, self.server.authorization):
+            self._refuse(HTTPStatus.UNAUTHORIZED)
+            return
+        length = self.headers.get("Content-Length", "")
+        if not (length.isascii() and length.isdecimal()):
+            self._refuse(HTTPStatus.LENGTH_REQUIRED)
+            return
+        if len(length) > len(str(LARGEST_BODY)) or int(length) > LARGEST_BODY:
+            self._refuse(HTTPStatus.REQUEST_ENTITY_TOO_LARGE)
+            return
+        self.connection.settimeout(SLOW_S)
+        body = self.rfile.read(int(length))
+        if len(body) < int(length):
+            self.close_connection = True  # the peer is gone
+            return
+        self.connection.settimeout(None)  # the trainer may be silent for as long as it trains
+        status, reply = self.server.answer(self.path, body)
+        self._reply(status, reply)
+        self.server.replied(self.path)
+
+    def _refuse(self, status: HTTPStatus) -> None:
+        """Replies without having read the body, so nothing else can come on this connection."""
+        self.close_connection = True
+        self._reply(status, b"")
+
+    def _reply(self, status: HTTPStatus, body: bytes) -> None:
+        self.send_response_only(status)
+        self.send_header("Content-Length", str(len(body)))
+        if self.close_connection:
+            self.send_header("Connection", "close")
+        self.end_headers()
+        self.wfile.write(body)
+
+    def log_message(self, format: str, *args: Any) -> None:
+        """Silent: a line for each request would bury what the engine says."""

@@ -1,0 +1,156 @@
+"""Starting and ending an engine server from the trainer's process."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import re
+import secrets
+import select
+import signal
+import subprocess
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from s2l_nemo.types import UserError
+
+ROOT = Path(__file__).resolve().parents[3]
+_END_S = 5.0  # how long the supervisor may take to end everything
+_TAIL_LINES = 3
+_TAIL_CHARACTERS = 500
+# What a launcher tells its ranks. With it an engine would take itself for a rank of the trainer's job.
+_LAUNCHERS = re.compile(
+    r"PMI|PMIX|OMPI|MPI_|SLURM|MASTER_|TORCHELASTIC_|(LOCAL_|GROUP_|ROLE_)?(RANK|WORLD_SIZE)$|ROLE_NAME$"
+    r"|CUDA_DEVICE_MAX_CONNECTIONS$"  # Megatron wants 1, which would slow an engine
+)
+
+
+@dataclass(frozen=True)
+class Launch:
+    """How to start one engine server. `setup` is what `server` reads, but for the token."""
+
+    name: str  # in messages: the role, and the key and path of the model
+    python: str
+    setup: Mapping[str, Any]
+    devices: str | None  # CUDA_VISIBLE_DEVICES; None: the trainer's
+    log: Path
+    startup_s: float
+
+
+class ServerProcess:
+    """A server that listens on `port` for requests with `token`. Nothing of it is left after `end`."""
+
+    def __init__(self, launch: Launch) -> None:
+        """Starts the process and waits until its model is loaded.
+
+        Raises UserError where it does not start, with the reason or the last lines of its log.
+        """
+        self.token = secrets.token_hex(32)
+        self._log = launch.log
+        self._log_start = launch.log.stat().st_size if launch.log.exists() else 0
+        launch.log.parent.mkdir(parents=True, exist_ok=True)
+        with launch.log.open("ab") as log:
+            try:
+                self._process = subprocess.Popen(
+                    [launch.python, "-m", "s2l_nemo.engines.served.server"],
+                    stdin=subprocess.PIPE,  # stays open: its end tells the server that the trainer is gone
+                    stdout=subprocess.PIPE,
+                    stderr=log,
+                    env=server_environment(os.environ, launch.devices),
+                    start_new_session=True,  # Ctrl-C is for the trainer
+                )
+            except OSError as error:
+                raise UserError(
+                    f"engine.python={launch.python} cannot be run ({error.strerror}): give a Python interpreter"
+                ) from None
+        try:
+            self.port = self._start(launch)
+        except BaseException:
+            self.end()
+            raise
+
+    def _start(self, launch: Launch) -> int:
+        stdin, stdout = self._process.stdin, self._process.stdout
+        assert stdin is not None
+        assert stdout is not None
+        with contextlib.suppress(BrokenPipeError):  # it has ended, which its answer tells
+            stdin.write(json.dumps({**launch.setup, "token": self.token}).encode() + b"\n")
+            stdin.flush()
+        line = _first_line(stdout.fileno(), time.monotonic() + launch.startup_s)
+        stdout.close()
+        if line is None:
+            raise UserError(
+                f"{launch.name} did not start within engine.startup_s={launch.startup_s:g} s; {self.last_words()}"
+            )
+        try:
+            answer = json.loads(line or b'{"error": "it ended"}')
+        except ValueError:
+            answer = {"error": f"engine.python={launch.python} wrote {line[:80]!r}"}
+        if "error" in answer:
+            raise UserError(f"{launch.name} did not start: {answer['error']}; {self.last_words()}")
+        return int(answer["port"])
+
+    def last_words(self) -> str:
+        """The log's path and its last lines since the start, as one line."""
+        with self._log.open("rb") as log:
+            log.seek(max(self._log_start, log.seek(0, os.SEEK_END) - 2**16))
+            lines = log.read().decode(errors="replace").split("\n")
+        lines = [" ".join(line.split()) for line in lines if line.strip()]
+        tail = " | ".join(lines[-_TAIL_LINES:])[-_TAIL_CHARACTERS:] or "nothing"
+        return f"the log {self._log} ends with: {tail}"
+
+    def wait(self, seconds: float) -> bool:
+        """Whether the process has ended by itself, with all that it started."""
+        deadline = time.monotonic() + seconds
+        while os.waitid(os.P_PID, self._process.pid, os.WEXITED | os.WNOHANG | os.WNOWAIT) is None:
+            if time.monotonic() > deadline:
+                return False
+            time.sleep(0.01)
+        return True
+
+    def end(self) -> None:
+        """Ends the supervisor, which ends the engine, or kills the session where it does not. Waits for the end."""
+        if self._process.returncode is not None:
+            return
+        os.kill(self._process.pid, signal.SIGTERM)
+        self.wait(_END_S)
+        os.killpg(self._process.pid, signal.SIGKILL)  # until it is reaped, its number cannot be another group's
+        self._process.wait()
+        deadline = time.monotonic() + _END_S
+        with contextlib.suppress(ProcessLookupError):  # nobody is left in the group
+            while time.monotonic() < deadline:
+                os.killpg(self._process.pid, 0)
+                time.sleep(0.01)
+        for stream in (self._process.stdin, self._process.stdout):
+            assert stream is not None
+            with contextlib.suppress(BrokenPipeError):
+                stream.close()
+
+
+def server_environment(environ: Mapping[str, str], devices: str | None) -> dict[str, str]:
+    """The environment of a server: the trainer's without its launcher's variables, and with this repository."""
+    environment = {name: value for name, value in environ.items() if not _LAUNCHERS.match(name)}
+    paths = [str(ROOT), *filter(None, [environ.get("PYTHONPATH")])]
+    environment["PYTHONPATH"] = os.pathsep.join(paths)
+    if devices is not None:
+        environment["CUDA_VISIBLE_DEVICES"] = devices
+    return environment
+
+
+def _first_line(fd: int, deadline: float) -> bytes | None:
+    """What comes up to the first line break, or up to the end; None where neither comes in time."""
+    line = b""
+    poller = select.poll()
+    poller.register(fd, select.POLLIN)
+    while not line.endswith(b"\n"):
+        if not poller.poll(max(0.0, deadline - time.monotonic()) * 1000):
+            return None
+        part = os.read(fd, 4096)
+        if not part:
+            break
+        line += part
+    return line

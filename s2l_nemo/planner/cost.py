@@ -1,0 +1,316 @@
+"""What a run will cost on GPUs, in closed form: predictions, not measurements. Formulas: docs/planner.md.
+
+Decoding is bounded by memory traffic, training by matrix multiplications. Bytes, seconds, FLOP and tokens throughout;
+a GPU's peaks are its data sheet's, and every share of a peak that is reached is an assumption with a name.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import Enum
+
+from s2l_nemo.config.checks import COUNT, POSITIVE, POSITIVE_COUNT, Rule, data_parallel_size, mini_batch_prompts
+from s2l_nemo.config.schema import ActivationCheckpointing, Config, EngineKind, Placement, Precision
+from s2l_nemo.errors import UserError
+from s2l_nemo.models.shape import ModelShape
+from s2l_nemo.planner.plan import memory_of_rank, on_device, splits
+
+USABLE = 0.9  # share of a GPU's memory that a process can count on
+GIB = 2**30
+
+
+@dataclass(frozen=True)
+class Gpu:
+    """Data sheet: bytes of memory, bytes a second of memory traffic, dense bf16 FLOP a second."""
+
+    name: str
+    memory: int
+    bandwidth: float
+    peak: float
+
+    @property
+    def usable(self) -> float:
+        return USABLE * self.memory
+
+
+GPUS = (
+    Gpu("L20", 48 * GIB, 864e9, 119.5e12),
+    Gpu("H100", 80 * GIB, 3.35e12, 989e12),
+    Gpu("H200", 141 * GIB, 4.8e12, 989e12),
+)
+
+
+class GpuName(str, Enum):
+    L20 = "L20"
+    H100 = "H100"
+    H200 = "H200"
+
+
+@dataclass
+class PlanOptions:
+    """What tools/plan.py is told besides the configuration: the last five are what no configuration can say."""
+
+    conf: str = "train_s2l"  # preset, as --config-name of recipes/train_s2l.py
+    gpu: GpuName | None = None  # null: all of them side by side
+    length: int | None = None  # mean tokens of a response; null: half of rollout.max_response_length
+    prompt: int | None = None  # mean tokens of a prompt; null: a quarter of rollout.max_prompt_length
+    bandwidth: float = 0.7  # share of the memory bandwidth that decoding reaches
+    mfu: float = 0.4  # share of the peak FLOP/s that training reaches, recomputation counted as work
+    refit_gb_s: float = 10.0  # rate at which an engine takes new weights, GB/s
+
+
+_SHARE: Rule = (lambda value: 0 < value <= 1, "greater than 0 and at most 1")
+RANGES: dict[str, Rule] = {
+    "length": POSITIVE_COUNT,
+    "prompt": COUNT,
+    "bandwidth": _SHARE,
+    "mfu": _SHARE,
+    "refit_gb_s": POSITIVE,
+}
+
+
+@dataclass(frozen=True)
+class Assumed:
+    """Mean tokens of a response and of a prompt, shares of the peaks, and GB/s of a refit."""
+
+    length: int
+    prompt: int
+    bandwidth: float
+    mfu: float
+    refit_gb_s: float
+
+    @property
+    def context(self) -> float:
+        """L_ctx: tokens in the KV cache of one sequence, averaged over its decoding."""
+        return self.prompt + self.length / 2
+
+
+def assumed_of(options: PlanOptions, cfg: Config) -> Assumed:
+    """Raises UserError where a mean length is above the longest that the configuration allows."""
+    rollout = cfg.rollout
+    length = options.length if options.length is not None else max(1, rollout.max_response_length // 2)
+    prompt = options.prompt if options.prompt is not None else rollout.max_prompt_length // 4
+    for name, value, key, most in (
+        ("length", length, "rollout.max_response_length", rollout.max_response_length),
+        ("prompt", prompt, "rollout.max_prompt_length", rollout.max_prompt_length),
+    ):
+        if value > most:
+            raise UserError(f"{name}={value} is more than {key}={most}: lower the one or raise the other")
+    return Assumed(length, prompt, options.bandwidth, options.mfu, options.refit_gb_s)
+
+
+def element_bytes(cfg: Config) -> int:
+    return 2 if cfg.model.precision == Precision.bf16 else 4
+
+
+def kv_bytes_per_token(shape: ModelShape, size: int) -> int:
+    """Keys and values of one token in all layers, `size` bytes each."""
+    return shape.kv_elements_per_token * size
+
+
+def full_memory_rows(usable: float, weights: float, kv: float, context: float) -> float:
+    """Sequences whose KV caches fill the memory beside the weights; not above 0 where the weights do not fit."""
+    return (usable - weights) / (kv * context)
+
+
+def seconds_per_token(rows: float, weights: float, kv: float, context: float, bandwidth: float) -> float:
+    """Time of one decoding step over its tokens: each step reads all weights and the KV caches of all rows.
+
+    With `full_memory_rows` it is M·kv·L_ctx / ((M − W)·BW); with few rows it tends to W / (rows·BW).
+    """
+    return (weights + rows * kv * context) / (rows * bandwidth)
+
+
+def training_flops(shape: ModelShape, sequences: int, length: float) -> float:
+    """Forward and backward of `sequences` of `length` tokens: matrix multiplications and causal attention.
+
+    6·tokens·(layers·(2hq + 2h·kv + 3h·ffn) + h·V) + 6·layers·Σ(length²)·q. The forward alone is a third of it.
+    """
+    layer = 2 * shape.hidden * shape.query + 2 * shape.hidden * shape.kv + 3 * shape.hidden * shape.ffn
+    dense = 6 * sequences * length * (shape.layers * layer + shape.embedding_parameters)
+    return dense + 6 * shape.layers * sequences * length**2 * shape.query
+
+
+@dataclass(frozen=True)
+class Engines:
+    """How many engines of a kind sample at once, on how many GPUs each."""
+
+    count: int
+    gpus: int
+
+
+def engines_of(cfg: Config) -> Engines:
+    """The embedded engine is on every rank; of servers each node has `engine.replicas_per_node`."""
+    if cfg.engine.kind == EngineKind.embedded:
+        return Engines(cfg.trainer.devices * cfg.trainer.num_nodes, 1)
+    gpus = cfg.engine.tensor_parallel_size if cfg.engine.kind == EngineKind.tensorrt_llm else 1
+    return Engines(cfg.trainer.num_nodes * cfg.engine.replicas_per_node, gpus)
+
+
+@dataclass(frozen=True)
+class Decoding:
+    """Of one model in its engines. `rows` decode together in one engine; `tokens_per_s` is of all GPUs that have one.
+
+    `full_tokens_per_s` is of one GPU at full bandwidth with its KV memory full: the closed form's own figure, None
+    where the weights alone do not fit.
+    """
+
+    rows: float
+    tokens_per_s: float
+    full_tokens_per_s: float | None
+
+
+def decoding(cfg: Config, shape: ModelShape, gpu: Gpu, assumed: Assumed) -> Decoding:
+    """Rows are limited by rollout.max_batch_rows, by a step's sequences, and in TensorRT-LLM by the KV memory."""
+    engines, size, context = engines_of(cfg), element_bytes(cfg), assumed.context
+    weights, kv = shape.parameters * size, kv_bytes_per_token(shape, size)
+    step_rows = cfg.algorithm.prompts_per_step * cfg.algorithm.group_size / engines.count
+    rows = min(float(cfg.rollout.max_batch_rows), step_rows)
+    if cfg.engine.kind == EngineKind.tensorrt_llm:
+        rows = min(rows, cfg.engine.memory_fraction * gpu.memory * engines.gpus / (kv * context))
+    bandwidth = assumed.bandwidth * gpu.bandwidth * engines.gpus
+    full = None
+    if gpu.usable > weights:
+        most = full_memory_rows(gpu.usable, weights, kv, context)
+        full = 1 / seconds_per_token(most, weights, kv, context, gpu.bandwidth)
+    return Decoding(rows, engines.count / seconds_per_token(rows, weights, kv, context, bandwidth), full)
+
+
+@dataclass(frozen=True)
+class StepSeconds:
+    """Predicted phases of one step; grading, data and checkpoints are not in it."""
+
+    explorer: float
+    learner: float
+    logprobs: float
+    update: float
+    refit: float
+    at_once: bool  # the two engines have GPUs of their own
+
+    @property
+    def rollouts(self) -> float:
+        return max(self.explorer, self.learner) if self.at_once else self.explorer + self.learner
+
+    @property
+    def total(self) -> float:
+        return self.rollouts + self.logprobs + self.update + self.refit
+
+
+def step_seconds(
+    cfg: Config,
+    shape: ModelShape,
+    gpu: Gpu,
+    assumed: Assumed,
+    *,
+    explorer_tokens_per_s: float | None,
+    learner_tokens_per_s: float,
+    explorer_samples: int,
+) -> StepSeconds:
+    """One step in which the explorer samples `explorer_samples` of each group of G.
+
+    Log-probs are a forward each of the policy and, with a KL term, of the reference. Full checkpointing repeats the
+    forward in each update; a pipeline of p stages idles p − 1 of every m + p − 1 micro-batches.
+    """
+    config = cfg.algorithm
+    of_one = config.prompts_per_step * assumed.length
+    sampled = of_one * explorer_samples / explorer_tokens_per_s if explorer_tokens_per_s else 0.0
+    learned = of_one * (config.group_size - explorer_samples) / learner_tokens_per_s
+    sequences = config.prompts_per_step * config.group_size
+    flops = training_flops(shape, sequences, assumed.prompt + assumed.length)
+    rate = assumed.mfu * gpu.peak * cfg.trainer.devices * cfg.trainer.num_nodes / (1 + idle_stages(cfg))
+    repeated = 4 / 3 if cfg.model.activation_checkpointing == ActivationCheckpointing.full else 1.0
+    return StepSeconds(
+        explorer=sampled,
+        learner=learned,
+        logprobs=flops / 3 * (2 if config.kl_coef > 0 else 1) / rate,
+        update=flops * config.optimizer_passes * repeated / rate,
+        refit=shape.parameters * element_bytes(cfg) / (assumed.refit_gb_s * 1e9),
+        at_once=cfg.engine.kind != EngineKind.embedded and cfg.engine.placement == Placement.separate,
+    )
+
+
+def idle_stages(cfg: Config) -> float:
+    """Idle over busy time of a pipeline: (p − 1) / m, with m micro-batches of an optimizer step on one rank."""
+    rank_sequences = mini_batch_prompts(cfg) * cfg.algorithm.group_size / data_parallel_size(cfg)
+    return (cfg.model.pipeline_model_parallel_size - 1) / (rank_sequences / cfg.model.micro_batch_size)
+
+
+def mean_alpha(cfg: Config) -> float:
+    """Mean over the run of G_w / G; 67/256 for the paper's schedule."""
+    return sum(split.explorer for split in splits(cfg)) / (cfg.algorithm.steps * cfg.algorithm.group_size)
+
+
+def saving(rollout_share: float, alpha: float, cost_ratio: float) -> float:
+    """Share of the run's time that the explorer saves: ρ·ᾱ·(1 − c_w/c_s).
+
+    ρ is the share of rollouts in a step of GRPO, c_w/c_s the explorer's cost of a token over the learner's; 0 for
+    rollouts that are stored and cost nothing.
+    """
+    return rollout_share * alpha * (1 - cost_ratio)
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """Of one kind of GPU. `steps` are those of the run, `grpo` is the same step with the learner alone."""
+
+    gpu: Gpu
+    learner: Decoding
+    explorer: Decoding | None
+    steps: tuple[StepSeconds, ...]
+    grpo: StepSeconds
+    alpha: float
+
+    @property
+    def rollout_share(self) -> float:
+        return self.grpo.rollouts / self.grpo.total
+
+    @property
+    def run_saving(self) -> float:
+        """Share of a GRPO run's time that the steps save. The closed form, unless the two engines work at once."""
+        return 1 - sum(step.total for step in self.steps) / (len(self.steps) * self.grpo.total)
+
+
+def predict(cfg: Config, learner: ModelShape, explorer: ModelShape | None, gpu: Gpu, assumed: Assumed) -> Prediction:
+    """`explorer` None is plain GRPO."""
+    of_learner = decoding(cfg, learner, gpu, assumed)
+    of_explorer = decoding(cfg, explorer, gpu, assumed) if explorer else None
+
+    def step(explorer_samples: int) -> StepSeconds:
+        return step_seconds(
+            cfg,
+            learner,
+            gpu,
+            assumed,
+            explorer_tokens_per_s=of_explorer.tokens_per_s if of_explorer else None,
+            learner_tokens_per_s=of_learner.tokens_per_s,
+            explorer_samples=explorer_samples,
+        )
+
+    steps = tuple(step(split.explorer) for split in splits(cfg))
+    return Prediction(gpu, of_learner, of_explorer, steps, step(0), mean_alpha(cfg))
+
+
+def memory_by_part(cfg: Config, learner: ModelShape, explorer: ModelShape | None, gpu: Gpu) -> dict[str, int]:
+    """Bytes by part on the fullest GPU, as `plan.memory_of_rank`, with TensorRT-LLM's own reservation of KV memory."""
+    parts = memory_of_rank(cfg, learner, explorer)
+    if cfg.engine.kind == EngineKind.embedded:
+        return parts
+    if cfg.engine.placement == Placement.separate:
+        return {name: 0 if name in ENGINE_PARTS else count for name, count in parts.items()}
+    if cfg.engine.kind == EngineKind.tensorrt_llm:
+        engines = 1 if explorer is None else 2
+        parts["learner engine weights"] //= cfg.engine.tensor_parallel_size
+        parts["explorer engine weights"] //= cfg.engine.tensor_parallel_size
+        parts["KV cache"] = int(engines * cfg.engine.memory_fraction * gpu.memory)
+    return parts
+
+
+ENGINE_PARTS = ("learner engine weights", "explorer engine weights", "KV cache")
+
+
+def memory_by_phase(cfg: Config, parts: dict[str, int]) -> dict[str, int]:
+    """Bytes on the device while training and while generating; TensorRT-LLM engines give theirs back to training."""
+    totals = on_device(cfg, parts)
+    if cfg.engine.kind == EngineKind.tensorrt_llm:
+        totals["training"] -= sum(parts[name] for name in ENGINE_PARTS if name != "KV cache")
+    return totals

@@ -1,0 +1,153 @@
+"""Metrics of every step: a JSON line, TensorBoard scalars and, if configured, Weights & Biases."""
+
+from __future__ import annotations
+
+import json
+import logging
+import math
+import uuid
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from s2l_nemo.errors import UserError
+from s2l_nemo.files import write_text_atomic
+from s2l_nemo.records.directory import RunDir
+
+REQUIRED_KEYS = (
+    "alpha",
+    "group/explorer",
+    "group/learner",
+    "reward/mean",
+    "reward/explorer",
+    "reward/learner",
+    "group/zero_variance_fraction",
+    "loss",
+    "kl",
+    "entropy",
+    "clip_fraction",
+    "grad_norm",
+    "lr",
+    "response_length/mean",
+    "response_length/truncated_fraction",
+    "logprob_diff/learner",
+    "time/rollout_explorer",
+    "time/rollout_learner",
+    "time/reward",
+    "time/logprobs",
+    "time/update",
+    "time/refit",
+    "time/step",
+    "throughput/rollout_tokens_per_s",
+    "throughput/train_tokens_per_s",
+)
+Value = float | int | None
+log = logging.getLogger(__name__)
+
+
+class MetricsWriter:
+    """Writes one line a step to `metrics.jsonl`, and the same values to TensorBoard and Weights & Biases.
+
+    `resume_step` is the step of the checkpoint that the run continues from; lines of later steps, which will be done
+    again, and a line torn by a kill are removed. None starts an empty file. `wandb_mode` is `online` or `offline`.
+    Raises UserError where Weights & Biases is asked for and not installed.
+    """
+
+    def __init__(
+        self,
+        run_dir: RunDir,
+        *,
+        wandb_project: str | None = None,
+        wandb_mode: str = "online",
+        resume_step: int | None = None,
+    ) -> None:
+        from torch.utils.tensorboard import SummaryWriter
+
+        self._wandb = _start_wandb(run_dir, wandb_project, wandb_mode) if wandb_project else None
+        kept = [] if resume_step is None else [m for m in read_metrics(run_dir.metrics) if m["step"] <= resume_step]
+        write_text_atomic(run_dir.metrics, "".join(json.dumps(values) + "\n" for values in kept))
+        self._last_step = kept[-1]["step"] if kept else -1
+        self._file = run_dir.metrics.open("a", encoding="utf-8")
+        # purge_step makes TensorBoard forget what a killed run wrote after the checkpoint.
+        self._tensorboard = SummaryWriter(str(run_dir.tensorboard), purge_step=self._last_step + 1)
+
+    def write(self, step: int, values: Mapping[str, Value]) -> None:
+        """Appends the metrics of one step. None, and with a warning NaN and infinities, become null.
+
+        Raises ValueError where a key of REQUIRED_KEYS is missing or the step does not come after the last one.
+        """
+        missing = [key for key in REQUIRED_KEYS if key not in values]
+        if missing:
+            raise ValueError(f"metrics of step {step} lack {', '.join(missing)}")
+        if step <= self._last_step:
+            raise ValueError(f"metrics of step {step} come after those of step {self._last_step}")
+        finite = {key: _finite_or_none(step, key, value) for key, value in values.items()}
+        self._file.write(json.dumps({"step": step, **finite}, allow_nan=False) + "\n")
+        self._file.flush()
+        self._last_step = step
+        present = {key: value for key, value in finite.items() if value is not None}
+        for key, value in present.items():
+            self._tensorboard.add_scalar(key, value, step)
+        self._tensorboard.flush()
+        if self._wandb is not None:
+            self._wandb.log({"step": step, **present})
+
+    def close(self) -> None:
+        self._file.close()
+        self._tensorboard.close()
+        if self._wandb is not None:
+            self._wandb.finish()
+
+    def __enter__(self) -> MetricsWriter:
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self.close()
+
+
+def read_metrics(path: Path) -> list[dict[str, Any]]:
+    """The lines of `metrics.jsonl`, without a last one that a kill has torn; [] where there is no file.
+
+    Raises UserError for any other line that is not JSON.
+    """
+    if not path.exists():
+        return []
+    lines = path.read_text(encoding="utf-8").splitlines()
+    metrics = []
+    for number, line in enumerate(lines, start=1):
+        try:
+            metrics.append(json.loads(line))
+        except json.JSONDecodeError as error:
+            if number < len(lines):
+                raise UserError(f"{path} line {number} is not JSON ({error.msg}); remove that line") from error
+    return metrics
+
+
+def _finite_or_none(step: int, key: str, value: Value) -> Value:
+    if value is None or math.isfinite(value):
+        return value
+    log.warning("step %d: %s is %s, written as null", step, key, value)
+    return None
+
+
+def _start_wandb(run_dir: RunDir, project: str, mode: str) -> Any:
+    try:
+        import wandb
+    except ImportError as error:
+        raise UserError(
+            f"logging.wandb_project={project} needs Weights & Biases; pip install wandb, or leave the key null"
+        ) from error
+    id_file = run_dir.path / "wandb_run_id"  # so that a resumed run goes on in the same Weights & Biases run
+    if not id_file.exists():
+        write_text_atomic(id_file, uuid.uuid4().hex)
+    run = wandb.init(
+        project=project,
+        mode=mode,
+        dir=str(run_dir.path),
+        name=run_dir.path.name,
+        id=id_file.read_text(encoding="utf-8"),
+        resume="allow",
+    )
+    # Steps done again after a resume are lower than W&B's own counter, which would drop them.
+    run.define_metric("*", step_metric="step")
+    return run

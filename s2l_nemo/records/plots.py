@@ -1,0 +1,201 @@
+"""Plots of one run, from `metrics.jsonl` and `summary.json` alone. A null leaves a gap."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from s2l_nemo.records.directory import RunDir
+from s2l_nemo.records.metrics import read_metrics
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+# Okabe-Ito colours, which stay apart for colour-blind readers. The two models have theirs in every plot.
+EXPLORER, LEARNER, MIXED, GREY = "#E69F00", "#0072B2", "#333333", "#999999"
+PHASES = (
+    ("time/rollout_explorer", "explorer rollouts", EXPLORER),
+    ("time/rollout_learner", "learner rollouts", LEARNER),
+    ("time/reward", "grading", "#CC79A7"),
+    ("time/explorer_filter", "explorer filter", "#F0E442"),
+    ("time/logprobs", "log-probs", "#56B4E9"),
+    ("time/update", "update", "#009E73"),
+    ("time/refit", "refit", "#D55E00"),
+)
+STYLE: dict[Any, Any] = {
+    "figure.figsize": (7.2, 4.2),
+    "figure.dpi": 150,
+    "figure.constrained_layout.use": True,
+    "figure.constrained_layout.w_pad": 0.12,
+    "figure.constrained_layout.h_pad": 0.1,
+    "font.size": 10,
+    "axes.titlesize": 11,
+    "axes.titleweight": "bold",
+    "axes.titlelocation": "left",
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.grid": True,
+    "axes.axisbelow": True,
+    "grid.color": "#E5E5E5",
+    "grid.linewidth": 0.8,
+    "lines.linewidth": 1.8,
+    "lines.markersize": 4,
+    "legend.frameon": False,
+}
+
+
+class _Series:
+    """Columns of the metrics as floats, NaN where null."""
+
+    def __init__(self, metrics: Sequence[dict[str, Any]]) -> None:
+        self._metrics = metrics
+        self.steps = [values["step"] for values in metrics]
+        few = len(metrics) <= 60  # beyond, markers and gaps between bars would run together
+        self.marker = "o" if few else ""
+        self.bar_style: dict[str, Any] = {"width": 0.8} if few else {"width": 1.0, "antialiased": False}
+
+    def __getitem__(self, key: str) -> list[float]:
+        return [math.nan if values.get(key) is None else float(values[key]) for values in self._metrics]
+
+    def plot(self, axes: Axes, key: str, *, scale: float = 1.0, **style: Any) -> None:
+        """Draws a line, or nothing where the run never had this value."""
+        values = [scale * value for value in self[key]]
+        if not all(map(math.isnan, values)):
+            axes.plot(self.steps, values, **{"marker": self.marker, **style})
+
+    def stack(
+        self, axes: Axes, values: Sequence[float], bottom: Sequence[float], color: str, label: str
+    ) -> list[float]:
+        """Draws bars on top of `bottom`, nothing where all are 0, and returns their tops. NaN stacks as nothing."""
+        heights = [0.0 if math.isnan(value) else value for value in values]
+        if any(heights):
+            axes.bar(self.steps, heights, bottom=bottom, color=color, label=label, **self.bar_style)
+        axes.margins(x=0.01)
+        return [below + height for below, height in zip(bottom, heights, strict=True)]
+
+
+def plot_run(run_dir: RunDir) -> list[Path]:
+    """Draws the run into `plots/` and returns the files: none before the first step. `summary.json` may be missing."""
+    import matplotlib
+    from matplotlib.figure import Figure
+
+    metrics = read_metrics(run_dir.metrics)
+    if not metrics:
+        return []
+    summary = json.loads(run_dir.summary.read_text(encoding="utf-8")) if run_dir.summary.exists() else {}
+    series = _Series(metrics)
+    run_dir.plots.mkdir(exist_ok=True)
+    paths = []
+    # `Figure` without pyplot: no window system, no global state, whatever backend is configured.
+    with matplotlib.rc_context(STYLE):
+        for name, draw in _PLOTS.items():
+            figure = Figure(figsize=(7.2, 5.6) if draw is _optimization else None)
+            draw(figure, series, summary)
+            for axes in figure.axes:
+                _step_axis(axes)
+            paths.append(run_dir.plots / f"{name}.png")
+            figure.savefig(paths[-1])
+    return paths
+
+
+def _step_axis(axes: Axes) -> None:
+    from matplotlib.ticker import MaxNLocator
+
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
+    position = axes.get_subplotspec()
+    if position is None or position.is_last_row():
+        axes.set_xlabel("training step")
+
+
+def _pass_at_1(figure: Figure, series: _Series, summary: dict[str, Any]) -> None:
+    key = "validation/pass@1"
+    points = {
+        step: (value, low, high)
+        for step, value, low, high in zip(
+            series.steps, series[key], series[f"{key}_low"], series[f"{key}_high"], strict=True
+        )
+        if not math.isnan(value)
+    }
+    for step, moment in ((0, "before"), (series.steps[-1], "after")):
+        if step not in points and summary.get(f"pass@1/{moment}") is not None:
+            band = [summary.get(f"pass@1/{moment}_{end}") for end in ("low", "high")]
+            low, high = (math.nan if end is None else end for end in band)
+            points[step] = (summary[f"pass@1/{moment}"], low, high)
+    steps = sorted(points)
+    means, lows, highs = ([points[step][i] for step in steps] for i in range(3))
+    axes = figure.subplots()
+    axes.plot(steps, means, marker="o", color=LEARNER, label="learner")
+    if any(not math.isnan(low) for low in lows):
+        axes.fill_between(steps, lows, highs, color=LEARNER, alpha=0.18, linewidth=0, label="95 % bootstrap interval")
+    axes.set(title="Held-out prompts", ylabel="pass@1")
+    if steps:
+        axes.legend(loc="lower right")
+
+
+def _reward(figure: Figure, series: _Series, summary: dict[str, Any]) -> None:
+    axes = figure.subplots()
+    series.plot(axes, "reward/mean", color=MIXED, label="whole group", linewidth=1.2, linestyle="--", marker="")
+    series.plot(axes, "reward/explorer", color=EXPLORER, label="explorer")
+    series.plot(axes, "reward/learner", color=LEARNER, label="learner")
+    axes.set(title="Training reward by sampler", ylabel="mean reward")
+    axes.legend(loc="best")
+
+
+def _schedule(figure: Figure, series: _Series, summary: dict[str, Any]) -> None:
+    share, axes = figure.subplots(2, 1, sharex=True, height_ratios=(2, 3))
+    series.plot(share, "alpha", color=MIXED)
+    share.set(title="Explorer share of a group", ylabel="scheduled $\\alpha$", ylim=(-0.05, 1.05))
+    top = series.stack(axes, series["group/explorer"], [0.0] * len(series.steps), EXPLORER, "explorer ($G_w$)")
+    series.stack(axes, series["group/learner"], top, LEARNER, "learner ($G_s$)")
+    axes.set(ylabel="samples per group")
+    axes.grid(visible=False, axis="x")
+    figure.legend(loc="outside lower center", ncols=2)
+
+
+def _response_length(figure: Figure, series: _Series, summary: dict[str, Any]) -> None:
+    length, truncated = figure.subplots(2, 1, sharex=True)
+    series.plot(length, "response_length/mean", color=MIXED)
+    length.set(title="Response length", ylabel="mean (tokens)")
+    series.plot(truncated, "response_length/truncated_fraction", scale=100, color=MIXED)
+    truncated.set(ylabel="cut at the limit (%)")
+    truncated.set_ylim(bottom=0)
+
+
+def _optimization(figure: Figure, series: _Series, summary: dict[str, Any]) -> None:
+    panels = (
+        ("kl", "KL to the reference (nats per token)"),
+        ("entropy", "entropy (nats per token)"),
+        ("clip_fraction", "clipped tokens (%)"),
+        ("grad_norm", "gradient norm before clipping"),
+    )
+    for axes, (key, title) in zip(figure.subplots(2, 2, sharex=True).flat, panels, strict=True):
+        series.plot(axes, key, scale=100 if title.endswith("(%)") else 1, color=LEARNER)
+        axes.set_title(title, fontsize=10, fontweight="normal")
+        axes.set_ylim(bottom=min(0, axes.get_ylim()[0]) if key == "kl" else 0)
+
+
+def _step_time(figure: Figure, series: _Series, summary: dict[str, Any]) -> None:
+    axes = figure.subplots()
+    top = [0.0] * len(series.steps)
+    for key, label, color in PHASES:
+        top = series.stack(axes, series[key], top, color, label)
+    rest = [max(0.0, total - measured) for total, measured in zip(series["time/step"], top, strict=True)]
+    series.stack(axes, rest, top, GREY, "other")
+    axes.set(title="Time of a step", ylabel="seconds")
+    axes.grid(visible=False, axis="x")
+    handles, labels = axes.get_legend_handles_labels()
+    axes.legend(handles[::-1], labels[::-1], loc="center left", bbox_to_anchor=(1.0, 0.5))
+
+
+_PLOTS = {
+    "pass_at_1": _pass_at_1,
+    "reward": _reward,
+    "schedule": _schedule,
+    "response_length": _response_length,
+    "optimization": _optimization,
+    "step_time": _step_time,
+}

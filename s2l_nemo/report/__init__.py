@@ -1,1 +1,0 @@
-"""What a run leaves behind: run directory, metrics, console, rollout dumps, statistics and plots."""

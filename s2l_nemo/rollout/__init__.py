@@ -1,1 +1,0 @@
-"""Rollouts: the engine protocol, the embedded engine and mixed groups."""

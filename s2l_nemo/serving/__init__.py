@@ -1,1 +1,0 @@
-"""Engines in processes of their own: server, client, and weights over shared memory."""

@@ -1,0 +1,95 @@
+"""Servers that do not start: one line with the reason, and nothing left."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from s2l_nemo.engines.served.process import ROOT, Launch, ServerProcess, server_environment
+from s2l_nemo.types import UserError
+
+SETUP = {"role": "explorer", "kind": "tensorrt_llm", "path": "nowhere", "dtype": "bf16", "tensor_parallel_size": 1}
+LIMITS = {"max_batch_rows": 8, "max_sequence_length": 64, "memory_fraction": 0.4}
+
+
+def start(tmp_path: Path, script: str | None = None, **changes: Any) -> ServerProcess:
+    """`script`: what runs instead of a Python interpreter."""
+    if script is not None:
+        python = tmp_path / "python"
+        python.write_text(f"#!/bin/sh\n{script}\n")
+        python.chmod(0o755)
+        changes["python"] = str(python)
+    settings = {
+        "name": "the explorer engine (explorer.path=nowhere)",
+        "python": sys.executable,
+        "setup": SETUP | LIMITS,
+    }
+    settings |= {"devices": None, "log": tmp_path / "explorer.log", "startup_s": 60.0}
+    return ServerProcess(Launch(**settings | changes))
+
+
+def refusal(tmp_path: Path, script: str | None = None, **changes: Any) -> str:
+    with pytest.raises(UserError) as caught:
+        start(tmp_path, script, **changes)
+    assert "\n" not in str(caught.value)
+    return str(caught.value)
+
+
+def test_an_interpreter_that_is_not_there(tmp_path: Path) -> None:
+    assert refusal(tmp_path, python="/nowhere/python") == (
+        "engine.python=/nowhere/python cannot be run (No such file or directory): give a Python interpreter"
+    )
+
+
+def test_a_process_that_ends(tmp_path: Path) -> None:
+    (tmp_path / "explorer.log").write_text("of another run\n")
+    assert refusal(tmp_path, "echo one >&2; printf 'two\\n\\nthree  x\\nfour\\n' >&2; exit 3") == (
+        f"the explorer engine (explorer.path=nowhere) did not start: it ended; the log {tmp_path / 'explorer.log'} ends"
+        " with: two | three x | four"
+    )
+
+
+def test_another_program(tmp_path: Path) -> None:
+    assert f"engine.python={tmp_path / 'python'} wrote b'hello\\n'; the log" in refusal(tmp_path, "echo hello")
+
+
+def test_a_process_that_never_answers(tmp_path: Path) -> None:
+    message = refusal(tmp_path, f"echo $$ > {tmp_path / 'pid'}; sleep 1000 & echo loading >&2; wait", startup_s=0.5)
+    assert "did not start within engine.startup_s=0.5 s" in message
+    assert message.endswith("ends with: loading")
+    group = int((tmp_path / "pid").read_text())
+    with pytest.raises(ProcessLookupError):
+        os.killpg(group, 0)
+
+
+def test_an_engine_that_cannot_be_loaded(tmp_path: Path) -> None:
+    """The reason comes from the real server: here, tensorrt_llm is not installed."""
+    message = refusal(tmp_path)
+    assert "(explorer.path=nowhere) did not start: " in message
+    assert f"the log {tmp_path / 'explorer.log'} ends with: " in message
+    assert "Traceback" in (tmp_path / "explorer.log").read_text()
+
+
+def test_the_environment_of_a_server() -> None:
+    kept = {"PATH": "/bin", "HOME": "/root", "HF_HOME": "/hf", "RANKS": "x", "CUDA_VISIBLE_DEVICES": "0,1"}
+    dropped = {
+        "RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE", "GROUP_RANK", "ROLE_RANK", "MASTER_ADDR", "MASTER_PORT",
+        "PMI_FD", "PMIX_NAMESPACE", "OMPI_COMM_WORLD_SIZE", "SLURM_JOB_ID", "SLURM_NTASKS", "TORCHELASTIC_RUN_ID",
+    }  # fmt: skip
+    given = kept | dict.fromkeys(dropped, "1")
+    assert server_environment(given, None) == kept | {"PYTHONPATH": str(ROOT)}
+    ours = server_environment(given | {"PYTHONPATH": "/more"}, "2,3")
+    assert ours["PYTHONPATH"] == f"{ROOT}:/more"
+    assert ours["CUDA_VISIBLE_DEVICES"] == "2,3"
+
+
+def test_the_supervisor_imports_no_torch() -> None:
+    code = "import s2l_nemo.engines.served.server, sys\n"
+    code += "print(sorted({'torch', 'numpy', 's2l_nemo.types'} & set(sys.modules)))"
+    shown = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True).stdout
+    assert shown == "[]\n"

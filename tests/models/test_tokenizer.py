@@ -1,0 +1,153 @@
+from __future__ import annotations
+
+import shutil
+import string
+import tarfile
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from transformers import AutoConfig, PreTrainedTokenizerFast
+
+from s2l_nemo.models.tokenizer import check_same_tokenizer, load_tokenizer, stop_token_ids
+from s2l_nemo.errors import UserError
+
+MakeCheckpoint = Callable[..., Path]
+MakeTokenizer = Callable[..., PreTrainedTokenizerFast]
+
+
+def test_a_saved_tokenizer_loads_and_encodes_the_same(
+    checkpoint: MakeCheckpoint, tokenizer: PreTrainedTokenizerFast
+) -> None:
+    loaded = load_tokenizer(checkpoint("learner"))
+    assert loaded.is_fast
+    characters = string.printable
+    assert loaded.encode("1+2=3") == tokenizer.encode("1+2=3") == [characters.index(c) for c in "1+2=3"]
+    assert loaded.chat_template == tokenizer.chat_template
+
+
+def test_folders_that_are_no_checkpoints_are_named(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"no checkpoint folder at .*absent"):
+        load_tokenizer(tmp_path / "absent")
+    with pytest.raises(UserError, match="is no Hugging Face checkpoint"):
+        load_tokenizer(tmp_path)
+    (tmp_path / "tokenizer_config.json").write_text("{}")
+    with pytest.raises(UserError, match="cannot load the tokenizer of") as error:
+        load_tokenizer(tmp_path)
+    assert "\n" not in str(error.value)
+
+
+EXECUTE = "from pathlib import Path\nPath(__file__).with_name('EXECUTED').touch()\n"
+AUTO_MAP = '"auto_map": {"AutoTokenizer": ["remote.Remote", "remote.Remote"], "AutoConfig": "remote.Config"}'
+
+REMOTE = '{"tokenizer_class": "InternLM2Tokenizer", ' + AUTO_MAP + "}"
+
+
+@pytest.mark.parametrize(
+    ("tokenizer_config", "config"),
+    [
+        ('{"tokenizer_class": "RemoteTokenizer", "eos_token": "|", %s}', '{"model_type": "remote"}'),
+        ('{"tokenizer_class": "RemoteTokenizer", "eos_token": "|"}', '{"model_type": "remote", %s}'),
+        ('{"tokenizer_class": "PreTrainedTokenizerFast", "eos_token": "|", %s}', '{"model_type": "qwen3", %s}'),
+        ('{"eos_token": "|", %s}', '{"model_type": "remote", %s}'),
+        ('{"eos_token": "|"}', '{"model_type": "remote", %s}'),
+    ],
+)
+def test_code_in_the_folder_never_runs(checkpoint: MakeCheckpoint, tokenizer_config: str, config: str) -> None:
+    folder = checkpoint("learner", config=config.replace("%s", AUTO_MAP))
+    (folder / "tokenizer_config.json").write_text(tokenizer_config.replace("%s", AUTO_MAP))
+    (folder / "remote.py").write_text(EXECUTE)
+    tokenizer = load_tokenizer(folder)
+    assert tokenizer.encode("1+2=3") == [string.printable.index(c) for c in "1+2=3"]
+    assert stop_token_ids(folder, tokenizer) == (string.printable.index("|"),)
+    (folder / "tokenizer.json").unlink()
+    with pytest.raises(UserError, match=r"remote code|cannot load the tokenizer") as error:
+        load_tokenizer(folder)
+    assert "\n" not in str(error.value)
+    assert not (folder / "EXECUTED").exists()
+
+
+def test_the_code_would_run_if_it_were_trusted(checkpoint: MakeCheckpoint) -> None:
+    """The trap of the test above works."""
+    folder = checkpoint("learner", config='{"model_type": "remote", ' + AUTO_MAP + "}")
+    (folder / "remote.py").write_text(EXECUTE.replace("__file__", repr(str(folder / "remote.py"))))
+    with pytest.raises(Exception, match="Config"):
+        AutoConfig.from_pretrained(folder, trust_remote_code=True)
+    assert (folder / "EXECUTED").exists()
+
+
+def test_a_remote_tokenizer_without_its_json_names_the_fix(checkpoint: MakeCheckpoint) -> None:
+    folder = checkpoint("learner")
+    (folder / "tokenizer_config.json").write_text(REMOTE)
+    (folder / "tokenizer.json").unlink()
+    with pytest.raises(UserError, match=r"would need remote code, which is never run: add its tokenizer\.json"):
+        load_tokenizer(folder)
+
+
+def test_a_remote_tokenizer_loads_without_a_word(
+    checkpoint: MakeCheckpoint, capfd: pytest.CaptureFixture[str], caplog: pytest.LogCaptureFixture
+) -> None:
+    folder = checkpoint("learner")
+    (folder / "tokenizer_config.json").write_text(REMOTE)
+    load_tokenizer(folder)
+    assert capfd.readouterr() == ("", "")
+    assert not caplog.records
+
+
+def test_a_nemo_checkpoint_carries_its_tokenizer(checkpoint: MakeCheckpoint, tmp_path: Path) -> None:
+    files = {"config": '{"vocab_size": 128}', "generation_config": '{"eos_token_id": 3}'}
+    learner = checkpoint("learner", **files)
+    folder, file = tmp_path / "nemo", tmp_path / "learner.nemo"
+    shutil.copytree(learner, folder / "huggingface")
+    (folder / "model_config.yaml").touch()
+    with tarfile.open(file, "w:") as archive:
+        archive.add(folder, ".")
+    for path in (folder, file):
+        tokenizer = load_tokenizer(path)
+        assert tokenizer.get_vocab() == load_tokenizer(learner).get_vocab()
+        assert stop_token_ids(path, tokenizer) == (3, string.printable.index("|"))
+        check_same_tokenizer(learner, path)
+        check_same_tokenizer(path, learner)
+
+
+def test_stop_ids_are_the_union_of_tokenizer_and_generation_config(checkpoint: MakeCheckpoint) -> None:
+    for name, text, extra in [("a", "[7, 3]", {7, 3}), ("b", "5", {5}), ("c", "null", set())]:
+        folder = checkpoint(name, generation_config=f'{{"eos_token_id": {text}}}')
+        tokenizer = load_tokenizer(folder)
+        expected = tuple(sorted(extra | {tokenizer.convert_tokens_to_ids("|")}))
+        assert stop_token_ids(folder, tokenizer) == expected
+
+
+def test_without_any_end_of_sequence_token_there_is_an_error(
+    checkpoint: MakeCheckpoint, tokenizer: PreTrainedTokenizerFast
+) -> None:
+    tokenizer.eos_token = None
+    with pytest.raises(UserError, match="names no end-of-sequence token"):
+        stop_token_ids(checkpoint("a", tokenizer), tokenizer)
+
+
+def test_equal_tokenizers_pass(checkpoint: MakeCheckpoint) -> None:
+    files = {"config": '{"vocab_size": 128}', "generation_config": '{"eos_token_id": 3}'}
+    check_same_tokenizer(checkpoint("learner", **files), checkpoint("explorer", **files))
+
+
+def test_each_difference_is_named_with_both_folders(checkpoint: MakeCheckpoint, make_tokenizer: MakeTokenizer) -> None:
+    learner = checkpoint("learner", config='{"vocab_size": 128}')
+    swapped = make_tokenizer(alphabet=string.printable.replace("01", "10"))
+    other_eos = make_tokenizer()
+    other_eos.eos_token = "!"
+    cases = {
+        "vocabulary: '0' is 0 against 1": checkpoint("v", swapped, config='{"vocab_size": 128}'),
+        "special tokens: 'eos_token' is '|' against '!'": checkpoint("s", other_eos, config='{"vocab_size": 128}'),
+        "EOS ids": checkpoint("e", config='{"vocab_size": 128}', generation_config='{"eos_token_id": 3}'),
+        "vocab_size: 128 against 256": checkpoint("m", config='{"vocab_size": 256}'),
+    }
+    for difference, explorer in cases.items():
+        with pytest.raises(UserError) as error:
+            check_same_tokenizer(learner, explorer)
+        assert all(part in str(error.value) for part in (difference, str(learner), str(explorer)))
+
+
+def test_a_tokenizer_without_a_model_is_no_checkpoint(checkpoint: MakeCheckpoint) -> None:
+    with pytest.raises(UserError, match=r"config\.json is missing"):
+        check_same_tokenizer(checkpoint("learner"), checkpoint("explorer"))

@@ -1,0 +1,240 @@
+"""The planner's formulas against values worked out by hand and the orientation figures of the design."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from s2l_nemo.config.load import load_config
+from s2l_nemo.config.schema import Config
+from s2l_nemo.errors import UserError
+from s2l_nemo.models.shape import PUBLIC_SHAPES, ModelShape
+from s2l_nemo.planner import cost
+
+CONF = Path(__file__).parents[2] / "conf"
+LEARNER, EXPLORER = PUBLIC_SHAPES["Qwen3-8B"], PUBLIC_SHAPES["Qwen3-1.7B"]
+L20, H100, H200 = cost.GPUS
+ASSUMED = cost.Assumed(length=2048, prompt=128, bandwidth=1.0, mfu=0.5, refit_gb_s=16.38147072)
+
+
+def paper(*overrides: str) -> Config:
+    return load_config(["--config-name", "paper", *overrides], CONF)
+
+
+def toy_shape() -> ModelShape:
+    """h 4, 2 layers, q 6, kv 3, ffn 5, V 10."""
+    return ModelShape("qwen3", 10, 4, 2, 2, 1, 3, 5, 8, False, 1e6, 1e-6)
+
+
+def full_tokens_per_s(shape: ModelShape, gpu: cost.Gpu) -> float:
+    found = cost.decoding(paper(), shape, gpu, ASSUMED).full_tokens_per_s
+    assert found is not None
+    return found
+
+
+def test_data_sheets() -> None:
+    assert [gpu.name for gpu in cost.GPUS] == [name.value for name in cost.GpuName]
+    assert [gpu.memory // 2**30 for gpu in cost.GPUS] == [48, 80, 141]
+    assert [gpu.bandwidth for gpu in cost.GPUS] == [864e9, 3.35e12, 4.8e12]
+    assert [gpu.peak for gpu in cost.GPUS] == [119.5e12, 989e12, 989e12]
+
+
+def test_kv_bytes_of_a_token() -> None:
+    assert cost.kv_bytes_per_token(EXPLORER, 2) == 114_688
+    assert cost.kv_bytes_per_token(LEARNER, 2) == 147_456
+
+
+def test_mean_context_is_the_prompt_and_half_of_the_answer() -> None:
+    assert ASSUMED.context == 1152
+    filled = cost.assumed_of(cost.PlanOptions(), paper())  # 512 / 4 and 4096 / 2
+    assert (filled.prompt, filled.length) == (128, 2048)
+
+
+@pytest.mark.parametrize(
+    ("gpu", "tokens_per_s", "ratio"), [(L20, 3_300, 1.84), (H100, 15_500, 1.56), (H200, 24_900, 1.42)]
+)
+def test_orientation_figures(gpu: cost.Gpu, tokens_per_s: float, ratio: float) -> None:
+    learner = full_tokens_per_s(LEARNER, gpu)
+    assert learner == pytest.approx(tokens_per_s, rel=5e-3)
+    assert full_tokens_per_s(EXPLORER, gpu) / learner == pytest.approx(ratio, abs=5e-3)
+
+
+def test_decoding_by_hand() -> None:
+    # 10 GB usable, 2 GB of weights, 1 MB a token and 1,000 tokens a row: 8 rows. A step reads all 10 GB.
+    assert cost.full_memory_rows(10e9, 2e9, 1e6, 1000) == 8
+    assert cost.seconds_per_token(8, 2e9, 1e6, 1000, 1e12) == pytest.approx(10e9 / 1e12 / 8)
+    assert cost.seconds_per_token(1, 2e9, 1e6, 1000, 1e12) == pytest.approx(3e9 / 1e12)
+    assert cost.seconds_per_token(1, 2e9, 1e6, 1e-9, 1e12) == pytest.approx(2e9 / 1e12)  # W / BW
+
+
+@given(
+    memory=st.floats(20e9, 200e9),
+    weights=st.floats(1e8, 18e9),
+    kv=st.floats(1e4, 1e6),
+    context=st.floats(10, 1e5),
+    bandwidth=st.floats(1e11, 1e13),
+)
+def test_full_memory_is_the_closed_form(
+    memory: float, weights: float, kv: float, context: float, bandwidth: float
+) -> None:
+    rows = cost.full_memory_rows(memory, weights, kv, context)
+    closed = memory * kv * context / ((memory - weights) * bandwidth)
+    assert cost.seconds_per_token(rows, weights, kv, context, bandwidth) == pytest.approx(closed, rel=1e-9)
+
+
+def test_training_flops_by_hand() -> None:
+    # Dense, a token: 2 layers x (2·4·6 + 2·4·3 + 3·4·5) + 4·10 = 304. Two sequences of 7: 14 tokens.
+    # Attention: 6 x 2 layers x 2 sequences x 7² x q 6.
+    assert cost.training_flops(toy_shape(), 2, 7) == 6 * 14 * 304 + 6 * 2 * 2 * 49 * 6
+
+
+def test_training_flops_of_8b_are_near_six_a_parameter() -> None:
+    inputs_only = LEARNER.parameters - LEARNER.embedding_parameters  # the embedding is looked up
+    assert cost.training_flops(LEARNER, 1, 1) == pytest.approx(6 * inputs_only, rel=1e-3)
+
+
+def test_phases_of_a_step_by_hand() -> None:
+    cfg = paper("algorithm.prompts_per_step=64", "algorithm.group_size=4", "trainer.devices=4")
+    flops = cost.training_flops(LEARNER, 64 * 4, 2176)
+    step = cost.step_seconds(
+        cfg, LEARNER, H100, ASSUMED, explorer_tokens_per_s=2048.0, learner_tokens_per_s=1024.0, explorer_samples=1
+    )
+    assert step.explorer == 64  # 64 prompts x 1 sample x 2,048 tokens
+    assert step.learner == 64 * 3 * 2
+    assert step.logprobs == pytest.approx(2 / 3 * flops / (0.5 * 989e12 * 4))  # old and reference, a forward each
+    assert step.update == pytest.approx(4 / 3 * flops / (0.5 * 989e12 * 4))  # full checkpointing: one forward more
+    assert step.refit == 1  # 8,190,735,360 parameters x 2 bytes at that rate
+    assert step.rollouts == step.explorer + step.learner
+    assert step.total == step.explorer + step.learner + step.logprobs + step.update + step.refit
+
+
+def test_phases_follow_the_configuration() -> None:
+    def step(*overrides: str) -> cost.StepSeconds:
+        cfg = paper(*overrides)
+        return cost.step_seconds(
+            cfg, LEARNER, H100, ASSUMED, explorer_tokens_per_s=1e4, learner_tokens_per_s=1e4, explorer_samples=4
+        )
+
+    base = step()
+    assert step("algorithm.kl_coef=0").logprobs == pytest.approx(base.logprobs / 2)
+    assert step("algorithm.optimizer_passes=3").update == pytest.approx(base.update * 3)
+    assert step("model.activation_checkpointing=selective").update == pytest.approx(base.update * 3 / 4)
+    assert step("trainer.num_nodes=2").update == pytest.approx(base.update / 2)
+    apart = step("engine.kind=tensorrt_llm", "engine.placement=separate")
+    assert apart.rollouts == max(base.explorer, base.learner)
+
+
+def test_a_pipeline_idles_at_its_ends() -> None:
+    # 16 prompts x 16 samples over DP 4 = 64 sequences, 32 micro-batches of 2, and one more of idling.
+    assert cost.idle_stages(paper("model.pipeline_model_parallel_size=2")) == 1 / 32
+    assert cost.idle_stages(paper()) == 0
+
+
+def test_rows_that_decode_together() -> None:
+    def rows(*overrides: str) -> float:
+        return cost.decoding(paper(*overrides), LEARNER, H100, ASSUMED).rows
+
+    assert rows() == 32  # rollout.max_batch_rows
+    assert rows("rollout.max_batch_rows=4000") == 1024 * 16 / 8  # all sequences of a rank
+    # 0.25 x 80 GiB over 147,456 bytes x 1,152 tokens, on two GPUs
+    reserved = ("rollout.max_batch_rows=4000", "engine.kind=tensorrt_llm", "engine.memory_fraction=0.25")
+    expected = 20 * 2**30 / (147_456 * 1152)
+    assert rows(*reserved, "engine.tensor_parallel_size=2") == pytest.approx(2 * expected)
+
+
+def test_engines_of_each_kind() -> None:
+    assert cost.engines_of(paper("trainer.num_nodes=2")) == cost.Engines(16, 1)
+    assert cost.engines_of(paper("trainer.num_nodes=2", "engine.kind=server")) == cost.Engines(2, 1)
+    sizes = ("engine.tensor_parallel_size=2", "engine.replicas_per_node=4")
+    assert cost.engines_of(paper("trainer.num_nodes=2", "engine.kind=tensorrt_llm", *sizes)) == cost.Engines(8, 2)
+
+
+def test_saving_of_the_papers_schedule() -> None:
+    assert cost.mean_alpha(paper()) == 67 / 256
+    assert cost.saving(0.8, 67 / 256, 1 / 1.56) == pytest.approx(0.8 * 0.26171875 * (1 - 1 / 1.56))
+    assert cost.saving(0.8, 0.25, 0) == pytest.approx(0.2)  # stored rollouts
+    assert cost.saving(1, 0.25, 1) == 0  # an explorer as dear as the learner
+
+
+def test_the_steps_of_a_run_save_what_the_closed_form_says() -> None:
+    prediction = cost.predict(paper(), LEARNER, EXPLORER, H200, ASSUMED)
+    assert prediction.explorer is not None
+    ratio = prediction.learner.tokens_per_s / prediction.explorer.tokens_per_s
+    assert prediction.run_saving == pytest.approx(
+        cost.saving(prediction.rollout_share, prediction.alpha, ratio), rel=1e-9
+    )
+    assert prediction.steps[0].learner == 0  # step 1 is the explorer's alone
+    assert prediction.steps[-1] == prediction.grpo
+
+
+def test_engines_that_work_at_once_save_more() -> None:
+    cfg = paper("engine.kind=tensorrt_llm", "engine.placement=separate")
+    prediction = cost.predict(cfg, LEARNER, EXPLORER, H200, ASSUMED)
+    rollouts = [max(step.explorer, step.learner) for step in prediction.steps]
+    others = prediction.grpo.total - prediction.grpo.rollouts
+    whole = sum(rollouts) + others * len(rollouts)
+    assert prediction.run_saving == pytest.approx(1 - whole / (len(rollouts) * prediction.grpo.total))
+    assert sum(rollouts) < sum(step.explorer + step.learner for step in prediction.steps)
+
+
+def test_the_worked_example_of_the_docs() -> None:
+    cfg = paper()
+    assumed = cost.assumed_of(cost.PlanOptions(), cfg)
+    prediction = cost.predict(cfg, LEARNER, EXPLORER, H100, assumed)
+    explorer, learner, grpo = prediction.explorer, prediction.learner, prediction.grpo
+    assert explorer is not None
+    ratio = learner.tokens_per_s / explorer.tokens_per_s
+    shown = [
+        f"{learner.full_tokens_per_s:,.0f} tokens/s. For 1.7B",
+        f"{explorer.full_tokens_per_s:,.0f} tokens/s, 1.56",
+        f"{learner.tokens_per_s:,.0f} on 8 GPUs",
+        f"{explorer.tokens_per_s:,.0f} on 8 GPUs, {1 / ratio:.2f} times",
+        f"tokens in {grpo.learner:,.0f} s",
+        f"update 4/3 of it, {grpo.update:.0f} s; log-probs 2/3, {grpo.logprobs:.0f} s",
+        f"10 GB/s, {grpo.refit:.1f} s",
+        f" = {grpo.learner:,.0f} / {grpo.total:,.0f} = {prediction.rollout_share:.1%}",
+        f"= {cost.saving(1, prediction.alpha, ratio):.1%} of the rollout time, "
+        f"{cost.saving(prediction.rollout_share, prediction.alpha, ratio):.1%} of the run",
+    ]
+    page = " ".join((CONF.parent / "docs/planner.md").read_text().split())
+    assert [text for text in shown if text not in page] == []
+
+
+def test_plain_grpo_has_no_explorer() -> None:
+    prediction = cost.predict(paper("experiment=grpo"), LEARNER, None, H100, ASSUMED)
+    assert prediction.explorer is None
+    assert all(step == prediction.grpo for step in prediction.steps)
+
+
+def test_weights_that_do_not_fit_have_no_full_rate() -> None:
+    huge = ModelShape("qwen3", 151936, 8192, 80, 64, 8, 128, 49152, 32768, False, 1e6, 1e-6)
+    assert cost.decoding(paper(), huge, H200, ASSUMED).full_tokens_per_s is None
+
+
+def test_memory_of_each_kind_of_engine() -> None:
+    def memory(*overrides: str) -> tuple[dict[str, int], dict[str, int]]:
+        cfg = paper(*overrides)
+        parts = cost.memory_by_part(cfg, LEARNER, EXPLORER, H100)
+        return parts, cost.memory_by_phase(cfg, parts)
+
+    embedded, embedded_phases = memory()
+    trt, phases = memory("engine.kind=tensorrt_llm", "engine.tensor_parallel_size=8", "engine.memory_fraction=0.1")
+    assert trt["learner engine weights"] == 2 * LEARNER.parameters // 8
+    assert trt["KV cache"] == int(0.2 * 80 * 2**30)  # of two engines
+    of_engines = trt["learner engine weights"] + trt["explorer engine weights"]
+    resident = sum(embedded[name] for name in ("learner engine weights", "explorer engine weights"))
+    assert phases["training"] == embedded_phases["training"] - resident  # asleep
+    generating = sum(trt[name] for name in ("actor weights", "gradients", "KV cache")) + of_engines
+    assert phases["generating"] == generating  # optimizer states are offloaded
+    apart, _ = memory("engine.kind=tensorrt_llm", "engine.placement=separate")
+    assert {apart[name] for name in cost.ENGINE_PARTS} == {0}
+    assert apart["gradients"] == embedded["gradients"]
+
+
+@pytest.mark.parametrize(("overrides", "named"), [({"length": 5000}, "length=5000"), ({"prompt": 600}, "prompt=600")])
+def test_lengths_above_the_limit_are_refused(overrides: dict[str, int], named: str) -> None:
+    with pytest.raises(UserError, match=f"{named} is more than rollout.max_"):
+        cost.assumed_of(cost.PlanOptions(**overrides), paper())  # type: ignore[arg-type]

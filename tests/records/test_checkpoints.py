@@ -1,0 +1,150 @@
+import json
+import os
+import shutil
+from pathlib import Path
+
+import pytest
+
+from s2l_nemo.records.checkpoints import (
+    Checkpoint,
+    complete_checkpoints,
+    latest_checkpoint,
+    prune_checkpoints,
+    publish_checkpoint,
+)
+
+
+def publish(checkpoints, step, content="weights"):
+    tmp = checkpoints / f".tmp-step_{step:06d}"
+    (tmp / "shards").mkdir(parents=True)
+    (tmp / "shards" / "0.bin").write_text(content)
+    (tmp / "state.json").write_text("{}")
+    publish_checkpoint(tmp, checkpoints / f"step_{step:06d}")
+
+
+def names(folder):
+    return sorted(path.name for path in folder.iterdir())
+
+
+def test_publish_writes_a_marker_with_step_and_sizes(tmp_path):
+    publish(tmp_path, 3)
+    path = tmp_path / "step_000003"
+    marker = json.loads((path / "COMPLETE.json").read_text())
+    assert marker == {"step": 3, "files": {"shards/0.bin": 7, "state.json": 2}}
+    assert names(tmp_path) == ["step_000003"]
+    assert latest_checkpoint(tmp_path) == Checkpoint(3, path)
+
+
+def test_order_is_that_of_steps(tmp_path):
+    for step in (10, 9, 1_000_000):
+        publish(tmp_path, step)
+    assert [step for step, _ in complete_checkpoints(tmp_path)] == [9, 10, 1_000_000]
+
+
+def test_no_folder_no_checkpoint(tmp_path):
+    assert complete_checkpoints(tmp_path / "none") == []
+    assert latest_checkpoint(tmp_path / "none") is None
+
+
+def damage_marker(path):
+    (path / "COMPLETE.json").unlink()
+
+
+def damage_size(path):
+    (path / "shards" / "0.bin").write_text("wei")
+
+
+def damage_missing(path):
+    (path / "state.json").unlink()
+
+
+def damage_name(path):
+    path.rename(path.with_name("step_000007"))
+
+
+@pytest.mark.parametrize("damage", [damage_marker, damage_size, damage_missing, damage_name])
+def test_a_damaged_checkpoint_does_not_count(tmp_path, damage):
+    publish(tmp_path, 1)
+    publish(tmp_path, 2)
+    damage(tmp_path / "step_000002")
+    assert [step for step, _ in complete_checkpoints(tmp_path)] == [1]
+
+
+def test_the_same_step_is_replaced(tmp_path):
+    publish(tmp_path, 1, "old")
+    publish(tmp_path, 1, "newer")
+    assert names(tmp_path) == ["step_000001"]
+    assert (tmp_path / "step_000001" / "shards" / "0.bin").read_text() == "newer"
+    assert latest_checkpoint(tmp_path) == (1, tmp_path / "step_000001")
+
+
+class Killed(BaseException):
+    """Not an Exception: nothing may catch and tidy it, as nothing can after SIGKILL."""
+
+
+@pytest.mark.parametrize("call", range(40))
+def test_a_kill_while_saving_a_step_again_leaves_a_complete_one(tmp_path, monkeypatch, call):
+    publish(tmp_path, 1, "old")
+    calls = 0
+
+    def counted(function):
+        def run(*arguments, **options):
+            nonlocal calls
+            calls += 1
+            if calls > call:
+                raise Killed
+            return function(*arguments, **options)
+
+        return run
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "rename", counted(Path.rename))
+        patch.setattr(Path, "write_text", counted(Path.write_text))
+        patch.setattr(shutil, "rmtree", counted(shutil.rmtree))
+        patch.setattr(os, "replace", counted(os.replace))
+        patch.setattr(os, "fsync", counted(os.fsync))
+        try:
+            publish(tmp_path, 1, "newer")
+        except Killed:
+            pass
+        else:
+            assert call > 5  # the kill came after the end
+    found = latest_checkpoint(tmp_path)
+    assert found is not None
+    assert (found.path / "shards" / "0.bin").read_text() in ("old", "newer")
+    # and the next save of that step tidies up
+    shutil.rmtree(tmp_path / ".tmp-step_000001", ignore_errors=True)
+    publish(tmp_path, 1, "third")
+    prune_checkpoints(tmp_path, keep=2)
+    assert names(tmp_path) == ["step_000001"]
+    assert (tmp_path / "step_000001" / "shards" / "0.bin").read_text() == "third"
+
+
+@pytest.mark.parametrize(("keep", "kept"), [(0, [1, 2, 3]), (1, [3]), (2, [2, 3]), (5, [1, 2, 3])])
+def test_prune_keeps_the_newest(tmp_path, keep, kept):
+    for step in (1, 2, 3):
+        publish(tmp_path, step)
+    (tmp_path / ".tmp-step_000004").mkdir()
+    shutil.copytree(tmp_path / "step_000003", tmp_path / "step_000003.old")
+    prune_checkpoints(tmp_path, keep)
+    assert names(tmp_path) == [f"step_{step:06d}" for step in kept]
+
+
+def test_a_kill_while_pruning_leaves_no_half_checkpoint_that_counts(tmp_path, monkeypatch):
+    publish(tmp_path, 1)
+    publish(tmp_path, 2)
+
+    def killed(folder):
+        raise Killed
+
+    monkeypatch.setattr(shutil, "rmtree", killed)
+    with pytest.raises(Killed):
+        prune_checkpoints(tmp_path, keep=1)
+    assert [step for step, _ in complete_checkpoints(tmp_path)] == [2]
+
+
+def test_prune_spares_the_only_copy_of_a_step(tmp_path):
+    publish(tmp_path, 1)
+    (tmp_path / "step_000001").rename(tmp_path / "step_000001.old")
+    prune_checkpoints(tmp_path, keep=1)
+    assert latest_checkpoint(tmp_path) == (1, tmp_path / "step_000001.old")
