@@ -16,17 +16,18 @@ ROOT = Path(__file__).resolve().parent.parent
 ROOMS: dict[str, set[str]] = {
     # floor 1: plain data
     "errors": set(),
+    "registry": {"errors"},
+    "fields": {"registry"},
     "files": {"errors"},
     "types": {"errors"},
     # floor 2: the algorithm and its statistics are pure functions; a model is known by its files
     "measures": set(),
-    "algorithm.schedule": {"errors"},
+    "algorithm": {"errors", "fields", "registry", "types"},
     "models.formats": {"errors", "files"},
     "models": {"errors", "models.formats"},
     "models.checkpoints": {"errors", "models", "models.formats"},
-    "config": {"algorithm.schedule", "errors", "models"},
-    "algorithm": {"config", "errors", "types"},
-    "planner": {"algorithm.schedule", "config", "errors", "models"},
+    "config": {"algorithm", "errors", "fields", "models"},
+    "planner": {"algorithm", "config", "errors", "models"},
     # floor 3: what touches files, processes and devices
     "data": {"config", "errors", "files", "types"},
     "rewards": {"config", "data", "errors"},
@@ -43,8 +44,8 @@ ROOMS: dict[str, set[str]] = {
         "models", "records", "rewards", "types",
     },
     "trainer": {
-        "actor", "algorithm", "algorithm.schedule", "config", "data", "engines.build", "engines.embedded",
-        "engines.protocol", "engines.served", "files", "measures", "models", "platform", "records", "rewards", "types",
+        "actor", "algorithm", "config", "data", "engines.build", "engines.embedded", "engines.protocol",
+        "engines.served", "files", "measures", "models", "platform", "records", "rewards", "types",
     },
 }  # fmt: skip
 FOLDERS = ("s2l_nemo", "recipes", "tools", "benchmarks")

@@ -17,9 +17,10 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # runs from a c
 from rich.console import Console
 from rich.table import Table
 
+from s2l_nemo.algorithm.schedule import SCHEDULES
 from s2l_nemo.config.checks import check_config, check_ranges, data_parallel_size, mini_batch_prompts
 from s2l_nemo.config.load import load_config, load_values
-from s2l_nemo.config.schema import Config, EngineKind, ScheduleName
+from s2l_nemo.config.schema import Config, EngineKind
 from s2l_nemo.errors import UserError
 from s2l_nemo.models.shape import ModelShape
 from s2l_nemo.planner import cost
@@ -63,7 +64,7 @@ def shapes(cfg: Config) -> tuple[tuple[ModelShape, str], tuple[ModelShape | None
     """Figures of learner and explorer, each with a sentence on their source. Raises UserError where there are none."""
     found = find_shape("model.path", cfg.model.path)
     explorer: tuple[ModelShape | None, str] = (None, "none (plain GRPO)")
-    wanted = cfg.explorer.path if cfg.algorithm.schedule.name != ScheduleName.none else None
+    wanted = cfg.explorer.path if SCHEDULES[cfg.algorithm.schedule.name].explores else None
     if wanted is not None:
         explorer = find_shape("explorer.path", wanted)
     for key, path, shape in (("model.path", cfg.model.path, found[0]), ("explorer.path", wanted, explorer[0])):

@@ -32,7 +32,8 @@ from s2l_nemo.actor.layers import block_spec
 from s2l_nemo.actor.offload import Offload
 from s2l_nemo.actor.tokenizer import LocalTokenizer, tokenizer_folder
 from s2l_nemo.actor.weights import export_hugging_face, load_weights
-from s2l_nemo.algorithm.losses.policy import LossParams, LossScale, policy_loss
+from s2l_nemo.algorithm.losses.aggregation import LossScale
+from s2l_nemo.algorithm.losses.policy import PolicyLoss
 from s2l_nemo.models.checkpoints.checkpoint import Checkpoint
 from s2l_nemo.models.checkpoints.open import open_checkpoint
 from s2l_nemo.models.shape import Family, ModelShape
@@ -93,11 +94,11 @@ class S2LActor(NLPAdapterModelMixin, MegatronGPTModel, AlignableGenerativeInterf
         prepare_for_training_step(self, zero_grad=True)
 
     def get_loss_and_metrics(
-        self, batch: TrainBatch, params: LossParams, scale: LossScale, temperature: float, forward_only: bool = False
+        self, batch: TrainBatch, loss: PolicyLoss, scale: LossScale, temperature: float, forward_only: bool = False
     ) -> dict[str, float]:
         """Forward and backward over this rank's rows of a mini-batch; gradients are left in Megatron's buffers.
 
-        Returns the sums of `policy_loss` and `loss_sum`, over the whole mini-batch, on every rank.
+        Returns the sums of `PolicyLoss` and `loss_sum`, over the whole mini-batch, on every rank.
         """
         # Megatron divides by the number of micro-batches and averages gradients over data parallelism; the loss is
         # already divided by global counts, so both are undone here.
@@ -106,8 +107,8 @@ class S2LActor(NLPAdapterModelMixin, MegatronGPTModel, AlignableGenerativeInterf
         def loss_of(rows: TrainBatch) -> LossFunction:
             def loss_function(logits_BTV: torch.Tensor) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
                 logprobs_BS = vocab_parallel.target_logprobs(logits_BTV, rows.tokens_BT, temperature)
-                loss, sums = policy_loss(logprobs_BS, rows, params, scale)
-                return loss * undo, {**sums, "loss_sum": loss.detach().double()}
+                value, sums = loss(logprobs_BS, rows, scale)
+                return value * undo, {**sums, "loss_sum": value.detach().double()}
 
             return loss_function
 

@@ -8,7 +8,8 @@ from typing import Any, Protocol
 
 import torch
 
-from s2l_nemo.algorithm.losses.policy import LossParams, LossScale
+from s2l_nemo.algorithm.losses.aggregation import LossScale
+from s2l_nemo.algorithm.losses.policy import PolicyLoss
 from s2l_nemo.types import TrainBatch
 
 
@@ -35,7 +36,7 @@ class Actor(Protocol):
     def prepare_for_training(self) -> None: ...
     def prepare_for_training_step(self) -> None: ...
     def get_loss_and_metrics(
-        self, batch: TrainBatch, params: LossParams, scale: LossScale, temperature: float
+        self, batch: TrainBatch, loss: PolicyLoss, scale: LossScale, temperature: float
     ) -> dict[str, float]: ...
     def finish_training_step(self) -> None: ...
     def optimizer_step(self) -> dict[str, float]: ...

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import torch
+from typing_extensions import assert_never
 
+from s2l_nemo.algorithm.options import AdvantageNorm, AdvantageStd, Baseline
 from s2l_nemo.types import Source
 
 
@@ -12,9 +14,9 @@ def group_advantages(
     source_PG: torch.Tensor,
     kept_PG: torch.Tensor,
     *,
-    std: str,
-    baseline: str,
-    norm: str,
+    std: AdvantageStd,
+    baseline: Baseline,
+    norm: AdvantageNorm,
     eps: float,
 ) -> torch.Tensor:
     """Returns advantages_PG (float32): A = (r - baseline) / (std + eps) within each row.
@@ -35,10 +37,13 @@ def group_advantages(
     if not torch.isfinite(rewards_PG).all():
         raise ValueError("every reward must be finite")
     rewards_PG = rewards_PG.double()
-    if norm == "mixed":
-        members = [kept_PG]
-    else:
-        members = [kept_PG & (source_PG == source) for source in Source]
+    match norm:
+        case AdvantageNorm.mixed:
+            members = [kept_PG]
+        case AdvantageNorm.split:
+            members = [kept_PG & (source_PG == source) for source in Source]
+        case _:
+            assert_never(norm)
     parts = [_standardise(rewards_PG, member_PG, std=std, baseline=baseline, eps=eps) for member_PG in members]
     return torch.stack(parts).sum(0).float()
 
@@ -50,21 +55,31 @@ def zero_variance_fraction(rewards_PG: torch.Tensor, kept_PG: torch.Tensor) -> f
 
 
 def _standardise(
-    rewards_PG: torch.Tensor, member_PG: torch.Tensor, *, std: str, baseline: str, eps: float
+    rewards_PG: torch.Tensor, member_PG: torch.Tensor, *, std: AdvantageStd, baseline: Baseline, eps: float
 ) -> torch.Tensor:
     """Advantages among the members of each row; 0 for all others."""
     n_P1 = member_PG.sum(1, keepdim=True).clamp(min=1)
     mean_P1 = (rewards_PG * member_PG).sum(1, keepdim=True) / n_P1
     centred_PG = (rewards_PG - mean_P1) * member_PG
     others_P1 = (n_P1 - 1).clamp(min=1)
-    advantages_PG = centred_PG
-    if baseline == "leave_one_out":
-        # r - (n * mean - r) / (n - 1) = (r - mean) * n / (n - 1)
-        advantages_PG = centred_PG * n_P1 / others_P1
-    if std != "none":
-        divisor_P1 = others_P1 if std == "sample" else n_P1
-        variance_P1 = centred_PG.square().sum(1, keepdim=True) / divisor_P1
-        advantages_PG = advantages_PG / (variance_P1.sqrt() + eps)
+    squares_P1 = centred_PG.square().sum(1, keepdim=True)
+    match baseline:
+        case Baseline.mean:
+            advantages_PG = centred_PG
+        case Baseline.leave_one_out:
+            # r - (n * mean - r) / (n - 1) = (r - mean) * n / (n - 1)
+            advantages_PG = centred_PG * n_P1 / others_P1
+        case _:
+            assert_never(baseline)
+    match std:
+        case AdvantageStd.sample:
+            advantages_PG = advantages_PG / ((squares_P1 / others_P1).sqrt() + eps)
+        case AdvantageStd.population:
+            advantages_PG = advantages_PG / ((squares_P1 / n_P1).sqrt() + eps)
+        case AdvantageStd.none:
+            pass
+        case _:
+            assert_never(std)
     # Rounding of the mean leaves 1e-17 instead of 0, and std + eps of the same size would make it visible.
     highest_P, lowest_P = _extremes(rewards_PG, member_PG)
     return torch.where(member_PG & (highest_P > lowest_P)[:, None], advantages_PG, 0.0)

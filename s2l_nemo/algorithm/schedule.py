@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from fractions import Fraction
 
 from s2l_nemo.errors import UserError
+from s2l_nemo.registry import Registry
 
 
 @dataclass(frozen=True)
@@ -27,16 +28,27 @@ class Split:
 Schedule = Callable[[int, int], Split]
 
 
+@dataclass(frozen=True)
+class ScheduleKind:
+    """One choice of `algorithm.schedule.name`.
+
+    `share` gives alpha, the explorer's share of a group, from (step counted from 1, T_mix, the key `alpha`). It returns
+    an exact number from 0 to 1.
+    """
+
+    share: Callable[[int, int, Fraction], Fraction]
+    explores: bool = True  # False: the explorer samples nothing, and explorer.path may be null
+    uses_t_mix: bool = True
+
+
 def make_schedule(name: str, *, steps: int, t_mix: int | None, alpha: float) -> Schedule:
     """Returns the function (step counted from 1, group size G) -> Split.
 
-    `name`: `linear` (the paper), `cosine` (the same end points), `abrupt` (`alpha` until T_mix, then 0), `constant`
-    (`alpha` throughout) or `none` (plain GRPO). `t_mix` None is half of `steps`, rounded down.
+    `name` is a key of `SCHEDULES`. `t_mix` None is half of `steps`, rounded down.
 
     Raises UserError for an unknown name, `t_mix` outside 0..steps or `alpha` outside 0..1.
     """
-    if name not in _SHARES:
-        raise UserError(f"algorithm.schedule.name={name} is unknown: choose one of {', '.join(_SHARES)}")
+    share = SCHEDULES[name].share
     last = steps // 2 if t_mix is None else t_mix
     if not 0 <= last <= steps:
         raise UserError(
@@ -44,7 +56,6 @@ def make_schedule(name: str, *, steps: int, t_mix: int | None, alpha: float) -> 
         )
     if not 0 <= alpha <= 1:
         raise UserError(f"algorithm.schedule.alpha={alpha} is not a share: choose a number from 0 to 1")
-    share = _SHARES[name]
     # The decimal that the user wrote, not the nearest binary float: ceil(0.1 * 10) must be 1, ceil(0.7 * 10) 7.
     exact_alpha = Fraction(str(float(alpha)))
 
@@ -83,10 +94,14 @@ def _none(step: int, t_mix: int, alpha: Fraction) -> Fraction:
     return Fraction(0)
 
 
-_SHARES: dict[str, Callable[[int, int, Fraction], Fraction]] = {
-    "linear": _linear,
-    "abrupt": _abrupt,
-    "constant": _constant,
-    "cosine": _cosine,
-    "none": _none,
-}
+# To add one from outside, call SCHEDULES.register(name, ScheduleKind(share)).
+SCHEDULES: Registry[ScheduleKind] = Registry(
+    "algorithm.schedule.name",
+    {
+        "linear": ScheduleKind(_linear),  # the paper
+        "abrupt": ScheduleKind(_abrupt),  # `alpha` until T_mix, then 0
+        "constant": ScheduleKind(_constant, uses_t_mix=False),  # `alpha` throughout
+        "cosine": ScheduleKind(_cosine),  # the end points of `linear`
+        "none": ScheduleKind(_none, explores=False, uses_t_mix=False),  # plain GRPO
+    },
+)

@@ -8,8 +8,8 @@ from typing import Any
 
 from omegaconf import OmegaConf
 
-from s2l_nemo.algorithm.schedule import make_schedule
-from s2l_nemo.config.schema import Accelerator, Config, EngineKind, Placement, Precision, ScheduleName
+from s2l_nemo.algorithm.schedule import SCHEDULES, make_schedule
+from s2l_nemo.config.schema import Accelerator, Config, EngineKind, Placement, Precision
 from s2l_nemo.errors import UserError
 from s2l_nemo.models.files import read_config_json, read_shape
 
@@ -135,7 +135,7 @@ def check_model_files(cfg: Config) -> None:
             f"{cfg.model.path}: choose a divisor of {shape.layers}"
         )
     _check_length(cfg, cfg.model.path, shape.max_positions)
-    if cfg.explorer.path is None or cfg.algorithm.schedule.name == ScheduleName.none:
+    if cfg.explorer.path is None or not SCHEDULES[cfg.algorithm.schedule.name].explores:
         return
     explorer = read_config_json("explorer.path", cfg.explorer.path)
     _check_length(cfg, cfg.explorer.path, read_shape("explorer.path", cfg.explorer.path).max_positions)
@@ -193,10 +193,10 @@ def _check_batches(cfg: Config) -> None:
 
 def _check_algorithm(cfg: Config) -> None:
     algorithm, schedule = cfg.algorithm, cfg.algorithm.schedule
-    make_schedule(schedule.name.value, steps=algorithm.steps, t_mix=schedule.t_mix, alpha=schedule.alpha)
-    if cfg.explorer.path is None and schedule.name != ScheduleName.none:
+    make_schedule(schedule.name, steps=algorithm.steps, t_mix=schedule.t_mix, alpha=schedule.alpha)
+    if cfg.explorer.path is None and SCHEDULES[schedule.name].explores:
         raise UserError(
-            f"explorer.path=null with algorithm.schedule.name={schedule.name.value}: give the explorer's folder, "
+            f"explorer.path=null with algorithm.schedule.name={schedule.name}: give the explorer's folder, "
             "or set algorithm.schedule.name=none"
         )
     if cfg.model.optim.min_lr > cfg.model.optim.lr:

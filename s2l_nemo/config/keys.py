@@ -13,6 +13,7 @@ from functools import cache
 from typing import Any
 
 from s2l_nemo.config.schema import Config
+from s2l_nemo.fields import Facts, facts_of
 
 
 @dataclass(frozen=True)
@@ -23,6 +24,7 @@ class Key:
     type: Any
     default: Any
     comment: str
+    facts: Facts
 
     @property
     def is_mapping(self) -> bool:
@@ -36,6 +38,8 @@ class Key:
 
     def expected(self) -> str:
         """What a value must be, in words."""
+        if self.facts.choices is not None:
+            return " | ".join(self.facts.choices.names())
         return _in_words(self.type)
 
     def default_text(self) -> str:
@@ -88,7 +92,9 @@ def _keys(schema: type, prefix: str) -> list[Key]:
         if is_dataclass(hint):
             found += _keys(typing.cast(type, hint), f"{prefix}{field.name}.")
         else:
-            found.append(Key(prefix + field.name, hint, default, comments.get(field.name, "")))
+            facts = facts_of(field.metadata)
+            comment = facts.help or comments.get(field.name, "")
+            found.append(Key(prefix + field.name, hint, default, comment, facts))
     return found
 
 

@@ -212,6 +212,8 @@ def _set(cfg: DictConfig, name: str, value: Any, schema: type) -> None:
         is_nested = isinstance(value, list) and any(isinstance(item, list | dict) for item in value)
         if (key.type is bool and is_number) or (key.is_list and is_nested):
             raise UserError(f"{name}={value}: expected {key.expected()}")
+        if key.facts.choices is not None and value not in key.facts.choices:
+            raise UserError(f"{name}={value}: expected {key.expected()}")
         OmegaConf.update(cfg, name, value, merge=True)
     except OmegaConfBaseException:
         shown = "null" if value is None else value

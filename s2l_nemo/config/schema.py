@@ -6,49 +6,7 @@ from dataclasses import dataclass, field
 from enum import Enum
 from typing import Any
 
-
-class ScheduleName(str, Enum):
-    linear = "linear"
-    abrupt = "abrupt"
-    constant = "constant"
-    cosine = "cosine"
-    none = "none"
-
-
-class Importance(str, Enum):
-    learner_old = "learner_old"
-    behavior = "behavior"
-    truncated = "truncated"
-    masked = "masked"
-    shaped = "shaped"
-
-
-class Aggregation(str, Enum):
-    token_mean = "token_mean"
-    sequence_mean = "sequence_mean"
-    constant = "constant"
-
-
-class KLEstimator(str, Enum):
-    k1 = "k1"
-    k2 = "k2"
-    k3 = "k3"
-
-
-class AdvantageStd(str, Enum):
-    sample = "sample"
-    population = "population"
-    none = "none"
-
-
-class Baseline(str, Enum):
-    mean = "mean"
-    leave_one_out = "leave_one_out"
-
-
-class AdvantageNorm(str, Enum):
-    mixed = "mixed"
-    split = "split"  # type: ignore[assignment]  # hides str.split, which no one calls on it
+from s2l_nemo.algorithm.options import AlgorithmConfig
 
 
 class Precision(str, Enum):
@@ -163,40 +121,6 @@ class ModelConfig:
 @dataclass
 class ExplorerConfig:
     path: str | None = "models/tiny/explorer"  # as model.path; null only with schedule.name=none
-
-
-@dataclass
-class ScheduleConfig:
-    name: ScheduleName = ScheduleName.linear
-    t_mix: int | None = None  # steps with explorer rollouts; null: half of algorithm.steps
-    alpha: float = 1.0  # explorer share of `constant`, and of `abrupt` before the switch
-
-
-@dataclass
-class AlgorithmConfig:
-    steps: int = 16  # T
-    prompts_per_step: int = 32  # P
-    group_size: int = 16  # G
-    mini_batch_prompts: int | None = None  # prompts of one optimizer step; null: all of them
-    optimizer_passes: int = 1  # U, passes over the step's rollouts
-    schedule: ScheduleConfig = field(default_factory=ScheduleConfig)
-    importance: Importance = Importance.learner_old
-    importance_cap: float = 2.0  # `truncated`: largest correction weight; `masked`: upper end of the band
-    importance_floor: float = 0.5  # `masked`: lower end of the band
-    shaping_gamma: float = 0.1  # `shaped`
-    clip_low: float = 0.2
-    clip_high: float = 0.2
-    dual_clip: float | None = None  # lower bound -c*A for negative advantages, c > 1; null: off
-    kl_coef: float = 1e-3  # beta of Eq. 2; 0 skips the reference model
-    kl_estimator: KLEstimator = KLEstimator.k3
-    kl_on_explorer: bool = True
-    explorer_loss_coef: float = 1.0
-    aggregation: Aggregation = Aggregation.token_mean
-    mask_truncated: bool = False  # answers cut at max_response_length give no gradient
-    adv_std: AdvantageStd = AdvantageStd.sample
-    adv_baseline: Baseline = Baseline.mean
-    adv_norm: AdvantageNorm = AdvantageNorm.mixed
-    adv_eps: float = 1e-6
 
 
 @dataclass

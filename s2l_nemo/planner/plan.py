@@ -6,10 +6,10 @@ from collections.abc import Iterator
 from itertools import groupby
 from pathlib import Path
 
-from s2l_nemo.algorithm.schedule import Split, make_schedule
+from s2l_nemo.algorithm.schedule import SCHEDULES, Split, make_schedule
 from s2l_nemo.config.checks import data_parallel_size, mini_batch_prompts
 from s2l_nemo.config.load import resolved_yaml
-from s2l_nemo.config.schema import ActivationCheckpointing, Config, Precision, ScheduleName
+from s2l_nemo.config.schema import ActivationCheckpointing, Config, Precision
 from s2l_nemo.models.files import read_shape
 from s2l_nemo.models.shape import ModelShape, public_shape
 
@@ -37,7 +37,7 @@ def render_plan(cfg: Config) -> str:
 
 def splits(cfg: Config) -> list[Split]:
     """The split of every step of the run."""
-    name, steps = cfg.algorithm.schedule.name.value, cfg.algorithm.steps
+    name, steps = cfg.algorithm.schedule.name, cfg.algorithm.steps
     schedule = make_schedule(name, steps=steps, t_mix=cfg.algorithm.schedule.t_mix, alpha=cfg.algorithm.schedule.alpha)
     return [schedule(step, cfg.algorithm.group_size) for step in range(1, steps + 1)]
 
@@ -140,7 +140,7 @@ def _memory_text(cfg: Config) -> str:
     learner, source = find_shape("model.path", cfg.model.path)
     lines.append(f"learner: {source}")
     explorer = None
-    if cfg.explorer.path is not None and cfg.algorithm.schedule.name != ScheduleName.none:
+    if cfg.explorer.path is not None and SCHEDULES[cfg.algorithm.schedule.name].explores:
         explorer, source = find_shape("explorer.path", cfg.explorer.path)
         lines.append(f"explorer: {source}")
         if explorer is None:

@@ -13,10 +13,12 @@ from s2l_nemo.actor.protocol import Actor
 from s2l_nemo.algorithm.advantages import group_advantages
 from s2l_nemo.algorithm.batching import collate, mini_batch_counts, shard_groups
 from s2l_nemo.algorithm.groups import assemble_groups, mixed_requests
-from s2l_nemo.algorithm.losses.policy import LossParams, LossScale
+from s2l_nemo.algorithm.losses.aggregation import LossScale
+from s2l_nemo.algorithm.losses.policy import PolicyLoss
+from s2l_nemo.algorithm.options import AlgorithmConfig
 from s2l_nemo.algorithm.order import take
 from s2l_nemo.algorithm.schedule import Schedule
-from s2l_nemo.config.schema import AlgorithmConfig, CheckpointConfig, ValidationConfig
+from s2l_nemo.config.schema import CheckpointConfig, ValidationConfig
 from s2l_nemo.trainer.clock import Clock
 from s2l_nemo.trainer.diversity_filter import DiversityFilter
 from s2l_nemo.trainer.metrics import Metrics, rollout_metrics, throughput, update_metrics
@@ -168,14 +170,14 @@ class Trainer:
         """U passes of optimizer steps over the mini-batches. Returns sums over them, their number and the last `lr`."""
         _, replicas = self.actor.data_parallel()
         rows = self.mini_batch_prompts() * self.algorithm.group_size // replicas
-        params = LossParams.from_config(self.algorithm)
+        loss = PolicyLoss.of(self.algorithm)
         sums: Counter[str] = Counter()
         self.actor.prepare_for_training()
         for _ in range(self.algorithm.optimizer_passes):
             for mini_batch in batch.split(rows):
                 scale = self.scale(mini_batch)
                 self.actor.prepare_for_training_step()
-                sums.update(self.actor.get_loss_and_metrics(mini_batch, params, scale, self.sampling.temperature))
+                sums.update(self.actor.get_loss_and_metrics(mini_batch, loss, scale, self.sampling.temperature))
                 self.actor.finish_training_step()
                 stepped = self.actor.optimizer_step()
                 sums.update(updates=1, grad_norm=stepped["grad_norm"])  # type: ignore[call-overload]

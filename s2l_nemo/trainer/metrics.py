@@ -63,7 +63,7 @@ def rollout_metrics(split: Split, groups: Sequence[Group]) -> Metrics:
 def update_metrics(sums: dict[str, float], updates: float) -> Metrics:
     """Means over the tokens of all optimizer steps of this step; `loss` and `grad_norm` are means over them.
 
-    `sums` are those of `policy_loss` over the step, with `loss_sum`, `grad_norm`, and `entropy_sum`/`entropy_tokens`.
+    `sums` are those of `PolicyLoss` over the step, with `loss_sum`, `grad_norm`, and `entropy_sum`/`entropy_tokens`.
     """
     tokens = sums["tokens"]
     metrics: Metrics = {

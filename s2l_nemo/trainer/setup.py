@@ -106,7 +106,7 @@ def build_trainer(cfg: Config, inputs: Inputs, stop: StopRequest) -> Trainer:
         limits=Limits(rollout.max_response_length, pad_token_id(tokenizer), cfg.model.tensor_model_parallel_size),
         run_seed=cfg.run.seed,
         schedule=make_schedule(
-            cfg.algorithm.schedule.name.value,
+            cfg.algorithm.schedule.name,
             steps=cfg.algorithm.steps,
             t_mix=cfg.algorithm.schedule.t_mix,
             alpha=cfg.algorithm.schedule.alpha,
@@ -270,7 +270,7 @@ def announce(recorder: Recorder, cfg: Config, inputs: Inputs, resumed: Checkpoin
         "ranks": f"TP {model.tensor_model_parallel_size} x PP {model.pipeline_model_parallel_size} x DP {replicas} "
         f"on {'GPU' if torch.cuda.is_available() else 'CPU'}, {model.precision.value}",
         "batch": f"{cfg.algorithm.prompts_per_step} prompts x {cfg.algorithm.group_size} samples a step",
-        "schedule": f"{cfg.algorithm.schedule.name.value}, {cfg.algorithm.steps} steps",
+        "schedule": f"{cfg.algorithm.schedule.name}, {cfg.algorithm.steps} steps",
         "data": f"{len(train.prompts)} training prompts{filtered}, {len(valid.prompts)} held out",
         "run": f"{cfg.run.dir}, {f'continues after step {resumed.step}' if resumed else 'new'}, seed {cfg.run.seed}",
     }

@@ -1,4 +1,5 @@
 import math
+from typing import Any
 
 import pytest
 import torch
@@ -6,19 +7,28 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from s2l_nemo.algorithm.advantages import group_advantages, zero_variance_fraction
+from s2l_nemo.algorithm.options import AdvantageNorm, AdvantageStd, Baseline
 from s2l_nemo.types import Source
 
 E, L = Source.EXPLORER, Source.LEARNER
 
 
 def advantages(
-    rewards: list[float], sources: list[Source] | None = None, kept: list[bool] | None = None, **choices: object
+    rewards: list[float], sources: list[Source] | None = None, kept: list[bool] | None = None, **choices: Any
 ) -> list[float]:
-    options = {"std": "sample", "baseline": "mean", "norm": "mixed", "eps": 0.0} | choices
+    names = {"std": "sample", "baseline": "mean", "norm": "mixed"} | {k: v for k, v in choices.items() if k != "eps"}
     rewards_PG = torch.tensor([rewards])
     source_PG = torch.tensor([sources or [L] * len(rewards)])
     kept_PG = torch.ones_like(rewards_PG, dtype=torch.bool) if kept is None else torch.tensor([kept])
-    result_PG = group_advantages(rewards_PG, source_PG, kept_PG, **options)
+    result_PG = group_advantages(
+        rewards_PG,
+        source_PG,
+        kept_PG,
+        std=AdvantageStd(names["std"]),
+        baseline=Baseline(names["baseline"]),
+        norm=AdvantageNorm(names["norm"]),
+        eps=float(choices.get("eps", 0.0)),
+    )
     assert result_PG.dtype == torch.float32
     return result_PG[0].tolist()
 
@@ -35,7 +45,7 @@ def advantages(
         ({"baseline": "leave_one_out"}, [2.0, -2 / 3, -2 / 3, -2 / 3]),
     ],
 )
-def test_by_hand(choices: dict[str, object], expected: list[float]) -> None:
+def test_by_hand(choices: dict[str, Any], expected: list[float]) -> None:
     assert advantages([1.0, 0.0, 0.0, 0.0], **choices) == pytest.approx(expected)
 
 

@@ -2,8 +2,9 @@ import pytest
 import torch
 
 from s2l_nemo.algorithm.batching import collate, mini_batch_counts, padded_length, shard_groups
-from s2l_nemo.algorithm.losses.policy import LossParams, LossScale, policy_loss
-from s2l_nemo.config.schema import Aggregation, Importance
+from s2l_nemo.algorithm.losses.aggregation import LossScale
+from s2l_nemo.algorithm.losses.policy import PolicyLoss
+from s2l_nemo.algorithm.options import AGGREGATIONS, IMPORTANCE, AlgorithmConfig
 from s2l_nemo.types import Completion, FinishReason, Group, Prompt, Source, TrainBatch
 
 PAD = 99
@@ -106,7 +107,7 @@ def toy_logprobs(weight_VV: torch.Tensor, tokens_BT: torch.Tensor) -> torch.Tens
 
 
 def gradient(
-    groups: list[Group], advantages_PG: torch.Tensor, params: LossParams, *, ranks: int, micro_batch: int
+    groups: list[Group], advantages_PG: torch.Tensor, params: AlgorithmConfig, *, ranks: int, micro_batch: int
 ) -> tuple[float, torch.Tensor]:
     """Loss and gradient of one mini-batch, added up over simulated data-parallel ranks and micro-batches."""
     generator = torch.Generator().manual_seed(5)
@@ -127,19 +128,19 @@ def gradient(
     total = 0.0
     for shard in shards:
         for part in shard.split(micro_batch):
-            loss, _ = policy_loss(toy_logprobs(weight_VV, part.tokens_BT), part, params, scale)
+            loss, _ = PolicyLoss.of(params)(toy_logprobs(weight_VV, part.tokens_BT), part, scale)
             loss.backward()
             total += loss.item()
     assert weight_VV.grad is not None
     return total, weight_VV.grad
 
 
-@pytest.mark.parametrize("aggregation", [choice.value for choice in Aggregation])
-@pytest.mark.parametrize("importance", [choice.value for choice in Importance])
+@pytest.mark.parametrize("aggregation", AGGREGATIONS.names())
+@pytest.mark.parametrize("importance", IMPORTANCE.names())
 def test_gradient_does_not_depend_on_the_division(aggregation: str, importance: str) -> None:
     groups = random_groups(count=4, group_size=4)
     advantages_PG = torch.randn(4, 4, generator=torch.Generator().manual_seed(9))
-    params = LossParams(aggregation=aggregation, importance=importance, kl_coef=0.1)
+    params = AlgorithmConfig(aggregation=aggregation, importance=importance, kl_coef=0.1)
     loss, whole_VV = gradient(groups, advantages_PG, params, ranks=1, micro_batch=16)
     assert whole_VV.norm() > 1e-3
     for ranks, micro_batch in [(1, 1), (1, 4), (2, 8), (2, 2), (4, 1), (4, 4)]:

@@ -6,12 +6,22 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from s2l_nemo.algorithm.losses.policy import LossParams, LossScale, kl_penalty, policy_loss
-from s2l_nemo.config.schema import Aggregation, AlgorithmConfig, Importance, KLEstimator
+from s2l_nemo.algorithm.losses.aggregation import LossScale
+from s2l_nemo.algorithm.losses.importance import Masked
+from s2l_nemo.algorithm.losses.kl import kl_penalty
+from s2l_nemo.algorithm.losses.policy import PolicyLoss
+from s2l_nemo.algorithm.options import AGGREGATIONS, IMPORTANCE, AlgorithmConfig, KLEstimator
+from s2l_nemo.errors import UserError
 from s2l_nemo.types import Source, TrainBatch
 
-NO_KL = LossParams(kl_coef=0.0)
+NO_KL = AlgorithmConfig(kl_coef=0.0)
 ONE = LossScale(tokens=1, sequences=1, max_response_length=1)
+
+
+def policy_loss(
+    logprobs_BS: torch.Tensor, batch: TrainBatch, options: AlgorithmConfig, scale: LossScale
+) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
+    return PolicyLoss.of(options)(logprobs_BS, batch, scale)
 
 
 def make_batch(
@@ -42,7 +52,7 @@ def make_batch(
 
 
 def one_token(
-    params: LossParams, *, pi: float, advantage: float, old: float = 1.0, sampler: float = 1.0, source: int = 0
+    params: AlgorithmConfig, *, pi: float, advantage: float, old: float = 1.0, sampler: float = 1.0, source: int = 0
 ) -> tuple[float, float, dict[str, float]]:
     """Loss, its derivative by log pi and the metrics for one response token with these probabilities."""
     batch = make_batch([[1.0]], [advantage], [Source(source)], old=math.log(old), sampler=math.log(sampler))
@@ -73,7 +83,7 @@ def one_token(
     ],
 )
 def test_clipping(
-    params: LossParams, pi_over_old: float, advantage: float, loss: float, gradient: float, clipped: int
+    params: AlgorithmConfig, pi_over_old: float, advantage: float, loss: float, gradient: float, clipped: int
 ) -> None:
     value, slope, sums = one_token(params, pi=pi_over_old, advantage=advantage)
     assert (value, slope) == pytest.approx((loss, gradient), abs=1e-6)
@@ -127,7 +137,7 @@ def test_shaped_explorer_tokens_are_never_clipped() -> None:
     assert sums["clipped"] == 0
 
 
-@pytest.mark.parametrize("aggregation", [choice.value for choice in Aggregation])
+@pytest.mark.parametrize("aggregation", AGGREGATIONS.names())
 @given(seed=st.integers(0, 1000))
 def test_every_importance_is_the_same_for_plain_grpo(aggregation: str, seed: int) -> None:
     generator = torch.Generator().manual_seed(seed)
@@ -138,8 +148,8 @@ def test_every_importance_is_the_same_for_plain_grpo(aggregation: str, seed: int
     )
     scale = LossScale(tokens=12, sequences=4, max_response_length=8)
     losses = []
-    for importance in Importance:
-        params = LossParams(importance=importance, aggregation=aggregation)
+    for importance in IMPORTANCE.names():
+        params = AlgorithmConfig(importance=importance, aggregation=aggregation)
         losses.append(policy_loss(logprobs_BS, batch, params, scale)[0].item())
     assert losses == pytest.approx([losses[0]] * len(losses), rel=1e-5)
 
@@ -151,13 +161,13 @@ def test_every_importance_is_the_same_for_plain_grpo(aggregation: str, seed: int
 )
 def test_kl_estimators(estimator: str, expected: float, slope: float) -> None:
     logprobs = torch.tensor(math.log(0.5), requires_grad=True)
-    kl = kl_penalty(logprobs, torch.tensor(math.log(0.25)), estimator)
+    kl = kl_penalty(logprobs, torch.tensor(math.log(0.25)), KLEstimator(estimator))
     assert kl.item() == pytest.approx(expected)
     assert torch.autograd.grad(kl, logprobs)[0].item() == pytest.approx(slope)
 
 
-@pytest.mark.parametrize("estimator", [choice.value for choice in KLEstimator])
-def test_kl_of_the_reference_itself_is_zero(estimator: str) -> None:
+@pytest.mark.parametrize("estimator", KLEstimator)
+def test_kl_of_the_reference_itself_is_zero(estimator: KLEstimator) -> None:
     logprobs = torch.tensor([-0.3, -7.0])
     assert kl_penalty(logprobs, logprobs, estimator).tolist() == [0.0, 0.0]
 
@@ -169,7 +179,7 @@ def test_kl_on_explorer_tokens_and_explorer_coefficient() -> None:
     )
     logprobs_BS = torch.full((2, 1), math.log(0.5))
     scale = LossScale(tokens=2, sequences=2, max_response_length=1)
-    params = LossParams(kl_coef=0.1, kl_estimator="k1")
+    params = AlgorithmConfig(kl_coef=0.1, kl_estimator=KLEstimator.k1)
 
     def loss_of(**changes: object) -> float:
         return policy_loss(logprobs_BS, batch, replace(params, **changes), scale)[0].item()
@@ -212,11 +222,11 @@ def test_sums_are_kept_by_source() -> None:
 
 
 @pytest.mark.parametrize("garbage", [1e30, -1e30, math.inf, -math.inf, math.nan])
-@pytest.mark.parametrize("importance", [choice.value for choice in Importance])
-@pytest.mark.parametrize("aggregation", [choice.value for choice in Aggregation])
+@pytest.mark.parametrize("importance", IMPORTANCE.names())
+@pytest.mark.parametrize("aggregation", AGGREGATIONS.names())
 def test_padding_is_nothing(garbage: float, importance: str, aggregation: str) -> None:
     pad = torch.tensor([[0, garbage, 0, garbage]])
-    params = LossParams(importance=importance, aggregation=aggregation, dual_clip=2.0)
+    params = AlgorithmConfig(importance=importance, aggregation=aggregation, dual_clip=2.0)
     batch = make_batch([[1, 0, 1, 0.0]], [-1.0], [Source.EXPLORER], old=pad - 0.5, sampler=-pad - 1, ref=pad)
     clean = make_batch([[1, 0, 1, 0.0]], [-1.0], [Source.EXPLORER], old=-0.5, sampler=-1.0, ref=0.0)
     scale = LossScale(tokens=2, sequences=1, max_response_length=4)
@@ -233,8 +243,8 @@ def test_padding_is_nothing(garbage: float, importance: str, aggregation: str) -
 def test_extreme_ratios_stay_finite() -> None:
     batch = make_batch([[1.0, 1.0]], [-1.0], [Source.EXPLORER], old=-500.0, sampler=-500.0, ref=0.0)
     logprobs_BS = torch.tensor([[0.0, -900.0]], requires_grad=True)
-    for importance in Importance:
-        loss, _ = policy_loss(logprobs_BS, batch, LossParams(importance=importance), ONE)
+    for importance in IMPORTANCE.names():
+        loss, _ = policy_loss(logprobs_BS, batch, AlgorithmConfig(importance=importance), ONE)
         assert loss.isfinite()
         assert torch.autograd.grad(loss, logprobs_BS)[0].isfinite().all()
 
@@ -242,10 +252,17 @@ def test_extreme_ratios_stay_finite() -> None:
 def test_a_mini_batch_without_tokens_has_loss_zero() -> None:
     batch = make_batch([[0.0, 0.0]], [1.0], [Source.LEARNER])
     empty = LossScale(tokens=0, sequences=0, max_response_length=4)
-    for aggregation in Aggregation:
+    for aggregation in AGGREGATIONS.names():
         assert policy_loss(torch.zeros(1, 2), batch, replace(NO_KL, aggregation=aggregation), empty)[0].item() == 0
 
 
-def test_params_come_from_the_config_with_the_same_defaults() -> None:
-    assert LossParams.from_config(AlgorithmConfig()) == LossParams()
-    assert LossParams.from_config(AlgorithmConfig(clip_high=0.28)).clip_high == 0.28
+def test_a_rule_reads_the_keys_that_its_fields_name() -> None:
+    options = AlgorithmConfig(importance="masked", importance_cap=3.0, importance_floor=0.25, clip_high=0.28)
+    loss = PolicyLoss.of(options)
+    assert loss.importance == Masked(importance_floor=0.25, importance_cap=3.0)
+    assert (loss.clip_low, loss.clip_high) == (0.2, 0.28)
+
+
+def test_an_unknown_rule_is_one_line() -> None:
+    with pytest.raises(UserError, match=r"algorithm\.importance=behaviour is unknown: choose one of learner_old, beh"):
+        PolicyLoss.of(AlgorithmConfig(importance="behaviour"))

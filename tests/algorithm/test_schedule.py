@@ -4,11 +4,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from s2l_nemo.algorithm.schedule import make_schedule
-from s2l_nemo.config.schema import ScheduleName
+from s2l_nemo.algorithm.schedule import SCHEDULES, make_schedule
 from s2l_nemo.errors import UserError
 
-names = st.sampled_from([name.value for name in ScheduleName])
+names = st.sampled_from(SCHEDULES.names())
 
 
 def explorer_counts(name: str, *, steps: int, t_mix: int | None = None, alpha: float = 1.0, group_size: int = 16):

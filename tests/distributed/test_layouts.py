@@ -8,7 +8,9 @@ from typing import Any
 import pytest
 import torch
 
-from s2l_nemo.algorithm.losses.policy import LossParams, LossScale
+from s2l_nemo.algorithm.losses.aggregation import LossScale
+from s2l_nemo.algorithm.losses.policy import PolicyLoss
+from s2l_nemo.algorithm.options import AlgorithmConfig
 from s2l_nemo.config.schema import ActivationCheckpointing, ModelConfig
 from s2l_nemo.types import Source
 from tests.distributed.models import fixed_batch, write_qwen3
@@ -52,12 +54,12 @@ def two_updates(actor: Any) -> list[dict[str, float]]:
     whole = fixed_batch()
     batch = own_rows(actor, whole)
     scale = LossScale(int(whole.mask_BS.sum()), len(whole), 64)
-    params = LossParams(kl_coef=0.05, importance="truncated")
+    loss = PolicyLoss.of(AlgorithmConfig(kl_coef=0.05, importance="truncated"))
     results = []
     for _ in range(2):
         actor.prepare_for_training()
         actor.prepare_for_training_step()
-        sums = actor.get_loss_and_metrics(batch, params, scale, TEMPERATURE)
+        sums = actor.get_loss_and_metrics(batch, loss, scale, TEMPERATURE)
         actor.finish_training_step()
         results.append({**sums, **actor.optimizer_step()})
         actor.finish_training()

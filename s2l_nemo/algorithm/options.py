@@ -1,0 +1,106 @@
+"""The keys of `algorithm`: the part of the configuration that belongs to the method itself."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from enum import Enum
+from typing import TYPE_CHECKING
+
+from s2l_nemo.algorithm.schedule import SCHEDULES
+from s2l_nemo.fields import NON_NEGATIVE, POSITIVE, POSITIVE_COUNT, above, at_least, between, key
+from s2l_nemo.registry import Registry
+
+if TYPE_CHECKING:
+    from s2l_nemo.algorithm.losses.aggregation import Aggregation
+    from s2l_nemo.algorithm.losses.importance import ImportanceRule
+
+
+class KLEstimator(str, Enum):
+    """See `losses.kl`."""
+
+    k1 = "k1"
+    k2 = "k2"
+    k3 = "k3"
+
+
+class AdvantageStd(str, Enum):
+    """What the centred reward is divided by; see `advantages`."""
+
+    sample = "sample"
+    population = "population"
+    none = "none"
+
+
+class Baseline(str, Enum):
+    """What is taken off the reward; see `advantages`."""
+
+    mean = "mean"
+    leave_one_out = "leave_one_out"
+
+
+class AdvantageNorm(str, Enum):
+    """Over which candidates the statistics are taken; see `advantages`."""
+
+    mixed = "mixed"
+    split = "split"  # type: ignore[assignment]  # hides str.split, which no one calls on it
+
+
+# Each choice is one line here and one class or function in its file.
+IMPORTANCE: Registry[type[ImportanceRule]] = Registry(
+    "algorithm.importance",
+    {
+        "learner_old": "s2l_nemo.algorithm.losses.importance:LearnerOld",
+        "behavior": "s2l_nemo.algorithm.losses.importance:Behavior",
+        "truncated": "s2l_nemo.algorithm.losses.importance:Truncated",
+        "masked": "s2l_nemo.algorithm.losses.importance:Masked",
+        "shaped": "s2l_nemo.algorithm.losses.importance:Shaped",
+    },
+)
+AGGREGATIONS: Registry[Aggregation] = Registry(
+    "algorithm.aggregation",
+    {
+        "token_mean": "s2l_nemo.algorithm.losses.aggregation:token_mean",
+        "sequence_mean": "s2l_nemo.algorithm.losses.aggregation:sequence_mean",
+        "constant": "s2l_nemo.algorithm.losses.aggregation:constant",
+    },
+)
+
+
+@dataclass
+class ScheduleConfig:
+    """How many candidates of each group the explorer samples, step by step."""
+
+    name: str = key("linear", choices=SCHEDULES)
+    t_mix: int | None = key(None, "steps with explorer rollouts; null: half of algorithm.steps")
+    alpha: float = key(1.0, "explorer share of `constant`, and of `abrupt` before the switch")
+
+
+@dataclass
+class AlgorithmConfig:
+    """S2L-PO as in the paper, with the choices that GRPO's relatives add."""
+
+    steps: int = key(16, "T", POSITIVE_COUNT, may_change=True)
+    prompts_per_step: int = key(32, "P", POSITIVE_COUNT)
+    group_size: int = key(16, "G", at_least(2))
+    mini_batch_prompts: int | None = key(None, "prompts of one optimizer step; null: all of them", POSITIVE_COUNT)
+    optimizer_passes: int = key(1, "U, passes over the step's rollouts", POSITIVE_COUNT)
+    schedule: ScheduleConfig = field(default_factory=ScheduleConfig)
+    importance: str = key("learner_old", choices=IMPORTANCE)
+    importance_cap: float = key(
+        2.0, "`truncated`: largest correction weight; `masked`: upper end of the band", at_least(1)
+    )
+    importance_floor: float = key(0.5, "`masked`: lower end of the band", between(0, 1))
+    shaping_gamma: float = key(0.1, "`shaped`", POSITIVE)
+    clip_low: float = key(0.2, "", between(0, 1))
+    clip_high: float = key(0.2, "", NON_NEGATIVE)
+    dual_clip: float | None = key(None, "lower bound -c*A for negative advantages, c > 1; null: off", above(1))
+    kl_coef: float = key(1e-3, "beta of Eq. 2; 0 skips the reference model", NON_NEGATIVE)
+    kl_estimator: KLEstimator = KLEstimator.k3
+    kl_on_explorer: bool = True
+    explorer_loss_coef: float = key(1.0, "", NON_NEGATIVE)
+    aggregation: str = key("token_mean", choices=AGGREGATIONS)
+    mask_truncated: bool = key(False, "answers cut at max_response_length give no gradient")
+    adv_std: AdvantageStd = AdvantageStd.sample
+    adv_baseline: Baseline = Baseline.mean
+    adv_norm: AdvantageNorm = AdvantageNorm.mixed
+    adv_eps: float = key(1e-6, "", NON_NEGATIVE)
