@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import numpy as np
-from matplotlib.axes import Axes
+from matplotlib.legend import Legend
 from matplotlib.lines import Line2D
 
 
@@ -12,8 +12,7 @@ def points(line: Line2D) -> list[tuple[float, float]]:
     return [(x, y) for x, y in np.asarray(line.get_xydata()).tolist()]
 
 
-def legend(axes: Axes) -> list[str]:
-    """The labels of the legend in order."""
-    found = axes.get_legend()
-    assert found is not None
-    return [text.get_text() for text in found.get_texts()]
+def legend_texts(legend: Legend | None) -> list[str]:
+    """The labels of a legend in order."""
+    assert legend is not None
+    return [text.get_text() for text in legend.get_texts()]

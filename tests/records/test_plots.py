@@ -11,7 +11,7 @@ from matplotlib.figure import Figure
 from s2l_nemo.records import plots
 from s2l_nemo.records.directory import RunDir
 from s2l_nemo.records.metrics import MetricsWriter, Value, read_metrics
-from tests.figures import legend, points
+from tests.figures import legend_texts, points
 from tests.records.conftest import MetricsOf
 
 NAMES = ["optimization", "pass_at_1", "response_length", "reward", "schedule", "step_time"]
@@ -77,4 +77,4 @@ def test_a_run_without_explorer_does_not_name_it(tmp_path: Path, metrics_of: Met
         writer.write(9, metrics_of(9))
     figure = Figure()
     plots._reward(figure, series(run_dir), {})
-    assert legend(figure.axes[0]) == ["whole group", "learner"]
+    assert legend_texts(figure.axes[0].get_legend()) == ["whole group", "learner"]
