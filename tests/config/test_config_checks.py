@@ -201,8 +201,8 @@ def test_every_number_in_the_schema_has_a_range() -> None:
     assert numbers - seeds - {"algorithm.schedule.alpha"} <= set(RANGES)
 
 
-def _flat(tree: dict, prefix: str = "") -> list[tuple[str, object]]:
-    pairs = []
+def _flat(tree: dict[str, Any], prefix: str = "") -> list[tuple[str, object]]:
+    pairs: list[tuple[str, object]] = []
     for key, value in tree.items():
         pairs += _flat(value, f"{prefix}{key}.") if isinstance(value, dict) else [(prefix + key, value)]
     return pairs

@@ -24,7 +24,7 @@ def start(tmp_path: Path, script: str | None = None, **changes: Any) -> ServerPr
         python.write_text(f"#!/bin/sh\n{script}\n")
         python.chmod(0o755)
         changes["python"] = str(python)
-    settings = {
+    settings: dict[str, Any] = {
         "name": "the explorer engine (explorer.path=nowhere)",
         "python": sys.executable,
         "setup": SETUP | LIMITS,
