@@ -31,7 +31,7 @@ def make_engines(
         return _embedded(cfg, device)
     if replica is None:
         return AbsentEngine() if cfg.explorer.path is not None else None, AbsentLearnerEngine()
-    config = with_devices(cast(EngineConfig, OmegaConf.to_object(cfg.engine)), replica, on_gpu=device.type == "cuda")  # type: ignore[arg-type]
+    config = with_devices(cast(EngineConfig, OmegaConf.to_object(cfg.engine)), replica, on_gpu=device.type == "cuda")
     settings: dict[str, Any] = {
         "dtype": cfg.model.precision,
         "device": torch.device(device.type),  # the first of the GPUs that the server sees

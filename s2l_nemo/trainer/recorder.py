@@ -143,4 +143,5 @@ class Recorder:
 
     def _correct(self, step: int) -> Correct:
         path = self.run_dir.validation / f"step_{step:06d}.json"
-        return json.loads(path.read_text(encoding="utf-8"))["correct"]
+        correct_PK: Correct = json.loads(path.read_text(encoding="utf-8"))["correct"]
+        return correct_PK

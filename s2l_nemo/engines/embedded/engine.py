@@ -260,13 +260,14 @@ class EmbeddedEngine:
         inputs_2B = torch.tensor([[row.tokens[-1] for row in rows], positions], device=self._device)
         tokens_B, positions_B = inputs_2B[0], inputs_2B[1]
         visible_BL = torch.arange(length, device=self._device) <= positions_B[:, None]
-        return self._model(
+        logits_B1V: torch.Tensor = self._model(
             input_ids=tokens_B[:, None],
             attention_mask=self._additive(visible_BL[:, None, None]),
             position_ids=positions_B[:, None],
             past_key_values=cache.at(positions_B, length),
             use_cache=True,
-        ).logits[:, -1]
+        ).logits
+        return logits_B1V[:, -1]
 
     def _no_tokens_seen(self, slots: int) -> torch.Tensor:
         """Which tokens the row of each slot has generated, bool [S, V]: none."""
