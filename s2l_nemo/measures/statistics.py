@@ -6,13 +6,26 @@ import math
 from collections import Counter
 from collections.abc import Sequence
 from statistics import NormalDist
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import ArrayLike
 
-Interval = tuple[float, float, float]  # mean, low, high
+
+class Interval(NamedTuple):
+    """A mean and its 95 % interval."""
+
+    mean: float
+    low: float
+    high: float
+
 
 _DRAWS_AT_ONCE = 4_000_000  # 32 MB of indices, whatever the number of problems
+
+
+def mean(values: Sequence[float]) -> float | None:
+    """The mean; None without a value."""
+    return sum(values) / len(values) if values else None
 
 
 def pass_at_k(n: int, c: int, k: int) -> float:
@@ -90,9 +103,7 @@ def bootstrap_mean(values_PK: ArrayLike, *, resamples: int = 10_000, seed: int =
     return _bootstrap(values_P[:, None], resamples, seed)[0]
 
 
-def paired_bootstrap(
-    before_PK: ArrayLike, after_PK: ArrayLike, *, resamples: int = 10_000, seed: int = 0
-) -> tuple[float, float, float]:
+def paired_bootstrap(before_PK: ArrayLike, after_PK: ArrayLike, *, resamples: int = 10_000, seed: int = 0) -> Interval:
     """Gain in mean pass@1 on the same problems with its 95 % interval: (difference, low, high).
 
     Row p of both is the same problem; K may differ. Problems are resampled in pairs, so their difficulty cancels.
@@ -118,8 +129,8 @@ def _bootstrap(values_PM: np.ndarray, resamples: int, seed: int) -> list[Interva
     tail = _expanded_tail(size)
     lows, highs = np.quantile(means, (tail, 1.0 - tail), axis=1)
     return [
-        (float(mean), float(low), float(high))
-        for mean, low, high in zip(values_PM.mean(axis=0), lows, highs, strict=True)
+        Interval(float(middle), float(low), float(high))
+        for middle, low, high in zip(values_PM.mean(axis=0), lows, highs, strict=True)
     ]
 
 
