@@ -68,7 +68,10 @@ def right(request: SampleRequest) -> Answer:
 
 
 class ScriptedEngine:
-    """Answers by the script. `generate` takes `seconds`."""
+    """Answers by the script, in this process. `generate` takes `seconds`."""
+
+    restarts: int | None = None
+    last_refit = None
 
     def __init__(self, source: Source, answers: Answers, time: ScriptedTime, seconds: float) -> None:
         self.source, self.answers, self.time, self.seconds = source, answers, time, seconds
@@ -82,6 +85,11 @@ class ScriptedEngine:
 
     def weight_hash(self) -> str:
         return f"hash of {self.source.name.lower()}"
+
+    def sleep(self) -> None: ...
+    def resume(self) -> None: ...
+    def restart(self) -> None: ...
+    def close(self) -> None: ...
 
     def _completion(self, request: SampleRequest, answer: Answer) -> Completion:
         return Completion(
