@@ -8,6 +8,7 @@ import os
 import shutil
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import yaml
 
@@ -238,7 +239,7 @@ def _comparable(config_yaml: str) -> dict[str, object]:
     return kept
 
 
-def _flatten(config: dict, prefix: str = "") -> dict[str, object]:
+def _flatten(config: dict[str, Any], prefix: str = "") -> dict[str, object]:
     flat: dict[str, object] = {}
     for key, value in config.items():
         flat |= _flatten(value, f"{prefix}{key}.") if isinstance(value, dict) else {f"{prefix}{key}": value}

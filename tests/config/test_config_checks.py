@@ -1,5 +1,8 @@
+from __future__ import annotations
+
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 from omegaconf import OmegaConf
@@ -125,7 +128,7 @@ def test_data_parallel_size() -> None:
     assert data_parallel_size(cfg) == 4
 
 
-def check_files(folder: Path, learner: dict, explorer: dict | None, *overrides: str) -> None:
+def check_files(folder: Path, learner: dict[str, Any], explorer: dict[str, Any] | None, *overrides: str) -> None:
     for name, content in (("learner", learner), ("explorer", explorer)):
         if content is not None:
             (folder / name).mkdir()
@@ -168,7 +171,7 @@ def test_the_explorer_is_not_read_when_no_step_uses_it(tmp_path: Path) -> None:
     ],
 )
 def test_model_files(
-    tmp_path: Path, learner: dict, explorer: dict | None, overrides: str, fragments: list[str]
+    tmp_path: Path, learner: dict[str, Any], explorer: dict[str, Any] | None, overrides: str, fragments: list[str]
 ) -> None:
     with pytest.raises(UserError) as caught:
         check_files(tmp_path, QWEN3 | learner, None if explorer is None else QWEN3 | explorer, *overrides.split())

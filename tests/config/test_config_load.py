@@ -1,15 +1,18 @@
 """Reading conf/ and the command line: everything a user can get wrong ends in one line."""
 
+from __future__ import annotations
+
 import shutil
 import subprocess
 import sys
 from pathlib import Path
+from typing import cast
 
 import pytest
 import yaml
 from hypothesis import given
 from hypothesis import strategies as st
-from omegaconf import OmegaConf
+from omegaconf import DictConfig, OmegaConf
 
 from s2l_nemo.config.checks import check_config
 from s2l_nemo.config.keys import all_keys, nearest_key
@@ -106,7 +109,7 @@ def test_overrides_win_over_files_and_the_last_wins() -> None:
     ],
 )
 def test_values_are_typed(argument: str, key: str, expected: object) -> None:
-    value = OmegaConf.select(load_config([argument], CONF), key)
+    value = OmegaConf.select(cast(DictConfig, load_config([argument], CONF)), key)
     assert value == expected
     assert type(value) is type(expected) or isinstance(expected, list)
 

@@ -131,7 +131,7 @@ def without_git(contents: dict[str, bytes]) -> dict[str, object]:
     """The commit of a working copy may change between two runs."""
     config = yaml.safe_load(contents["output/model/config.txt"])
     del config["versions"]["git"]
-    return contents | {"output/model/config.txt": config}
+    return {**contents, "output/model/config.txt": config}
 
 
 def test_a_finished_run_is_not_repeated(workplace: Path, uninterrupted: dict[str, bytes]) -> None:
