@@ -35,9 +35,9 @@ def main(argv: list[str]) -> int:
         rows = measure(cfg)
         output = Path(cfg.output)
         output.mkdir(parents=True, exist_ok=True)
-        results = [row.as_json() for row in rows]
-        write_json_atomic(output / "diversity.json", {"formulas": FORMULAS, "models": results})
-        plot_diversity(results, output / "diversity.png")
+        models = [row.to_json() for row in rows]
+        write_json_atomic(output / "diversity.json", {"formulas": FORMULAS, "models": models})
+        plot_diversity(rows, output / "diversity.png")
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2

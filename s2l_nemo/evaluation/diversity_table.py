@@ -48,7 +48,7 @@ class DiversityConfig:
 
 @dataclass(frozen=True)
 class DiversityRow:
-    """One model's metrics: mean, low and high of each over `problems`, at K = `samples`."""
+    """The metrics of one model: the mean of each over `problems`, with its interval, at K = `samples`."""
 
     name: str
     benchmark: str
@@ -58,9 +58,9 @@ class DiversityRow:
     edit: Interval
     unique: Interval
 
-    def as_json(self) -> dict[str, Any]:
-        bands = {metric: dict(zip(("mean", "low", "high"), getattr(self, metric), strict=True)) for metric in METRICS}
-        return asdict(self) | bands
+    def to_json(self) -> dict[str, Any]:
+        """One of the `models` of diversity.json."""
+        return asdict(self) | {metric: getattr(self, metric)._asdict() for metric in METRICS}
 
 
 @dataclass(frozen=True)

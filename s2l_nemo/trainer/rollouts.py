@@ -12,8 +12,9 @@ from s2l_nemo.actor.protocol import Actor
 from s2l_nemo.engines.protocol import LearnerEngine, RolloutEngine
 from s2l_nemo.engines.served.client import EngineDied, ServedEngine, ServedLearnerEngine
 from s2l_nemo.trainer.clock import Clock
-from s2l_nemo.trainer.sampling import Sampler
-from s2l_nemo.types import Completion, SampleRequest, SamplingParams
+from s2l_nemo.trainer.grading import Grading
+from s2l_nemo.trainer.ranks import Ranks
+from s2l_nemo.types import Completion, Prompt, SampleRequest, SamplingParams
 
 
 @dataclass
@@ -27,21 +28,39 @@ class Rollouts:
     explorer: RolloutEngine | None
     learner: LearnerEngine
     actor: Actor
-    sampler: Sampler
+    ranks: Ranks
+    grading: Grading
     concurrent: bool = False
     sleeps: bool = False  # engines give their memory to the actor between rollouts
     version: int = 0  # weights that the learner's engine has
     asleep: set[str] = field(default_factory=set)  # of "explorer" and "learner"
+
+    def graded(
+        self,
+        for_explorer: Sequence[SampleRequest],
+        for_learner: Sequence[SampleRequest],
+        params: SamplingParams,
+        prompts: Sequence[Prompt],
+        clock: Clock | None = None,
+    ) -> list[Completion]:
+        """One completion with its reward for every request, in any order, the same list on every rank.
+
+        Each rank grades what its own engines have sampled. `prompts` holds the prompt of every request.
+        """
+        clock = clock or Clock()
+        with clock("rollout"):
+            sampled = self.sample(for_explorer, for_learner, params, clock)
+        with clock("reward"):
+            return self.ranks.exchange(self.grading(sampled, prompts))
 
     def sample(
         self,
         for_explorer: Sequence[SampleRequest],
         for_learner: Sequence[SampleRequest],
         params: SamplingParams,
-        clock: Clock | None = None,
+        clock: Clock,
     ) -> list[Completion]:
-        """This rank's share of the completions of all requests, once all ranks have theirs."""
-        clock = clock or Clock()
+        """This rank's share of the completions of all requests. Returns once every rank has its share."""
         self.actor.release_memory()
         jobs: list[Callable[[], list[Completion]]] = []
         if for_explorer:
@@ -90,7 +109,7 @@ class Rollouts:
 
     def close(self) -> None:
         """Ends the servers of this rank and the grader's processes."""
-        self.sampler.grader.close()
+        self.grading.close()
         for engine in (self.explorer, self.learner):
             if isinstance(engine, ServedEngine):
                 engine.close()
@@ -124,7 +143,7 @@ class Rollouts:
     def _generate(
         self, engine: RolloutEngine, requests: Sequence[SampleRequest], params: SamplingParams
     ) -> list[Completion]:
-        completions = engine.generate(self.sampler.share(requests), params)
+        completions = engine.generate(self.ranks.share(requests), params)
         if not self.concurrent:
             torch.distributed.barrier()  # so that waiting for the slowest rank counts as generation
         return completions
@@ -136,7 +155,7 @@ class Rollouts:
             self.asleep.discard(name)
 
     def _any_lost(self, lost: Sequence[EngineDied]) -> bool:
-        return any(self.sampler.gather(bool(lost)))
+        return any(self.ranks.gather(bool(lost)))
 
     def _start_again(self, lost: Sequence[EngineDied]) -> None:
         """Raises EngineDied on the rank whose server was lost too often; its end ends the run."""

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
+from s2l_nemo.algorithm.losses.policy import PolicyLoss
 from s2l_nemo.algorithm.schedule import make_schedule
 from s2l_nemo.config.load import resolved_yaml
 from s2l_nemo.config.schema import Config, EngineKind, ExplorerFilter, Placement
@@ -23,10 +24,11 @@ from s2l_nemo.records.metrics import MetricsWriter
 from s2l_nemo.rewards.grader import Grader, make_grader
 from s2l_nemo.trainer.diversity_filter import DiversityFilter
 from s2l_nemo.trainer.engines import make_engines
+from s2l_nemo.trainer.grading import Grading
 from s2l_nemo.trainer.loop import Limits, Trainer
+from s2l_nemo.trainer.ranks import Ranks
 from s2l_nemo.trainer.recorder import Recorder
 from s2l_nemo.trainer.rollouts import Rollouts
-from s2l_nemo.trainer.sampling import Sampler
 from s2l_nemo.trainer.stop import StopRequest
 from s2l_nemo.types import SamplingParams, UserError
 
@@ -101,6 +103,7 @@ def build_trainer(cfg: Config, inputs: Inputs, stop: StopRequest) -> Trainer:
         announce(recorder, cfg, inputs, resumed)
     return Trainer(
         algorithm=cfg.algorithm,
+        loss=PolicyLoss.of(cfg.algorithm),
         validation=cfg.validation,
         checkpoint=cfg.checkpoint,
         limits=Limits(rollout.max_response_length, pad_token_id(tokenizer), cfg.model.tensor_model_parallel_size),
@@ -187,16 +190,24 @@ def make_rollouts(
     explorer, learner = make_engines(
         cfg, actor.device, replica=local if leads[rank] else None, logs=run_dir.path / "engines"
     )
-    sampler = Sampler(rank, world, tuple(one for one in range(world) if leads[one]), decode, grader)
+    ranks = Ranks(rank, world, tuple(one for one in range(world) if leads[one]))
     sleeps = cfg.engine.placement is Placement.colocated
-    return Rollouts(explorer, learner, actor, sampler, concurrent=not embedded, sleeps=sleeps and not embedded)
+    return Rollouts(
+        explorer,
+        learner,
+        actor,
+        ranks,
+        Grading(decode, grader),
+        concurrent=not embedded,
+        sleeps=sleeps and not embedded,
+    )
 
 
 def explorer_weight_hash(rollouts: Rollouts) -> str | None:
     """The same on every rank. Raises UserError where nodes hold different explorers."""
-    sampler = rollouts.sampler
-    mine = rollouts.explorer.weight_hash() if rollouts.explorer and sampler.rank in sampler.leaders else None
-    hashes = {one for one in sampler.gather(mine) if one is not None}
+    ranks = rollouts.ranks
+    mine = rollouts.explorer.weight_hash() if rollouts.explorer and ranks.rank in ranks.leaders else None
+    hashes = {one for one in ranks.gather(mine) if one is not None}
     if len(hashes) > 1:
         raise UserError(f"explorer.path has {len(hashes)} different models on the nodes: copy one to all of them")
     return hashes.pop() if hashes else None
