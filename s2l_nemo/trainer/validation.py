@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from s2l_nemo.algorithm.groups import mixed_requests
+from s2l_nemo.files import write_json_atomic
 from s2l_nemo.measures.statistics import bootstrap_mean
-from s2l_nemo.records.directory import write_json_atomic
 from s2l_nemo.trainer.rollouts import Rollouts
 from s2l_nemo.types import Prompt, SamplingParams
 
