@@ -42,7 +42,7 @@ class Registry(Generic[Choice]):
         return choice
 
     def __contains__(self, name: object) -> bool:
-        return name in self._choices
+        return isinstance(name, str) and name in self._choices  # a value of the user may be a list
 
     def names(self) -> list[str]:
         """All names, in the order of registration."""

@@ -19,7 +19,7 @@ ROOMS: dict[str, set[str]] = {
     "registry": {"errors"},
     "fields": {"registry"},
     "files": {"errors"},
-    "types": {"errors"},
+    "types": set(),
     # floor 2: the algorithm and its statistics are pure functions; a model is known by its files
     "measures": set(),
     "algorithm": {"errors", "fields", "registry", "types"},
@@ -27,17 +27,17 @@ ROOMS: dict[str, set[str]] = {
     "models": {"errors", "models.formats"},
     "models.checkpoints": {"errors", "models", "models.formats"},
     "config": {"algorithm", "errors", "fields", "models"},
-    "planner": {"algorithm", "config", "errors", "models"},
+    "planner": {"algorithm", "config", "errors", "fields", "models"},
     # floor 3: what touches files, processes and devices
     "data": {"config", "errors", "files", "types"},
     "rewards": {"config", "data", "errors"},
     "engines.protocol": {"types"},
-    "engines.embedded": {"types"},
-    "engines.tensorrt_llm": {"types"},
+    "engines.embedded": {"errors", "types"},
+    "engines.tensorrt_llm": {"errors", "types"},
     "engines.build": {"config", "engines.embedded", "models", "models.checkpoints", "types"},
-    "engines.served": {"config", "engines.build", "engines.embedded", "engines.tensorrt_llm", "types"},
+    "engines.served": {"config", "engines.build", "engines.embedded", "engines.tensorrt_llm", "errors", "types"},
     "actor": {"algorithm", "config", "errors", "models", "models.checkpoints", "models.formats", "types"},
-    "records": {"errors", "files", "types"},
+    "records": {"config", "errors", "files", "types"},
     "platform": {"errors"},
     "evaluation": {
         "config", "data", "engines.build", "engines.embedded", "engines.protocol", "errors", "files", "measures",
@@ -45,7 +45,7 @@ ROOMS: dict[str, set[str]] = {
     },
     "trainer": {
         "actor", "algorithm", "config", "data", "engines.build", "engines.embedded", "engines.protocol",
-        "engines.served", "files", "measures", "models", "platform", "records", "rewards", "types",
+        "engines.served", "errors", "files", "measures", "models", "platform", "records", "rewards", "types",
     },
 }  # fmt: skip
 FOLDERS = ("s2l_nemo", "recipes", "tools", "benchmarks")

@@ -153,6 +153,8 @@ def test_every_launch_is_a_valid_run_of_the_paper_that_fits(script: str, tmp_pat
     cfg = configuration(command)
     assert (cfg.trainer.num_nodes, cfg.trainer.devices) == (nodes, 8)
     assert cfg.algorithm.prompts_per_step == 1024  # --config-name paper
+    assert "hardware=h100_80gb" in command
+    assert not [word for word in command if word.startswith(("engine.", "model.", "rollout."))]  # conf/ has them
     assert cfg.algorithm.steps == 3  # the user's own keys come last
     assert (cfg.engine.kind, cfg.engine.python) == (EngineKind.tensorrt_llm, "/opt/engines/bin/python")
     assert variables["CUDA_DEVICE_MAX_CONNECTIONS"] == "1"

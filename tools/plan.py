@@ -37,7 +37,7 @@ def main(argv: list[str]) -> int:
     try:
         own = [argument for argument in argv if argument.partition("=")[0] in OWN_KEYS or argument in ("-h", "--help")]
         options = load_values(own, cost.PlanOptions, str(__doc__))
-        check_ranges(options, cost.RANGES)
+        check_ranges(options, cost.PlanOptions)
         cfg = load_config(["--config-name", options.conf, *(rest for rest in argv if rest not in own)], CONF)
         check_config(cfg)
         assumed = cost.assumed_of(options, cfg)

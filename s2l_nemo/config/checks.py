@@ -2,102 +2,20 @@
 
 from __future__ import annotations
 
-import math
-from collections.abc import Callable, Mapping
 from typing import Any
 
 from omegaconf import OmegaConf
 
 from s2l_nemo.algorithm.schedule import SCHEDULES, make_schedule
+from s2l_nemo.config.keys import all_keys
 from s2l_nemo.config.schema import Accelerator, Config, EngineKind, Placement, Precision
 from s2l_nemo.errors import UserError
 from s2l_nemo.models.files import read_config_json, read_shape
 
-Rule = tuple[Callable[[Any], bool], str]
-
-
-def at_least(low: float) -> Rule:
-    return lambda value: low <= value < math.inf, f"at least {low}"
-
-
-def above(low: float) -> Rule:
-    return lambda value: low < value < math.inf, f"greater than {low}"
-
-
-def in_range(low: float, high: float) -> Rule:
-    return lambda value: low <= value <= high, f"from {low} to {high}"
-
-
-POSITIVE_COUNT, COUNT, NON_NEGATIVE, POSITIVE = at_least(1), at_least(0), at_least(0), above(0)
-RATE: Rule = (lambda value: 0 <= value < 1, "at least 0 and less than 1")
-
-RANGES: dict[str, Rule] = {
-    "run.dir": (lambda value: bool(value.strip()), "the path of a folder"),
-    "run.seed": COUNT,
-    "trainer.devices": POSITIVE_COUNT,
-    "trainer.num_nodes": POSITIVE_COUNT,
-    "model.tensor_model_parallel_size": POSITIVE_COUNT,
-    "model.pipeline_model_parallel_size": POSITIVE_COUNT,
-    "model.micro_batch_size": POSITIVE_COUNT,
-    "model.optim.lr": POSITIVE,
-    "model.optim.warmup_steps": COUNT,
-    "model.optim.min_lr": NON_NEGATIVE,
-    "model.optim.weight_decay": NON_NEGATIVE,
-    "model.optim.beta1": RATE,
-    "model.optim.beta2": RATE,
-    "model.optim.eps": POSITIVE,
-    "model.optim.clip_grad": POSITIVE,
-    "algorithm.steps": POSITIVE_COUNT,
-    "algorithm.prompts_per_step": POSITIVE_COUNT,
-    "algorithm.group_size": at_least(2),
-    "algorithm.mini_batch_prompts": POSITIVE_COUNT,
-    "algorithm.optimizer_passes": POSITIVE_COUNT,
-    "algorithm.importance_cap": at_least(1),
-    "algorithm.importance_floor": in_range(0, 1),
-    "algorithm.shaping_gamma": POSITIVE,
-    "algorithm.clip_low": in_range(0, 1),
-    "algorithm.clip_high": NON_NEGATIVE,
-    "algorithm.dual_clip": above(1),
-    "algorithm.kl_coef": NON_NEGATIVE,
-    "algorithm.explorer_loss_coef": NON_NEGATIVE,
-    "algorithm.adv_eps": NON_NEGATIVE,
-    "rollout.temperature": POSITIVE,
-    "rollout.top_p": (lambda value: 0 < value <= 1, "greater than 0 and at most 1"),
-    "rollout.top_k": COUNT,
-    "rollout.max_prompt_length": POSITIVE_COUNT,
-    "rollout.max_response_length": POSITIVE_COUNT,
-    "rollout.max_batch_rows": POSITIVE_COUNT,
-    "rollout.refit_bucket_mb": POSITIVE_COUNT,
-    "data.arithmetic.digits": POSITIVE_COUNT,
-    "data.arithmetic.terms": at_least(2),
-    "data.arithmetic.train_prompts": POSITIVE_COUNT,
-    "data.reasoning_gym.train_prompts": POSITIVE_COUNT,
-    "engine.startup_s": POSITIVE,
-    "engine.request_s": POSITIVE,
-    "engine.update_s": POSITIVE,
-    "engine.max_restarts": COUNT,
-    "engine.replicas_per_node": POSITIVE_COUNT,
-    "engine.tensor_parallel_size": POSITIVE_COUNT,
-    "engine.memory_fraction": (lambda value: 0 < value < 1, "greater than 0 and less than 1"),
-    "rewards.workers": POSITIVE_COUNT,
-    "rewards.cpu_s": POSITIVE,
-    "rewards.wall_s": POSITIVE,
-    "rewards.memory_mb": at_least(256),
-    "rewards.batch_s": POSITIVE,
-    "validation.every": COUNT,
-    "validation.prompts": POSITIVE_COUNT,
-    "validation.samples": POSITIVE_COUNT,
-    "validation.temperature": NON_NEGATIVE,
-    "checkpoint.every": POSITIVE_COUNT,
-    "checkpoint.keep": COUNT,
-    "logging.rollouts_every": COUNT,
-    "logging.wandb_mode": (lambda value: value in ("online", "offline", "disabled"), "online, offline or disabled"),
-}
-
 
 def check_config(cfg: Config) -> None:
     """Raises UserError for the first value that is out of range or does not fit the others. Reads no file."""
-    check_ranges(cfg, RANGES)
+    check_ranges(cfg, Config)
     _check_parallelism(cfg)
     _check_batches(cfg)
     _check_algorithm(cfg)
@@ -106,12 +24,12 @@ def check_config(cfg: Config) -> None:
     _check_engine(cfg)
 
 
-def check_ranges(cfg: Any, ranges: Mapping[str, Rule]) -> None:
-    """Raises UserError for the first value of an OmegaConf object that breaks its rule; null is always allowed."""
-    for key, (holds, wanted) in ranges.items():
-        value = OmegaConf.select(cfg, key)
-        if value is not None and not holds(value):
-            raise UserError(f"{key}={value}: must be {wanted}")
+def check_ranges(cfg: Any, schema: type) -> None:
+    """Raises UserError for the first value of an OmegaConf object of type `schema` that is outside its key's range."""
+    for name, key in all_keys(schema).items():
+        value, allowed = OmegaConf.select(cfg, name), key.facts.range
+        if value is not None and allowed is not None and not allowed.holds(value):
+            raise UserError(f"{name}={value}: must be {allowed.wanted}")
 
 
 def check_model_files(cfg: Config) -> None:

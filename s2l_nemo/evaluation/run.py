@@ -40,8 +40,8 @@ def evaluate(cfg: EvaluateConfig) -> None:
     Raises UserError if model, benchmarks and settings do not fit. Nothing has been written then.
     """
     assert cfg.model is not None
-    out = console()
-    benchmarks = [load_benchmark(name, Path(cfg.evaluate.data), cfg.evaluate.limit) for name in cfg.benchmarks]
+    out, data = console(), Path(cfg.evaluate.data)
+    benchmarks = [load_benchmark(name, data, cfg.rewards.answer, cfg.evaluate.limit) for name in cfg.benchmarks]
     how = settings(cfg.mode, cfg.evaluate)
     read_shape("model", cfg.model)  # before torch is loaded: mistakes show at once
     import torch

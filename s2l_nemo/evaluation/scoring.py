@@ -11,8 +11,8 @@ from typing import Any
 from omegaconf import OmegaConf
 
 from s2l_nemo.config.evaluation import Mode
-from s2l_nemo.config.schema import AnswerKind, DataConfig, RewardsConfig
-from s2l_nemo.data.benchmarks import BENCHMARKS
+from s2l_nemo.config.schema import DataConfig, RewardsConfig
+from s2l_nemo.data.benchmarks import benchmark_kind
 from s2l_nemo.evaluation.raw import RawRow, json_line
 from s2l_nemo.evaluation.results import BenchmarkResult
 from s2l_nemo.files import replacing
@@ -45,16 +45,10 @@ class Graded:
 
 
 def benchmark_grader(benchmark: str, rewards: RewardsConfig) -> Grader:
-    """The grader of a benchmark. An unknown benchmark is graded as `rewards.answer` says."""
+    """The grader of a benchmark, which also decides what an answer is; see `benchmark_kind`."""
     values: dict[str, Any] = OmegaConf.to_container(OmegaConf.structured(rewards))  # type: ignore[assignment]
-    return make_grader(
-        DataConfig(path=benchmark), RewardsConfig(**values | {"answer": answer_kind(benchmark, rewards)})
-    )
-
-
-def answer_kind(benchmark: str, rewards: RewardsConfig) -> AnswerKind:
-    """What the benchmark's answers are. For a benchmark that is not one of the paper's, `rewards.answer` decides."""
-    return BENCHMARKS[benchmark][0] if benchmark in BENCHMARKS else rewards.answer
+    answer = benchmark_kind(benchmark, rewards.answer).answer
+    return make_grader(DataConfig(path=benchmark), RewardsConfig(**values | {"answer": answer}))
 
 
 def grade_rows(rows: Iterable[RawRow], grader: Grader, output: Path) -> Graded:

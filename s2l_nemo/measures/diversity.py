@@ -18,6 +18,11 @@ from collections.abc import Sequence
 from dataclasses import astuple, dataclass
 
 import numpy as np
+from numpy.typing import NDArray
+
+Floats = NDArray[np.float64]
+Ints = NDArray[np.int64]
+Bools = NDArray[np.bool_]
 
 MAX_N = 4
 EPSILON = 0.1  # matches that are counted where there is none
@@ -123,7 +128,7 @@ def match_learner_diversity(
     return sorted(int(index) for index in kept)
 
 
-def _gap(scores_3: np.ndarray, target_3: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+def _gap(scores_3: Floats, target_3: Floats) -> tuple[Floats, Bools]:
     """Sum over the metrics (last axis) of their relative differences, and whether any of them is more diverse."""
     difference = (scores_3 - target_3) * [-1, 1, 1]
     larger = np.maximum(scores_3, target_3)
@@ -144,12 +149,12 @@ class _ShrinkingGroup:
         self._is_kept_K[index] = False
         self._bleu.drop(index)
 
-    def scores_3(self) -> np.ndarray:
+    def scores_3(self) -> Floats:
         kept = np.flatnonzero(self._is_kept_K)
         edit = _mean_of_pairs(self._distances_KK[np.ix_(kept, kept)])
         return np.array([self._bleu.score(), edit, len(np.unique(self._answer_K[kept])) / len(kept)])
 
-    def scores_without(self, candidates: np.ndarray) -> np.ndarray:
+    def scores_without(self, candidates: Ints) -> Floats:
         """Metrics of the kept ones without each of `candidates`, which are kept: (candidates, 3)."""
         kept = np.flatnonzero(self._is_kept_K)
         rest = len(kept) - 1
@@ -186,7 +191,7 @@ class _SelfBleu:
         reference_K = self._length_K[self._closest_two_K2()[:, 0]]
         return float(_bleu(found_KN, self._total_KN, self._length_K, reference_K)[kept].mean())
 
-    def without_K(self) -> np.ndarray:
+    def without_K(self) -> Floats:
         """Of the kept samples without sample j, for every kept j; at least three must be kept."""
         size, kept = len(self._is_kept_K), np.flatnonzero(self._is_kept_K)
         excess_KN = np.stack([c.excess_K(size) for c in self._counts_N], axis=1)
@@ -196,9 +201,10 @@ class _SelfBleu:
         reference_KK = self._length_K[np.where(is_closest_KK, second_K, closest_K)]
         bleu_KK = _bleu(found_KKN, self._total_KN, self._length_K, reference_KK)
         np.fill_diagonal(bleu_KK, 0.0)
-        return bleu_KK[:, kept].sum(axis=1) / (len(kept) - 1)
+        sums_K: Floats = bleu_KK[:, kept].sum(axis=1)
+        return sums_K / (len(kept) - 1)
 
-    def _closest_two_K2(self) -> np.ndarray:
+    def _closest_two_K2(self) -> Ints:
         """For every sample the two kept others closest in length, the shorter one first where they are as close."""
         length_K = self._length_K
         distance_KK = np.abs(length_K[:, None] - length_K) * (length_K.max() + 1.0) + length_K
@@ -211,21 +217,21 @@ class _SelfBleu:
 class _Counts:
     """How often each sample holds each n-gram, 0 left out: sorted by n-gram, then with the highest count first."""
 
-    gram: np.ndarray
-    sample: np.ndarray
-    count: np.ndarray
+    gram: Ints
+    sample: Ints
+    count: Ints
 
-    def of(self, is_kept_K: np.ndarray) -> _Counts:
+    def of(self, is_kept_K: Bools) -> _Counts:
         rows = is_kept_K[self.sample]
         return _Counts(self.gram[rows], self.sample[rows], self.count[rows])
 
-    def excess_K(self, size: int) -> np.ndarray:
+    def excess_K(self, size: int) -> Floats:
         """By how much a sample's counts exceed the highest of the others, summed over the n-grams."""
         first = self._ranks()
         excess = self.count[first] - self._at_rank(first, 1)
-        return np.bincount(self.sample[first], excess, size)
+        return np.bincount(self.sample[first], excess, size).astype(np.float64, copy=False)
 
-    def excess_growth_KK(self, size: int) -> np.ndarray:
+    def excess_growth_KK(self, size: int) -> Floats:
         """[j, k]: by how much the excess of sample k grows without sample j."""
         first = self._ranks()
         growth = self._at_rank(first, 1) - self._at_rank(first, 2)
@@ -235,11 +241,11 @@ class _Counts:
         growth_KK = np.bincount(pair, growth, size * size).reshape(size, size)
         return growth_KK + growth_KK.T
 
-    def _ranks(self) -> np.ndarray:
+    def _ranks(self) -> Ints:
         """Rows with the highest count of each n-gram."""
         return np.flatnonzero(np.diff(self.gram, prepend=-1))
 
-    def _at_rank(self, first: np.ndarray, rank: int) -> np.ndarray:
+    def _at_rank(self, first: Ints, rank: int) -> Ints:
         """The count `rank` places below the highest one, 0 where fewer samples hold the n-gram."""
         row = np.minimum(first + rank, len(self.gram) - 1)
         is_same = (self.gram[row] == self.gram[first]) & (row == first + rank)
@@ -273,14 +279,14 @@ def _count_ngrams(tokens_K: Sequence[Sequence[int]]) -> list[_Counts]:
     return counts
 
 
-def _bleu(found_N: np.ndarray, total_N: np.ndarray, length: np.ndarray, reference: np.ndarray) -> np.ndarray:
+def _bleu(found_N: Floats, total_N: Ints, length: Ints, reference: Ints) -> Floats:
     """BLEU from found and all n-grams (last axis: n), token counts and reference lengths."""
     precision_N = np.where(found_N == 0, EPSILON, found_N) / np.maximum(total_N, 1)
     penalty = np.exp(np.minimum(1.0 - reference / np.maximum(length, 1), 0.0))
     return np.where(found_N[..., 0] == 0, 0.0, penalty * np.exp(np.log(precision_N).mean(axis=-1)))
 
 
-def _distances_KK(tokens_K: Sequence[Sequence[int]], workers: int) -> np.ndarray:
+def _distances_KK(tokens_K: Sequence[Sequence[int]], workers: int) -> Floats:
     from rapidfuzz.distance import Levenshtein
     from rapidfuzz.process import cdist
 
@@ -288,7 +294,7 @@ def _distances_KK(tokens_K: Sequence[Sequence[int]], workers: int) -> np.ndarray
     return cdist(tokens_K, tokens_K, scorer=Levenshtein.normalized_distance, dtype=np.float64, workers=workers)
 
 
-def _mean_of_pairs(distances_KK: np.ndarray) -> float:
+def _mean_of_pairs(distances_KK: Floats) -> float:
     size = len(distances_KK)
     return float(distances_KK.sum()) / (size * (size - 1))
 

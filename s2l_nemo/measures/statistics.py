@@ -9,7 +9,9 @@ from statistics import NormalDist
 from typing import NamedTuple
 
 import numpy as np
-from numpy.typing import ArrayLike
+from numpy.typing import ArrayLike, NDArray
+
+Floats = NDArray[np.float64]
 
 
 class Interval(NamedTuple):
@@ -41,30 +43,7 @@ def pass_at_k(n: int, c: int, k: int) -> float:
     return 1.0 - math.comb(n - c, k) / math.comb(n, k)
 
 
-def pass_at_k_P(correct_PK: Sequence[Sequence[float]] | np.ndarray, k: int) -> np.ndarray:
-    """pass@k of every problem; problems may have different numbers of samples.
-
-    Raises ValueError where one has fewer than k, and for values other than 0 and 1.
-    """
-    rows = [np.asarray(row) for row in correct_PK]
-    if rows and not np.isin(np.concatenate(rows), (0, 1)).all():
-        raise ValueError("pass@k needs samples that are right (1) or wrong (0), got other values")
-    return np.array([pass_at_k(len(row), int(row.sum()), k) for row in rows])
-
-
-def pass_at_k_curve(
-    correct_PK: Sequence[Sequence[float]] | np.ndarray, ks: Sequence[int], resamples: int = 10_000, seed: int = 0
-) -> dict[int, Interval]:
-    """Mean over problems of pass@k with its 95 % band, for every k of `ks`: {k: (mean, low, high)}.
-
-    All k share the same drawn problems, as in `bootstrap_mean`; the band holds for each k by itself.
-    Raises ValueError without a problem, and as `pass_at_k_P`.
-    """
-    values_PM = _problems_by_samples(np.stack([pass_at_k_P(correct_PK, k) for k in ks], axis=1))
-    return dict(zip(ks, _bootstrap(values_PM, resamples, seed), strict=True))
-
-
-def majority_P(answers: Sequence[Sequence[str | None]], right: Sequence[Sequence[float]]) -> np.ndarray:
+def majority_P(answers: Sequence[Sequence[str | None]], right: Sequence[Sequence[float]]) -> Floats:
     """Whether the most frequent answer of every problem is right, P values from 0 to 1 (majority@K).
 
     `answers` are P x K normalised answers, None where a response has none; `right` their rewards. None never wins; a
@@ -86,11 +65,6 @@ def _majority(answers_K: Sequence[str | None], right_K: Sequence[float]) -> floa
     return sum(best[answer] for answer in winners) / len(winners)
 
 
-def mean_pass_at_1(correct_PK: ArrayLike) -> float:
-    """Mean over problems of the share of correct samples."""
-    return float(_problems_by_samples(correct_PK).mean())
-
-
 def bootstrap_mean(values_PK: ArrayLike, *, resamples: int = 10_000, seed: int = 0) -> Interval:
     """Mean over problems with its 95 % expanded percentile interval: (mean, low, high).
 
@@ -100,7 +74,16 @@ def bootstrap_mean(values_PK: ArrayLike, *, resamples: int = 10_000, seed: int =
     1, the interval has no width, as that of any bootstrap. Raises ValueError without a problem.
     """
     values_P = _problems_by_samples(values_PK).mean(axis=1)
-    return _bootstrap(values_P[:, None], resamples, seed)[0]
+    size = len(values_P)
+    rng = np.random.default_rng(seed)
+    means = np.empty(resamples)
+    rows = max(1, _DRAWS_AT_ONCE // size)
+    for start in range(0, resamples, rows):
+        stop = min(start + rows, resamples)
+        means[start:stop] = values_P[rng.integers(0, size, (stop - start, size))].mean(axis=1)
+    tail = _expanded_tail(size)
+    low, high = np.quantile(means, (tail, 1.0 - tail))
+    return Interval(float(values_P.mean()), float(low), float(high))
 
 
 def paired_bootstrap(before_PK: ArrayLike, after_PK: ArrayLike, *, resamples: int = 10_000, seed: int = 0) -> Interval:
@@ -115,25 +98,6 @@ def paired_bootstrap(before_PK: ArrayLike, after_PK: ArrayLike, *, resamples: in
     return bootstrap_mean((after_P - before_P)[:, None], resamples=resamples, seed=seed)
 
 
-def _bootstrap(values_PM: np.ndarray, resamples: int, seed: int) -> list[Interval]:
-    """Mean and interval of each of M figures that are known for every problem."""
-    size = len(values_PM)
-    rng = np.random.default_rng(seed)
-    means = np.empty((values_PM.shape[1], resamples))
-    rows = max(1, _DRAWS_AT_ONCE // size)
-    for start in range(0, resamples, rows):
-        stop = min(start + rows, resamples)
-        draws = rng.integers(0, size, (stop - start, size))
-        for figure, values_P in zip(means, values_PM.T, strict=True):
-            figure[start:stop] = values_P[draws].mean(axis=1)
-    tail = _expanded_tail(size)
-    lows, highs = np.quantile(means, (tail, 1.0 - tail), axis=1)
-    return [
-        Interval(float(middle), float(low), float(high))
-        for middle, low, high in zip(values_PM.mean(axis=0), lows, highs, strict=True)
-    ]
-
-
 def _expanded_tail(size: int) -> float:
     """Share of resampled means below a 95 % interval, less than 2.5 %: it makes up for the variance of the bootstrap,
     which divides by `size` instead of `size` - 1, and for Student's t, whose quantile is expanded as in Abramowitz
@@ -144,7 +108,7 @@ def _expanded_tail(size: int) -> float:
     return NormalDist().cdf(-t * math.sqrt(size / freedom))
 
 
-def _problems_by_samples(values_PK: ArrayLike) -> np.ndarray:
+def _problems_by_samples(values_PK: ArrayLike) -> Floats:
     values = np.asarray(values_PK, dtype=np.float64)
     if values.ndim != 2 or 0 in values.shape:
         raise ValueError(f"expected problems x samples with at least one of each, got shape {values.shape}")

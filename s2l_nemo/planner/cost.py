@@ -9,9 +9,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 from enum import Enum
 
-from s2l_nemo.config.checks import COUNT, POSITIVE, POSITIVE_COUNT, Rule, data_parallel_size, mini_batch_prompts
+from s2l_nemo.config.checks import data_parallel_size, mini_batch_prompts
 from s2l_nemo.config.schema import ActivationCheckpointing, Config, EngineKind, Placement, Precision
 from s2l_nemo.errors import UserError
+from s2l_nemo.fields import COUNT, POSITIVE, POSITIVE_COUNT, SHARE, key
 from s2l_nemo.models.shape import ModelShape
 from s2l_nemo.planner.plan import memory_of_rank, on_device, splits
 
@@ -50,23 +51,15 @@ class GpuName(str, Enum):
 class PlanOptions:
     """What tools/plan.py is told besides the configuration: the last five are what no configuration can say."""
 
-    conf: str = "train_s2l"  # preset, as --config-name of recipes/train_s2l.py
-    gpu: GpuName | None = None  # null: all of them side by side
-    length: int | None = None  # mean tokens of a response; null: half of rollout.max_response_length
-    prompt: int | None = None  # mean tokens of a prompt; null: a quarter of rollout.max_prompt_length
-    bandwidth: float = 0.7  # share of the memory bandwidth that decoding reaches
-    mfu: float = 0.4  # share of the peak FLOP/s that training reaches, recomputation counted as work
-    refit_gb_s: float = 10.0  # rate at which an engine takes new weights, GB/s
-
-
-_SHARE: Rule = (lambda value: 0 < value <= 1, "greater than 0 and at most 1")
-RANGES: dict[str, Rule] = {
-    "length": POSITIVE_COUNT,
-    "prompt": COUNT,
-    "bandwidth": _SHARE,
-    "mfu": _SHARE,
-    "refit_gb_s": POSITIVE,
-}
+    conf: str = key("train_s2l", "preset, as --config-name of recipes/train_s2l.py")
+    gpu: GpuName | None = key(None, "kind of GPU; null: all of them side by side")
+    length: int | None = key(
+        None, "mean tokens of a response; null: half of rollout.max_response_length", POSITIVE_COUNT
+    )
+    prompt: int | None = key(None, "mean tokens of a prompt; null: a quarter of rollout.max_prompt_length", COUNT)
+    bandwidth: float = key(0.7, "share of the memory bandwidth that decoding reaches", SHARE)
+    mfu: float = key(0.4, "share of the peak FLOP/s that training reaches, recomputation counted as work", SHARE)
+    refit_gb_s: float = key(10.0, "rate at which an engine takes new weights, GB/s", POSITIVE)
 
 
 @dataclass(frozen=True)
@@ -90,12 +83,12 @@ def assumed_of(options: PlanOptions, cfg: Config) -> Assumed:
     rollout = cfg.rollout
     length = options.length if options.length is not None else max(1, rollout.max_response_length // 2)
     prompt = options.prompt if options.prompt is not None else rollout.max_prompt_length // 4
-    for name, value, key, most in (
+    for name, value, limit, most in (
         ("length", length, "rollout.max_response_length", rollout.max_response_length),
         ("prompt", prompt, "rollout.max_prompt_length", rollout.max_prompt_length),
     ):
         if value > most:
-            raise UserError(f"{name}={value} is more than {key}={most}: lower the one or raise the other")
+            raise UserError(f"{name}={value} is more than {limit}={most}: lower the one or raise the other")
     return Assumed(length, prompt, options.bandwidth, options.mfu, options.refit_gb_s)
 
 

@@ -15,6 +15,7 @@ from s2l_nemo.algorithm.schedule import make_schedule
 from s2l_nemo.config.load import resolved_yaml
 from s2l_nemo.config.schema import Config, EngineKind, ExplorerFilter, Placement
 from s2l_nemo.data.prompts import PromptSet, load_prompts
+from s2l_nemo.errors import UserError
 from s2l_nemo.files import check_free_space
 from s2l_nemo.models.tokenizer import check_same_tokenizer, load_tokenizer, stop_token_ids
 from s2l_nemo.records.checkpoints import Checkpoint
@@ -30,7 +31,7 @@ from s2l_nemo.trainer.ranks import Ranks
 from s2l_nemo.trainer.recorder import Recorder
 from s2l_nemo.trainer.rollouts import Rollouts
 from s2l_nemo.trainer.stop import StopRequest
-from s2l_nemo.types import SamplingParams, UserError
+from s2l_nemo.types import SamplingParams
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerFast
@@ -153,7 +154,7 @@ def open_run_dir(cfg: Config) -> tuple[RunDir, Checkpoint | None]:
     outcome: list[Any] = [None]
     if torch.distributed.get_rank() == 0:
         try:
-            outcome = [create_run_dir(cfg.run.dir, cfg.run.resume.value, resolved_yaml(cfg))]
+            outcome = [create_run_dir(cfg.run.dir, cfg.run.resume, resolved_yaml(cfg))]
         except UserError as error:
             outcome = [error]
     torch.distributed.broadcast_object_list(outcome, 0)

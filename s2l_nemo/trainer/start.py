@@ -8,9 +8,9 @@ import warnings
 import torch
 
 from s2l_nemo.config.schema import Accelerator, Config
+from s2l_nemo.errors import UserError
 from s2l_nemo.platform import cpu
 from s2l_nemo.platform.launch import launch
-from s2l_nemo.types import UserError
 
 
 def start(cfg: Config) -> int:

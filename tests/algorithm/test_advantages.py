@@ -1,4 +1,7 @@
+from __future__ import annotations
+
 import math
+from functools import partial
 from typing import Any
 
 import pytest
@@ -11,26 +14,27 @@ from s2l_nemo.algorithm.options import AdvantageNorm, AdvantageStd, Baseline
 from s2l_nemo.types import Source
 
 E, L = Source.EXPLORER, Source.LEARNER
+centred = partial(  # the reward less the mean of the whole group
+    group_advantages, std=AdvantageStd.none, baseline=Baseline.mean, norm=AdvantageNorm.mixed, eps=0.0
+)
 
 
 def advantages(
-    rewards: list[float], sources: list[Source] | None = None, kept: list[bool] | None = None, **choices: Any
+    rewards: list[float],
+    sources: list[Source] | None = None,
+    kept: list[bool] | None = None,
+    *,
+    std: AdvantageStd = AdvantageStd.sample,
+    baseline: Baseline = Baseline.mean,
+    norm: AdvantageNorm = AdvantageNorm.mixed,
+    eps: float = 0.0,
 ) -> list[float]:
-    names = {"std": "sample", "baseline": "mean", "norm": "mixed"} | {k: v for k, v in choices.items() if k != "eps"}
     rewards_PG = torch.tensor([rewards])
     source_PG = torch.tensor([sources or [L] * len(rewards)])
     kept_PG = torch.ones_like(rewards_PG, dtype=torch.bool) if kept is None else torch.tensor([kept])
-    result_PG = group_advantages(
-        rewards_PG,
-        source_PG,
-        kept_PG,
-        std=AdvantageStd(names["std"]),
-        baseline=Baseline(names["baseline"]),
-        norm=AdvantageNorm(names["norm"]),
-        eps=float(choices.get("eps", 0.0)),
-    )
+    result_PG = group_advantages(rewards_PG, source_PG, kept_PG, std=std, baseline=baseline, norm=norm, eps=eps)
     assert result_PG.dtype == torch.float32
-    return result_PG[0].tolist()
+    return [float(advantage) for advantage in result_PG[0]]
 
 
 @pytest.mark.parametrize(
@@ -38,11 +42,11 @@ def advantages(
     [
         # rewards 1 0 0 0: mean 1/4; squares sum to 3/4; sample variance 1/4, population 3/16.
         ({}, [1.5, -0.5, -0.5, -0.5]),
-        ({"std": "population"}, [math.sqrt(3), *[-1 / math.sqrt(3)] * 3]),
-        ({"std": "none"}, [0.75, -0.25, -0.25, -0.25]),
+        ({"std": AdvantageStd.population}, [math.sqrt(3), *[-1 / math.sqrt(3)] * 3]),
+        ({"std": AdvantageStd.none}, [0.75, -0.25, -0.25, -0.25]),
         ({"eps": 0.5}, [0.75, -0.25, -0.25, -0.25]),
-        ({"std": "none", "baseline": "leave_one_out"}, [1.0, -1 / 3, -1 / 3, -1 / 3]),
-        ({"baseline": "leave_one_out"}, [2.0, -2 / 3, -2 / 3, -2 / 3]),
+        ({"std": AdvantageStd.none, "baseline": Baseline.leave_one_out}, [1.0, -1 / 3, -1 / 3, -1 / 3]),
+        ({"baseline": Baseline.leave_one_out}, [2.0, -2 / 3, -2 / 3, -2 / 3]),
     ],
 )
 def test_by_hand(choices: dict[str, Any], expected: list[float]) -> None:
@@ -53,19 +57,22 @@ def test_mixed_group_is_standardised_as_a_whole_and_split_per_source() -> None:
     rewards, sources = [1.0, 0.0, 0.0, 0.0], [E, E, L, L]
     assert advantages(rewards, sources) == pytest.approx([1.5, -0.5, -0.5, -0.5])
     # The explorer's half: mean 1/2, sample std sqrt(1/2). The learner's half is equal: exactly 0.
-    assert advantages(rewards, sources, norm="split") == pytest.approx([math.sqrt(0.5), -math.sqrt(0.5), 0.0, 0.0])
+    split = advantages(rewards, sources, norm=AdvantageNorm.split)
+    assert split == pytest.approx([math.sqrt(0.5), -math.sqrt(0.5), 0.0, 0.0])
 
 
 def test_split_with_a_single_sample_gives_it_zero() -> None:
-    result = advantages([1.0, 1.0, 0.0], [E, L, L], norm="split", std="none")
+    result = advantages([1.0, 1.0, 0.0], [E, L, L], norm=AdvantageNorm.split, std=AdvantageStd.none)
     assert result == [0.0, 0.5, -0.5]
 
 
-@pytest.mark.parametrize("std", ["sample", "population", "none"])
-@pytest.mark.parametrize("baseline", ["mean", "leave_one_out"])
-@pytest.mark.parametrize("norm", ["mixed", "split"])
+@pytest.mark.parametrize("std", AdvantageStd)
+@pytest.mark.parametrize("baseline", Baseline)
+@pytest.mark.parametrize("norm", AdvantageNorm)
 @pytest.mark.parametrize("rewards", [[0.1] * 3, [1.0], [0.7] * 7])
-def test_equal_rewards_are_exactly_zero(std: str, baseline: str, norm: str, rewards: list[float]) -> None:
+def test_equal_rewards_are_exactly_zero(
+    std: AdvantageStd, baseline: Baseline, norm: AdvantageNorm, rewards: list[float]
+) -> None:
     # The mean of three times 0.1 is not 0.1 in floats.
     result = advantages(rewards, [E] + [L] * (len(rewards) - 1), std=std, baseline=baseline, norm=norm, eps=1e-6)
     assert result == [0.0] * len(rewards)
@@ -84,16 +91,14 @@ def test_sum_is_zero_and_order_does_not_matter(rewards: list[float], order: list
 def test_groups_are_independent() -> None:
     rewards_PG = torch.tensor([[1.0, 0.0], [5.0, 5.0]])
     kept_PG = torch.ones(2, 2, dtype=torch.bool)
-    result_PG = group_advantages(
-        rewards_PG, torch.zeros(2, 2), kept_PG, std="none", baseline="mean", norm="mixed", eps=1e-6
-    )
+    result_PG = centred(rewards_PG, torch.zeros(2, 2), kept_PG)
     assert result_PG.tolist() == [[0.5, -0.5], [0.0, 0.0]]
     assert zero_variance_fraction(rewards_PG, kept_PG) == 0.5
     assert zero_variance_fraction(rewards_PG, torch.tensor([[True, False], [True, True]])) == 1.0
 
 
-@pytest.mark.parametrize("norm", ["mixed", "split"])
-def test_what_is_left_out_counts_for_nothing(norm: str) -> None:
+@pytest.mark.parametrize("norm", AdvantageNorm)
+def test_what_is_left_out_counts_for_nothing(norm: AdvantageNorm) -> None:
     rewards, sources = [1.0, 5.0, 0.0, 1.0, 0.0], [E, E, E, L, L]
     result = advantages(rewards, sources, [True, False, True, True, True], norm=norm)
     without = advantages([1.0, 0.0, 1.0, 0.0], [E, E, L, L], norm=norm)
@@ -107,4 +112,4 @@ def test_what_is_left_out_counts_for_nothing(norm: str) -> None:
 def test_bad_rewards(rewards_PG: torch.Tensor, message: str) -> None:
     kept_PG = torch.ones(1, 2, dtype=torch.bool)
     with pytest.raises(ValueError, match=message):
-        group_advantages(rewards_PG, torch.zeros(1, 2), kept_PG, std="none", baseline="mean", norm="mixed", eps=0.0)
+        centred(rewards_PG, torch.zeros(1, 2), kept_PG)

@@ -1,5 +1,8 @@
+from __future__ import annotations
+
 import math
 from dataclasses import replace
+from typing import Any
 
 import pytest
 import torch
@@ -181,7 +184,7 @@ def test_kl_on_explorer_tokens_and_explorer_coefficient() -> None:
     scale = LossScale(tokens=2, sequences=2, max_response_length=1)
     params = AlgorithmConfig(kl_coef=0.1, kl_estimator=KLEstimator.k1)
 
-    def loss_of(**changes: object) -> float:
+    def loss_of(**changes: Any) -> float:
         return policy_loss(logprobs_BS, batch, replace(params, **changes), scale)[0].item()
 
     kl = 0.1 * math.log(2)

@@ -1,3 +1,5 @@
+from __future__ import annotations
+
 from fractions import Fraction
 
 import pytest
@@ -10,7 +12,9 @@ from s2l_nemo.errors import UserError
 names = st.sampled_from(SCHEDULES.names())
 
 
-def explorer_counts(name: str, *, steps: int, t_mix: int | None = None, alpha: float = 1.0, group_size: int = 16):
+def explorer_counts(
+    name: str, *, steps: int, t_mix: int | None = None, alpha: float = 1.0, group_size: int = 16
+) -> list[int]:
     schedule = make_schedule(name, steps=steps, t_mix=t_mix, alpha=alpha)
     return [schedule(step, group_size).explorer for step in range(1, steps + 1)]
 

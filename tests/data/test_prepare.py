@@ -285,7 +285,7 @@ def test_a_kill_while_writing_leaves_the_old_files_or_none(tmp_path: Path, exist
 
 
 def test_fields_are_found_by_their_usual_names() -> None:
-    dapo = {"prompt": [], "reward_model": {"ground_truth": "1"}, "answer": None}
+    dapo: dict[str, object] = {"prompt": [], "reward_model": {"ground_truth": "1"}, "answer": None}
     assert find_keys(dapo) == Keys("prompt", "reward_model.ground_truth")
     assert find_keys({"problem": "p", "solution": "long", "answer": "1"}) == Keys("problem", "answer")
     assert find_keys({"text": "p", "answer": "1"}, prompt="text") == Keys("text", "answer")

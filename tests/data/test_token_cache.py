@@ -24,7 +24,12 @@ def encoded(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     """How many texts were tokenised, each time."""
     counts: list[int] = []
     encode = token_cache._encode
-    monkeypatch.setattr(token_cache, "_encode", lambda texts, *rest: counts.append(len(texts)) or encode(texts, *rest))
+
+    def counted(texts: list[str], tokenizer: PreTrainedTokenizerFast, is_chat: bool) -> list[tuple[int, ...]]:
+        counts.append(len(texts))
+        return encode(texts, tokenizer, is_chat)
+
+    monkeypatch.setattr(token_cache, "_encode", counted)
     return counts
 
 

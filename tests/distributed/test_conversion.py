@@ -74,7 +74,8 @@ def megatron_logprobs(other: Path, checkpoint: Path) -> torch.Tensor:
     (module,) = actor.get_model_module_list()
     loaded = dist_checkpointing.load({"model": module.sharded_state_dict()}, str(checkpoint))
     module.load_state_dict(loaded["model"])
-    return actor.infer(fixed_batch(), TEMPERATURE)[0]
+    logprobs_BS: torch.Tensor = actor.infer(fixed_batch(), TEMPERATURE)[0]
+    return logprobs_BS
 
 
 def test_megatron_loads_its_format(tmp_path: Path) -> None:

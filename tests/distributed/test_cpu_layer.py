@@ -36,7 +36,7 @@ def mappings() -> dict[str, Any]:
     second = torch.rand(2)
     mcore_random._set_cuda_rng_state(state)
     third = torch.rand(2)
-    with torch.cuda.Stream() as stream:
+    with torch.cuda.Stream() as stream:  # type: ignore[no-untyped-call]  # torch's, untyped
         stream.wait_stream(torch.cuda.current_stream())
         stream.synchronize()
     torch.cuda.synchronize()
@@ -53,7 +53,7 @@ def mappings() -> dict[str, Any]:
         ],
         "type": [tensor.type(), torch.ones(1).bfloat16().type(), str(tensor.type(torch.int64).dtype)],
         "current device": str(torch.cuda.current_device()),
-        "typed": torch.cuda.FloatTensor([1.5]).tolist(),
+        "typed": torch.cuda.FloatTensor([1.5]).tolist(),  # type: ignore[attr-defined]  # torch makes it at run time
         "random": torch.equal(first, second) and torch.equal(first, third),
         "apex": nlp_overrides.HAVE_APEX and utils.HAVE_APEX,
         "listify": (utils.listify_model(1), utils.listify_model([1])),

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import torch
 
-from s2l_nemo.types import UserError
+from s2l_nemo.errors import UserError
 from tests.distributed.conversion import to_hf
 from tests.distributed.models import fixed_batch, write_internlm2, write_qwen3
 from tests.distributed.ranks import RanksFailed, run_ranks

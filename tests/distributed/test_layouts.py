@@ -116,11 +116,12 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def single(folder: Path) -> dict[str, Any]:
-    return run_ranks(everything, 1, folder, 1, 1, {})[0]
+    result: dict[str, Any] = run_ranks(everything, 1, folder, 1, 1, {})[0]
+    return result
 
 
 def relative(a: torch.Tensor, b: torch.Tensor) -> float:
-    return ((a - b).norm() / b.norm()).item()
+    return float((a - b).norm() / b.norm())
 
 
 @pytest.mark.parametrize(("tp", "pp", "world"), LAYOUTS)

@@ -43,8 +43,8 @@ def test_nemo_checkpoints_train_bit_for_bit_as_the_hugging_face_folder(tmp_path:
     learner, explorer = write(tmp_path / "learner", seed=0), write(tmp_path / "explorer", seed=1, hidden=32)
     expected = run(tmp_path / "run", learner, explorer)
     for name in ("learner", "explorer.nemo"), ("learner.nemo", "explorer"):
-        paths = [to_nemo(tmp_path / Path(part).stem, tmp_path / f"nemo-{part}") for part in name]
-        again = run(tmp_path / f"run-{name[0]}", *paths)
+        mine, theirs = (to_nemo(tmp_path / Path(part).stem, tmp_path / f"nemo-{part}") for part in name)
+        again = run(tmp_path / f"run-{name[0]}", mine, theirs)
         assert again[0] == expected[0]
         assert again[1] == expected[1]
         assert again[2]["explorer"] == expected[2]["explorer"]

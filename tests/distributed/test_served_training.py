@@ -50,7 +50,7 @@ def disturbed(overrides: list[str], role: str, signum: int, step: int, environme
         made = make(*args)
         calls = iter(range(1, 100))
         name = "refit" if role == "refit" else "sample"
-        engine = made.explorer if role == "explorer" else made.learner
+        engine: Any = made.explorer if role == "explorer" else made.learner
         real = getattr(made, name)
 
         def call(*inner: Any) -> Any:
@@ -62,7 +62,7 @@ def disturbed(overrides: list[str], role: str, signum: int, step: int, environme
         setattr(made, name, call)
         return made
 
-    setup.make_rollouts = make_and_disturb  # type: ignore[assignment]
+    pytest.MonkeyPatch().setattr(setup, "make_rollouts", make_and_disturb)
     return train(overrides)
 
 

@@ -67,10 +67,16 @@ def train(overrides: list[str], grader: Any = None) -> dict[str, Any]:
     from s2l_nemo.trainer import setup
 
     cfg = load_config(overrides, CONF)
-    setup.make_grader = lambda data, rewards: grader or ParityGrader()  # type: ignore[assignment]
+    patch = pytest.MonkeyPatch()
+    patch.setattr(setup, "make_grader", lambda *_: grader or ParityGrader())
     trainers: list[Any] = []
     build = setup.build_trainer
-    setup.build_trainer = lambda *args: trainers.append(build(*args)) or trainers[0]  # type: ignore[assignment, func-returns-value]
+
+    def build_and_keep(*arguments: Any) -> Any:
+        trainers.append(build(*arguments))
+        return trainers[0]
+
+    patch.setattr(setup, "build_trainer", build_and_keep)
     received = setup.run_training(cfg, setup.load_inputs(cfg))
     trainer = trainers[0]
     engines = trainer.rollouts
@@ -182,9 +188,7 @@ def test_a_signal_finishes_the_step_saves_and_can_be_resumed(
 
 
 @pytest.mark.parametrize(("tp", "pp", "world"), [(1, 2, 2), (1, 1, 2), (1, 1, 1)])
-def test_every_layout_trains_alike(
-    family: list[str], whole: tuple[Path, dict[str, Any]], tmp_path: Path, tp: int, pp: int, world: int
-) -> None:
+def test_every_layout_trains_alike(family: list[str], tmp_path: Path, tp: int, pp: int, world: int) -> None:
     run = tmp_path / "run"
     options = [
         "algorithm.steps=3",
@@ -265,7 +269,7 @@ def test_failed_checks_are_counted(family: list[str], tmp_path: Path) -> None:
 
 
 def train_on_a_full_disk(overrides: list[str]) -> None:
-    shutil.disk_usage = lambda path: SimpleNamespace(free=10)  # type: ignore[assignment]
+    pytest.MonkeyPatch().setattr(shutil, "disk_usage", lambda _: SimpleNamespace(free=10))
     train(overrides)
 
 

@@ -103,7 +103,7 @@ def test_what_differs_is_an_error(tmp_path: Path, changes: dict[str, Any], messa
         (json.dumps(content([[1]], correct=[[2]])), "'correct' must hold"),
         (json.dumps(content([[1]], correct=[[]])), "'correct' must hold"),
         (json.dumps(content([[1]], ids=[])), "'correct' must hold"),
-        (json.dumps(content([[1]], **{"pass@k": {"1": 3}})), "must have mean, low and high"),
+        (json.dumps(content([[1]]) | {"pass@k": {"1": 3}}), "must have mean, low and high"),
     ],
 )
 def test_damaged_files(tmp_path: Path, text: str, message: str) -> None:

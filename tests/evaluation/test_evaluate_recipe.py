@@ -131,7 +131,7 @@ def without_git(contents: dict[str, bytes]) -> dict[str, object]:
     """The commit of a working copy may change between two runs."""
     config = yaml.safe_load(contents["output/model/config.txt"])
     del config["versions"]["git"]
-    return contents | {"output/model/config.txt": config}
+    return {**contents, "output/model/config.txt": config}
 
 
 def test_a_finished_run_is_not_repeated(workplace: Path, uninterrupted: dict[str, bytes]) -> None:
@@ -178,7 +178,8 @@ def test_mistakes_leave_nothing(workplace: Path, argument: str, message: str) ->
 def test_what_makes_an_evaluation_another_one(workplace: Path) -> None:
     def identity(*arguments: str) -> str:
         cfg = load_values([*command(workplace, "any")[2:], *arguments], EvaluateConfig, "")
-        benchmarks = [load_benchmark(name, Path(cfg.evaluate.data), cfg.evaluate.limit) for name in cfg.benchmarks]
+        data, limit = Path(cfg.evaluate.data), cfg.evaluate.limit
+        benchmarks = [load_benchmark(name, data, cfg.rewards.answer, limit) for name in cfg.benchmarks]
         wanted = make_identity(cfg, benchmarks, settings(cfg.mode, cfg.evaluate), Precision.fp32)
         assert yaml.safe_load(yaml.safe_dump(wanted)) == wanted
         return json.dumps(wanted)

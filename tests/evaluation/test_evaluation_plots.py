@@ -3,7 +3,6 @@ from __future__ import annotations
 from pathlib import Path
 
 import matplotlib.image
-import numpy as np
 import pytest
 from matplotlib.figure import Figure
 
@@ -11,6 +10,7 @@ from s2l_nemo.evaluation import plots
 from s2l_nemo.evaluation.diversity_table import DiversityRow
 from s2l_nemo.evaluation.results import BenchmarkResult
 from s2l_nemo.measures.statistics import Interval
+from tests.figures import legend_texts, points
 
 
 def result(name: str, benchmark: str, means: dict[int, float]) -> BenchmarkResult:
@@ -33,7 +33,12 @@ def drawn(monkeypatch: pytest.MonkeyPatch) -> list[Figure]:
     """The figures that are saved."""
     figures: list[Figure] = []
     save = Figure.savefig
-    monkeypatch.setattr(Figure, "savefig", lambda self, *a, **kw: (figures.append(self), save(self, *a, **kw))[1])
+
+    def keep(figure: Figure, path: Path, *, format: str) -> None:
+        figures.append(figure)
+        save(figure, path, format=format)
+
+    monkeypatch.setattr(Figure, "savefig", keep)
     return figures
 
 
@@ -53,8 +58,8 @@ def test_one_panel_a_benchmark(tmp_path: Path, drawn: list[Figure], benchmarks: 
     panels = [axes for axes in figure.axes if axes.lines]
     expected = [plots.TITLES.get(name, r"own_\$set\$") for name in names]
     assert [axes.get_title(loc="left") for axes in panels] == expected
-    legends = [*figure.legends, *(axes.get_legend() for axes in figure.axes if axes.get_legend())]
-    assert [[text.get_text() for text in legend.get_texts()] for legend in legends] == [["small", " _large"]]
+    legends = [*figure.legends, *(found for axes in figure.axes if (found := axes.get_legend()) is not None)]
+    assert [legend_texts(found) for found in legends] == [["small", " _large"]]
 
 
 def test_curves_are_percent_over_k_with_bands(tmp_path: Path, drawn: list[Figure]) -> None:
@@ -62,10 +67,10 @@ def test_curves_are_percent_over_k_with_bands(tmp_path: Path, drawn: list[Figure
     plots.plot_pass_at_k([result("m", "aime24", {12: 0.8, 1: 0.3, 8: 0.7, 2: 0.5})], tmp_path / "p.png")
     (axes,) = drawn[0].axes
     low, high, mean = axes.lines
-    assert list(mean.get_xdata()) == [1, 2, 8, 12]
-    assert list(mean.get_ydata()) == pytest.approx([30, 50, 70, 80])
-    assert list(low.get_ydata()) == pytest.approx([20, 40, 60, 70])
-    assert list(high.get_ydata()) == pytest.approx([35, 55, 75, 85])
+    assert [x for x, _ in points(mean)] == [1, 2, 8, 12]
+    assert [y for _, y in points(mean)] == pytest.approx([30, 50, 70, 80])
+    assert [y for _, y in points(low)] == pytest.approx([20, 40, 60, 70])
+    assert [y for _, y in points(high)] == pytest.approx([35, 55, 75, 85])
     assert axes.get_xscale() == "log"
     assert [label.get_text() for label in axes.get_xticklabels()] == ["1", "2", "8"]
 
@@ -90,6 +95,6 @@ def test_diversity_figure_shows_every_value(tmp_path: Path, drawn: list[Figure])
     for axes, (title, _) in zip(drawn[0].axes, plots.DIVERSITY.values(), strict=True):
         assert axes.get_title(loc="left") == title
         assert {"0.314", "0.336"} <= {text.get_text() for text in axes.texts}
-        spans = [line.get_xdata() for line in axes.lines if len(np.atleast_1d(line.get_xdata())) == 2]
-        assert spans[0] == pytest.approx([0.294, 0.344])
+        span = next(points(line) for line in axes.lines if len(points(line)) == 2)
+        assert [x for x, _ in span] == pytest.approx([0.294, 0.344])
     assert [label.get_text() for label in drawn[0].axes[0].get_yticklabels()] == ["1.7B", "8B"]

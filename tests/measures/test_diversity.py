@@ -1,10 +1,14 @@
+from __future__ import annotations
+
 import itertools
+from collections.abc import Sequence
 
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from nltk.translate.bleu_score import SmoothingFunction, sentence_bleu
+from numpy.typing import NDArray
 
 from s2l_nemo.measures.diversity import (
     DiversityScores,
@@ -17,6 +21,9 @@ from s2l_nemo.measures.diversity import (
     unique_fraction,
 )
 
+Tokens = list[list[int]]
+Rollouts = Sequence[tuple[Sequence[int], str | None]]  # tokens and answer of each
+
 A, B, C = [1, 2, 3, 4], [5, 6, 7, 8], [9, 10, 11, 12]
 # Few tokens, so that n-grams repeat; many lengths, 0 among them.
 sequences = st.lists(st.integers(0, 3), max_size=12)
@@ -24,13 +31,14 @@ groups = st.lists(sequences, min_size=2, max_size=7)
 rollouts = st.lists(st.tuples(sequences, st.sampled_from([None, "1", "2", "3"])), min_size=2, max_size=7)
 
 
-def nltk_self_bleu(tokens_K):
+def nltk_self_bleu(tokens_K: Tokens) -> float:
     smoothing = SmoothingFunction().method1
     others = [tokens_K[:k] + tokens_K[k + 1 :] for k in range(len(tokens_K))]
-    return np.mean([sentence_bleu(o, t, smoothing_function=smoothing) for o, t in zip(others, tokens_K, strict=True)])
+    scores = [sentence_bleu(o, t, smoothing_function=smoothing) for o, t in zip(others, tokens_K, strict=True)]
+    return float(np.mean(scores))
 
 
-def levenshtein(a, b):
+def levenshtein(a: Sequence[int], b: Sequence[int]) -> int:
     row = list(range(len(b) + 1))
     for i, x in enumerate(a, 1):
         above, row = row, [i]
@@ -39,18 +47,18 @@ def levenshtein(a, b):
     return row[-1]
 
 
-def scores_3(rollouts):
+def scores_3(rollouts: Rollouts) -> NDArray[np.float64]:
     tokens, answers = zip(*rollouts, strict=True)
     return np.array([self_bleu(tokens), edit_diversity(tokens), unique_fraction(answers)])
 
 
-def gap(rollouts, target_3):
+def gap(rollouts: Rollouts, target_3: NDArray[np.float64]) -> float:
     kept_3 = scores_3(rollouts)
     larger = np.maximum(kept_3, target_3)
-    return sum(abs(a - b) / c for a, b, c in zip(kept_3, target_3, larger, strict=True) if c > 0)
+    return float(sum(abs(a - b) / c for a, b, c in zip(kept_3, target_3, larger, strict=True) if c > 0))
 
 
-def match(explorer, learner, keep_min=2, seed=0):
+def match(explorer: Rollouts, learner: Rollouts, keep_min: int = 2, seed: int = 0) -> list[int]:
     return match_learner_diversity(
         [r[0] for r in explorer],
         [r[1] for r in explorer],
@@ -62,11 +70,11 @@ def match(explorer, learner, keep_min=2, seed=0):
 
 
 @given(groups)
-def test_self_bleu_equals_nltk(tokens):
+def test_self_bleu_equals_nltk(tokens: Tokens) -> None:
     assert self_bleu(tokens) == pytest.approx(nltk_self_bleu(tokens), abs=1e-12)
 
 
-def test_self_bleu_of_long_texts_equals_nltk():
+def test_self_bleu_of_long_texts_equals_nltk() -> None:
     rng = np.random.default_rng(0)
     words = [np.minimum(rng.zipf(1.3, length), 150_000).tolist() for length in (400, 300, 400, 41, 3)]
     tokens = [*words, words[0][:200] + words[1][100:]]
@@ -74,7 +82,7 @@ def test_self_bleu_of_long_texts_equals_nltk():
     assert self_bleu(tokens) == pytest.approx(nltk_self_bleu(tokens), abs=1e-12)
 
 
-def test_self_bleu_by_hand():
+def test_self_bleu_by_hand() -> None:
     assert self_bleu([A, A, A]) == 1.0
     assert self_bleu([A, B, C]) == 0.0
     # Either has 2 of 4 tokens, 1 of 3 bigrams, 0 of 2 trigrams and 0 of 1 4-grams in the other.
@@ -86,38 +94,40 @@ def test_self_bleu_by_hand():
 
 
 @given(groups)
-def test_edit_diversity_equals_brute_force(tokens):
+def test_edit_diversity_equals_brute_force(tokens: Tokens) -> None:
     pairs = [levenshtein(a, b) / max(len(a), len(b), 1) for a, b in itertools.combinations(tokens, 2)]
     assert edit_diversity(tokens) == pytest.approx(np.mean(pairs), abs=1e-12)
 
 
-def test_edit_diversity_by_hand():
+def test_edit_diversity_by_hand() -> None:
     assert edit_diversity([[1, 2, 3], [1, 3], []]) == pytest.approx((1 / 3 + 1 + 1) / 3)
     assert edit_diversity([[], []]) == 0.0
     assert edit_diversity([[151_000, 2, 70_000], [151_001, 2, 70_000]]) == pytest.approx(1 / 3)
 
 
-def test_unique_fraction_by_hand():
+def test_unique_fraction_by_hand() -> None:
     assert unique_fraction(["1", "1", "2", None, None]) == pytest.approx(3 / 5)
     assert unique_fraction([None, "None"]) == 1.0
 
 
-def test_diversity_is_the_mean_over_problems():
+def test_diversity_is_the_mean_over_problems() -> None:
     same, other = Samples([A, A], ["1", "1"]), Samples([A, B], ["1", None])
     assert diversity_P([same, other]) == [DiversityScores(1.0, 0.0, 0.5), DiversityScores(0.0, 1.0, 1.0)]
     assert diversity([same, other]) == DiversityScores(0.5, 0.5, 0.75)
 
 
 @pytest.mark.parametrize("size", [0, 1])
-def test_fewer_than_two_samples_are_refused(size):
-    for metric in (self_bleu, edit_diversity, unique_fraction):
+def test_fewer_than_two_samples_are_refused(size: int) -> None:
+    for metric in (self_bleu, edit_diversity):
         with pytest.raises(ValueError, match="at least 2 samples"):
             metric([[1, 2]] * size)
+    with pytest.raises(ValueError, match="at least 2 samples"):
+        unique_fraction(["1"] * size)
     with pytest.raises(ValueError, match="at least 2 samples"):
         match([(A, "1"), (B, "2")], [(A, "1")] * size)
 
 
-def test_other_mistakes_are_refused():
+def test_other_mistakes_are_refused() -> None:
     with pytest.raises(ValueError, match="at least one problem"):
         diversity([])
     with pytest.raises(ValueError, match="2 samples with 1 answers"):
@@ -126,7 +136,7 @@ def test_other_mistakes_are_refused():
         match([(A, "1")] * 3, [(A, "1")] * 3, keep_min=1)
 
 
-def test_match_by_hand():
+def test_match_by_hand() -> None:
     # The learner: Self-BLEU 3/4, edit 3/6, unique 2/4. The explorer without B or without C is the same.
     explorer = [(A, "1"), (A, "1"), (B, "2"), (A, "1"), (C, "3")]
     learner = [(A, "1"), (A, "1"), (A, "1"), (B, "2")]
@@ -135,12 +145,12 @@ def test_match_by_hand():
     assert match(explorer, learner, keep_min=5) == [0, 1, 2, 3, 4]
 
 
-def test_match_tells_no_answer_from_the_text_none():
+def test_match_tells_no_answer_from_the_text_none() -> None:
     # All answers differ, whichever goes. Were the first two one answer, 1/2 without the third would be nearer to 1/3.
     assert match([(A, None), (A, "None"), (A, "1")], [(A, "1")] * 3) == [0, 1, 2]
 
 
-def test_match_goes_on_where_one_removal_alone_does_not_help():
+def test_match_goes_on_where_one_removal_alone_does_not_help() -> None:
     # Two of each: without one, its twin stands alone, and Self-BLEU and the unique answers are further off.
     explorer = [(A, "1"), (A, "1"), (B, "2"), (B, "2"), (C, "3"), (C, "3")]
     learner = [(A, "1"), (A, "1"), (B, "2"), (B, "2")]
@@ -150,23 +160,23 @@ def test_match_goes_on_where_one_removal_alone_does_not_help():
     assert len(kept) == 4
 
 
-def test_match_leaves_a_less_diverse_explorer_alone():
+def test_match_leaves_a_less_diverse_explorer_alone() -> None:
     assert match([(A, "1")] * 4, [(A, "1"), (B, "2"), (C, "3")]) == [0, 1, 2, 3]
 
 
-def test_match_of_few_explorer_rollouts_keeps_them():
+def test_match_of_few_explorer_rollouts_keeps_them() -> None:
     learner = [(A, "1")] * 3
     assert [match([(B, None)] * size, learner) for size in range(3)] == [[], [0], [0, 1]]
 
 
 @given(rollouts, st.integers(0, 3))
-def test_match_leaves_identical_sets_alone(rollouts, seed):
+def test_match_leaves_identical_sets_alone(rollouts: Rollouts, seed: int) -> None:
     assert match(rollouts, rollouts[::-1], seed=seed) == list(range(len(rollouts)))
 
 
 @settings(max_examples=60)
 @given(rollouts, rollouts, st.integers(2, 4), st.integers(0, 3))
-def test_match_is_the_greedy_search(explorer, learner, keep_min, seed):
+def test_match_is_the_greedy_search(explorer: Rollouts, learner: Rollouts, keep_min: int, seed: int) -> None:
     target_3 = scores_3(learner)
     order = np.random.default_rng(seed).permutation(len(explorer)).tolist()
     way = [order]
@@ -183,7 +193,7 @@ def test_match_is_the_greedy_search(explorer, learner, keep_min, seed):
 
 
 @given(rollouts, rollouts, st.integers(2, 4), st.integers(0, 3))
-def test_match_never_widens_the_gap(explorer, learner, keep_min, seed):
+def test_match_never_widens_the_gap(explorer: Rollouts, learner: Rollouts, keep_min: int, seed: int) -> None:
     kept = match(explorer, learner, keep_min, seed)
     assert kept == sorted(set(kept))
     assert len(kept) >= min(keep_min, len(explorer))

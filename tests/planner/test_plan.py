@@ -1,3 +1,5 @@
+from __future__ import annotations
+
 import json
 from pathlib import Path
 
@@ -114,7 +116,7 @@ def test_what_is_offloaded_is_not_counted_while_generating(key: str, parts: list
     assert kept["on the device while training"] == moved["on the device while training"]
 
 
-def test_the_source_of_the_figures_is_named(tmp_path: Path) -> None:
+def test_the_source_of_the_figures_is_named() -> None:
     plan = render_plan(load_config([*PAPER, "model.path=no/Qwen3-8B-Base"], CONF))
     assert "learner: 8,190,735,360 parameters (public figures of Qwen3-8B: no/Qwen3-8B-Base is not a folder)" in plan
     unknown = render_plan(load_config(["model.path=no/such"], CONF))
@@ -124,7 +126,7 @@ def test_the_source_of_the_figures_is_named(tmp_path: Path) -> None:
 
 
 def test_figures_come_from_config_json(tmp_path: Path) -> None:
-    figures = {"vocab_size": 10, "hidden_size": 4, "num_hidden_layers": 2, "num_attention_heads": 2}
+    figures: dict[str, float] = {"vocab_size": 10, "hidden_size": 4, "num_hidden_layers": 2, "num_attention_heads": 2}
     figures |= {
         "num_key_value_heads": 1,
         "head_dim": 3,

@@ -8,6 +8,8 @@ import pytest
 
 from s2l_nemo.records.metrics import REQUIRED_KEYS, Value
 
+MetricsOf = Callable[[int], dict[str, Value]]  # step -> its metrics
+
 
 def scripted_metrics(step: int) -> dict[str, Value]:
     """Explorer and learner in steps 1 to 3, with no learner rollouts in step 1; then the learner alone."""
@@ -24,5 +26,5 @@ def scripted_metrics(step: int) -> dict[str, Value]:
 
 
 @pytest.fixture
-def metrics_of() -> Callable[[int], dict[str, Value]]:
+def metrics_of() -> MetricsOf:
     return scripted_metrics

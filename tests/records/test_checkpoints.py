@@ -1,7 +1,11 @@
+from __future__ import annotations
+
 import json
 import os
 import shutil
+from collections.abc import Callable
 from pathlib import Path
+from typing import ParamSpec, TypeVar
 
 import pytest
 
@@ -13,8 +17,11 @@ from s2l_nemo.records.checkpoints import (
     publish_checkpoint,
 )
 
+P = ParamSpec("P")
+T = TypeVar("T")
 
-def publish(checkpoints, step, content="weights"):
+
+def publish(checkpoints: Path, step: int, content: str = "weights") -> None:
     tmp = checkpoints / f".tmp-step_{step:06d}"
     (tmp / "shards").mkdir(parents=True)
     (tmp / "shards" / "0.bin").write_text(content)
@@ -22,11 +29,11 @@ def publish(checkpoints, step, content="weights"):
     publish_checkpoint(tmp, checkpoints / f"step_{step:06d}")
 
 
-def names(folder):
+def names(folder: Path) -> list[str]:
     return sorted(path.name for path in folder.iterdir())
 
 
-def test_publish_writes_a_marker_with_step_and_sizes(tmp_path):
+def test_publish_writes_a_marker_with_step_and_sizes(tmp_path: Path) -> None:
     publish(tmp_path, 3)
     path = tmp_path / "step_000003"
     marker = json.loads((path / "COMPLETE.json").read_text())
@@ -35,42 +42,42 @@ def test_publish_writes_a_marker_with_step_and_sizes(tmp_path):
     assert latest_checkpoint(tmp_path) == Checkpoint(3, path)
 
 
-def test_order_is_that_of_steps(tmp_path):
+def test_order_is_that_of_steps(tmp_path: Path) -> None:
     for step in (10, 9, 1_000_000):
         publish(tmp_path, step)
     assert [step for step, _ in complete_checkpoints(tmp_path)] == [9, 10, 1_000_000]
 
 
-def test_no_folder_no_checkpoint(tmp_path):
+def test_no_folder_no_checkpoint(tmp_path: Path) -> None:
     assert complete_checkpoints(tmp_path / "none") == []
     assert latest_checkpoint(tmp_path / "none") is None
 
 
-def damage_marker(path):
+def damage_marker(path: Path) -> None:
     (path / "COMPLETE.json").unlink()
 
 
-def damage_size(path):
+def damage_size(path: Path) -> None:
     (path / "shards" / "0.bin").write_text("wei")
 
 
-def damage_missing(path):
+def damage_missing(path: Path) -> None:
     (path / "state.json").unlink()
 
 
-def damage_name(path):
+def damage_name(path: Path) -> None:
     path.rename(path.with_name("step_000007"))
 
 
 @pytest.mark.parametrize("damage", [damage_marker, damage_size, damage_missing, damage_name])
-def test_a_damaged_checkpoint_does_not_count(tmp_path, damage):
+def test_a_damaged_checkpoint_does_not_count(tmp_path: Path, damage: Callable[[Path], None]) -> None:
     publish(tmp_path, 1)
     publish(tmp_path, 2)
     damage(tmp_path / "step_000002")
     assert [step for step, _ in complete_checkpoints(tmp_path)] == [1]
 
 
-def test_the_same_step_is_replaced(tmp_path):
+def test_the_same_step_is_replaced(tmp_path: Path) -> None:
     publish(tmp_path, 1, "old")
     publish(tmp_path, 1, "newer")
     assert names(tmp_path) == ["step_000001"]
@@ -83,12 +90,14 @@ class Killed(BaseException):
 
 
 @pytest.mark.parametrize("call", range(40))
-def test_a_kill_while_saving_a_step_again_leaves_a_complete_one(tmp_path, monkeypatch, call):
+def test_a_kill_while_saving_a_step_again_leaves_a_complete_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, call: int
+) -> None:
     publish(tmp_path, 1, "old")
     calls = 0
 
-    def counted(function):
-        def run(*arguments, **options):
+    def counted(function: Callable[P, T]) -> Callable[P, T]:
+        def run(*arguments: P.args, **options: P.kwargs) -> T:
             nonlocal calls
             calls += 1
             if calls > call:
@@ -121,7 +130,7 @@ def test_a_kill_while_saving_a_step_again_leaves_a_complete_one(tmp_path, monkey
 
 
 @pytest.mark.parametrize(("keep", "kept"), [(0, [1, 2, 3]), (1, [3]), (2, [2, 3]), (5, [1, 2, 3])])
-def test_prune_keeps_the_newest(tmp_path, keep, kept):
+def test_prune_keeps_the_newest(tmp_path: Path, keep: int, kept: list[int]) -> None:
     for step in (1, 2, 3):
         publish(tmp_path, step)
     (tmp_path / ".tmp-step_000004").mkdir()
@@ -130,11 +139,13 @@ def test_prune_keeps_the_newest(tmp_path, keep, kept):
     assert names(tmp_path) == [f"step_{step:06d}" for step in kept]
 
 
-def test_a_kill_while_pruning_leaves_no_half_checkpoint_that_counts(tmp_path, monkeypatch):
+def test_a_kill_while_pruning_leaves_no_half_checkpoint_that_counts(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     publish(tmp_path, 1)
     publish(tmp_path, 2)
 
-    def killed(folder):
+    def killed(folder: Path) -> None:
         raise Killed
 
     monkeypatch.setattr(shutil, "rmtree", killed)
@@ -143,7 +154,7 @@ def test_a_kill_while_pruning_leaves_no_half_checkpoint_that_counts(tmp_path, mo
     assert [step for step, _ in complete_checkpoints(tmp_path)] == [2]
 
 
-def test_prune_spares_the_only_copy_of_a_step(tmp_path):
+def test_prune_spares_the_only_copy_of_a_step(tmp_path: Path) -> None:
     publish(tmp_path, 1)
     (tmp_path / "step_000001").rename(tmp_path / "step_000001.old")
     prune_checkpoints(tmp_path, keep=1)

@@ -1,13 +1,22 @@
+from __future__ import annotations
+
 import dataclasses
+from pathlib import Path
 
 import pyarrow.parquet
 import pytest
 
-from s2l_nemo.records.dump import read_rollouts, rollout_rows, write_rollouts
-from s2l_nemo.types import Completion, Group, Prompt, Source
+from s2l_nemo.records.dump import RolloutRow, read_rollouts, rollout_rows, write_rollouts
+from s2l_nemo.types import Completion, FinishReason, Group, Prompt, Source
 
 
-def completion(sample_id, source, reward, tokens=(5, 6), finish_reason="stop"):
+def completion(
+    sample_id: int,
+    source: Source,
+    reward: float | None,
+    tokens: tuple[int, ...] = (5, 6),
+    finish_reason: FinishReason = "stop",
+) -> Completion:
     return Completion(7, sample_id, source, tokens, (-0.5,) * len(tokens), finish_reason, 3, reward)
 
 
@@ -17,11 +26,11 @@ GROUP = Group(
 )
 
 
-def rows():
+def rows() -> list[RolloutRow]:
     return rollout_rows(4, [GROUP], [0.5, -0.5], decode=lambda ids: " ".join(map(str, ids)))
 
 
-def test_rows_name_everything():
+def test_rows_name_everything() -> None:
     first, second = rows()
     assert dataclasses.asdict(first) == {
         "step": 4,
@@ -44,12 +53,12 @@ def test_rows_name_everything():
     assert (second.source, second.finish_reason, second.reward, second.advantage) == ("learner", "length", None, -0.5)
 
 
-def test_advantages_must_match_the_completions():
+def test_advantages_must_match_the_completions() -> None:
     with pytest.raises(ValueError):
         rollout_rows(4, [GROUP], [0.5], decode=str)
 
 
-def test_round_trip_types_and_compression(tmp_path):
+def test_round_trip_types_and_compression(tmp_path: Path) -> None:
     path = tmp_path / "rollouts" / "step_000004.parquet"
     write_rollouts(path, rows())
     assert read_rollouts(path) == rows()
@@ -60,12 +69,12 @@ def test_round_trip_types_and_compression(tmp_path):
     assert list(path.parent.iterdir()) == [path]
 
 
-def test_no_rows_keep_the_schema(tmp_path):
+def test_no_rows_keep_the_schema(tmp_path: Path) -> None:
     write_rollouts(tmp_path / "empty.parquet", [])
     assert read_rollouts(tmp_path / "empty.parquet") == []
 
 
-def test_a_failed_write_leaves_the_old_file(tmp_path):
+def test_a_failed_write_leaves_the_old_file(tmp_path: Path) -> None:
     path = tmp_path / "step_000004.parquet"
     write_rollouts(path, rows())
     with pytest.raises((OverflowError, ValueError)):

@@ -1,5 +1,8 @@
+from __future__ import annotations
+
 import json
 import math
+from pathlib import Path
 
 import matplotlib.image
 import pytest
@@ -7,17 +10,19 @@ from matplotlib.figure import Figure
 
 from s2l_nemo.records import plots
 from s2l_nemo.records.directory import RunDir
-from s2l_nemo.records.metrics import MetricsWriter
+from s2l_nemo.records.metrics import MetricsWriter, Value, read_metrics
+from tests.figures import legend_texts, points
+from tests.records.conftest import MetricsOf
 
 NAMES = ["optimization", "pass_at_1", "response_length", "reward", "schedule", "step_time"]
 
 
-def validation(mean):
+def validation(mean: float) -> dict[str, Value]:
     return {"validation/pass@1": mean, "validation/pass@1_low": mean - 0.1, "validation/pass@1_high": mean + 0.1}
 
 
 @pytest.fixture
-def run_dir(tmp_path, metrics_of):
+def run_dir(tmp_path: Path, metrics_of: MetricsOf) -> RunDir:
     run_dir = RunDir(tmp_path)
     with MetricsWriter(run_dir) as writer:
         for step in range(1, 6):
@@ -25,11 +30,11 @@ def run_dir(tmp_path, metrics_of):
     return run_dir
 
 
-def series(run_dir):
-    return plots._Series(plots.read_metrics(run_dir.metrics))
+def series(run_dir: RunDir) -> plots._Series:
+    return plots._Series(read_metrics(run_dir.metrics))
 
 
-def test_all_plots_are_drawn_without_a_summary(run_dir):
+def test_all_plots_are_drawn_without_a_summary(run_dir: RunDir) -> None:
     paths = plots.plot_run(run_dir)
     assert sorted(path.stem for path in paths) == NAMES
     assert sorted(run_dir.plots.iterdir()) == sorted(paths)
@@ -39,37 +44,37 @@ def test_all_plots_are_drawn_without_a_summary(run_dir):
         assert image.std() > 0.05  # not blank
 
 
-def test_nothing_to_draw_before_the_first_step(tmp_path):
+def test_nothing_to_draw_before_the_first_step(tmp_path: Path) -> None:
     assert plots.plot_run(RunDir(tmp_path)) == []
 
 
-def test_null_is_a_gap(run_dir):
+def test_null_is_a_gap(run_dir: RunDir) -> None:
     figure = Figure()
     plots._reward(figure, series(run_dir), {})
-    lines = {line.get_label(): line.get_ydata() for line in figure.axes[0].lines}
+    lines = {line.get_label(): [y for _, y in points(line)] for line in figure.axes[0].lines}
     assert [math.isnan(value) for value in lines["learner"]] == [True, False, False, False, False]
     assert [math.isnan(value) for value in lines["explorer"]] == [False, False, False, True, True]
 
 
-def test_validation_before_and_after_come_from_the_summary(run_dir):
+def test_validation_before_and_after_come_from_the_summary(run_dir: RunDir) -> None:
     run_dir.summary.write_text(json.dumps({"pass@1/before": 0.5, "pass@1/after": 0.9, "pass@1/before_low": 0.4}))
     figure = Figure()
     plots._pass_at_1(figure, series(run_dir), json.loads(run_dir.summary.read_text()))
     (line,) = figure.axes[0].lines
-    assert (list(line.get_xdata()), list(line.get_ydata())) == ([0, 4, 5], [0.5, 0.7, 0.9])
+    assert points(line) == [(0, 0.5), (4, 0.7), (5, 0.9)]
 
 
-def test_phases_and_the_rest_stack_to_the_step_time(run_dir):
+def test_phases_and_the_rest_stack_to_the_step_time(run_dir: RunDir) -> None:
     figure = Figure()
     plots._step_time(figure, series(run_dir), {})
     tops = [bar.get_y() + bar.get_height() for bar in figure.axes[0].containers[-1]]
     assert tops == pytest.approx([12.34] * 5)
 
 
-def test_a_run_without_explorer_does_not_name_it(tmp_path, metrics_of):
+def test_a_run_without_explorer_does_not_name_it(tmp_path: Path, metrics_of: MetricsOf) -> None:
     run_dir = RunDir(tmp_path)
     with MetricsWriter(run_dir) as writer:
         writer.write(9, metrics_of(9))
     figure = Figure()
     plots._reward(figure, series(run_dir), {})
-    assert [text.get_text() for text in figure.axes[0].get_legend().get_texts()] == ["whole group", "learner"]
+    assert legend_texts(figure.axes[0].get_legend()) == ["whole group", "learner"]

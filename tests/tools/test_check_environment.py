@@ -25,7 +25,8 @@ def installed(needs: dict[str, str]) -> tuple[Package, ...]:
 
     def fitting(needed: str) -> str:
         named = re.findall(r"[\d.]+", needed)
-        return next(version for version in (*named, "1.0", "0") if satisfies(version, needed))
+        versions: list[str] = [*named, "1.0", "0"]
+        return next(version for version in versions if satisfies(version, needed))
 
     return tuple(Package(name, needed, fitting(needed)) for name, needed in needs.items())
 

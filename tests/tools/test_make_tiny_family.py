@@ -7,6 +7,7 @@ import sys
 from dataclasses import replace
 from pathlib import Path
 from types import ModuleType
+from typing import Any
 
 import pytest
 import torch
@@ -38,10 +39,10 @@ QUICK = tool.Recipe(
 )
 
 
-def publish(recipe: object, output: Path, force: bool = False) -> tuple[dict, str]:
-    console = Console(file=io.StringIO(), width=200)
-    facts = tool.publish(recipe, output, force, console)
-    return facts, console.file.getvalue()
+def publish(recipe: object, output: Path, force: bool = False) -> tuple[dict[str, Any], str]:
+    text = io.StringIO()
+    facts = tool.publish(recipe, output, force, Console(file=text, width=200))
+    return facts, text.getvalue()
 
 
 @pytest.fixture(scope="module")

@@ -16,7 +16,8 @@ from transformers.modeling_utils import no_init_weights
 from s2l_nemo.engines.embedded.attention import GROUPED_SDPA
 from s2l_nemo.engines.embedded.kv_cache import SlotCache
 from s2l_nemo.engines.embedded.sampling import sample_tokens
-from s2l_nemo.types import Completion, SampleRequest, SamplingParams, Source, UserError
+from s2l_nemo.errors import UserError
+from s2l_nemo.types import Completion, SampleRequest, SamplingParams, Source
 
 _PREFILL_TOKENS = 32768  # padded tokens of one prefill pass; bounds its activations
 _REFILL_FRACTION = 8  # new rows join when 1/8 of the slots are free: fewer, larger prefills

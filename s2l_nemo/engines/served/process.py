@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from s2l_nemo.types import UserError
+from s2l_nemo.errors import UserError
 
 ROOT = Path(__file__).resolve().parents[3]
 _END_S = 5.0  # how long the supervisor may take to end everything

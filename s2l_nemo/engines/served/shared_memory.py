@@ -16,7 +16,7 @@ from typing import Any
 
 import torch
 
-from s2l_nemo.types import UserError
+from s2l_nemo.errors import UserError
 
 _ALIGNMENT = 64  # bytes; a cache line
 _PAGE = 2**21

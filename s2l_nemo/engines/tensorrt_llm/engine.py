@@ -31,7 +31,8 @@ import torch
 from safetensors import safe_open
 from safetensors.torch import save_file
 
-from s2l_nemo.types import Completion, SampleRequest, SamplingParams, Source, UserError
+from s2l_nemo.errors import UserError
+from s2l_nemo.types import Completion, SampleRequest, SamplingParams, Source
 
 _VERSION = "1.2."
 _ENVIRONMENT = {

@@ -13,7 +13,8 @@ from safetensors.torch import save_file
 from transformers import AutoModelForCausalLM, LlamaConfig, StableLmConfig
 
 from s2l_nemo.engines.embedded.engine import EmbeddedEngine, EmbeddedLearnerEngine
-from s2l_nemo.types import Completion, SampleRequest, SamplingParams, Source, UserError
+from s2l_nemo.errors import UserError
+from s2l_nemo.types import Completion, SampleRequest, SamplingParams, Source
 from tests.engines.random_qwen3 import VOCAB, build_model, make_requests
 
 STOPS = (1, 2, 50, 51, 52, 53)  # about one token in sixteen, so that rows end at different steps

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from s2l_nemo.engines.served.process import ROOT, Launch, ServerProcess, server_environment
-from s2l_nemo.types import UserError
+from s2l_nemo.errors import UserError
 
 SETUP = {"role": "explorer", "kind": "tensorrt_llm", "path": "nowhere", "dtype": "bf16", "tensor_parallel_size": 1}
 LIMITS = {"max_batch_rows": 8, "max_sequence_length": 64, "memory_fraction": 0.4}

@@ -17,7 +17,8 @@ from safetensors.torch import load_file, save_file
 
 from s2l_nemo.engines.embedded.engine import EmbeddedEngine, EmbeddedLearnerEngine
 from s2l_nemo.engines.tensorrt_llm.engine import TensorRTExplorer, TensorRTLearner
-from s2l_nemo.types import Completion, SamplingParams, Source, UserError
+from s2l_nemo.errors import UserError
+from s2l_nemo.types import Completion, SamplingParams, Source
 from tests.agreement import assert_same_completions
 from tests.engines.random_qwen3 import build_model, make_requests
 

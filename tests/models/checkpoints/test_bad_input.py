@@ -21,7 +21,7 @@ from safetensors.torch import load_file, save_file
 
 from s2l_nemo.errors import UserError
 from tests.distributed.models import write_internlm2, write_qwen3
-from tests.distributed.test_conversion import to_nemo
+from tests.distributed.conversion import to_nemo
 from tools import convert_hf_to_nemo, convert_nemo_to_hf
 
 ROOT = Path(__file__).resolve().parents[3]

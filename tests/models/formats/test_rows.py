@@ -10,7 +10,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from s2l_nemo.models.formats.dtypes import BFLOAT16, FLOAT16, FLOAT32
+from s2l_nemo.models.formats.dtypes import BFLOAT16, FLOAT16, FLOAT32, Dtype
 from s2l_nemo.models.formats.regions import Region
 from s2l_nemo.models.formats.rows import FileRows, MemoryRows, Part, Rows, blocks, cast, count, same_bytes, size, take
 from s2l_nemo.models.checkpoints.tensors import dtype_of, rows_of, tensor_of
@@ -78,7 +78,7 @@ def test_a_tensor_and_back(dtype: torch.dtype) -> None:
 
 
 @given(st.integers(0, 30), st.integers(0, 30), st.sampled_from([(FLOAT32, BFLOAT16), (FLOAT16, FLOAT32)]))
-def test_cast_is_torchs_wherever_a_read_begins(start: int, length: int, types: tuple) -> None:
+def test_cast_is_torchs_wherever_a_read_begins(start: int, length: int, types: tuple[Dtype, Dtype]) -> None:
     stored, wanted = types
     tensor = torch.randn(5, 3).to(getattr(torch, stored.name))
     (cut,) = cast(rows_of(tensor), stored, wanted)

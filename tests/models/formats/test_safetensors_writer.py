@@ -14,6 +14,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from safetensors.torch import load_file, save
+from transformers import AutoModelForCausalLM, PreTrainedModel, Qwen3Config, Qwen3ForCausalLM
 
 from s2l_nemo.models.formats.dtypes import BFLOAT16, FLOAT32
 from s2l_nemo.models.formats.output import new_output
@@ -66,7 +67,7 @@ def test_there_and_back(shapes: dict[str, list[int]], dtype: torch.dtype, max_sh
         assert set(reader.tensors) == set(tensors)
         filled = [name for name, x in tensors.items() if x.numel()]
         assert [name for name in reader.tensors if name in filled] == filled  # in the order of the plan
-        seen = {}
+        seen: dict[str, torch.Tensor] = {}
         shards = [file for file in output.files if file != INDEX]
         for file in shards:
             in_file = load_file(folder / file)
@@ -164,9 +165,7 @@ def test_no_tensor_is_kept_once_written() -> None:
     assert len(alive) == 3
 
 
-def tiny_qwen3(tied: bool) -> torch.nn.Module:
-    from transformers import Qwen3Config, Qwen3ForCausalLM
-
+def tiny_qwen3(tied: bool) -> PreTrainedModel:
     torch.manual_seed(0)
     return Qwen3ForCausalLM(
         Qwen3Config(
@@ -178,8 +177,6 @@ def tiny_qwen3(tied: bool) -> torch.nn.Module:
 
 @pytest.mark.parametrize("tied", [True, False])
 def test_transformers_writes_what_we_read_and_loads_what_we_write(tmp_path: Path, tied: bool) -> None:
-    from transformers import AutoModelForCausalLM
-
     model = tiny_qwen3(tied)
     model.save_pretrained(tmp_path / "theirs", max_shard_size="3KB")
     reader = SafetensorsFolder(tmp_path / "theirs")

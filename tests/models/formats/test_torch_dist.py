@@ -21,10 +21,11 @@ from typing import Any
 
 import pytest
 import torch
-import torch.distributed.checkpoint as dcp
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch.distributed.checkpoint.filesystem import _StorageInfo
+from torch.distributed.checkpoint.state_dict_loader import load
+from torch.distributed.checkpoint.state_dict_saver import save
 from torch.distributed.checkpoint.metadata import (
     BytesStorageMetadata,
     ChunkStorageMetadata,
@@ -139,14 +140,14 @@ def shapes(rows: Rows) -> list[tuple[int, int]]:
 def save_with_dcp(state: dict[str, Any], folder: Path) -> None:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        dcp.save(state, checkpoint_id=folder, no_dist=True)
+        save(state, checkpoint_id=folder, no_dist=True)
 
 
 def load_with_dcp(folder: Path, like: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
     state = {key: torch.full_like(tensor, math.nan) for key, tensor in like.items()}
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        dcp.load(state, checkpoint_id=folder, no_dist=True)
+        load(state, checkpoint_id=folder, no_dist=True)
     return state
 
 
@@ -383,7 +384,7 @@ WRONG_METADATA: dict[str, tuple[Callable[[Metadata], None], str]] = {
     "overlap": (lambda m: setattr(stored_tensor(m).chunks[0], "sizes", torch.Size((3, 6))), r"overlap at \(2, 0\)"),
     "out of it": (lambda m: setattr(stored_tensor(m), "size", torch.Size((3, 6))), "lies outside tensor key"),
     "dimensions": (lambda m: setattr(stored_tensor(m), "size", torch.Size((24,))), "lies outside tensor key"),
-    "other": (lambda m: m.state_dict_metadata.update(key=SimpleNamespace), "types.SimpleNamespace, refused"),
+    "other": (lambda m: vars(m)["state_dict_metadata"].update(key=SimpleNamespace), "types.SimpleNamespace, refused"),
     "none": (lambda m: setattr(m, "storage_data", None), "None is no dictionary"),
 }
 
