@@ -62,8 +62,8 @@ class _Outputs:
 def measure(cfg: DiversityConfig) -> list[DiversityRow]:
     """One row a run, in the order given, tokens of all runs by one tokenizer.
 
-    Raises UserError where outputs are missing, malformed, fewer than `samples` or of other problems than the first
-    run's, and where there is no tokenizer.
+    Raises UserError if outputs are missing, malformed, fewer than `samples` or of other problems than the first run's,
+    and if there is no tokenizer.
     """
     runs = [Path(run) for run in cfg.runs]
     benchmark = cfg.benchmark or _common_benchmark(runs)

@@ -49,10 +49,10 @@ def make_plan(
     stop_token_ids: tuple[int, ...],
     positions: int,
 ) -> Plan:
-    """Prompts go through the chat template, whose `enable_thinking` is set; without one they stay as they are.
+    """Prompts go through the chat template, whose `enable_thinking` is set. Without a template they stay as they are.
 
-    A response ends after `max_tokens` (None: the benchmark's) or where the longest prompt leaves no more of the model's
-    `positions`. Raises UserError where it leaves none.
+    A response has at most `max_tokens` (None: the benchmark's), and no more than the longest prompt leaves of the
+    model's `positions`. Raises UserError if that prompt leaves none.
     """
     texts = [problem.prompt for problem in benchmark.problems]
     if not instruction:
@@ -119,7 +119,7 @@ class Sampler:
 def load_sampler(
     cfg: EvaluateConfig, benchmarks: Sequence[Benchmark], how: Settings, precision: Precision, device: str
 ) -> Sampler:
-    """Loads tokenizer and weights. Raises UserError where they do not fit the benchmarks, or cannot be read."""
+    """Loads tokenizer and weights. Raises UserError if they do not fit the benchmarks or cannot be read."""
     assert cfg.model is not None
     tokenizer = load_tokenizer(cfg.model, "model")
     stop_ids = stop_token_ids(cfg.model, tokenizer, "model")
@@ -154,7 +154,7 @@ def load_sampler(
 
 
 def check_memory(plans: Sequence[Plan], rows: int, token_bytes: int, free_bytes: int) -> None:
-    """Raises UserError where keys and values of `rows` responses, `token_bytes` a token, exceed `free_bytes`."""
+    """Raises UserError if keys and values of `rows` responses need more than `free_bytes`, at `token_bytes` a token."""
     for plan in plans:
         tokens = max(map(len, plan.prompts)) + plan.params.max_new_tokens
         if rows * tokens * token_bytes > free_bytes:

@@ -25,7 +25,7 @@ Where the defaults depart from the paper:
 - A group of equal rewards has advantage exactly 0. A check that fails is worth 0.
 - An epoch's last prompts, too few for a batch, are left out, so that no batch holds a prompt twice (`algorithm.order`).
 
-Who waits for whom. Time runs to the right, and a phase begins where all before it have ended:
+Who waits for whom. Time runs to the right, and a phase begins once all before it have ended:
 
     explorer engine   [ G_w of each prompt ]
     learner engine    [ G_s of each prompt    ]                                                  [ refit ]
@@ -99,7 +99,7 @@ class Trainer:
     explorer_filter: DiversityFilter | None
     recorder: Recorder
     stop: StopRequest
-    step: int = 0  # steps done
+    step: int  # steps done
     now: Callable[[], float] = time.perf_counter  # seconds
 
     def fit(self) -> int:

@@ -75,7 +75,7 @@ def run_training(cfg: Config, inputs: Inputs) -> int:
 def build_trainer(cfg: Config, inputs: Inputs, stop: StopRequest) -> Trainer:
     """Opens the run directory, builds actor and engines, and restores a checkpoint if there is one.
 
-    Raises UserError before any model is loaded where the run directory does not fit.
+    Raises UserError, before any model is loaded, if the run directory does not fit.
     """
     from s2l_nemo.actor.build import init_process_groups
 
@@ -133,7 +133,7 @@ def build_trainer(cfg: Config, inputs: Inputs, stop: StopRequest) -> Trainer:
 def load_inputs(cfg: Config) -> Inputs:
     """Tokenizer, training and held-out prompts.
 
-    Raises UserError where explorer and learner cannot share tokens, or there are too few prompts for one step.
+    Raises UserError if explorer and learner cannot share tokens, or if there are too few prompts for one step.
     """
     tokenizer = load_tokenizer(cfg.model.path)
     if cfg.explorer.path is not None:
@@ -150,7 +150,7 @@ def load_inputs(cfg: Config) -> Inputs:
 
 
 def open_run_dir(cfg: Config) -> tuple[RunDir, Checkpoint | None]:
-    """Rank 0 opens the run directory; all ranks learn the outcome, a UserError included. Collective."""
+    """Rank 0 opens the run directory. Every rank gets the outcome, a UserError included. Collective."""
     outcome: list[Any] = [None]
     if torch.distributed.get_rank() == 0:
         try:
@@ -205,7 +205,10 @@ def make_rollouts(
 
 
 def explorer_weight_hash(rollouts: Rollouts) -> str | None:
-    """The same on every rank. Raises UserError where nodes hold different explorers."""
+    """SHA-256 of the explorer's weights, the same on every rank; None for plain GRPO.
+
+    Raises UserError if the nodes hold different explorers.
+    """
     ranks = rollouts.ranks
     mine = rollouts.explorer.weight_hash() if rollouts.explorer and ranks.rank in ranks.leaders else None
     hashes = {one for one in ranks.gather(mine) if one is not None}

@@ -192,12 +192,14 @@ def test_who_is_asked_for_what(tmp_path: Path, stop: StopRequest) -> None:
     assert len(run.grader.items) == 8
 
 
-def test_order_of_the_calls_to_the_actor(tmp_path: Path, stop: StopRequest) -> None:
+def test_order_of_the_calls_to_the_actor(tmp_path: Path, stop: StopRequest, monkeypatch: pytest.MonkeyPatch) -> None:
     run = step_run(tmp_path, stop)
+    monkeypatch.setattr(run.trainer.rollouts, "sleep", lambda: run.actor.calls.append("engines sleep"))
     run.trainer.train_step(1)
     update = ["prepare_for_training_step", "get_loss_and_metrics", "finish_training_step", "optimizer_step"]
     assert run.actor.calls == [
-        "release_memory", "prepare_for_inference", "infer", "get_init_policy_logprobs", "finish_inference",
+        "release_memory", "engines sleep",
+        "prepare_for_inference", "infer", "get_init_policy_logprobs", "finish_inference",
         "prepare_for_training", *update * 4, "finish_training", "export_weights",
     ]  # fmt: skip
     assert run.actor.temperatures == {SAMPLING.temperature}
