@@ -24,28 +24,31 @@ ROOMS: dict[str, set[str]] = {
     "measures": set(),
     "algorithm": {"errors", "fields", "registry", "types"},
     "models.formats": {"errors", "files"},
-    "models": {"errors", "models.formats"},
+    "models": {"errors", "models.formats", "registry"},
     "models.checkpoints": {"errors", "models", "models.formats"},
-    "config": {"algorithm", "errors", "fields", "models"},
-    "planner": {"algorithm", "config", "errors", "models"},
+    "models.open": {"errors", "models", "models.checkpoints"},
+    "config": {"algorithm", "errors", "fields", "models.open"},
+    "planner": {"algorithm", "config", "errors", "models", "models.open"},
     # floor 3: what touches files, processes and devices
     "data": {"config", "errors", "files", "types"},
     "rewards": {"config", "data", "errors"},
     "engines.protocol": {"types"},
     "engines.embedded": {"types"},
     "engines.tensorrt_llm": {"types"},
-    "engines.build": {"config", "engines.embedded", "models", "models.checkpoints", "types"},
-    "engines.served": {"config", "engines.build", "engines.embedded", "engines.tensorrt_llm", "types"},
-    "actor": {"algorithm", "config", "errors", "models", "models.checkpoints", "models.formats", "types"},
+    "engines.build": {"config", "engines.embedded", "models", "models.checkpoints", "models.open", "types"},
+    "engines.served": {"config", "engines.build", "engines.embedded", "engines.tensorrt_llm", "models.open", "types"},
+    "actor": {
+        "algorithm", "config", "errors", "models", "models.checkpoints", "models.formats", "models.open", "types",
+    },
     "records": {"errors", "files", "types"},
     "platform": {"errors"},
     "evaluation": {
         "config", "data", "engines.build", "engines.embedded", "engines.protocol", "errors", "files", "measures",
-        "models", "records", "rewards", "types",
+        "models", "models.open", "records", "rewards", "types",
     },
     "trainer": {
         "actor", "algorithm", "config", "data", "engines.build", "engines.embedded", "engines.protocol",
-        "engines.served", "files", "measures", "models", "platform", "records", "rewards", "types",
+        "engines.served", "files", "measures", "models.open", "platform", "records", "rewards", "types",
     },
 }  # fmt: skip
 FOLDERS = ("s2l_nemo", "recipes", "tools", "benchmarks")
@@ -54,8 +57,7 @@ SOURCES = read_sources(ROOT)
 
 
 def test_the_house_is_in_order() -> None:
-    known = "circle: actor.actor -> actor.checkpoint -> actor.final"
-    assert [line for line in faults(SOURCES, ROOMS) if line != known] == []
+    assert faults(SOURCES, ROOMS) == []
 
 
 @pytest.mark.parametrize("path", FILES, ids=lambda path: str(path.relative_to(ROOT)))
