@@ -32,10 +32,10 @@ from rich.table import Table
 from s2l_nemo.config.schema import EngineConfig, EngineKind, Precision
 from s2l_nemo.engines.served.client import ServedLearnerEngine, start_server
 from s2l_nemo.models.formats.dtypes import BFLOAT16
+from s2l_nemo.models.fusion import hf_shapes
 from s2l_nemo.models.hf_config import config_of_shape
 from s2l_nemo.models.layout import Entry, buckets, entries
-from s2l_nemo.models.names import hf_shapes
-from s2l_nemo.models.shape import PUBLIC_SHAPES, ModelShape
+from s2l_nemo.models.shape import ModelShape, public_shapes
 
 Bucket = dict[str, torch.Tensor]
 
@@ -155,14 +155,14 @@ def measure(engine: ServedLearnerEngine, shape: ModelShape, options: argparse.Na
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--model", choices=PUBLIC_SHAPES, default="Qwen3-1.7B")
+    parser.add_argument("--model", choices=public_shapes(), default="Qwen3-1.7B")
     parser.add_argument("--bucket-mb", type=int, default=256, help="as rollout.refit_bucket_mb")
     parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument("--output", type=Path, help="write the figures as JSON")
     options = parser.parse_args()
     torch.set_num_threads(1)
     os.environ["OMP_NUM_THREADS"] = "1"  # of the server, too: one core each
-    shape = PUBLIC_SHAPES[options.model]
+    shape = public_shapes()[options.model]
     with tempfile.TemporaryDirectory() as temporary:
         write_zeros(Path(temporary), shape)
         with start_server(

@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import TypeVar
 
 import torch
 
 from s2l_nemo.config.schema import Precision
 from s2l_nemo.engines.embedded.engine import EmbeddedEngine
-from s2l_nemo.models.checkpoints.open import open_checkpoint
 from s2l_nemo.models.checkpoints.tensors import named_tensors
-from s2l_nemo.models.files import hf_files_folder, read_config_json
-from s2l_nemo.models.hf_config import llama_config
+from s2l_nemo.models.hf_config import engine_config
+from s2l_nemo.models.open import Model
 from s2l_nemo.types import Source
 
 DTYPES = {Precision.fp32: torch.float32, Precision.bf16: torch.bfloat16}
@@ -22,28 +20,25 @@ Engine = TypeVar("Engine", bound=EmbeddedEngine)
 
 def make_engine(
     engine: type[Engine],
-    key: str,
-    path: str,
+    model: Model,
     *,
     source: Source,
     device: torch.device,
     precision: Precision,
     max_batch_rows: int,
 ) -> Engine:
-    """The engine of the model at `path`, which the configuration key `key` names.
+    """The engine of a model.
 
-    A Hugging Face folder is loaded by transformers; a NeMo checkpoint, and an InternLM2.5, whose own class would be
-    remote code, are filled tensor by tensor. Raises UserError where there is no model, or it cannot be read.
+    A Hugging Face folder is loaded by transformers. A NeMo checkpoint is filled tensor by tensor, and so is a model
+    whose own class would be remote code. Raises UserError if the weights cannot be read.
     """
-    dtype = DTYPES[precision]
-    config = read_config_json(key, path)
-    if hf_files_folder(key, path) == Path(path) and config["model_type"] != "internlm2":
-        return engine.from_pretrained(path, source=source, device=device, dtype=dtype, max_batch_rows=max_batch_rows)
-    checkpoint = open_checkpoint(Path(path))
-    shape = checkpoint.shape
-    if shape.engine_family != shape.family:
-        config = llama_config(config, shape)
-    tensors = named_tensors(checkpoint, shape.engine_family)
+    dtype, shape = DTYPES[precision], model.shape
+    if model.is_hugging_face and shape.engine_family == shape.family:
+        return engine.from_pretrained(
+            model.path, source=source, device=device, dtype=dtype, max_batch_rows=max_batch_rows
+        )
+    tensors = named_tensors(model.checkpoint, shape.engine_family)
     return engine.from_weights(
-        config, tensors, source=source, device=device, dtype=dtype, max_batch_rows=max_batch_rows
-    )
+        engine_config(model.config, shape), tensors, source=source, device=device, dtype=dtype,
+        max_batch_rows=max_batch_rows,
+    )  # fmt: skip

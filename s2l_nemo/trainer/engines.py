@@ -10,6 +10,7 @@ from typing import Any, cast
 import torch
 from omegaconf import OmegaConf
 
+from s2l_nemo.config.checks import Models
 from s2l_nemo.config.schema import Config, EngineConfig, EngineKind
 from s2l_nemo.engines.build import make_engine
 from s2l_nemo.engines.embedded.engine import EmbeddedEngine, EmbeddedLearnerEngine
@@ -20,7 +21,7 @@ from s2l_nemo.types import Source
 
 
 def make_engines(
-    cfg: Config, device: torch.device, *, replica: int | None, logs: Path
+    cfg: Config, models: Models, device: torch.device, *, replica: int | None, logs: Path
 ) -> tuple[RolloutEngine | None, LearnerEngine]:
     """The frozen explorer, None for plain GRPO, and the learner's engine.
 
@@ -28,7 +29,7 @@ def make_engines(
     none.
     """
     if cfg.engine.kind is EngineKind.embedded:
-        return _embedded(cfg, device)
+        return _embedded(cfg, models, device)
     if replica is None:
         return AbsentEngine() if cfg.explorer.path is not None else None, AbsentLearnerEngine()
     config = with_devices(cast(EngineConfig, OmegaConf.to_object(cfg.engine)), replica, on_gpu=device.type == "cuda")  # type: ignore[arg-type]
@@ -63,14 +64,14 @@ def with_devices(config: EngineConfig, replica: int, *, on_gpu: bool) -> EngineC
     return replace(config, explorer_devices=part(config.explorer_devices), learner_devices=part(config.learner_devices))
 
 
-def _embedded(cfg: Config, device: torch.device) -> tuple[EmbeddedEngine | None, EmbeddedLearnerEngine]:
+def _embedded(cfg: Config, models: Models, device: torch.device) -> tuple[EmbeddedEngine | None, EmbeddedLearnerEngine]:
     settings: dict[str, Any] = {
         "device": device,
         "precision": cfg.model.precision,
         "max_batch_rows": cfg.rollout.max_batch_rows,
     }
     explorer = None
-    if cfg.explorer.path is not None:
-        explorer = make_engine(EmbeddedEngine, "explorer.path", cfg.explorer.path, source=Source.EXPLORER, **settings)
-    learner = make_engine(EmbeddedLearnerEngine, "model.path", cfg.model.path, source=Source.LEARNER, **settings)
+    if models.explorer is not None:
+        explorer = make_engine(EmbeddedEngine, models.explorer, source=Source.EXPLORER, **settings)
+    learner = make_engine(EmbeddedLearnerEngine, models.learner, source=Source.LEARNER, **settings)
     return explorer, learner

@@ -14,6 +14,7 @@ from typing import Any
 import pytest
 from omegaconf import OmegaConf
 
+from s2l_nemo.config.checks import check_model_files
 from s2l_nemo.config.load import load_config
 from s2l_nemo.config.schema import EngineKind
 from s2l_nemo.records.dump import read_rollouts
@@ -77,7 +78,7 @@ def train(overrides: list[str], grader: Any = None) -> dict[str, Any]:
         return trainers[0]
 
     patch.setattr(setup, "build_trainer", build_and_keep)
-    received = setup.run_training(cfg, setup.load_inputs(cfg))
+    received = setup.run_training(cfg, setup.load_inputs(cfg, check_model_files(cfg)))
     trainer = trainers[0]
     engines = trainer.rollouts
     hashes = {}

@@ -70,11 +70,11 @@ def make_hosted_engine(setup: dict[str, Any]) -> Any:
     from s2l_nemo.config.schema import Precision
     from s2l_nemo.engines.build import make_engine
     from s2l_nemo.engines.embedded.engine import EmbeddedEngine, EmbeddedLearnerEngine
+    from s2l_nemo.models.open import open_model
 
     return make_engine(
         EmbeddedLearnerEngine if source is Source.LEARNER else EmbeddedEngine,
-        setup["key"],
-        setup["path"],
+        open_model(setup["key"], setup["path"]),
         source=source,
         device=torch.device(setup["device"]),
         precision=Precision(setup["dtype"]),

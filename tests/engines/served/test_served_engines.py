@@ -31,6 +31,7 @@ from s2l_nemo.engines.served.client import (
     start_server,
 )
 from s2l_nemo.engines.served.shared_memory import Bucket
+from s2l_nemo.models.open import open_model
 from s2l_nemo.types import Prompt, SampleRequest, SamplingParams, Source
 from tests.agreement import assert_same_completions
 from tests.distributed.models import VOCAB, write_qwen3
@@ -130,8 +131,7 @@ def embedded(model: Path) -> EmbeddedLearnerEngine:
     """The same model in this process."""
     return make_engine(
         EmbeddedLearnerEngine,
-        "model.path",
-        str(model),
+        open_model("model.path", str(model)),
         source=Source.LEARNER,
         device=CPU,
         precision=Precision.fp32,
