@@ -26,26 +26,32 @@ ROOMS: dict[str, set[str]] = {
     "models.formats": {"errors", "files"},
     "models": {"errors", "models.formats"},
     "models.checkpoints": {"errors", "models", "models.formats"},
-    "config": {"algorithm", "errors", "fields", "models"},
-    "planner": {"algorithm", "config", "errors", "models"},
+    # the engines: `kinds` names the makers, and only `engines.build` makes engines
+    "engines.protocol": {"types"},
+    "engines.settings": {"models", "types"},
+    "engines.embedded": {"engines.protocol", "engines.settings", "errors", "models", "models.checkpoints", "types"},
+    "engines.tensorrt_llm": {"engines.protocol", "engines.settings", "errors", "types"},
+    "engines.kinds": {"engines.embedded", "engines.protocol", "engines.settings", "engines.tensorrt_llm", "registry"},
+    "engines.options": {"engines.kinds", "fields"},
+    "engines.served": {"engines.options", "engines.protocol", "engines.settings", "errors", "registry", "types"},
+    "engines": {
+        "engines.kinds", "engines.options", "engines.protocol", "engines.served", "engines.settings", "models", "types",
+    },
+    "config": {"algorithm", "engines.kinds", "engines.options", "errors", "fields", "models"},
+    "planner": {"algorithm", "config", "engines.kinds", "engines.options", "errors", "models"},
     # floor 3: what touches files, processes and devices
     "data": {"config", "errors", "files", "types"},
     "rewards": {"config", "data", "errors"},
-    "engines.protocol": {"types"},
-    "engines.embedded": {"types"},
-    "engines.tensorrt_llm": {"types"},
-    "engines.build": {"config", "engines.embedded", "models", "models.checkpoints", "types"},
-    "engines.served": {"config", "engines.build", "engines.embedded", "engines.tensorrt_llm", "types"},
     "actor": {"algorithm", "config", "errors", "models", "models.checkpoints", "models.formats", "types"},
     "records": {"errors", "files", "types"},
     "platform": {"errors"},
     "evaluation": {
-        "config", "data", "engines.build", "engines.embedded", "engines.protocol", "errors", "files", "measures",
-        "models", "records", "rewards", "types",
+        "config", "data", "engines", "engines.options", "engines.protocol", "errors", "files", "measures", "models",
+        "records", "rewards", "types",
     },
     "trainer": {
-        "actor", "algorithm", "config", "data", "engines.build", "engines.embedded", "engines.protocol",
-        "engines.served", "files", "measures", "models", "platform", "records", "rewards", "types",
+        "actor", "algorithm", "config", "data", "engines", "engines.kinds", "engines.options", "engines.protocol",
+        "files", "measures", "models", "platform", "records", "rewards", "types",
     },
 }  # fmt: skip
 FOLDERS = ("s2l_nemo", "recipes", "tools", "benchmarks")

@@ -12,7 +12,7 @@ import pytest
 
 from s2l_nemo.config.checks import check_config
 from s2l_nemo.config.load import load_config
-from s2l_nemo.config.schema import Config, EngineKind
+from s2l_nemo.config.schema import Config
 from s2l_nemo.models.shape import PUBLIC_SHAPES
 from s2l_nemo.planner import cost
 from s2l_nemo.platform.environment import TENSORRT_LLM, satisfies
@@ -154,7 +154,7 @@ def test_every_launch_is_a_valid_run_of_the_paper_that_fits(script: str, tmp_pat
     assert (cfg.trainer.num_nodes, cfg.trainer.devices) == (nodes, 8)
     assert cfg.algorithm.prompts_per_step == 1024  # --config-name paper
     assert cfg.algorithm.steps == 3  # the user's own keys come last
-    assert (cfg.engine.kind, cfg.engine.python) == (EngineKind.tensorrt_llm, "/opt/engines/bin/python")
+    assert (cfg.engine.kind, cfg.engine.python) == ("tensorrt_llm", "/opt/engines/bin/python")
     assert variables["CUDA_DEVICE_MAX_CONNECTIONS"] == "1"
     h100 = cost.GPUS[1]
     parts = cost.memory_by_part(cfg, PUBLIC_SHAPES["Qwen3-8B"], PUBLIC_SHAPES["Qwen3-1.7B"], h100)

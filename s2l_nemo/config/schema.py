@@ -7,11 +7,8 @@ from enum import Enum
 from typing import Any
 
 from s2l_nemo.algorithm.options import AlgorithmConfig
-
-
-class Precision(str, Enum):
-    fp32 = "fp32"
-    bf16 = "bf16"
+from s2l_nemo.engines.options import EngineConfig
+from s2l_nemo.models.precision import Precision
 
 
 class ActivationCheckpointing(str, Enum):
@@ -50,17 +47,6 @@ class PromptFormat(str, Enum):
 class ExplorerFilter(str, Enum):
     none = "none"
     match_learner_diversity = "match_learner_diversity"
-
-
-class EngineKind(str, Enum):
-    embedded = "embedded"
-    server = "server"
-    tensorrt_llm = "tensorrt_llm"
-
-
-class Placement(str, Enum):
-    colocated = "colocated"
-    separate = "separate"
 
 
 class LrSchedule(str, Enum):
@@ -121,22 +107,6 @@ class ModelConfig:
 @dataclass
 class ExplorerConfig:
     path: str | None = "models/tiny/explorer"  # as model.path; null only with schedule.name=none
-
-
-@dataclass
-class EngineConfig:
-    kind: EngineKind = EngineKind.embedded  # in the trainer's process, the same in server processes, or TensorRT-LLM
-    python: str | None = None  # interpreter of the server processes; null: the trainer's
-    startup_s: float = 600.0  # deadline for a server to load its model
-    request_s: float = 1800.0  # deadline of one call that generates; a hung engine is found by it
-    update_s: float = 300.0  # deadline of one bucket of a refit, and of sleep and resume
-    max_restarts: int = 3  # of each server over the run
-    replicas_per_node: int = 1  # servers of each model on a node; they share the prompts
-    tensor_parallel_size: int = 1  # GPUs of one TensorRT-LLM engine
-    memory_fraction: float = 0.4  # of the free GPU memory for the KV cache of one TensorRT-LLM engine
-    placement: Placement = Placement.colocated  # colocated: engines sleep while the actor trains
-    explorer_devices: str | None = None  # GPUs of the explorer's servers, '"4,5"' in a shell; needed with separate
-    learner_devices: str | None = None  # the same of the learner's servers
 
 
 @dataclass
