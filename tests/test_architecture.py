@@ -27,30 +27,24 @@ ROOMS: dict[str, set[str]] = {
     "models": {"errors", "models.formats", "registry"},
     "models.checkpoints": {"errors", "models", "models.formats"},
     "models.open": {"errors", "models", "models.checkpoints"},
-    "config": {"algorithm", "errors", "fields", "models.open"},
-    "planner": {"algorithm", "config", "errors", "fields", "models", "models.open"},
+    "engines": {"errors", "fields", "models", "models.checkpoints", "models.open", "registry", "types"},
+    "config": {"algorithm", "engines", "errors", "fields", "models", "models.open"},
+    "planner": {"algorithm", "config", "engines", "errors", "fields", "models", "models.open"},
     # floor 3: what touches processes, devices and runs
     "data": {"config", "errors", "files", "types"},
     "rewards": {"config", "data", "errors"},
-    "engines.protocol": {"types"},
-    "engines.embedded": {"errors", "types"},
-    "engines.tensorrt_llm": {"errors", "types"},
-    "engines.build": {"config", "engines.embedded", "models", "models.checkpoints", "models.open", "types"},
-    "engines.served": {
-        "config", "engines.build", "engines.embedded", "engines.tensorrt_llm", "errors", "models.open", "types",
-    },
     "actor": {
         "algorithm", "config", "errors", "models", "models.checkpoints", "models.formats", "models.open", "types",
     },
     "records": {"config", "errors", "files", "types"},
     "platform": {"errors"},
     "evaluation": {
-        "config", "data", "engines.build", "engines.embedded", "engines.protocol", "errors", "files", "measures",
-        "models", "models.open", "records", "rewards", "types",
+        "config", "data", "engines", "errors", "files", "measures", "models", "models.open", "records", "rewards",
+        "types",
     },
     "trainer": {
-        "actor", "algorithm", "config", "data", "engines.build", "engines.embedded", "engines.protocol",
-        "engines.served", "errors", "files", "measures", "models.open", "platform", "records", "rewards", "types",
+        "actor", "algorithm", "config", "data", "engines", "errors", "files", "measures", "models.open", "platform",
+        "records", "rewards", "types",
     },
 }  # fmt: skip
 FOLDERS = ("s2l_nemo", "recipes", "tools", "benchmarks")

@@ -6,9 +6,10 @@ from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 
-from s2l_nemo.config.schema import ActivationCheckpointing, LrSchedule, ModelConfig, OptimConfig, Precision
+from s2l_nemo.config.schema import ActivationCheckpointing, LrSchedule, ModelConfig, OptimConfig
 from s2l_nemo.models.nemo_config import architecture
 from s2l_nemo.models.open import Model
+from s2l_nemo.models.precision import Precision
 
 RECOMPUTE: dict[ActivationCheckpointing, dict[str, Any]] = {
     ActivationCheckpointing.none: {},

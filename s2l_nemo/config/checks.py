@@ -9,9 +9,12 @@ from omegaconf import OmegaConf
 
 from s2l_nemo.algorithm.schedule import SCHEDULES, make_schedule
 from s2l_nemo.config.keys import all_keys
-from s2l_nemo.config.schema import Accelerator, Config, EngineKind, Placement, Precision
+from s2l_nemo.config.schema import Accelerator, Config
+from s2l_nemo.engines.kinds import ENGINES
+from s2l_nemo.engines.options import Placement
 from s2l_nemo.errors import UserError
 from s2l_nemo.models.open import Model, open_model
+from s2l_nemo.models.precision import Precision
 
 
 def check_config(cfg: Config) -> None:
@@ -167,13 +170,15 @@ def _check_one_family(learner: Model, explorer: Model) -> None:
 
 
 def _check_engine(cfg: Config) -> None:
-    engine = cfg.engine
+    engine, served = cfg.engine, ENGINES[cfg.engine.kind].served
     devices = {"engine.explorer_devices": engine.explorer_devices, "engine.learner_devices": engine.learner_devices}
     if cfg.explorer.path is None:
         del devices["engine.explorer_devices"]
     separate = engine.placement is Placement.separate
-    if separate and engine.kind is EngineKind.embedded:
-        raise UserError("engine.placement=separate with engine.kind=embedded: engines in the trainer have its devices")
+    if separate and not served:
+        raise UserError(
+            f"engine.placement=separate with engine.kind={engine.kind}: engines in the trainer have its devices"
+        )
     for key, value in devices.items():
         if separate and value is None:
             raise UserError(
@@ -187,10 +192,12 @@ def _check_engine(cfg: Config) -> None:
                 f"{key}={value}: give {gpus} different GPUs, engine.replicas_per_node={engine.replicas_per_node} x "
                 f"engine.tensor_parallel_size={engine.tensor_parallel_size}"
             )
-    if engine.kind is not EngineKind.embedded and engine.replicas_per_node > cfg.trainer.devices:
+    if served and engine.replicas_per_node > cfg.trainer.devices:
         raise UserError(
             f"engine.replicas_per_node={engine.replicas_per_node} is more than trainer.devices={cfg.trainer.devices}: "
             "each server is spoken to by a rank of its own"
         )
-    if engine.python is not None and engine.kind is EngineKind.embedded:
-        raise UserError(f"engine.python={engine.python} with engine.kind=embedded: only servers have an interpreter")
+    if engine.python is not None and not served:
+        raise UserError(
+            f"engine.python={engine.python} with engine.kind={engine.kind}: only servers have an interpreter"
+        )

@@ -15,7 +15,6 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from s2l_nemo.config.evaluation import EvaluateConfig, result_name, samples
 from s2l_nemo.config.load import resolved_yaml
-from s2l_nemo.config.schema import Precision
 from s2l_nemo.data.benchmarks import Benchmark, load_benchmark
 from s2l_nemo.evaluation.console import console, print_facts, print_results
 from s2l_nemo.evaluation.figures import write_summary
@@ -26,6 +25,7 @@ from s2l_nemo.evaluation.results import BenchmarkResult, Summary, read_result
 from s2l_nemo.evaluation.scoring import benchmark_grader, grade_rows, result
 from s2l_nemo.files import write_json_atomic
 from s2l_nemo.models.open import open_model
+from s2l_nemo.models.precision import Precision
 from s2l_nemo.records.versions import versions
 
 if TYPE_CHECKING:

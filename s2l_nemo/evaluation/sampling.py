@@ -11,16 +11,16 @@ from typing import TYPE_CHECKING
 import torch
 
 from s2l_nemo.config.evaluation import EvaluateConfig, Mode, samples
-from s2l_nemo.config.schema import Precision
 from s2l_nemo.data.benchmarks import INSTRUCTIONS, Benchmark, Problem
-from s2l_nemo.engines.build import DTYPES, make_engine
-from s2l_nemo.engines.embedded.engine import EmbeddedEngine
+from s2l_nemo.engines.build import EngineFactory
+from s2l_nemo.engines.options import EngineConfig
 from s2l_nemo.engines.protocol import RolloutEngine
 from s2l_nemo.errors import UserError
 from s2l_nemo.evaluation.modes import Settings
 from s2l_nemo.evaluation.raw import RawRow
 from s2l_nemo.models.open import Model
-from s2l_nemo.types import Completion, SampleRequest, SamplingParams, Source
+from s2l_nemo.models.precision import Precision
+from s2l_nemo.types import Completion, SampleRequest, SamplingParams
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerFast
@@ -134,13 +134,11 @@ def load_sampler(
         for benchmark in benchmarks
     ]
     rows = cfg.evaluate.batch_rows
-    engine = make_engine(
-        EmbeddedEngine, model, source=Source.LEARNER, device=torch.device(device), precision=precision,
-        max_batch_rows=rows,
-    )  # fmt: skip
+    factory = EngineFactory(EngineConfig(), precision, torch.device(device), rows, model.shape.max_positions)
+    engine = factory.explorer(model)  # frozen
 
     if device == "cuda":
-        token_bytes = model.shape.kv_elements_per_token * DTYPES[precision].itemsize
+        token_bytes = model.shape.kv_elements_per_token * precision.element_bytes
         check_memory(plans, rows, token_bytes, torch.cuda.mem_get_info()[0])
 
     def decode(token_ids: Sequence[int]) -> str:

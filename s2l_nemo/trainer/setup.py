@@ -6,16 +6,20 @@ import os
 import signal
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import torch
+from omegaconf import OmegaConf
 
 from s2l_nemo.algorithm.losses.policy import PolicyLoss
 from s2l_nemo.algorithm.schedule import make_schedule
 from s2l_nemo.config.checks import Models
 from s2l_nemo.config.load import resolved_yaml
-from s2l_nemo.config.schema import Config, EngineKind, ExplorerFilter, Placement
+from s2l_nemo.config.schema import Config, ExplorerFilter
 from s2l_nemo.data.prompts import PromptSet, load_prompts
+from s2l_nemo.engines.build import EngineFactory, Servers, make_engines
+from s2l_nemo.engines.kinds import ENGINES
+from s2l_nemo.engines.options import EngineConfig, Placement
 from s2l_nemo.errors import UserError
 from s2l_nemo.files import check_free_space
 from s2l_nemo.models.open import Model, check_same_tokenizer
@@ -25,7 +29,6 @@ from s2l_nemo.records.directory import RunDir, create_run_dir
 from s2l_nemo.records.metrics import MetricsWriter
 from s2l_nemo.rewards.grader import Grader, make_grader
 from s2l_nemo.trainer.diversity_filter import DiversityFilter
-from s2l_nemo.trainer.engines import make_engines
 from s2l_nemo.trainer.grading import Grading
 from s2l_nemo.trainer.loop import Limits, Trainer
 from s2l_nemo.trainer.ranks import Ranks
@@ -189,26 +192,24 @@ def make_rollouts(
     decode: Callable[[Sequence[int]], str],
     grader: Grader,
 ) -> Rollouts:
-    """Engines of this rank. Where they are servers, the first ranks of each node start and speak to one pair each."""
-    embedded = cfg.engine.kind is EngineKind.embedded
+    """Engines of this rank. If they are servers, the first ranks of each node start one pair each and speak to it."""
+    served = ENGINES[cfg.engine.kind].served
     rank, world = torch.distributed.get_rank(), torch.distributed.get_world_size()
     leads: list[Any] = [None] * world
     local = int(os.environ["LOCAL_RANK"])
-    torch.distributed.all_gather_object(leads, embedded or local < cfg.engine.replicas_per_node)
-    explorer, learner = make_engines(
-        cfg, models, actor.device, replica=local if leads[rank] else None, logs=run_dir.path / "engines"
+    torch.distributed.all_gather_object(leads, not served or local < cfg.engine.replicas_per_node)
+    factory = EngineFactory(
+        config=cast(EngineConfig, OmegaConf.to_object(cast(Any, cfg.engine))),
+        precision=cfg.model.precision,
+        device=actor.device,
+        max_batch_rows=cfg.rollout.max_batch_rows,
+        max_sequence_length=cfg.rollout.max_prompt_length + cfg.rollout.max_response_length,
+        servers=Servers(local, run_dir.path / "engines", rank) if leads[rank] else None,
     )
+    explorer, learner = make_engines(factory, explorer=models.explorer, learner=models.learner)
     ranks = Ranks(rank, world, tuple(one for one in range(world) if leads[one]))
-    sleeps = cfg.engine.placement is Placement.colocated
-    return Rollouts(
-        explorer,
-        learner,
-        actor,
-        ranks,
-        Grading(decode, grader),
-        concurrent=not embedded,
-        sleeps=sleeps and not embedded,
-    )
+    sleeps = served and cfg.engine.placement is Placement.colocated
+    return Rollouts(explorer, learner, actor, ranks, Grading(decode, grader), concurrent=served, sleeps=sleeps)
 
 
 def explorer_weight_hash(rollouts: Rollouts) -> str | None:

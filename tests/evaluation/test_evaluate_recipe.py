@@ -15,11 +15,11 @@ import yaml
 
 from s2l_nemo.config.evaluation import EvaluateConfig
 from s2l_nemo.config.load import load_values
-from s2l_nemo.config.schema import Precision
 from s2l_nemo.data.benchmarks import load_benchmark
 from s2l_nemo.errors import UserError
 from s2l_nemo.evaluation.modes import settings
 from s2l_nemo.evaluation.run import evaluate, make_identity
+from s2l_nemo.models.precision import Precision
 from tests.distributed.models import write_qwen3
 
 ROOT = Path(__file__).parents[2]

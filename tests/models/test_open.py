@@ -129,7 +129,7 @@ def test_what_is_no_model(tmp_path: Path) -> None:
         bare: "has no huggingface/config.json",
         as_nemo_file(bare, tmp_path / "bare.nemo"): "has no huggingface/config.json",
         as_nemo_file(bare, tmp_path / "packed.nemo", "w:gz"): "is not an uncompressed tar",
-        CONF / "tiny.yaml": "has no huggingface/config.json",
+        CONF / "paper.yaml": "has no huggingface/config.json",
     }
     for path, message in cases.items():
         with pytest.raises(UserError, match=f"^explorer.path={path} {message}"):
