@@ -192,7 +192,7 @@ def test_settings_of_the_user_win(tmp_path: Path) -> None:
     assert variables["NCCL_DEBUG"] == "INFO"
 
 
-def test_a_launch_without_its_place_is_refused(tmp_path: Path) -> None:
+def test_a_launch_without_its_place_is_refused() -> None:
     bare = {"PATH": "/usr/bin:/bin"}
     command = ["bash", "recipes/torchrun/train_nx8.sh"]
     done = subprocess.run(command, cwd=ROOT, env=bare, capture_output=True, text=True, check=False)

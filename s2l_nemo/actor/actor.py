@@ -42,7 +42,7 @@ from s2l_nemo.types import TrainBatch
 LossFunction = Callable[..., Any]
 
 
-class S2LActor(NLPAdapterModelMixin, MegatronGPTModel, AlignableGenerativeInterface):
+class S2LActor(NLPAdapterModelMixin, MegatronGPTModel, AlignableGenerativeInterface):  # type: ignore[misc]  # untyped
     """GRPO actor over batches of mixed groups. All methods are collective: every rank of the actor calls them."""
 
     def __init__(self, cfg: DictConfig, trainer: Any) -> None:
@@ -283,7 +283,7 @@ class S2LActor(NLPAdapterModelMixin, MegatronGPTModel, AlignableGenerativeInterf
             position_BT = position_1T.expand(len(rows), -1)
             return model(rows.tokens_BT, position_BT, attention_mask=None), loss_of(rows)
 
-        return get_forward_backward_func()(
+        outputs: list[Any] = get_forward_backward_func()(
             forward_step_func=forward_step,
             data_iterator=batch.split(size),
             model=self.model,
@@ -293,6 +293,7 @@ class S2LActor(NLPAdapterModelMixin, MegatronGPTModel, AlignableGenerativeInterf
             micro_batch_size=size,
             collect_non_loss_data=collect_non_loss_data,
         )
+        return outputs
 
     def _broadcast_from_last_stage(self, tensor: torch.Tensor) -> None:
         group = parallel_state.get_pipeline_model_parallel_group()

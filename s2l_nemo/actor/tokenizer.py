@@ -12,7 +12,7 @@ from s2l_nemo.models.files import HF_FILES
 from s2l_nemo.models.tokenizer import load_tokenizer
 
 
-class LocalTokenizer(AutoTokenizer):
+class LocalTokenizer(AutoTokenizer):  # type: ignore[misc]  # NeMo has no types
     """NeMo's wrapper around a tokenizer of a local folder."""
 
     def _initialize_tokenizer(self, pretrained_model_name: str, *args: Any, **kwargs: Any) -> None:

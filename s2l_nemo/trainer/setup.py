@@ -164,7 +164,8 @@ def open_run_dir(cfg: Config) -> tuple[RunDir, Checkpoint | None]:
     torch.distributed.broadcast_object_list(outcome, 0)
     if isinstance(outcome[0], UserError):
         raise outcome[0]
-    return outcome[0]
+    opened: tuple[RunDir, Checkpoint | None] = outcome[0]
+    return opened
 
 
 def make_actor(cfg: Config, learner: Model) -> S2LActor:

@@ -134,7 +134,8 @@ def without_git(contents: dict[str, bytes]) -> dict[str, object]:
     return {**contents, "output/model/config.txt": config}
 
 
-def test_a_finished_run_is_not_repeated(workplace: Path, uninterrupted: dict[str, bytes]) -> None:
+@pytest.mark.usefixtures("uninterrupted")
+def test_a_finished_run_is_not_repeated(workplace: Path) -> None:
     times = {path: path.stat().st_mtime_ns for path in (workplace / "whole").rglob("*")}
     done = run(workplace, "whole")
     assert done.returncode == 0

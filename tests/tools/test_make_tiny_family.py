@@ -138,7 +138,7 @@ def test_distillation_loss_is_zero_for_the_teacher_itself_and_follows_it_otherwi
     assert loss(student, tokens_BT, is_answer_BS).item() == pytest.approx(by_hand.item(), rel=1e-4)
 
 
-def test_a_family_that_is_there_is_kept_until_the_recipe_changes_or_force(family: Path, tmp_path: Path) -> None:
+def test_a_family_that_is_there_is_kept_until_the_recipe_changes_or_force(tmp_path: Path) -> None:
     output = tmp_path / "tiny"
     facts, _ = publish(QUICK, output)
     mark = output / "mark"
@@ -172,9 +172,7 @@ def test_a_foreign_folder_is_left_alone(tmp_path: Path) -> None:
     assert tool.main(["--output", str(tmp_path)]) == 1
 
 
-def test_a_failure_leaves_the_old_family_and_nothing_else(
-    family: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
-) -> None:
+def test_a_failure_leaves_the_old_family_and_nothing_else(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     output = tmp_path / "tiny"
     publish(QUICK, output)
     before = (output / "learner" / "model.safetensors").read_bytes()

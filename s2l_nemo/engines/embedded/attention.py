@@ -28,7 +28,8 @@ def grouped_sdpa(
     """
     rows, heads, length, size = query.shape
     if length > 1:
-        return sdpa_attention_forward(module, query, key, value, attention_mask, scaling=scaling, **kwargs)
+        output, _ = sdpa_attention_forward(module, query, key, value, attention_mask, scaling=scaling, **kwargs)
+        return output, None
     grouped = query.reshape(rows, key.size(1), -1, size)
     output = scaled_dot_product_attention(grouped, key, value, attn_mask=attention_mask, scale=scaling)
     return output.reshape(rows, 1, heads, -1), None

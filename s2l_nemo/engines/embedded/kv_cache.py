@@ -8,7 +8,7 @@ import torch
 from transformers import Cache, DynamicCache
 
 
-class SlotCache(Cache):
+class SlotCache(Cache):  # type: ignore[misc]  # transformers is not checked
     """Keys and values of up to `rows` sequences of up to `capacity` tokens.
 
     A sequence's token at position p is in column p of its slot. So sequences of any length decode together, and a row

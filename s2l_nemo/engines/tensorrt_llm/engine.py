@@ -148,10 +148,12 @@ class TensorRTExplorer(LocalEngine):
 
     def _rpc(self, method: str, *args: Any) -> list[Any]:
         """Calls a method of every worker; one answer of each."""
-        return self._llm._collective_rpc(method, args)
+        answers: list[Any] = self._llm._collective_rpc(method, args)
+        return answers
 
     def _sample(self, prompts: list[list[int]], sampling: list[Any]) -> list[Any]:
-        return self._llm.generate(prompts, sampling, use_tqdm=False)
+        outputs: list[Any] = self._llm.generate(prompts, sampling, use_tqdm=False)
+        return outputs
 
     def _check_fits(self, requests: Sequence[SampleRequest], params: SamplingParams) -> None:
         for request in requests:

@@ -5,8 +5,10 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
+from typing import Any
 
 import numpy
+from numpy.typing import NDArray
 
 from s2l_nemo.models.checkpoints.checkpoint import Checkpoint
 from s2l_nemo.models.formats.dtypes import BFLOAT16, FLOAT16, Dtype
@@ -83,7 +85,7 @@ def _tensors(one: Checkpoint, other: Checkpoint, entry: Entry, progress: Callabl
         yield Difference(name, f"{different:,} of {total:,} elements differ", f"by up to {largest:.3g}")
 
 
-def _values(bits: numpy.ndarray, dtype: Dtype) -> numpy.ndarray:
+def _values(bits: NDArray[Any], dtype: Dtype) -> NDArray[numpy.float64]:
     """The numbers that bits stand for. bfloat16 is the upper half of float32."""
     if dtype == FLOAT16:
         return bits.view(numpy.float16).astype(numpy.float64)

@@ -253,7 +253,7 @@ class TestLearner:
     def test_an_incomplete_update(
         self, learner: ServedLearnerEngine, embedded: EmbeddedLearnerEngine, failure: str
     ) -> None:
-        made = []
+        made: list[Bucket] = []
 
         def buckets() -> Iterator[Bucket]:
             for bucket in buckets_of(embedded, seed=3):

@@ -482,9 +482,9 @@ def test_the_double_refuses_a_wrong_kv_cache_config(double: Any) -> None:
     from tensorrt_llm.llmapi import KvCacheConfig
 
     with pytest.raises(TypeError, match="enable_reuse"):
-        KvCacheConfig(enable_reuse=True)
+        KvCacheConfig(enable_reuse=True)  # type: ignore[call-arg]  # the mistake
     with pytest.raises(TypeError, match="enable_block_reuse must be"):
-        KvCacheConfig(enable_block_reuse=1)
+        KvCacheConfig(enable_block_reuse=1)  # type: ignore[arg-type]  # the mistake
     with pytest.raises(ValueError, match=r"free_gpu_memory_fraction must be in \[0, 1\]"):
         KvCacheConfig(free_gpu_memory_fraction=40.0)
 
