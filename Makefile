@@ -4,10 +4,13 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 PIP := $(BIN)/python -m pip --disable-pip-version-check -q
+# The full environment if it is installed, else a small one without NeMo, Megatron and Lightning.
+FAST := $(if $(wildcard $(STAMP)),$(VENV),.venv-fast)
+WITHOUT_NEMO := tests/doubles/without_nemo
 SEED ?= 1
 RUN ?= runs/demo-seed$(SEED)
 
-.PHONY: demo test lint format typecheck bench setup lock clean
+.PHONY: demo test test-fast mutants lint format typecheck bench setup lock clean
 
 demo: setup  ## a tiny family, then S2L-PO with TP 2 on this machine, then plots
 	$(BIN)/python tools/make_tiny_family.py
@@ -15,6 +18,15 @@ demo: setup  ## a tiny family, then S2L-PO with TP 2 on this machine, then plots
 
 test: setup
 	$(BIN)/python -m pytest
+
+test-fast: $(FAST)/.installed  ## all tests that need no NeMo; nothing can import it
+	PYTHONPATH=$(WITHOUT_NEMO) $(FAST)/bin/python -m pytest -m "not nemo" -n 2
+
+mutants: $(FAST)/.installed  ## how many small changes of the algorithm and the trainer the fast tests notice
+	OMP_NUM_THREADS=1 PYTHONPATH=$(WITHOUT_NEMO) $(FAST)/bin/python -m mutmut run
+	$(FAST)/bin/python -m mutmut results
+	$(FAST)/bin/python -m mutmut export-cicd-stats
+	$(FAST)/bin/python tests/mutation_score.py
 
 lint: setup
 	$(BIN)/ruff check .
@@ -42,6 +54,13 @@ $(STAMP): requirements.lock pyproject.toml
 	$(PIP) install --no-deps --no-build-isolation -e .
 	@touch $@
 
+.venv-fast/.installed: requirements-fast.in requirements.lock pyproject.toml
+	test -x .venv-fast/bin/python || $(PYTHON) -m venv .venv-fast
+	.venv-fast/bin/python -m pip --disable-pip-version-check -q install -c requirements.lock torch
+	.venv-fast/bin/python -m pip --disable-pip-version-check -q install -c requirements.lock -r requirements-fast.in
+	.venv-fast/bin/python -m pip --disable-pip-version-check -q install --no-deps --no-build-isolation -e .
+	@touch $@
+
 lock:  ## resolves requirements.in anew in a scratch environment
 	rm -rf .lock-venv && $(PYTHON) -m venv .lock-venv
 	.lock-venv/bin/python -m pip -q install -r requirements.in
@@ -51,4 +70,4 @@ lock:  ## resolves requirements.in anew in a scratch environment
 	mv requirements.lock.new requirements.lock && rm -rf .lock-venv
 
 clean:
-	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache
+	rm -rf $(VENV) .venv-fast mutants .mypy_cache .ruff_cache .pytest_cache

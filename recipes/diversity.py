@@ -1,13 +1,6 @@
 """Measures how diverse the samples of several models are (Table 3), from the outputs of their evaluations.
 
-    python recipes/diversity.py runs=[DIR,DIR,...] [key=value ...]
-
-keys:
-  runs=[DIR,DIR,...]   output folders of recipes/evaluate.py, output/NAME_TIME, one for each model
-  benchmark=NAME       whose NAME_raw.jsonl is read; default: the one that all runs have
-  tokenizer=PATH       model folder whose tokenizer is used for all runs; default: the first run's model
-  samples=64           K: the first K outputs of every problem; compare models at the same K only
-  output=diversity     folder for diversity.json and diversity.png
+python recipes/diversity.py 'runs=[DIR,DIR,...]' [key=value ...]
 """
 
 from __future__ import annotations
@@ -20,24 +13,24 @@ sys.path.insert(0, str(ROOT))  # runs from a clone without installation
 
 from rich.console import Console  # noqa: E402
 
+from s2l_nemo.config.diversity import DiversityConfig, check_diversity_config  # noqa: E402
+from s2l_nemo.config.load import load_values  # noqa: E402
 from s2l_nemo.errors import UserError  # noqa: E402
-from s2l_nemo.evaluation.diversity_table import FORMULAS, measure, parse_arguments, render  # noqa: E402
+from s2l_nemo.evaluation.diversity_table import FORMULAS, measure, render  # noqa: E402
 from s2l_nemo.evaluation.plots import plot_diversity  # noqa: E402
 from s2l_nemo.files import write_json_atomic  # noqa: E402
 
 
 def main(argv: list[str]) -> int:
-    if {"-h", "--help"} & {*argv}:
-        print(__doc__)
-        return 0
     try:
-        cfg = parse_arguments(argv)
+        cfg = load_values(argv, DiversityConfig, __doc__ or "")
+        check_diversity_config(cfg)
         rows = measure(cfg)
         output = Path(cfg.output)
         output.mkdir(parents=True, exist_ok=True)
-        results = [row.as_json() for row in rows]
-        write_json_atomic(output / "diversity.json", {"formulas": FORMULAS, "models": results})
-        plot_diversity(results, output / "diversity.png")
+        models = [row.to_json() for row in rows]
+        write_json_atomic(output / "diversity.json", {"formulas": FORMULAS, "models": models})
+        plot_diversity(rows, output / "diversity.png")
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2

@@ -51,7 +51,7 @@ PROPER_SHARE = Range(lambda value: 0 < value < 1, "greater than 0 and less than 
 class Facts:
     """What is known of a key besides its type and default."""
 
-    help: str = ""
+    help: str
     range: Range | None = None  # null is always allowed
     choices: Registry[Any] | None = None  # the key's text must name one of them
     may_change: bool = False  # whether a resumed run may have another value than the run began with
@@ -59,7 +59,7 @@ class Facts:
 
 def key(
     default: Any,
-    help: str = "",
+    help: str,
     range: Range | None = None,
     *,
     choices: Registry[Any] | None = None,
@@ -76,6 +76,6 @@ def key(
 
 
 def facts_of(metadata: Any) -> Facts:
-    """The facts in the metadata of a dataclass field; those of a field without any are empty."""
-    facts: Facts = metadata.get(_FACTS, Facts())
+    """The facts in the metadata of a dataclass field that `key` has made."""
+    facts: Facts = metadata[_FACTS]
     return facts

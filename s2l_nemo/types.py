@@ -9,8 +9,6 @@ from typing import Literal
 
 import torch
 
-from s2l_nemo.errors import UserError as UserError
-
 FinishReason = Literal["stop", "length"]
 
 

@@ -100,6 +100,7 @@ def test_help_and_dry_run() -> None:
     assert "mean   0.262" in plan.stdout  # 67/256, the share of the explorer over 16 steps
 
 
+@pytest.mark.nemo
 def test_torchrun(family: list[str], tmp_path: Path) -> None:
     run = tmp_path / "run"
     torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
@@ -110,6 +111,7 @@ def test_torchrun(family: list[str], tmp_path: Path) -> None:
     assert len((run / "metrics.jsonl").read_text().splitlines()) == 2
 
 
+@pytest.mark.nemo
 def test_ctrl_c_while_it_starts(family: list[str], tmp_path: Path) -> None:
     command = [
         sys.executable,
@@ -132,6 +134,7 @@ def test_ctrl_c_while_it_starts(family: list[str], tmp_path: Path) -> None:
     assert not (tmp_path / "run").exists()
 
 
+@pytest.mark.nemo
 def test_a_run_from_plain_python_and_again_after_it_has_finished(family: list[str], tmp_path: Path) -> None:
     run = tmp_path / "run"
     first = train(*SMALL, *family, f"run.dir={run}")

@@ -40,7 +40,7 @@ def main(argv: list[str]) -> int:
         if options.plot is not None:
             from s2l_nemo.evaluation.plots import plot_pass_at_k
 
-            plot_pass_at_k([content for one in results for content in one.values()], options.plot)
+            plot_pass_at_k([result for one in results for result in one.values()], options.plot)
             out.print(f"written to {options.plot}", soft_wrap=True)
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)

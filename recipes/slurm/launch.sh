@@ -25,13 +25,6 @@ fi
 exec srun --mpi=none --kill-on-bad-exit=1 --cpus-per-task="$SLURM_CPUS_PER_TASK" "${container[@]}" \
   "${PYTHON:-/opt/trainer/bin/python}" recipes/train_s2l.py \
   --config-name paper \
+  hardware=h100_80gb \
   trainer.num_nodes="$SLURM_JOB_NUM_NODES" \
-  trainer.devices=8 \
-  model.tensor_model_parallel_size=2 \
-  engine.kind=tensorrt_llm \
-  engine.python=/opt/engines/bin/python \
-  engine.replicas_per_node=4 \
-  engine.tensor_parallel_size=2 \
-  engine.memory_fraction=0.2 \
-  rollout.max_batch_rows=256 \
   "$@"

@@ -15,13 +15,6 @@ exec python -m torch.distributed.run \
   --master-addr="$MASTER_ADDR" --master-port="${MASTER_PORT:-29500}" \
   "$here/../train_s2l.py" \
   --config-name paper \
+  hardware=h100_80gb \
   trainer.num_nodes="$NODES" \
-  trainer.devices=8 \
-  model.tensor_model_parallel_size=2 \
-  engine.kind=tensorrt_llm \
-  engine.python=/opt/engines/bin/python \
-  engine.replicas_per_node=4 \
-  engine.tensor_parallel_size=2 \
-  engine.memory_fraction=0.2 \
-  rollout.max_batch_rows=256 \
   "$@"

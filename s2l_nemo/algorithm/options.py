@@ -70,7 +70,7 @@ AGGREGATIONS: Registry[Aggregation] = Registry(
 class ScheduleConfig:
     """How many candidates of each group the explorer samples, step by step."""
 
-    name: str = key("linear", choices=SCHEDULES)
+    name: str = key("linear", "how the explorer's share of a group falls over the steps", choices=SCHEDULES)
     t_mix: int | None = key(None, "steps with explorer rollouts; null: half of algorithm.steps")
     alpha: float = key(1.0, "explorer share of `constant`, and of `abrupt` before the switch")
 
@@ -79,28 +79,30 @@ class ScheduleConfig:
 class AlgorithmConfig:
     """S2L-PO as in the paper, with the choices that GRPO's relatives add."""
 
-    steps: int = key(16, "T", POSITIVE_COUNT, may_change=True)
-    prompts_per_step: int = key(32, "P", POSITIVE_COUNT)
-    group_size: int = key(16, "G", at_least(2))
+    steps: int = key(16, "training steps (T)", POSITIVE_COUNT, may_change=True)
+    prompts_per_step: int = key(32, "prompts of one step (P)", POSITIVE_COUNT)
+    group_size: int = key(16, "rollouts of each prompt, explorer and learner together (G)", at_least(2))
     mini_batch_prompts: int | None = key(None, "prompts of one optimizer step; null: all of them", POSITIVE_COUNT)
-    optimizer_passes: int = key(1, "U, passes over the step's rollouts", POSITIVE_COUNT)
+    optimizer_passes: int = key(1, "passes over the step's rollouts (U)", POSITIVE_COUNT)
     schedule: ScheduleConfig = field(default_factory=ScheduleConfig)
-    importance: str = key("learner_old", choices=IMPORTANCE)
+    importance: str = key(
+        "learner_old", "which probability ratio carries the gradient, and its correction", choices=IMPORTANCE
+    )
     importance_cap: float = key(
         2.0, "`truncated`: largest correction weight; `masked`: upper end of the band", at_least(1)
     )
     importance_floor: float = key(0.5, "`masked`: lower end of the band", between(0, 1))
-    shaping_gamma: float = key(0.1, "`shaped`", POSITIVE)
-    clip_low: float = key(0.2, "", between(0, 1))
-    clip_high: float = key(0.2, "", NON_NEGATIVE)
+    shaping_gamma: float = key(0.1, "`shaped`: gamma of x/(x + gamma) on explorer tokens", POSITIVE)
+    clip_low: float = key(0.2, "the ratio is clipped below at 1 - clip_low", between(0, 1))
+    clip_high: float = key(0.2, "the ratio is clipped above at 1 + clip_high", NON_NEGATIVE)
     dual_clip: float | None = key(None, "lower bound -c*A for negative advantages, c > 1; null: off", above(1))
     kl_coef: float = key(1e-3, "beta of Eq. 2; 0 skips the reference model", NON_NEGATIVE)
-    kl_estimator: KLEstimator = KLEstimator.k3
-    kl_on_explorer: bool = True
-    explorer_loss_coef: float = key(1.0, "", NON_NEGATIVE)
-    aggregation: str = key("token_mean", choices=AGGREGATIONS)
+    kl_estimator: KLEstimator = key(KLEstimator.k3, "estimate of the KL divergence from the reference model")
+    kl_on_explorer: bool = key(True, "whether explorer tokens have the KL penalty too")
+    explorer_loss_coef: float = key(1.0, "factor of the policy loss on explorer tokens", NON_NEGATIVE)
+    aggregation: str = key("token_mean", "how the losses of tokens become one", choices=AGGREGATIONS)
     mask_truncated: bool = key(False, "answers cut at max_response_length give no gradient")
-    adv_std: AdvantageStd = AdvantageStd.sample
-    adv_baseline: Baseline = Baseline.mean
-    adv_norm: AdvantageNorm = AdvantageNorm.mixed
-    adv_eps: float = key(1e-6, "", NON_NEGATIVE)
+    adv_std: AdvantageStd = key(AdvantageStd.sample, "which standard deviation divides advantages; none: no division")
+    adv_baseline: Baseline = key(Baseline.mean, "taken off each reward: the group's mean, or the mean of the others")
+    adv_norm: AdvantageNorm = key(AdvantageNorm.mixed, "statistics over the whole group, or explorer and learner apart")
+    adv_eps: float = key(1e-6, "added to the standard deviation", NON_NEGATIVE)

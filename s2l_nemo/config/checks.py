@@ -2,102 +2,24 @@
 
 from __future__ import annotations
 
-import math
-from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from typing import Any
 
 from omegaconf import OmegaConf
 
 from s2l_nemo.algorithm.schedule import SCHEDULES, make_schedule
-from s2l_nemo.config.schema import Accelerator, Config, EngineKind, Placement, Precision
+from s2l_nemo.config.keys import all_keys
+from s2l_nemo.config.schema import Accelerator, Config
+from s2l_nemo.engines.kinds import ENGINES
+from s2l_nemo.engines.options import Placement
 from s2l_nemo.errors import UserError
-from s2l_nemo.models.files import read_config_json, read_shape
-
-Rule = tuple[Callable[[Any], bool], str]
-
-
-def at_least(low: float) -> Rule:
-    return lambda value: low <= value < math.inf, f"at least {low}"
-
-
-def above(low: float) -> Rule:
-    return lambda value: low < value < math.inf, f"greater than {low}"
-
-
-def in_range(low: float, high: float) -> Rule:
-    return lambda value: low <= value <= high, f"from {low} to {high}"
-
-
-POSITIVE_COUNT, COUNT, NON_NEGATIVE, POSITIVE = at_least(1), at_least(0), at_least(0), above(0)
-RATE: Rule = (lambda value: 0 <= value < 1, "at least 0 and less than 1")
-
-RANGES: dict[str, Rule] = {
-    "run.dir": (lambda value: bool(value.strip()), "the path of a folder"),
-    "run.seed": COUNT,
-    "trainer.devices": POSITIVE_COUNT,
-    "trainer.num_nodes": POSITIVE_COUNT,
-    "model.tensor_model_parallel_size": POSITIVE_COUNT,
-    "model.pipeline_model_parallel_size": POSITIVE_COUNT,
-    "model.micro_batch_size": POSITIVE_COUNT,
-    "model.optim.lr": POSITIVE,
-    "model.optim.warmup_steps": COUNT,
-    "model.optim.min_lr": NON_NEGATIVE,
-    "model.optim.weight_decay": NON_NEGATIVE,
-    "model.optim.beta1": RATE,
-    "model.optim.beta2": RATE,
-    "model.optim.eps": POSITIVE,
-    "model.optim.clip_grad": POSITIVE,
-    "algorithm.steps": POSITIVE_COUNT,
-    "algorithm.prompts_per_step": POSITIVE_COUNT,
-    "algorithm.group_size": at_least(2),
-    "algorithm.mini_batch_prompts": POSITIVE_COUNT,
-    "algorithm.optimizer_passes": POSITIVE_COUNT,
-    "algorithm.importance_cap": at_least(1),
-    "algorithm.importance_floor": in_range(0, 1),
-    "algorithm.shaping_gamma": POSITIVE,
-    "algorithm.clip_low": in_range(0, 1),
-    "algorithm.clip_high": NON_NEGATIVE,
-    "algorithm.dual_clip": above(1),
-    "algorithm.kl_coef": NON_NEGATIVE,
-    "algorithm.explorer_loss_coef": NON_NEGATIVE,
-    "algorithm.adv_eps": NON_NEGATIVE,
-    "rollout.temperature": POSITIVE,
-    "rollout.top_p": (lambda value: 0 < value <= 1, "greater than 0 and at most 1"),
-    "rollout.top_k": COUNT,
-    "rollout.max_prompt_length": POSITIVE_COUNT,
-    "rollout.max_response_length": POSITIVE_COUNT,
-    "rollout.max_batch_rows": POSITIVE_COUNT,
-    "rollout.refit_bucket_mb": POSITIVE_COUNT,
-    "data.arithmetic.digits": POSITIVE_COUNT,
-    "data.arithmetic.terms": at_least(2),
-    "data.arithmetic.train_prompts": POSITIVE_COUNT,
-    "data.reasoning_gym.train_prompts": POSITIVE_COUNT,
-    "engine.startup_s": POSITIVE,
-    "engine.request_s": POSITIVE,
-    "engine.update_s": POSITIVE,
-    "engine.max_restarts": COUNT,
-    "engine.replicas_per_node": POSITIVE_COUNT,
-    "engine.tensor_parallel_size": POSITIVE_COUNT,
-    "engine.memory_fraction": (lambda value: 0 < value < 1, "greater than 0 and less than 1"),
-    "rewards.workers": POSITIVE_COUNT,
-    "rewards.cpu_s": POSITIVE,
-    "rewards.wall_s": POSITIVE,
-    "rewards.memory_mb": at_least(256),
-    "rewards.batch_s": POSITIVE,
-    "validation.every": COUNT,
-    "validation.prompts": POSITIVE_COUNT,
-    "validation.samples": POSITIVE_COUNT,
-    "validation.temperature": NON_NEGATIVE,
-    "checkpoint.every": POSITIVE_COUNT,
-    "checkpoint.keep": COUNT,
-    "logging.rollouts_every": COUNT,
-    "logging.wandb_mode": (lambda value: value in ("online", "offline", "disabled"), "online, offline or disabled"),
-}
+from s2l_nemo.models.open import Model, open_model
+from s2l_nemo.models.precision import Precision
 
 
 def check_config(cfg: Config) -> None:
     """Raises UserError for the first value that is out of range or does not fit the others. Reads no file."""
-    check_ranges(cfg, RANGES)
+    check_ranges(cfg, Config)
     _check_parallelism(cfg)
     _check_batches(cfg)
     _check_algorithm(cfg)
@@ -106,45 +28,50 @@ def check_config(cfg: Config) -> None:
     _check_engine(cfg)
 
 
-def check_ranges(cfg: Any, ranges: Mapping[str, Rule]) -> None:
-    """Raises UserError for the first value of an OmegaConf object that breaks its rule; null is always allowed."""
-    for key, (holds, wanted) in ranges.items():
-        value = OmegaConf.select(cfg, key)
-        if value is not None and not holds(value):
-            raise UserError(f"{key}={value}: must be {wanted}")
+def check_ranges(cfg: Any, schema: type) -> None:
+    """Raises UserError for the first value of an OmegaConf object of type `schema` that is outside its key's range."""
+    for name, key in all_keys(schema).items():
+        value, allowed = OmegaConf.select(cfg, name), key.facts.range
+        if value is not None and allowed is not None and not allowed.holds(value):
+            raise UserError(f"{name}={value}: must be {allowed.wanted}")
 
 
-def check_model_files(cfg: Config) -> None:
-    """Reads the config.json of learner and explorer, and no weights.
+@dataclass(frozen=True)
+class Models:
+    """The models of a run, opened."""
 
-    Raises UserError where a model is missing, the model is not supported, the parallel sizes do not divide it, the
-    sequences are too long for it, or the two models do not belong to one family.
+    learner: Model
+    explorer: Model | None  # None if explorer.path is
+
+
+def check_model_files(cfg: Config) -> Models:
+    """Opens learner and explorer. Reads their config.json and no weights.
+
+    Raises UserError if a model is missing or not supported, the parallel sizes do not divide the learner, the sequences
+    are too long for a model that samples, or the two models do not belong to one family.
     """
-    learner = read_config_json("model.path", cfg.model.path)
-    shape = read_shape("model.path", cfg.model.path)
+    learner = open_model("model.path", cfg.model.path)
     tp, pp = cfg.model.tensor_model_parallel_size, cfg.model.pipeline_model_parallel_size
     for name in ("num_attention_heads", "num_key_value_heads", "vocab_size", "intermediate_size"):
-        if learner[name] % tp:
+        if learner.config[name] % tp:
             raise UserError(
-                f"model.tensor_model_parallel_size={tp} does not divide {name}={learner[name]} of {cfg.model.path}: "
-                f"choose a divisor of {learner[name]}"
+                f"model.tensor_model_parallel_size={tp} does not divide {name}={learner.config[name]} of "
+                f"{learner.path}: choose a divisor of {learner.config[name]}"
             )
-    if shape.layers % pp:
+    layers = learner.shape.layers
+    if layers % pp:
         raise UserError(
-            f"model.pipeline_model_parallel_size={pp} does not divide num_hidden_layers={shape.layers} of "
-            f"{cfg.model.path}: choose a divisor of {shape.layers}"
+            f"model.pipeline_model_parallel_size={pp} does not divide num_hidden_layers={layers} of {learner.path}: "
+            f"choose a divisor of {layers}"
         )
-    _check_length(cfg, cfg.model.path, shape.max_positions)
-    if cfg.explorer.path is None or not SCHEDULES[cfg.algorithm.schedule.name].explores:
-        return
-    explorer = read_config_json("explorer.path", cfg.explorer.path)
-    _check_length(cfg, cfg.explorer.path, read_shape("explorer.path", cfg.explorer.path).max_positions)
-    for name in ("vocab_size", "eos_token_id"):
-        if explorer.get(name) != learner.get(name):
-            raise UserError(
-                f"explorer.path={cfg.explorer.path} has {name}={explorer.get(name)}, model.path={cfg.model.path} has "
-                f"{learner.get(name)}: choose two models of one family"
-            )
+    _check_length(cfg, learner)
+    if cfg.explorer.path is None:
+        return Models(learner, None)
+    explorer = open_model("explorer.path", cfg.explorer.path)
+    if SCHEDULES[cfg.algorithm.schedule.name].explores:
+        _check_length(cfg, explorer)
+        _check_one_family(learner, explorer)
+    return Models(learner, explorer)
 
 
 def data_parallel_size(cfg: Config) -> int:
@@ -222,23 +149,36 @@ def _check_data(cfg: Config) -> None:
         raise UserError(f"data.{given}={getattr(cfg.data, given)} without data.{absent}: give both")
 
 
-def _check_length(cfg: Config, path: str, max_positions: int) -> None:
+def _check_length(cfg: Config, model: Model) -> None:
     prompt, response = cfg.rollout.max_prompt_length, cfg.rollout.max_response_length
-    if prompt + response > max_positions:
+    positions = model.shape.max_positions
+    if prompt + response > positions:
         raise UserError(
             f"rollout.max_prompt_length={prompt} + rollout.max_response_length={response} is more than the "
-            f"{max_positions} positions of {path}: lower one of them by {prompt + response - max_positions}"
+            f"{positions} positions of {model.path}: lower one of them by {prompt + response - positions}"
         )
 
 
+def _check_one_family(learner: Model, explorer: Model) -> None:
+    for name in ("vocab_size", "eos_token_id"):
+        mine, its = learner.config.get(name), explorer.config.get(name)
+        if mine != its:
+            raise UserError(
+                f"explorer.path={explorer.path} has {name}={its}, model.path={learner.path} has {mine}: "
+                "choose two models of one family"
+            )
+
+
 def _check_engine(cfg: Config) -> None:
-    engine = cfg.engine
+    engine, served = cfg.engine, ENGINES[cfg.engine.kind].served
     devices = {"engine.explorer_devices": engine.explorer_devices, "engine.learner_devices": engine.learner_devices}
     if cfg.explorer.path is None:
         del devices["engine.explorer_devices"]
     separate = engine.placement is Placement.separate
-    if separate and engine.kind is EngineKind.embedded:
-        raise UserError("engine.placement=separate with engine.kind=embedded: engines in the trainer have its devices")
+    if separate and not served:
+        raise UserError(
+            f"engine.placement=separate with engine.kind={engine.kind}: engines in the trainer have its devices"
+        )
     for key, value in devices.items():
         if separate and value is None:
             raise UserError(
@@ -252,10 +192,12 @@ def _check_engine(cfg: Config) -> None:
                 f"{key}={value}: give {gpus} different GPUs, engine.replicas_per_node={engine.replicas_per_node} x "
                 f"engine.tensor_parallel_size={engine.tensor_parallel_size}"
             )
-    if engine.kind is not EngineKind.embedded and engine.replicas_per_node > cfg.trainer.devices:
+    if served and engine.replicas_per_node > cfg.trainer.devices:
         raise UserError(
             f"engine.replicas_per_node={engine.replicas_per_node} is more than trainer.devices={cfg.trainer.devices}: "
             "each server is spoken to by a rank of its own"
         )
-    if engine.python is not None and engine.kind is EngineKind.embedded:
-        raise UserError(f"engine.python={engine.python} with engine.kind=embedded: only servers have an interpreter")
+    if engine.python is not None and not served:
+        raise UserError(
+            f"engine.python={engine.python} with engine.kind={engine.kind}: only servers have an interpreter"
+        )

@@ -1,10 +1,8 @@
-"""The keys of a schema with type, default and comment: for `--help` and for error messages."""
+"""The keys of a schema with type, default and facts: for `--help`, for checks and for error messages."""
 
 from __future__ import annotations
 
 import difflib
-import inspect
-import re
 import types
 import typing
 from dataclasses import dataclass, fields, is_dataclass
@@ -23,7 +21,6 @@ class Key:
     name: str
     type: Any
     default: Any
-    comment: str
     facts: Facts
 
     @property
@@ -84,7 +81,6 @@ def nearest_key(name: str, schema: type = Config) -> str:
 
 def _keys(schema: type, prefix: str) -> list[Key]:
     hints = typing.get_type_hints(schema)
-    comments = dict(re.findall(r"^    (\w+): [^#\n]*#\s*(.*)$", inspect.getsource(schema), re.MULTILINE))
     defaults = schema()
     found = []
     for field in fields(schema):
@@ -92,9 +88,7 @@ def _keys(schema: type, prefix: str) -> list[Key]:
         if is_dataclass(hint):
             found += _keys(typing.cast(type, hint), f"{prefix}{field.name}.")
         else:
-            facts = facts_of(field.metadata)
-            comment = facts.help or comments.get(field.name, "")
-            found.append(Key(prefix + field.name, hint, default, comment, facts))
+            found.append(Key(prefix + field.name, hint, default, facts_of(field.metadata)))
     return found
 
 

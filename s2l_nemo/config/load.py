@@ -16,7 +16,7 @@ from hydra.errors import HydraException
 from omegaconf import DictConfig, ListConfig, OmegaConf
 from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
 
-from s2l_nemo.config.keys import all_keys, mapping_of, nearest_key, sections
+from s2l_nemo.config.keys import Key, all_keys, mapping_of, nearest_key, sections
 from s2l_nemo.config.schema import Config
 from s2l_nemo.errors import UserError
 
@@ -81,8 +81,7 @@ def keys_text(schema: type) -> str:
             section = key.name.rpartition(".")[0].partition(".")[0]
             lines += ["", f"{section or 'keys'}:"]
         lines.append(f"  {key.name + '=' + key.default_text():<52} {key.expected()}")
-        if key.comment:
-            lines.append(f"      {key.comment}")
+        lines.append(f"      {key.facts.help}")
     return "\n".join(lines) + "\n"
 
 
@@ -206,18 +205,22 @@ def _set(cfg: DictConfig, name: str, value: Any, schema: type) -> None:
     key = all_keys(schema).get(name) or mapping_of(name, schema)
     if key is None:
         raise UserError(f"unknown key {name}={value}: the nearest known key is {nearest_key(name, schema)}")
+    refusal = UserError(f"{name}={'null' if value is None else value}: expected {key.expected()}")
+    if not _may_take(key, value):
+        raise refusal
     try:
-        # OmegaConf would take 3 for true, and a list for a text in a list.
-        is_number = isinstance(value, int | float) and not isinstance(value, bool)
-        is_nested = isinstance(value, list) and any(isinstance(item, list | dict) for item in value)
-        if (key.type is bool and is_number) or (key.is_list and is_nested):
-            raise UserError(f"{name}={value}: expected {key.expected()}")
-        if key.facts.choices is not None and value not in key.facts.choices:
-            raise UserError(f"{name}={value}: expected {key.expected()}")
         OmegaConf.update(cfg, name, value, merge=True)
     except OmegaConfBaseException:
-        shown = "null" if value is None else value
-        raise UserError(f"{name}={shown}: expected {key.expected()}") from None
+        raise refusal from None
+
+
+def _may_take(key: Key, value: Any) -> bool:
+    """False for what OmegaConf alone would take: 3 for true, a list in a list of texts, a choice nobody registered."""
+    if key.facts.choices is not None:
+        return value in key.facts.choices
+    if key.type is bool:
+        return isinstance(value, bool) or not isinstance(value, int | float)
+    return not (key.is_list and isinstance(value, list) and any(isinstance(item, list | dict) for item in value))
 
 
 def _resolve(cfg: DictConfig, schema: type) -> None:

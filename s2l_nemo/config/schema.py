@@ -1,4 +1,4 @@
-"""Every key of a training run, typed. Cross-field rules are in `checks`, reading and overriding in `load`."""
+"""Every key of a training run with its type and its facts. `checks` has the rules between keys, `load` reads them."""
 
 from __future__ import annotations
 
@@ -7,11 +7,19 @@ from enum import Enum
 from typing import Any
 
 from s2l_nemo.algorithm.options import AlgorithmConfig
-
-
-class Precision(str, Enum):
-    fp32 = "fp32"
-    bf16 = "bf16"
+from s2l_nemo.engines.options import EngineConfig
+from s2l_nemo.fields import (
+    BELOW_ONE,
+    COUNT,
+    NON_NEGATIVE,
+    POSITIVE,
+    POSITIVE_COUNT,
+    SHARE,
+    Range,
+    at_least,
+    key,
+)
+from s2l_nemo.models.precision import Precision
 
 
 class ActivationCheckpointing(str, Enum):
@@ -52,166 +60,178 @@ class ExplorerFilter(str, Enum):
     match_learner_diversity = "match_learner_diversity"
 
 
-class EngineKind(str, Enum):
-    embedded = "embedded"
-    server = "server"
-    tensorrt_llm = "tensorrt_llm"
-
-
-class Placement(str, Enum):
-    colocated = "colocated"
-    separate = "separate"
-
-
 class LrSchedule(str, Enum):
     constant = "constant"
     cosine = "cosine"
 
 
 class Resume(str, Enum):
+    """Whether a run may continue in a folder that holds one."""
+
     auto = "auto"
     never = "never"
     must = "must"
 
 
+class WandbMode(str, Enum):
+    """The modes of Weights & Biases' own `wandb.init`."""
+
+    online = "online"
+    offline = "offline"
+    disabled = "disabled"
+
+
+FOLDER = Range(lambda value: bool(value.strip()), "the path of a folder")
+
+
 @dataclass
 class RunConfig:
-    dir: str = "runs/tiny"  # where everything of this run is written
-    seed: int = 1  # data order, sampling seeds and every other random choice
-    dry_run: bool = False  # print the plan of the run and stop
-    resume: Resume = Resume.auto  # where there is a checkpoint, auto continues, never refuses; must needs one
-    save_nemo: bool = True  # write the trained learner as final.nemo
-    export_hf: bool = False  # write the trained learner as the Hugging Face folder hf
+    dir: str = key("runs/tiny", "where everything of this run is written", FOLDER, may_change=True)
+    seed: int = key(1, "data order, sampling seeds and every other random choice", COUNT)
+    dry_run: bool = key(False, "print the plan of the run and stop", may_change=True)
+    resume: Resume = key(
+        Resume.auto, "if there is a checkpoint, auto continues, never refuses; must needs one", may_change=True
+    )
+    save_nemo: bool = key(True, "write the trained learner as final.nemo", may_change=True)
+    export_hf: bool = key(False, "write the trained learner as the Hugging Face folder hf", may_change=True)
 
 
 @dataclass
 class TrainerConfig:
-    accelerator: Accelerator = Accelerator.auto
-    devices: int = 1  # ranks on this node
-    num_nodes: int = 1
+    accelerator: Accelerator = key(Accelerator.auto, "auto: the GPUs if PyTorch sees any", may_change=True)
+    devices: int = key(1, "ranks on this node", POSITIVE_COUNT, may_change=True)
+    num_nodes: int = key(1, "nodes, each with trainer.devices ranks", POSITIVE_COUNT, may_change=True)
 
 
 @dataclass
 class OptimConfig:
-    lr: float = 1e-6
-    lr_schedule: LrSchedule = LrSchedule.constant
-    warmup_steps: int = 0  # optimizer steps
-    min_lr: float = 0.0  # end of the cosine
-    weight_decay: float = 0.0
-    beta1: float = 0.9
-    beta2: float = 0.999
-    eps: float = 1e-8
-    clip_grad: float = 1.0
+    lr: float = key(1e-6, "learning rate of AdamW after the warm-up", POSITIVE)
+    lr_schedule: LrSchedule = key(LrSchedule.constant, "constant after the warm-up, or a cosine to min_lr")
+    warmup_steps: int = key(0, "optimizer steps in which the learning rate rises from 0 to lr", COUNT)
+    min_lr: float = key(0.0, "end of the cosine", NON_NEGATIVE)
+    weight_decay: float = key(0.0, "weight decay of AdamW", NON_NEGATIVE)
+    beta1: float = key(0.9, "decay of AdamW's mean of gradients", BELOW_ONE)
+    beta2: float = key(0.999, "decay of AdamW's mean of squared gradients", BELOW_ONE)
+    eps: float = key(1e-8, "added to AdamW's denominator", POSITIVE)
+    clip_grad: float = key(1.0, "gradients of a larger norm are scaled down to this norm", POSITIVE)
 
 
 @dataclass
 class ModelConfig:
-    path: str = "models/tiny/learner"  # the learner: a Hugging Face folder, a NeMo folder or a .nemo file
-    tensor_model_parallel_size: int = 1
-    pipeline_model_parallel_size: int = 1
-    precision: Precision = Precision.fp32
-    micro_batch_size: int = 4  # sequences of one forward and backward pass on one rank
-    activation_checkpointing: ActivationCheckpointing = ActivationCheckpointing.none
-    offload_optimizer: bool = False  # keep optimizer states in host memory while engines generate
-    offload_weights: bool = False  # keep weights in host memory, and no gradients, while engines generate
-    transformer_engine: bool = False  # Transformer Engine layers (GPU images); else torch attention
+    path: str = key("models/tiny/learner", "the learner: a Hugging Face folder, a NeMo folder or a .nemo file")
+    tensor_model_parallel_size: int = key(
+        1, "ranks that share each weight matrix of the learner", POSITIVE_COUNT, may_change=True
+    )
+    pipeline_model_parallel_size: int = key(
+        1, "ranks that share the layers of the learner", POSITIVE_COUNT, may_change=True
+    )
+    precision: Precision = key(Precision.fp32, "number format of weights and activations; bf16 needs a GPU")
+    micro_batch_size: int = key(
+        4, "sequences of one forward and backward pass on one rank", POSITIVE_COUNT, may_change=True
+    )
+    activation_checkpointing: ActivationCheckpointing = key(
+        ActivationCheckpointing.none,
+        "activations computed again in the backward pass: none, those of attention, all of a layer",
+        may_change=True,
+    )
+    offload_optimizer: bool = key(False, "keep optimizer states in host memory while engines generate", may_change=True)
+    offload_weights: bool = key(
+        False, "keep weights in host memory, and no gradients, while engines generate", may_change=True
+    )
+    transformer_engine: bool = key(False, "Transformer Engine layers (GPU images); else torch attention")
     optim: OptimConfig = field(default_factory=OptimConfig)
 
 
 @dataclass
 class ExplorerConfig:
-    path: str | None = "models/tiny/explorer"  # as model.path; null only with schedule.name=none
-
-
-@dataclass
-class EngineConfig:
-    kind: EngineKind = EngineKind.embedded  # in the trainer's process, the same in server processes, or TensorRT-LLM
-    python: str | None = None  # interpreter of the server processes; null: the trainer's
-    startup_s: float = 600.0  # deadline for a server to load its model
-    request_s: float = 1800.0  # deadline of one call that generates; a hung engine is found by it
-    update_s: float = 300.0  # deadline of one bucket of a refit, and of sleep and resume
-    max_restarts: int = 3  # of each server over the run
-    replicas_per_node: int = 1  # servers of each model on a node; they share the prompts
-    tensor_parallel_size: int = 1  # GPUs of one TensorRT-LLM engine
-    memory_fraction: float = 0.4  # of the free GPU memory for the KV cache of one TensorRT-LLM engine
-    placement: Placement = Placement.colocated  # colocated: engines sleep while the actor trains
-    explorer_devices: str | None = None  # GPUs of the explorer's servers, '"4,5"' in a shell; needed with separate
-    learner_devices: str | None = None  # the same of the learner's servers
+    path: str | None = key("models/tiny/explorer", "as model.path; null only with schedule.name=none")
 
 
 @dataclass
 class RolloutConfig:
-    temperature: float = 1.0
-    top_p: float = 1.0
-    top_k: int = 0
-    max_prompt_length: int = 64  # tokens; longer prompts are filtered out and counted
-    max_response_length: int = 96  # tokens
-    max_batch_rows: int = 256  # sequences that the embedded engine decodes at once
-    refit_bucket_mb: int = 256  # size of one bucket of the weight update
-    explorer_filter: ExplorerFilter = ExplorerFilter.none  # leave out explorer rollouts until they are as the learner's
+    temperature: float = key(1.0, "sampling temperature of explorer and learner", POSITIVE)
+    top_p: float = key(1.0, "sample among the likeliest tokens of this total probability; 1: all", SHARE)
+    top_k: int = key(0, "sample among this many likeliest tokens; 0: all", COUNT)
+    max_prompt_length: int = key(64, "tokens; longer prompts are filtered out and counted", POSITIVE_COUNT)
+    max_response_length: int = key(96, "tokens; longer answers are cut", POSITIVE_COUNT)
+    max_batch_rows: int = key(
+        256, "sequences that the embedded engine decodes at once", POSITIVE_COUNT, may_change=True
+    )
+    refit_bucket_mb: int = key(256, "size of one bucket of the weight update", POSITIVE_COUNT, may_change=True)
+    explorer_filter: ExplorerFilter = key(
+        ExplorerFilter.none, "leave out explorer rollouts until they are as the learner's"
+    )
 
 
 @dataclass
 class ArithmeticConfig:
-    digits: int = 3
-    terms: int = 2
-    train_prompts: int = 4096
-    seed: int = 17  # which prompts exist; the split is disjoint
+    digits: int = key(3, "digits of each number", POSITIVE_COUNT)
+    terms: int = key(2, "numbers of each sum", at_least(2))
+    train_prompts: int = key(4096, "prompts to generate for training", POSITIVE_COUNT)
+    seed: int = key(17, "which prompts exist; the split is disjoint")
 
 
 @dataclass
 class ReasoningGymConfig:
-    dataset: str = "basic_arithmetic"
-    params: dict[str, Any] = field(default_factory=dict)  # keyword arguments of the task
-    train_prompts: int = 4096
-    seed: int = 17
+    dataset: str = key("basic_arithmetic", "task of the library reasoning-gym")
+    params: dict[str, Any] = key(dict, "keyword arguments of the task")
+    train_prompts: int = key(4096, "prompts to generate for training", POSITIVE_COUNT)
+    seed: int = key(17, "which prompts exist")
 
 
 @dataclass
 class DataConfig:
-    task: Task = Task.arithmetic
-    path: str | None = None  # prompts instead of generated ones: JSONL or parquet file, or name on the Hugging Face hub
-    valid_path: str | None = None  # held-out prompts in the same forms; needed with `path`
-    prompt_key: str = "prompt"
-    answer_key: str = "answer"
-    system_prompt: str | None = None
-    format: PromptFormat = PromptFormat.chat  # chat: the tokenizer's template; base: the prompt as it is
-    on_bad_row: OnBadRow = OnBadRow.error  # a malformed row: stop, or leave it out and count it
-    cache_dir: str | None = None  # where tokenised prompts are kept for the next run; null: nowhere
+    task: Task = key(Task.arithmetic, "which prompts are generated if data.path is null")
+    path: str | None = key(
+        None, "prompts instead of generated ones: JSONL or parquet file, or name on the Hugging Face hub"
+    )
+    valid_path: str | None = key(None, "held-out prompts in the same forms; needed with `path`")
+    prompt_key: str = key("prompt", "field of the question in data.path; dots lead into nested fields")
+    answer_key: str = key("answer", "field of the right answer; dots lead into nested fields")
+    system_prompt: str | None = key(None, "system message before each question; null: none")
+    format: PromptFormat = key(PromptFormat.chat, "chat: the tokenizer's template; base: the prompt as it is")
+    on_bad_row: OnBadRow = key(OnBadRow.error, "a malformed row: stop, or leave it out and count it")
+    cache_dir: str | None = key(
+        None, "where tokenised prompts are kept for the next run; null: nowhere", may_change=True
+    )
     arithmetic: ArithmeticConfig = field(default_factory=ArithmeticConfig)
     reasoning_gym: ReasoningGymConfig = field(default_factory=ReasoningGymConfig)
 
 
 @dataclass
 class RewardsConfig:
-    answer: AnswerKind = AnswerKind.math  # what stands in the box: mathematics, a letter, or text taken literally
-    fn: str | None = None  # own reward function, "package.module:function", fn(response, answer, prompt) -> float
-    workers: int = 2  # processes that check answers, on each rank
-    cpu_s: float = 5.0  # CPU seconds of one check
-    wall_s: float = 10.0  # wall seconds of one check
-    memory_mb: int = 1024  # of one worker
-    batch_s: float = 600.0  # wall seconds of a whole batch; what is left then counts as grader errors
+    answer: AnswerKind = key(AnswerKind.math, "what stands in the box: mathematics, a letter, or text taken literally")
+    fn: str | None = key(None, 'own reward function, "package.module:function", fn(response, answer, prompt) -> float')
+    workers: int = key(2, "processes that check answers, on each rank", POSITIVE_COUNT, may_change=True)
+    cpu_s: float = key(5.0, "CPU seconds of one check", POSITIVE, may_change=True)
+    wall_s: float = key(10.0, "wall seconds of one check", POSITIVE, may_change=True)
+    memory_mb: int = key(1024, "memory of one worker, MiB", at_least(256), may_change=True)
+    batch_s: float = key(
+        600.0, "wall seconds of a whole batch; what is left then counts as grader errors", POSITIVE, may_change=True
+    )
 
 
 @dataclass
 class ValidationConfig:
-    every: int = 10  # steps; 0: only before and after training
-    prompts: int = 256
-    samples: int = 4  # per prompt
-    temperature: float = 1.0
+    every: int = key(10, "steps between validations; 0: only before and after training", COUNT, may_change=True)
+    prompts: int = key(256, "how many held-out prompts are asked", POSITIVE_COUNT, may_change=True)
+    samples: int = key(4, "answers per prompt", POSITIVE_COUNT, may_change=True)
+    temperature: float = key(1.0, "sampling temperature of validation; 0 is greedy", NON_NEGATIVE, may_change=True)
 
 
 @dataclass
 class CheckpointConfig:
-    every: int = 10  # steps; the last step is always saved
-    keep: int = 2  # newest checkpoints kept; 0: all
+    every: int = key(10, "steps between checkpoints; the last step is always saved", POSITIVE_COUNT, may_change=True)
+    keep: int = key(2, "newest checkpoints kept; 0: all", COUNT, may_change=True)
 
 
 @dataclass
 class LoggingConfig:
-    rollouts_every: int = 1  # dump rollouts of every n-th step; 0: never
-    wandb_project: str | None = None  # null: off
-    wandb_mode: str = "online"
+    rollouts_every: int = key(1, "dump rollouts of every n-th step; 0: never", COUNT, may_change=True)
+    wandb_project: str | None = key(None, "project of Weights & Biases; null: off", may_change=True)
+    wandb_mode: WandbMode = key(
+        WandbMode.online, "online sends at once, offline keeps files for later, disabled does nothing", may_change=True
+    )
 
 
 @dataclass

@@ -1,7 +1,8 @@
 r"""The paper's benchmarks as files, one problem a line, and the prompts made of them.
 
-A problem of mathematics is `{"question", "answer"}`, one of multiple choice
-`{"question", "choices": {"label": [...], "text": [...]}, "answerKey"}`; other fields are allowed.
+A problem is `{"question", "answer"}`, or one of multiple choice
+`{"question", "choices": {"label": [...], "text": [...]}, "answerKey"}`; other fields are allowed. If a question of
+multiple choice lists its choices itself, its `answer` is the letter.
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ import re
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
+from typing import NamedTuple
 
 from s2l_nemo.config.schema import AnswerKind
 from s2l_nemo.data.rows import answer_of, lookup, question_of
@@ -19,6 +21,7 @@ from s2l_nemo.errors import UserError
 INSTRUCTIONS = {
     AnswerKind.math: r"Please reason step by step, and put your final answer within \boxed{}.",
     AnswerKind.choice: r"Please reason step by step, and put the letter of your final answer within \boxed{}.",
+    AnswerKind.exact: r"Please reason step by step, and put your final answer within \boxed{}.",
 }
 _LETTER = re.compile("[A-Z]")
 _NAME = re.compile(r"[A-Za-z0-9][\w.-]*")
@@ -48,21 +51,33 @@ class Benchmark:
     problems: tuple[Problem, ...]
 
 
+class BenchmarkKind(NamedTuple):
+    """What the answers of a benchmark are, and how many tokens a response may have."""
+
+    answer: AnswerKind
+    max_tokens: int
+
+
 # Response tokens as in the paper's released evaluation.
-BENCHMARKS: dict[str, tuple[AnswerKind, int]] = {
-    "aime24": (AnswerKind.math, 38_912),
-    "aime25": (AnswerKind.math, 38_912),
-    "math500": (AnswerKind.math, 32_768),
-    "olympiadbench": (AnswerKind.math, 32_768),
-    "commonsenseqa": (AnswerKind.choice, 8_192),
+BENCHMARKS: dict[str, BenchmarkKind] = {
+    "aime24": BenchmarkKind(AnswerKind.math, 38_912),
+    "aime25": BenchmarkKind(AnswerKind.math, 38_912),
+    "math500": BenchmarkKind(AnswerKind.math, 32_768),
+    "olympiadbench": BenchmarkKind(AnswerKind.math, 32_768),
+    "commonsenseqa": BenchmarkKind(AnswerKind.choice, 8_192),
 }
-_OTHER = (AnswerKind.math, 32_768)
+_OTHER_MAX_TOKENS = 32_768
 
 
-def load_benchmark(name: str, folder: Path, limit: int | None = None) -> Benchmark:
-    """The first `limit` problems (all by default) of `folder/name.jsonl`; a name that is not known is mathematics.
+def benchmark_kind(name: str, other: AnswerKind) -> BenchmarkKind:
+    """What a benchmark is. A name that is none of the paper's has the answers that `other` says (`rewards.answer`)."""
+    return BENCHMARKS.get(name, BenchmarkKind(other, _OTHER_MAX_TOKENS))
 
-    Raises UserError where the file is missing or empty, and naming file and line for the first malformed problem.
+
+def load_benchmark(name: str, folder: Path, other: AnswerKind, limit: int | None = None) -> Benchmark:
+    """The first `limit` problems (all by default) of `folder/name.jsonl`; `other` as in `benchmark_kind`.
+
+    Raises UserError if the file is missing or empty, and naming file and line for the first malformed problem.
     """
     path = folder / f"{name}.jsonl"
     if not _NAME.fullmatch(name) or not path.is_file():
@@ -71,7 +86,7 @@ def load_benchmark(name: str, folder: Path, limit: int | None = None) -> Benchma
             "question and answer in that folder; make it with tools/prepare_data.py --format benchmark, or set "
             "evaluate.data"
         )
-    answer, max_tokens = BENCHMARKS.get(name, _OTHER)
+    answer, max_tokens = benchmark_kind(name, other)
     problems: list[Problem] = []
     for line, record in islice(read_records(str(path)), limit):
         if isinstance(record, BadRow):
@@ -86,9 +101,9 @@ def load_benchmark(name: str, folder: Path, limit: int | None = None) -> Benchma
 
 
 def make_problem(problem_id: int, record: Record, answer: AnswerKind) -> Problem:
-    """The problem that a record of a benchmark file holds. Raises ValueError where it is malformed."""
+    """The problem that a record of a benchmark file holds. Raises ValueError if it is malformed."""
     question = question_of(lookup(record, "question", _FIELDS), "question")
-    if answer is AnswerKind.choice:
+    if answer is AnswerKind.choice and {"choices", "answerKey"} & record.keys():
         choices = _choices(lookup(record, "choices", _FIELDS))
         gold = answer_of(lookup(record, "answerKey", _FIELDS), "answerKey")
         if gold not in choices:
@@ -96,7 +111,9 @@ def make_problem(problem_id: int, record: Record, answer: AnswerKind) -> Problem
         listed = "\n".join(f"{letter}. {text}" for letter, text in choices.items())
         return Problem(problem_id, question, gold, f"{question}\n\n{listed}\n\n{INSTRUCTIONS[answer]}")
     gold = answer_of(lookup(record, "answer", _FIELDS), "answer")
-    return Problem(problem_id, question, gold, f"{question}\n\n{INSTRUCTIONS[AnswerKind.math]}")
+    if answer is AnswerKind.choice and not _LETTER.fullmatch(gold.strip().upper()):
+        raise ValueError(f"'answer' must be the letter of a choice, not {gold!r}; correct the row, or rewards.answer")
+    return Problem(problem_id, question, gold, f"{question}\n\n{INSTRUCTIONS[answer]}")
 
 
 def benchmark_record(record: Record, prompt_key: str, answer_key: str) -> Record:

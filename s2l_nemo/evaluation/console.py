@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Mapping
 
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
+
+from s2l_nemo.evaluation.results import BenchmarkResult, Summary
+from s2l_nemo.measures.statistics import Interval
 
 PLAIN_WIDTH = 120  # columns where the output is not a terminal
 
@@ -28,53 +30,54 @@ def print_facts(out: Console, title: str, facts: Mapping[str, object]) -> None:
     out.print()
 
 
-def print_results(out: Console, name: str, results: Sequence[dict[str, Any]]) -> None:
-    """One line a benchmark; intervals are 95 % over problems."""
-    table = Table(title=name, title_style="bold", title_justify="left", box=None, pad_edge=False, padding=(0, 2, 0, 0))
+def print_results(out: Console, summary: Summary) -> None:
+    """Prints one line for each benchmark. Intervals are 95 % over problems."""
+    table = Table(
+        title=summary.name, title_style="bold", title_justify="left", box=None, pad_edge=False, padding=(0, 2, 0, 0)
+    )
     table.add_column("benchmark")
     for title in ("P x K", "pass@1 (95 %)", "pass@K", "majority", "tokens", "cut off", "no answer", "errors"):
         table.add_column(title, justify="right")
-    for one in results:
-        K = one["samples"]
-        shape = f"{one['problems']} x {K}" + ("+" if one["most_samples"] > K else "")
+    for one in summary.results:
         table.add_row(
-            one["benchmark"],
-            shape,
-            _interval(one["pass@1"]),
-            f"{100 * one['pass@k'][str(K)]['mean']:.1f}",
-            f"{100 * one[f'majority@{K}']['mean']:.1f}",
-            "-" if one["mean_tokens"] is None else f"{one['mean_tokens']:,.0f}",
-            _percent(one["truncated_fraction"]),
-            _percent(one["no_answer_fraction"]),
-            str(one["grader_errors"]),
+            one.benchmark,
+            f"{one.problems} x {one.samples}" + ("+" if one.most_samples > one.samples else ""),
+            _interval(one.pass_at_1),
+            f"{100 * one.pass_at_k[one.samples].mean:.1f}",
+            f"{100 * one.majority.mean:.1f}",
+            "-" if one.mean_tokens is None else f"{one.mean_tokens:,.0f}",
+            _percent(one.truncated_fraction),
+            _percent(one.no_answer_fraction),
+            str(one.grader_errors),
         )
-    if len(results) > 1:
-        average = sum(one["pass@1"]["mean"] for one in results) / len(results)
+    if len(summary.results) > 1:
         table.add_section()
-        table.add_row("average", "", f"{100 * average:.1f}", *[""] * 6)
+        table.add_row("average", "", f"{100 * summary.average_pass_at_1:.1f}", *[""] * 6)
     out.print(table)
-    for one in results:
+    for one in summary.results:
         for note in _notes(one):
             out.print(note, soft_wrap=True)
 
 
-def _notes(one: dict[str, Any]) -> list[str]:
+def _notes(one: BenchmarkResult) -> list[str]:
     notes = []
-    K, most, missing = one["samples"], one["most_samples"], one["without_predictions"]
-    if most > K:
-        notes.append(f"{one['benchmark']}: problems have {K} to {most} samples, so pass@k goes up to k = {K}")
-    if missing:
-        notes.append(f"{one['benchmark']}: problems without predictions, which count as wrong: {missing}")
-    if one["grader_errors"]:
+    if one.most_samples > one.samples:
         notes.append(
-            f"{one['benchmark']}: answers that could not be checked and count as wrong: {one['grader_errors']} "
-            f"(see errors in {one['benchmark']}.jsonl)"
+            f"{one.benchmark}: problems have {one.samples} to {one.most_samples} samples, so pass@k goes up to k = "
+            f"{one.samples}"
+        )
+    if one.without_predictions:
+        notes.append(f"{one.benchmark}: problems without predictions, which count as wrong: {one.without_predictions}")
+    if one.grader_errors:
+        notes.append(
+            f"{one.benchmark}: answers that could not be checked and count as wrong: {one.grader_errors} "
+            f"(see errors in {one.benchmark}.jsonl)"
         )
     return notes
 
 
-def _interval(value: Mapping[str, float]) -> str:
-    return f"{100 * value['mean']:.1f} ({100 * value['low']:.1f} - {100 * value['high']:.1f})"
+def _interval(value: Interval) -> str:
+    return f"{100 * value.mean:.1f} ({100 * value.low:.1f} - {100 * value.high:.1f})"
 
 
 def _percent(value: float | None) -> str:

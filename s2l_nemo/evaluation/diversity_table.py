@@ -2,26 +2,25 @@
 
 from __future__ import annotations
 
-import difflib
 import re
 import sys
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import yaml
-from omegaconf import OmegaConf
-from omegaconf.errors import OmegaConfBaseException
 from rich.progress import track
 from rich.table import Table
 
-from s2l_nemo.config.schema import AnswerKind
-from s2l_nemo.data.benchmarks import BENCHMARKS
+from s2l_nemo.config.diversity import DiversityConfig
+from s2l_nemo.config.schema import AnswerKind, RewardsConfig
+from s2l_nemo.data.benchmarks import benchmark_kind
 from s2l_nemo.errors import UserError
 from s2l_nemo.evaluation.raw import SUFFIX, read_raw
 from s2l_nemo.measures.diversity import Samples, diversity_P
 from s2l_nemo.measures.statistics import Interval, bootstrap_mean
+from s2l_nemo.models.files import hf_files_folder
 from s2l_nemo.models.tokenizer import load_tokenizer
 from s2l_nemo.rewards.answers import extract_choice, last_boxed, normalize_answer
 
@@ -35,20 +34,9 @@ FORMULAS = (
 )
 
 
-@dataclass
-class DiversityConfig:
-    """What `recipes/diversity.py` takes."""
-
-    runs: list[str] = field(default_factory=list)
-    benchmark: str | None = None
-    tokenizer: str | None = None
-    output: str = "diversity"
-    samples: int = 64
-
-
 @dataclass(frozen=True)
 class DiversityRow:
-    """One model's metrics: mean, low and high of each over `problems`, at K = `samples`."""
+    """The metrics of one model: the mean of each over `problems`, with its interval, at K = `samples`."""
 
     name: str
     benchmark: str
@@ -58,9 +46,9 @@ class DiversityRow:
     edit: Interval
     unique: Interval
 
-    def as_json(self) -> dict[str, Any]:
-        bands = {metric: dict(zip(("mean", "low", "high"), getattr(self, metric), strict=True)) for metric in METRICS}
-        return asdict(self) | bands
+    def to_json(self) -> dict[str, Any]:
+        """One of the `models` of diversity.json."""
+        return asdict(self) | {metric: getattr(self, metric)._asdict() for metric in METRICS}
 
 
 @dataclass(frozen=True)
@@ -72,35 +60,11 @@ class _Outputs:
     texts_PK: list[list[str]]
 
 
-def parse_arguments(argv: Sequence[str]) -> DiversityConfig:
-    """Reads key=value pairs. Raises UserError for unknown keys and for values that are missing or of another type."""
-    known = [f.name for f in fields(DiversityConfig)]
-    cfg = OmegaConf.structured(DiversityConfig)
-    for argument in argv:
-        key, equals, value = argument.partition("=")
-        if not equals:
-            raise UserError(f"cannot read '{argument}': give key=value, or --help")
-        if key not in known:
-            nearest = max(known, key=lambda name: difflib.SequenceMatcher(None, key, name).ratio())
-            raise UserError(f"unknown key {argument}: the nearest known key is {nearest}")
-        try:
-            cfg = OmegaConf.merge(cfg, OmegaConf.from_dotlist([argument]))
-        except (OmegaConfBaseException, yaml.YAMLError):
-            expected = {"runs": "[DIR,DIR,...]", "samples": "integer"}.get(key, "text")
-            raise UserError(f"{key}={value}: expected {expected}") from None
-    config = cast(DiversityConfig, OmegaConf.to_object(cfg))
-    if not config.runs:
-        raise UserError("runs is empty: give runs=[DIR,DIR,...], output folders of recipes/evaluate.py")
-    if config.samples < 2:
-        raise UserError(f"samples={config.samples}: one sample has no diversity, give at least 2")
-    return config
-
-
 def measure(cfg: DiversityConfig) -> list[DiversityRow]:
     """One row a run, in the order given, tokens of all runs by one tokenizer.
 
-    Raises UserError where outputs are missing, malformed, fewer than `samples` or of other problems than the first
-    run's, and where there is no tokenizer.
+    Raises UserError if outputs are missing, malformed, fewer than `samples` or of other problems than the first run's,
+    and if there is no tokenizer.
     """
     runs = [Path(run) for run in cfg.runs]
     benchmark = cfg.benchmark or _common_benchmark(runs)
@@ -110,13 +74,13 @@ def measure(cfg: DiversityConfig) -> list[DiversityRow]:
             raise UserError(
                 f"{other.path} has other problems than {outputs[0].path}: evaluate all models on the same file"
             )
-    tokenizer = load_tokenizer(cfg.tokenizer or _tokenizer_of(runs), "tokenizer")
+    path = cfg.tokenizer or _tokenizer_of(runs)
+    tokenizer = load_tokenizer(hf_files_folder("tokenizer", path), path)
     names = [re.sub(r"_\d{8}-\d{6}$", "", run.resolve().name) for run in runs]
     if len({*names}) < len(names):
         names = [run.resolve().name for run in runs]
-    return [
-        _measure_run(name, benchmark, run_outputs, tokenizer) for name, run_outputs in zip(names, outputs, strict=True)
-    ]
+    kind = benchmark_kind(benchmark, _answer_of(runs)).answer
+    return [_measure_run(name, benchmark, kind, one, tokenizer) for name, one in zip(names, outputs, strict=True)]
 
 
 def render(rows: Sequence[DiversityRow]) -> Table:
@@ -131,8 +95,7 @@ def render(rows: Sequence[DiversityRow]) -> Table:
     return table
 
 
-def _measure_run(name: str, benchmark: str, outputs: _Outputs, tokenizer: Any) -> DiversityRow:
-    kind, _ = BENCHMARKS.get(benchmark, (AnswerKind.math, 0))
+def _measure_run(name: str, benchmark: str, kind: AnswerKind, outputs: _Outputs, tokenizer: Any) -> DiversityRow:
     scores = []
     for texts in track(outputs.texts_PK, description=name, transient=True, disable=not sys.stdout.isatty()):
         tokens = tokenizer(texts, add_special_tokens=False)["input_ids"]
@@ -165,12 +128,26 @@ def _common_benchmark(runs: Sequence[Path]) -> str:
 def _tokenizer_of(runs: Sequence[Path]) -> str:
     """The model of the first run whose configuration names one that is still there."""
     for run in runs:
-        path = run / "config.txt"
-        config = yaml.safe_load(path.read_text(encoding="utf-8")) if path.is_file() else None
-        model = config.get("model") if isinstance(config, dict) else None
+        model = _config_of(run).get("model")
         if isinstance(model, str) and Path(model).exists():
             return model
     raise UserError(f"no config.txt in {', '.join(map(str, runs))} names a model that exists: give tokenizer=PATH")
+
+
+def _answer_of(runs: Sequence[Path]) -> AnswerKind:
+    """`rewards.answer` of the first run whose configuration says it, else its default."""
+    for run in runs:
+        rewards = _config_of(run).get("rewards")
+        if isinstance(rewards, dict) and rewards.get("answer") in AnswerKind.__members__:
+            return AnswerKind[rewards["answer"]]
+    return RewardsConfig().answer
+
+
+def _config_of(run: Path) -> dict[str, Any]:
+    """What the evaluation's config.txt says; nothing if there is none, as beside outputs of other programs."""
+    path = run / "config.txt"
+    config = yaml.safe_load(path.read_text(encoding="utf-8")) if path.is_file() else None
+    return config if isinstance(config, dict) else {}
 
 
 def _read_outputs(path: Path, samples: int) -> _Outputs:

@@ -60,7 +60,7 @@ class EvaluationFolder:
 
 
 def find_folder(root: Path, name: str, identity: dict[str, Any]) -> EvaluationFolder | None:
-    """The newest evaluation of this name that asked for the same; `identity` is the first part of its config.txt."""
+    """The newest evaluation of this name that asked for the same. Its config.txt begins with `identity`."""
     names = sorted((path.name for path in (root / "output").glob(f"{name}_*")), reverse=True)
     for folder_name in names:
         folder = EvaluationFolder(root, folder_name)
@@ -90,7 +90,7 @@ def create_folder(root: Path, name: str, identity: dict[str, Any], versions: dic
 def lock_folder(folder: EvaluationFolder) -> None:
     """Keeps a second process out until this one ends, however it ends, and removes what a kill has left half-written.
 
-    Raises UserError where another process is at work in the folder.
+    Raises UserError if another process is at work in the folder.
     """
     file = os.open(folder.config, os.O_RDWR | os.O_CLOEXEC)
     try:

@@ -1,4 +1,4 @@
-"""Pictures of evaluations, from their JSON files: pass@k curves of several models, and the diversity table."""
+"""Pictures of evaluations: pass@k curves of several models, and the diversity table."""
 
 from __future__ import annotations
 
@@ -6,13 +6,17 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from s2l_nemo.evaluation.results import BenchmarkResult
 from s2l_nemo.files import replacing
+from s2l_nemo.measures.statistics import Interval
 from s2l_nemo.records.plots import STYLE
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
     from matplotlib.lines import Line2D
+
+    from s2l_nemo.evaluation.diversity_table import DiversityRow
 
 # Okabe-Ito without yellow, which is too light for a line. Beyond seven models the line style changes too.
 COLORS = ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#D55E00", "#56B4E9", "#333333")
@@ -33,16 +37,16 @@ DIVERSITY = {
 SMALL: dict[str, Any] = {"fontsize": 9, "fontweight": "normal", "color": "#666666"}
 
 
-def plot_pass_at_k(results: Sequence[Mapping[str, Any]], path: Path) -> None:
-    """Draws pass@k over k with 95 % bands, one line a model, one panel a benchmark.
+def plot_pass_at_k(results: Sequence[BenchmarkResult], path: Path) -> None:
+    """Draws pass@k over k with 95 % bands. Each model is a line, each benchmark a panel.
 
-    `results` are contents of `BENCH.json` files; models and benchmarks come in the order of their first result.
+    Models and benchmarks come in the order of their first result.
     """
     import matplotlib
     from matplotlib.figure import Figure
 
-    benchmarks = list(dict.fromkeys(result["benchmark"] for result in results))
-    looks = _looks([result["name"] for result in results])
+    benchmarks = list(dict.fromkeys(result.benchmark for result in results))
+    looks = _looks([result.name for result in results])
     columns = len(benchmarks) if len(benchmarks) <= 3 else (len(benchmarks) + 1) // 2
     rows = -(-len(benchmarks) // columns)
     is_free = len(benchmarks) < rows * columns  # the last panel of the grid
@@ -51,10 +55,10 @@ def plot_pass_at_k(results: Sequence[Mapping[str, Any]], path: Path) -> None:
         panels = list(figure.subplots(rows, columns, squeeze=False).flat)
         lines: dict[str, Line2D] = {}
         for index, (axes, benchmark) in enumerate(zip(panels, benchmarks, strict=False)):
-            shown = [result for result in results if result["benchmark"] == benchmark]
+            shown = [result for result in results if result.benchmark == benchmark]
             lines |= _curves(axes, shown, looks)
             axes.set_title(TITLES.get(benchmark, _label(benchmark)))
-            axes.set_title(f"{shown[0]['problems']:,} problems", loc="right", **SMALL)
+            axes.set_title(f"{shown[0].problems:,} problems", loc="right", **SMALL)
             axes.set_ylabel("pass@k (%)" if index % columns == 0 else "")
             axes.set_xlabel("samples k" if index + columns >= len(benchmarks) else "")
         legend: dict[str, Any] = {
@@ -72,23 +76,23 @@ def plot_pass_at_k(results: Sequence[Mapping[str, Any]], path: Path) -> None:
         _save(figure, path)
 
 
-def plot_diversity(rows: Sequence[Mapping[str, Any]], path: Path) -> None:
-    """Draws the diversity table: one panel a metric, one row a model, with values and 95 % intervals.
+def plot_diversity(rows: Sequence[DiversityRow], path: Path) -> None:
+    """Draws the diversity table with its 95 % intervals. Each metric is a panel, each model a row.
 
-    `rows` are the `models` of `diversity.json`, in the order from top to bottom.
+    `rows` stand from top to bottom.
     """
     import matplotlib
     from matplotlib.figure import Figure
     from matplotlib.ticker import MaxNLocator
 
-    looks = _looks([row["name"] for row in rows])
+    looks = _looks([row.name for row in rows])
     with matplotlib.rc_context(STYLE):
         figure = Figure(figsize=(9.0, 1.6 + 0.42 * len(rows)))
         for axes, (metric, (title, direction)) in zip(
             figure.subplots(1, 3, sharey=True), DIVERSITY.items(), strict=True
         ):
             for height, row in enumerate(rows):
-                _interval(axes, row[metric], height, looks[row["name"]]["color"])
+                _interval(axes, getattr(row, metric), height, looks[row.name]["color"])
             axes.set_title(title)
             axes.set_xlabel(direction, **SMALL)
             axes.set_ylim(len(rows) - 0.5, -0.6)
@@ -96,12 +100,12 @@ def plot_diversity(rows: Sequence[Mapping[str, Any]], path: Path) -> None:
             axes.grid(visible=False, axis="y")
             axes.tick_params(axis="y", length=0)
             axes.spines["left"].set_visible(False)
-            axes.set_yticks(range(len(rows)), [_label(row["name"]) for row in rows])
+            axes.set_yticks(range(len(rows)), [_label(row.name) for row in rows])
             axes.xaxis.set_major_locator(MaxNLocator(4))
         first = rows[0]
         figure.supxlabel(
-            f"{TITLES.get(first['benchmark'], _label(first['benchmark']))}, {first['problems']} problems, K = "
-            f"{first['samples']} samples; lines are 95 % bootstrap intervals over problems",
+            f"{TITLES.get(first.benchmark, _label(first.benchmark))}, {first.problems} problems, K = "
+            f"{first.samples} samples; lines are 95 % bootstrap intervals over problems",
             fontsize=9,
         )
         _save(figure, path)
@@ -119,19 +123,19 @@ def _looks(names: Sequence[str]) -> dict[str, dict[str, Any]]:
     }
 
 
-def _curves(axes: Axes, results: Sequence[Mapping[str, Any]], looks: Mapping[str, dict[str, Any]]) -> dict[str, Line2D]:
+def _curves(axes: Axes, results: Sequence[BenchmarkResult], looks: Mapping[str, dict[str, Any]]) -> dict[str, Line2D]:
     """Draws a panel and returns the line of every model in it."""
     lines: dict[str, Line2D] = {}
     ticks: set[int] = set()
     for result in results:
-        look = looks[result["name"]]
-        curve = {int(k): value for k, value in result["pass@k"].items()}
-        ks = sorted(curve)
-        mean, low, high = ([100 * curve[k][end] for k in ks] for end in ("mean", "low", "high"))
+        look = looks[result.name]
+        ks = sorted(result.pass_at_k)
+        bands = [result.pass_at_k[k] for k in ks]
+        mean, low, high = ([100 * value for value in side] for side in zip(*bands, strict=True))
         axes.fill_between(ks, low, high, color=look["color"], alpha=0.1, linewidth=0)
         for edge in (low, high):  # keeps bands apart where they overlap
             axes.plot(ks, edge, color=look["color"], alpha=0.4, linewidth=0.7)
-        (lines[result["name"]],) = axes.plot(ks, mean, **look)
+        (lines[result.name],) = axes.plot(ks, mean, **look)
         ticks.update(k for k in ks if k & (k - 1) == 0)
     axes.set_xscale("log", base=2)
     shown = sorted(ticks)[:: -(-len(ticks) // 7)]  # at most seven
@@ -146,12 +150,10 @@ def _label(text: str) -> str:
     return f" {text}" if text.startswith("_") else text
 
 
-def _interval(axes: Axes, band: Mapping[str, float], height: int, color: str) -> None:
-    axes.plot([band["low"], band["high"]], [height, height], color=color, alpha=0.45, linewidth=5)
-    axes.plot(band["mean"], height, "o", color=color, markersize=7)
-    axes.annotate(
-        f"{band['mean']:.3f}", (band["mean"], height), (0, 7), textcoords="offset points", ha="center", fontsize=9
-    )
+def _interval(axes: Axes, band: Interval, height: int, color: str) -> None:
+    axes.plot([band.low, band.high], [height, height], color=color, alpha=0.45, linewidth=5)
+    axes.plot(band.mean, height, "o", color=color, markersize=7)
+    axes.annotate(f"{band.mean:.3f}", (band.mean, height), (0, 7), textcoords="offset points", ha="center", fontsize=9)
 
 
 def _save(figure: Figure, path: Path) -> None:

@@ -30,8 +30,11 @@ class RawRow:
 
 
 def read_raw(path: Path) -> Iterator[RawRow]:
-    """The rows of a file. `id` is the row's number from 0 where it has none; token counts and finish reasons that are
-    not one per response are left out. Raises UserError, naming file and line, for a malformed row or a repeated id."""
+    """The rows of a file.
+
+    A row without an id gets its number, counted from 0. Token counts and finish reasons are left out if they are not
+    one for each response. Raises UserError, naming file and line, for a malformed row or a repeated id.
+    """
     seen: set[int | str] = set()
     for index, (line, record) in enumerate(read_records(str(path))):
         try:
@@ -77,7 +80,7 @@ def cut_back(path: Path, chunk: int, total: int) -> int:
 
 
 def json_line(obj: object) -> bytes:
-    """`obj` as one line of JSON in UTF-8; half a surrogate pair, which has no UTF-8, stays a JSON escape."""
+    """`obj` as one line of JSON in UTF-8. Half a surrogate pair has no UTF-8 and stays a JSON escape."""
     return (json.dumps(obj, ensure_ascii=False, allow_nan=False) + "\n").encode("utf-8", "backslashreplace")
 
 

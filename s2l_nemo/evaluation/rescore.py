@@ -5,13 +5,13 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 from s2l_nemo.config.evaluation import EvaluateConfig, result_name
 from s2l_nemo.errors import UserError
 from s2l_nemo.evaluation.console import console, print_results
 from s2l_nemo.evaluation.figures import write_summary
 from s2l_nemo.evaluation.raw import SUFFIX, RawRow, read_raw
+from s2l_nemo.evaluation.results import BenchmarkResult, Summary
 from s2l_nemo.evaluation.scoring import benchmark_grader, grade_rows, result
 from s2l_nemo.files import write_json_atomic
 
@@ -19,8 +19,8 @@ from s2l_nemo.files import write_json_atomic
 def rescore(cfg: EvaluateConfig) -> None:
     """Scores every `*_raw.jsonl` of the folder `evaluate.rescore` into its folder `result`.
 
-    All files are checked before anything is written. Raises UserError where there is none, naming file and line for a
-    malformed row, and where k is more than the samples of a problem.
+    All files are checked before anything is written. Raises UserError if there is no file, if a row is malformed, and
+    if `k` is more than the samples of a problem.
     """
     assert cfg.evaluate.rescore is not None
     folder, name = Path(cfg.evaluate.rescore), result_name(cfg)
@@ -31,18 +31,19 @@ def rescore(cfg: EvaluateConfig) -> None:
         _check(path, cfg.k)
     target = folder / "result"
     target.mkdir(exist_ok=True)
-    results: list[dict[str, Any]] = []
+    results: list[BenchmarkResult] = []
     for benchmark, path in files.items():
         grader = benchmark_grader(benchmark, cfg.rewards)
         try:
             graded = grade_rows(_rows(path, cfg.k), grader, target / f"{benchmark}.jsonl")
         finally:
             grader.close()
-        results.append(result(graded, {"name": name, "benchmark": benchmark, "mode": None}, cfg.seed))
-        write_json_atomic(target / f"{benchmark}.json", results[-1])
-    write_summary(target, name, results)
+        results.append(result(graded, name=name, benchmark=benchmark, mode=None, max_tokens=None, seed=cfg.seed))
+        write_json_atomic(target / f"{benchmark}.json", results[-1].to_json())
+    summary = Summary(name, results)
+    write_summary(target, summary)
     out = console()
-    print_results(out, name, results)
+    print_results(out, summary)
     out.print(f"written to {target}", soft_wrap=True)
 
 

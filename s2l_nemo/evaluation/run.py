@@ -1,4 +1,4 @@
-"""One evaluation from the configuration to its files. Cut off at any moment, it continues where it stopped."""
+"""One evaluation, from the configuration to its files. If it is cut off, it continues where it stopped."""
 
 from __future__ import annotations
 
@@ -15,16 +15,17 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from s2l_nemo.config.evaluation import EvaluateConfig, result_name, samples
 from s2l_nemo.config.load import resolved_yaml
-from s2l_nemo.config.schema import Precision
 from s2l_nemo.data.benchmarks import Benchmark, load_benchmark
 from s2l_nemo.evaluation.console import console, print_facts, print_results
 from s2l_nemo.evaluation.figures import write_summary
 from s2l_nemo.evaluation.folder import EvaluationFolder, create_folder, find_folder, hash_files, lock_folder
 from s2l_nemo.evaluation.modes import Settings, settings
 from s2l_nemo.evaluation.raw import append_raw, cut_back, read_raw
+from s2l_nemo.evaluation.results import BenchmarkResult, Summary, read_result
 from s2l_nemo.evaluation.scoring import benchmark_grader, grade_rows, result
 from s2l_nemo.files import write_json_atomic
-from s2l_nemo.models.files import read_shape
+from s2l_nemo.models.open import open_model
+from s2l_nemo.models.precision import Precision
 from s2l_nemo.records.versions import versions
 
 if TYPE_CHECKING:
@@ -34,15 +35,15 @@ NOT_IDENTITY = ("dir", "rescore")  # of `evaluate`: where files are, not what is
 
 
 def evaluate(cfg: EvaluateConfig) -> None:
-    """Samples, grades and summarises into `evaluate.dir`; `EvaluationFolder` names the files.
+    """Samples, grades and summarises. `EvaluationFolder` names the files, which lie below `evaluate.dir`.
 
-    Raises UserError, with nothing written, where model, benchmarks and settings do not fit.
+    Raises UserError if model, benchmarks and settings do not fit. Nothing has been written then.
     """
     assert cfg.model is not None
-    out = console()
-    benchmarks = [load_benchmark(name, Path(cfg.evaluate.data), cfg.evaluate.limit) for name in cfg.benchmarks]
+    out, data = console(), Path(cfg.evaluate.data)
+    benchmarks = [load_benchmark(name, data, cfg.rewards.answer, cfg.evaluate.limit) for name in cfg.benchmarks]
     how = settings(cfg.mode, cfg.evaluate)
-    read_shape("model", cfg.model)  # before torch is loaded: mistakes show at once
+    model = open_model("model", cfg.model)  # before torch is loaded: mistakes show at once
     import torch
 
     device = "cuda" if torch.cuda.is_available() else "cpu"
@@ -53,13 +54,13 @@ def evaluate(cfg: EvaluateConfig) -> None:
     identity = make_identity(cfg, benchmarks, how, precision)
     folder = find_folder(root, name, identity)
     if folder is not None and folder.is_finished(cfg.benchmarks):
-        print_results(out, name, [json.loads(folder.figures(one.name).read_text("utf-8")) for one in benchmarks])
+        print_results(out, Summary(name, [read_result(folder.figures(one.name)) for one in benchmarks]))
         out.print(f"already finished: {folder.result}; give another name to repeat it", soft_wrap=True)
         return
 
     from s2l_nemo.evaluation.sampling import load_sampler  # late: its libraries take seconds
 
-    sampler = load_sampler(cfg, benchmarks, how, precision, device)
+    sampler = load_sampler(cfg, model, benchmarks, how, precision, device)
     benchmark_grader(benchmarks[0].name, cfg.rewards).close()  # a wrong rewards.fn shows now, not after sampling
     if folder is None:
         folder = create_folder(root, name, identity, versions())
@@ -72,8 +73,9 @@ def evaluate(cfg: EvaluateConfig) -> None:
     for plan in sampler.plans:
         sample_benchmark(sampler, plan, folder, out)
         results.append(score_benchmark(cfg, plan, folder))
-    write_summary(folder.result, name, results)
-    print_results(out, name, results)
+    summary = Summary(name, results)
+    write_summary(folder.result, summary)
+    print_results(out, summary)
     out.print(f"written to {folder.output} and {folder.result}", soft_wrap=True)
 
 
@@ -129,26 +131,27 @@ def sample_benchmark(sampler: Sampler, plan: Plan, folder: EvaluationFolder, out
             )
 
 
-def score_benchmark(cfg: EvaluateConfig, plan: Plan, folder: EvaluationFolder) -> dict[str, Any]:
+def score_benchmark(cfg: EvaluateConfig, plan: Plan, folder: EvaluationFolder) -> BenchmarkResult:
     """Grades BENCH_raw.jsonl and writes BENCH.jsonl and BENCH.json, unless that was done before."""
     benchmark = plan.benchmark.name
     figures = folder.figures(benchmark)
     if figures.exists():
-        return dict(json.loads(figures.read_text("utf-8")))
+        return read_result(figures)
     grader = benchmark_grader(benchmark, cfg.rewards)
     try:
         graded = grade_rows(read_raw(folder.raw(benchmark)), grader, folder.graded(benchmark))
     finally:
         grader.close()
-    header = {
-        "name": result_name(cfg),
-        "benchmark": benchmark,
-        "mode": cfg.mode.value,
-        "max_tokens": plan.params.max_new_tokens,
-    }
-    content = result(graded, header, cfg.seed)
-    write_json_atomic(figures, content)
-    return content
+    found = result(
+        graded,
+        name=result_name(cfg),
+        benchmark=benchmark,
+        mode=cfg.mode,
+        max_tokens=plan.params.max_new_tokens,
+        seed=cfg.seed,
+    )
+    write_json_atomic(figures, found.to_json())
+    return found
 
 
 def _facts(

@@ -1,4 +1,4 @@
-"""From sampled responses to `BENCH.jsonl` and the figures of `BENCH.json`. P problems, K samples of each."""
+"""From sampled responses to graded ones (`BENCH.jsonl`) and to the figures of a `BenchmarkResult`."""
 
 from __future__ import annotations
 
@@ -10,11 +10,13 @@ from typing import Any
 
 from omegaconf import OmegaConf
 
-from s2l_nemo.config.schema import AnswerKind, DataConfig, RewardsConfig
-from s2l_nemo.data.benchmarks import BENCHMARKS
+from s2l_nemo.config.evaluation import Mode
+from s2l_nemo.config.schema import DataConfig, RewardsConfig
+from s2l_nemo.data.benchmarks import benchmark_kind
 from s2l_nemo.evaluation.raw import RawRow, json_line
+from s2l_nemo.evaluation.results import BenchmarkResult
 from s2l_nemo.files import replacing
-from s2l_nemo.measures.statistics import bootstrap_mean, majority_P, pass_at_k
+from s2l_nemo.measures.statistics import Interval, bootstrap_mean, majority_P, mean, pass_at_k
 from s2l_nemo.rewards.answers import normalize_answer
 from s2l_nemo.rewards.grader import Grade, GradeItem, Grader, make_grader
 
@@ -23,7 +25,7 @@ ROWS_AT_ONCE = 64  # problems graded in one batch; bounds memory, since response
 
 @dataclass
 class Graded:
-    """What grading keeps of a benchmark: a row a problem, in order. Rows may have different numbers of samples."""
+    """What grading keeps of a benchmark: one row for each problem. Rows may have different numbers of samples."""
 
     ids: list[int | str] = field(default_factory=list)
     correct: list[list[int]] = field(default_factory=list)
@@ -33,7 +35,7 @@ class Graded:
     grader_errors: int = 0
 
     def add(self, row: RawRow, grades: Sequence[Grade]) -> None:
-        """A problem's grades. A check that failed, and a partial mark of a custom function, count as wrong."""
+        """Adds the grades of one problem. A check that failed counts as wrong, and so does a partial mark."""
         self.ids.append(row.id)
         self.correct.append([int(grade.reward is not None and grade.reward >= 1.0) for grade in grades])
         self.answers.append([None if grade.answer is None else normalize_answer(grade.answer) for grade in grades])
@@ -43,20 +45,14 @@ class Graded:
 
 
 def benchmark_grader(benchmark: str, rewards: RewardsConfig) -> Grader:
-    """The grader of a benchmark; one that we do not know is graded as `rewards.answer` says."""
+    """The grader of a benchmark, which also decides what an answer is; see `benchmark_kind`."""
     values: dict[str, Any] = OmegaConf.to_container(OmegaConf.structured(rewards))  # type: ignore[assignment]
-    return make_grader(
-        DataConfig(path=benchmark), RewardsConfig(**values | {"answer": answer_kind(benchmark, rewards)})
-    )
-
-
-def answer_kind(benchmark: str, rewards: RewardsConfig) -> AnswerKind:
-    """What the benchmark's answers are: `rewards.answer` where it is none of the paper's."""
-    return BENCHMARKS[benchmark][0] if benchmark in BENCHMARKS else rewards.answer
+    answer = benchmark_kind(benchmark, rewards.answer).answer
+    return make_grader(DataConfig(path=benchmark), RewardsConfig(**values | {"answer": answer}))
 
 
 def grade_rows(rows: Iterable[RawRow], grader: Grader, output: Path) -> Graded:
-    """Grades row by row and writes `output` (BENCH.jsonl), whole or not at all."""
+    """Grades all rows and writes them to `output` (BENCH.jsonl). The file is written whole or not at all."""
     graded = Graded()
     rows = iter(rows)
     with replacing(output) as temporary, temporary.open("wb") as file:
@@ -89,61 +85,46 @@ def _grade_batch(batch: Sequence[RawRow], grader: Grader) -> Iterator[tuple[RawR
         yield row, list(islice(grades, len(row.outputs)))
 
 
-def result(graded: Graded, header: dict[str, Any], seed: int) -> dict[str, Any]:
-    """The content of BENCH.json, which begins with `header`.
+def result(
+    graded: Graded, *, name: str, benchmark: str, mode: Mode | None, max_tokens: int | None, seed: int
+) -> BenchmarkResult:
+    """The figures of graded rows.
 
-    A question without predictions counts as wrong. Where rows have different numbers of samples, K is the smallest
-    one above 0: pass@k uses all samples of each problem (Chen et al., arXiv 2107.03374, Eq. 1), up to k = K, and
-    majority@K the first K. Intervals are 95 % bootstrap intervals over problems. A figure without a basis is None.
+    A problem without predictions counts as wrong. K is the smallest number of samples that a problem with predictions
+    has. pass@k uses all samples of each problem (Chen et al., arXiv 2107.03374, Eq. 1), up to k = K. majority@K uses
+    the first K.
     """
     counts = [len(row) for row in graded.correct if row]
     K = min(counts)
     correct = [row or [0] * K for row in graded.correct]
     answers = [row or [None] * K for row in graded.answers]
 
-    def interval(values_P: Sequence[float]) -> dict[str, float]:
-        mean, low, high = bootstrap_mean([[value] for value in values_P], seed=seed)
-        return {"mean": mean, "low": low, "high": high}
+    def interval(values_P: Sequence[float]) -> Interval:
+        return bootstrap_mean([[value] for value in values_P], seed=seed)
 
-    curve = {str(k): interval([pass_at_k(len(row), sum(row), k) for row in correct]) for k in curve_points(K)}
+    curve = {k: interval([pass_at_k(len(row), sum(row), k) for row in correct]) for k in curve_points(K)}
     majority = majority_P([row[:K] for row in answers], [[float(value) for value in row[:K]] for row in correct])
-    predictions = sum(counts)
-    return {
-        **header,
-        "problems": len(correct),
-        "samples": K,
-        "most_samples": max(counts),
-        "without_predictions": len(graded.correct) - len(counts),
-        "seed": seed,
-        "pass@1": curve["1"],
-        "pass@k": curve,
-        f"majority@{K}": interval(majority.tolist()),
-        "mean_tokens": sum(graded.tokens) / len(graded.tokens) if graded.tokens else None,
-        "truncated_fraction": sum(graded.truncated) / len(graded.truncated) if graded.truncated else None,
-        "no_answer_fraction": sum(answer is None for row in graded.answers for answer in row) / predictions,
-        "grader_errors": graded.grader_errors,
-        "correct": correct,
-        "ids": graded.ids,
-    }
+    return BenchmarkResult(
+        name=name,
+        benchmark=benchmark,
+        mode=mode,
+        max_tokens=max_tokens,
+        samples=K,
+        most_samples=max(counts),
+        without_predictions=len(graded.correct) - len(counts),
+        seed=seed,
+        pass_at_1=curve[1],
+        pass_at_k=curve,
+        majority=interval(majority.tolist()),
+        mean_tokens=mean(graded.tokens),
+        truncated_fraction=mean(graded.truncated),
+        no_answer_fraction=sum(answer is None for row in graded.answers for answer in row) / sum(counts),
+        grader_errors=graded.grader_errors,
+        correct_PK=correct,
+        ids=graded.ids,
+    )
 
 
 def curve_points(samples: int) -> list[int]:
     """Every power of two up to the number of samples, and that number."""
     return sorted({2**power for power in range(samples.bit_length())} | {samples})
-
-
-def summary(name: str, results: Sequence[dict[str, Any]]) -> dict[str, Any]:
-    """The content of summary.json: the means of every benchmark, and pass@1 averaged over benchmarks."""
-    benchmarks = {}
-    for one in results:
-        K = one["samples"]
-        benchmarks[one["benchmark"]] = {
-            "problems": one["problems"],
-            "samples": K,
-            "pass@1": one["pass@1"]["mean"],
-            f"pass@{K}": one["pass@k"][str(K)]["mean"],
-            f"majority@{K}": one[f"majority@{K}"]["mean"],
-            **{key: one[key] for key in ("mean_tokens", "truncated_fraction", "no_answer_fraction", "grader_errors")},
-        }
-    average = sum(one["pass@1"]["mean"] for one in results) / len(results)
-    return {"name": name, "benchmarks": benchmarks, "average_pass@1": average}

@@ -6,14 +6,28 @@ import math
 from collections import Counter
 from collections.abc import Sequence
 from statistics import NormalDist
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 Floats = NDArray[np.float64]
-Interval = tuple[float, float, float]  # mean, low, high
+
+
+class Interval(NamedTuple):
+    """A mean and its 95 % interval."""
+
+    mean: float
+    low: float
+    high: float
+
 
 _DRAWS_AT_ONCE = 4_000_000  # 32 MB of indices, whatever the number of problems
+
+
+def mean(values: Sequence[float]) -> float | None:
+    """The mean; None without a value."""
+    return sum(values) / len(values) if values else None
 
 
 def pass_at_k(n: int, c: int, k: int) -> float:
@@ -69,7 +83,7 @@ def bootstrap_mean(values_PK: ArrayLike, *, resamples: int = 10_000, seed: int =
         means[start:stop] = values_P[rng.integers(0, size, (stop - start, size))].mean(axis=1)
     tail = _expanded_tail(size)
     low, high = np.quantile(means, (tail, 1.0 - tail))
-    return float(values_P.mean()), float(low), float(high)
+    return Interval(float(values_P.mean()), float(low), float(high))
 
 
 def paired_bootstrap(before_PK: ArrayLike, after_PK: ArrayLike, *, resamples: int = 10_000, seed: int = 0) -> Interval:

@@ -8,61 +8,15 @@ import os
 import shutil
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
-import yaml
+from typing_extensions import assert_never
 
+from s2l_nemo.config.resume import check_resume
+from s2l_nemo.config.schema import Resume
 from s2l_nemo.errors import UserError
-from s2l_nemo.files import TEMPORARY, check_free_space, write_json_atomic, write_text_atomic
-from s2l_nemo.records.checkpoints import (
-    Checkpoint,
-    complete_checkpoints,
-    latest_checkpoint,
-    prune_checkpoints,
-    publish_checkpoint,
-)
+from s2l_nemo.files import TEMPORARY, write_json_atomic, write_text_atomic
+from s2l_nemo.records.checkpoints import Checkpoint, latest_checkpoint, prune_checkpoints
 from s2l_nemo.records.versions import versions
-
-__all__ = [
-    "Checkpoint",
-    "RunDir",
-    "check_free_space",
-    "complete_checkpoints",
-    "create_run_dir",
-    "latest_checkpoint",
-    "prune_checkpoints",
-    "publish_checkpoint",
-    "write_json_atomic",
-    "write_text_atomic",
-]
-
-# What may differ on resume changes where, how fast or how often, not what is learned. `run.seed` is not among it.
-MAY_CHANGE_SECTIONS = ("validation", "checkpoint", "logging", "engine")
-MAY_CHANGE = (
-    "run.dir",
-    "run.dry_run",
-    "run.export_hf",
-    "run.resume",
-    "run.save_nemo",
-    "trainer.accelerator",
-    "trainer.devices",
-    "trainer.num_nodes",
-    "model.tensor_model_parallel_size",
-    "model.pipeline_model_parallel_size",
-    "model.micro_batch_size",
-    "model.activation_checkpointing",
-    "model.offload_optimizer",
-    "model.offload_weights",
-    "algorithm.steps",
-    "rollout.max_batch_rows",
-    "rollout.refit_bucket_mb",
-    "data.cache_dir",
-    "rewards.workers",
-    "rewards.cpu_s",
-    "rewards.wall_s",
-    "rewards.memory_mb",
-    "rewards.batch_s",
-)
 
 
 @dataclass(frozen=True)
@@ -118,12 +72,12 @@ class RunDir:
         return self.checkpoints / f"{TEMPORARY}step_{step:06d}"
 
 
-def create_run_dir(path: str | Path, resume: str, config_yaml: str) -> tuple[RunDir, Checkpoint | None]:
+def create_run_dir(path: str | Path, resume: Resume, config_yaml: str) -> tuple[RunDir, Checkpoint | None]:
     """Makes the directory of a new run, or opens the one to continue, and returns the checkpoint to continue from.
 
-    `resume` is `auto`, `never` or `must`; `config_yaml` is the resolved configuration. What a start without a complete
-    checkpoint has left behind is removed in `auto`. Raises UserError, with the directory untouched, where it is not
-    ours, holds a run that `resume` or the configuration does not allow to continue, or cannot be written.
+    `config_yaml` is the resolved configuration. With `auto`, what a start without a complete checkpoint has left behind
+    is removed. Raises UserError, with the directory untouched, if it is not ours, holds a run that `resume` or the
+    configuration does not allow to continue, or cannot be written.
     """
     run_dir = RunDir(Path(path))
     try:
@@ -132,7 +86,7 @@ def create_run_dir(path: str | Path, resume: str, config_yaml: str) -> tuple[Run
         checkpoint = latest_checkpoint(run_dir.checkpoints) if ours else None
         _refuse(run_dir, resume, ours, checkpoint)
         if checkpoint is not None:
-            _check_same_config(run_dir, config_yaml, checkpoint)
+            check_resume(run_dir.path, run_dir.config.read_text(encoding="utf-8"), config_yaml, checkpoint.step)
             _remove_after(run_dir, checkpoint.step)
         elif ours:
             _remove_leftovers(run_dir)
@@ -175,12 +129,23 @@ def _holds_run(run_dir: RunDir) -> bool:
     return False
 
 
-def _refuse(run_dir: RunDir, resume: str, ours: bool, checkpoint: Checkpoint | None) -> None:
+def _refuse(run_dir: RunDir, resume: Resume, ours: bool, checkpoint: Checkpoint | None) -> None:
     where = f"run.dir={run_dir.path}"
-    if resume == "never" and ours:
-        raise UserError(f"{where} already holds a run and run.resume=never; choose another run.dir or run.resume=auto")
-    if resume == "must" and checkpoint is None:
-        raise UserError(f"{where} holds no complete checkpoint and run.resume=must; set run.resume=auto to start anew")
+    match resume:
+        case Resume.never:
+            if ours:
+                raise UserError(
+                    f"{where} already holds a run and run.resume=never; choose another run.dir or run.resume=auto"
+                )
+        case Resume.must:
+            if checkpoint is None:
+                raise UserError(
+                    f"{where} holds no complete checkpoint and run.resume=must; set run.resume=auto to start anew"
+                )
+        case Resume.auto:
+            pass
+        case _:
+            assert_never(resume)
     if ours and checkpoint is None and _is_finished(run_dir):
         raise UserError(f"{where} holds a finished run whose checkpoints are gone; choose another run.dir")
 
@@ -205,46 +170,3 @@ def _remove_after(run_dir: RunDir, step: int) -> None:
         if file.name > run_dir.rollout_file(step).name:
             file.unlink()
     prune_checkpoints(run_dir.checkpoints, keep=0)
-
-
-def _check_same_config(run_dir: RunDir, config_yaml: str, checkpoint: Checkpoint) -> None:
-    old, new = _comparable(run_dir.config.read_text(encoding="utf-8")), _comparable(config_yaml)
-    for key in [*new, *(key for key in old if key not in new)]:
-        before, after = old.get(key), new.get(key)
-        if before != after:
-            raise UserError(
-                f"run.dir={run_dir.path} was started with {key}={_shown(before)}, now {_shown(after)}; "
-                f"set {key}={_shown(before)} to continue it, or choose another run.dir"
-            )
-    steps = (yaml.safe_load(config_yaml).get("algorithm") or {}).get("steps")
-    if steps is not None and steps < checkpoint.step:
-        raise UserError(f"algorithm.steps={steps}, but run.dir={run_dir.path} has done {checkpoint.step}; raise it")
-
-
-def _comparable(config_yaml: str) -> dict[str, object]:
-    """Dotted keys that must not change, with the values that the run really used."""
-    config = _flatten(yaml.safe_load(config_yaml) or {})
-    kept = {
-        key: value
-        for key, value in config.items()
-        if key not in MAY_CHANGE and key.split(".")[0] not in MAY_CHANGE_SECTIONS
-    }
-    steps, t_mix = config.get("algorithm.steps"), "algorithm.schedule.t_mix"
-    if config.get("algorithm.schedule.name") in ("constant", "none"):
-        kept.pop(t_mix, None)
-    elif isinstance(steps, int) and t_mix in config and config[t_mix] is None:
-        kept[t_mix] = steps // 2  # so more steps with t_mix=null would move the annealing
-    if config.get("model.optim.lr_schedule") == "cosine":
-        kept["algorithm.steps"] = steps  # the cosine ends at the last step
-    return kept
-
-
-def _flatten(config: dict[str, Any], prefix: str = "") -> dict[str, object]:
-    flat: dict[str, object] = {}
-    for key, value in config.items():
-        flat |= _flatten(value, f"{prefix}{key}.") if isinstance(value, dict) else {f"{prefix}{key}": value}
-    return flat
-
-
-def _shown(value: object) -> str:
-    return value if isinstance(value, str) else json.dumps(value)

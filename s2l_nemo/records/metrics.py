@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from s2l_nemo.config.schema import WandbMode
 from s2l_nemo.errors import UserError
 from s2l_nemo.files import write_text_atomic
 from s2l_nemo.records.directory import RunDir
@@ -49,7 +50,7 @@ class MetricsWriter:
     """Writes one line a step to `metrics.jsonl`, and the same values to TensorBoard and Weights & Biases.
 
     `resume_step` is the step of the checkpoint that the run continues from; lines of later steps, which will be done
-    again, and a line torn by a kill are removed. None starts an empty file. `wandb_mode` is `online` or `offline`.
+    again, and a line torn by a kill are removed. None starts an empty file.
     Raises UserError where Weights & Biases is asked for and not installed.
     """
 
@@ -58,7 +59,7 @@ class MetricsWriter:
         run_dir: RunDir,
         *,
         wandb_project: str | None = None,
-        wandb_mode: str = "online",
+        wandb_mode: WandbMode = WandbMode.online,
         resume_step: int | None = None,
     ) -> None:
         from torch.utils.tensorboard import SummaryWriter
@@ -130,7 +131,7 @@ def _finite_or_none(step: int, key: str, value: Value) -> Value:
     return None
 
 
-def _start_wandb(run_dir: RunDir, project: str, mode: str) -> Any:
+def _start_wandb(run_dir: RunDir, project: str, mode: WandbMode) -> Any:
     try:
         import wandb
     except ImportError as error:
@@ -142,7 +143,7 @@ def _start_wandb(run_dir: RunDir, project: str, mode: str) -> Any:
         write_text_atomic(id_file, uuid.uuid4().hex)
     run = wandb.init(
         project=project,
-        mode=mode,
+        mode=mode.value,
         dir=str(run_dir.path),
         name=run_dir.path.name,
         id=id_file.read_text(encoding="utf-8"),

@@ -1,32 +1,38 @@
-"""Wall time of the phases of a step. `rollout` holds those of both engines, which may run at the same time."""
+"""Wall time of the phases of a step.
+
+`rollout` lasts until every rank has sampled. `rollout_explorer` and `rollout_learner` lie within it, and may overlap.
+"""
 
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 PHASES = ("rollout", "rollout_explorer", "rollout_learner", "reward", "explorer_filter", "logprobs", "update", "refit")
 
 
 class Clock:
-    """Seconds spent in each named phase since the clock was made; a phase entered twice is summed."""
+    """Seconds spent in each named phase since the clock was made. A phase that is entered twice is summed."""
 
-    def __init__(self) -> None:
-        self._start = time.perf_counter()
+    def __init__(self, now: Callable[[], float] = time.perf_counter) -> None:
+        """`now` tells the time in seconds."""
+        self._now = now
+        self._start = now()
         self.seconds: dict[str, float] = {}
 
     @contextmanager
     def __call__(self, phase: str) -> Iterator[None]:
-        start = time.perf_counter()
+        start = self._now()
         try:
             yield
         finally:
-            self.seconds[phase] = self.seconds.get(phase, 0.0) + time.perf_counter() - start
+            self.seconds[phase] = self.seconds.get(phase, 0.0) + self._now() - start
 
     def total(self) -> float:
-        return time.perf_counter() - self._start
+        """Seconds since the clock was made."""
+        return self._now() - self._start
 
     def metrics(self) -> dict[str, float | None]:
-        """`time/PHASE` for every phase, None for one that this step did not need, and `time/step`, in seconds."""
+        """`time/PHASE` in seconds for every phase, None for a phase that this step did not need, and `time/step`."""
         return {**{f"time/{phase}": self.seconds.get(phase) for phase in PHASES}, "time/step": self.total()}

@@ -1,4 +1,4 @@
-"""The control of Table 4: explorer rollouts are left out until they are no more diverse than the learner's."""
+"""The control of Table 4 takes the explorer's diversity away: it leaves out explorer rollouts."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ KEEP_MIN = 2  # fewer have no diversity
 
 @dataclass(frozen=True)
 class DiversityFilter:
-    """Compares a group's explorer rollouts with as many of the learner's.
+    """Leaves out explorer rollouts of each group until the rest are no more diverse than the learner's.
 
-    Where the group has fewer of those, the learner samples the missing ones: they are compared with and nothing else,
-    so this control costs rollouts that plain S2L-PO does not.
+    They are compared with as many rollouts of the learner. If the group has fewer of those, the learner samples the
+    missing ones, which are used for nothing else. So this control costs rollouts that plain S2L-PO does not.
     """
 
     rollouts: Rollouts
@@ -27,34 +27,30 @@ class DiversityFilter:
     run_seed: int
 
     def __call__(self, groups: Sequence[Group], step: int) -> list[Group]:
-        """The same groups with the explorer rollouts to leave out marked. Collective."""
+        """The same groups, in which the explorer rollouts to leave out are no longer `kept`. Collective."""
         explorer = sum(completion.source is Source.EXPLORER for completion in groups[0].completions)
         if explorer <= KEEP_MIN:
             return list(groups)
-        sampler = self.rollouts.sampler
+        ranks = self.rollouts.ranks
         more = self._more_learner_samples(groups, explorer, step)
         kept: dict[int, list[int]] = {}
-        for group in groups[sampler.rank :: sampler.world]:
+        for group in groups[ranks.rank :: ranks.world]:
             own = [completion for completion in group.completions if completion.source is Source.LEARNER]
             reference = [*own, *more[group.prompt.prompt_id]][:explorer]
             seed = sample_seed(self.run_seed, step, group.prompt.prompt_id, 0)
             kept[group.prompt.prompt_id] = _kept(group.completions[:explorer], reference, seed)
-        everywhere = {prompt: indices for part in sampler.gather(kept) for prompt, indices in part.items()}
+        everywhere = {prompt: indices for part in ranks.gather(kept) for prompt, indices in part.items()}
         return [_marked(group, explorer, everywhere[group.prompt.prompt_id]) for group in groups]
 
     def _more_learner_samples(self, groups: Sequence[Group], explorer: int, step: int) -> dict[int, list[Completion]]:
-        """By prompt: learner samples beside those of the group, with answers. Their ids follow the group's."""
+        """Graded learner samples beside those of the groups, by prompt. Their sample ids follow those of the group."""
         size = len(groups[0].completions)
-        prompts = {group.prompt.prompt_id: group.prompt for group in groups}
+        prompts = [group.prompt for group in groups]
         missing = max(0, explorer - (size - explorer))
-        samples: dict[int, list[Completion]] = {prompt_id: [] for prompt_id in prompts}
+        samples: dict[int, list[Completion]] = {prompt.prompt_id: [] for prompt in prompts}
         if missing:
-            _, requests = mixed_requests(
-                list(prompts.values()), explorer=size, learner=missing, step=step, run_seed=self.run_seed
-            )
-            sampler = self.rollouts.sampler
-            completions = self.rollouts.sample([], requests, self.sampling)
-            completions = sampler.exchange(sampler.grade(completions, prompts))
+            _, requests = mixed_requests(prompts, explorer=size, learner=missing, step=step, run_seed=self.run_seed)
+            completions = self.rollouts.graded([], requests, self.sampling, prompts)
             for completion in sorted(completions, key=lambda completion: completion.sample_id):
                 samples[completion.prompt_id].append(completion)
         return samples

@@ -1,10 +1,47 @@
-"""The training loop of S2L-PO (Algorithm 1). `train_step` reads top to bottom and is the whole algorithm."""
+"""The training loop of S2L-PO, Algorithm 1 of the paper (arXiv 2605.30789). `Trainer.train_step` is one iteration.
+
+    python recipes/train_s2l.py        # trains the tiny preset on this machine; --help lists all keys
+
+A small frozen policy, the explorer, and the large policy that learns, the learner, answer every prompt in one group of
+G candidates. Step i of T does this:
+
+1. Take the next batch of P prompts.
+2. The schedule gives the explorer's share: alpha = 1 - (i - 1) / (T_mix - 1) until step T_mix, then 0.
+3. The explorer samples G_w = ceil(alpha G) candidates of every prompt, the learner G_s = G - G_w.
+4. Grade all of them. A = (r - mean) / (std + eps) over the whole mixed group (Eq. 1).
+5. Take U passes of optimizer steps over the mini-batches, which maximise min(ratio A, clip(ratio, 1 - low, 1 + high) A)
+   - beta KL(pi || pi_ref) (Eq. 2). pi_ref is the learner before training.
+6. Give the new weights to the learner's engine.
+
+Where the defaults depart from the paper:
+
+- Eq. 2 has one ratio for an answer, to the policy that sampled it. Here every token has a ratio of its own, to the
+  learner before this step's updates, whoever sampled the token. So does the released code. `algorithm.importance`
+  has the paper's denominator, and corrections.
+- Eq. 2 is a mean over answers. Here it is a mean over the tokens of a mini-batch (`algorithm.aggregation`).
+- KL is estimated on explorer tokens too, though the learner did not sample them (`algorithm.kl_on_explorer`).
+- The explorer samples during training, with the sampling keys of the learner. The paper samples ahead of time.
+- T_mix = 1, where the formula divides by 0, is one step of the explorer alone. T_mix = 0 is plain GRPO.
+- A group of equal rewards has advantage exactly 0. A check that fails is worth 0.
+- An epoch's last prompts, too few for a batch, are left out, so that no batch holds a prompt twice (`algorithm.order`).
+
+Who waits for whom. Time runs to the right, and a phase begins once all before it have ended:
+
+    explorer engine   [ G_w of each prompt ]
+    learner engine    [ G_s of each prompt    ]                                                  [ refit ]
+    grader                                     [ rewards ]
+    all ranks                                             [ exchange, advantages ]
+    actor                                                                         [ log-probs ][ updates ]
+
+Engines that are servers sample at the same time, and grading waits for the slower one. Embedded engines sample one
+after the other. The next step waits for the refit, so the learner's engine never samples with older weights.
+`trainer.rollouts` runs the engines' part.
+"""
 
 from __future__ import annotations
 
 import time
-from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -25,24 +62,29 @@ from s2l_nemo.trainer.metrics import Metrics, rollout_metrics, throughput, updat
 from s2l_nemo.trainer.recorder import Recorder
 from s2l_nemo.trainer.rollouts import Rollouts
 from s2l_nemo.trainer.stop import StopRequest
+from s2l_nemo.trainer.sums import StepSums
 from s2l_nemo.trainer.validation import Validation, validate, validation_metrics
 from s2l_nemo.types import Group, Prompt, SamplingParams, TrainBatch
 
 
 @dataclass(frozen=True)
 class Limits:
-    """Sizes of a batch: tokens of a response, rows of padding, and who pads."""
+    """What shapes a batch."""
 
-    max_response_length: int
+    max_response_length: int  # tokens
     pad_token_id: int
-    sequence_multiple: int  # the tensor-parallel size: sequence parallelism cuts T by it
+    sequence_multiple: int  # divides T: the tensor-parallel size, into which sequence parallelism cuts a row
 
 
 @dataclass
 class Trainer:
-    """One run on one rank. All ranks run the same code on the same groups; replicas train on different ones."""
+    """One run, on one rank.
+
+    Every rank runs the same code and knows every group. Each data-parallel replica trains on groups of its own.
+    """
 
     algorithm: AlgorithmConfig
+    loss: PolicyLoss
     validation: ValidationConfig
     checkpoint: CheckpointConfig
     limits: Limits
@@ -57,22 +99,27 @@ class Trainer:
     explorer_filter: DiversityFilter | None
     recorder: Recorder
     stop: StopRequest
-    step: int = 0  # steps done
+    step: int  # steps done
+    now: Callable[[], float] = time.perf_counter  # seconds
 
     def fit(self) -> int:
-        """Trains to the last step, or until a signal; returns that signal, 0 for none."""
+        """Trains to the last step, or until a signal. Returns that signal, 0 if none came.
+
+        Validates before the first step, every `validation.every` steps and after the last one. Saves every
+        `checkpoint.every` steps, after the last one and after a signal.
+        """
         self.rollouts.refit(self.step)
         if self.step == 0:
             self.recorder.validated(0, self.validate(), self.valid_prompts)
         while self.step < self.algorithm.steps:
-            started = time.perf_counter()
+            started = self.now()
             metrics, groups, advantages_PG = self.train_step(self.step + 1)
             self.step += 1
             last = self.step == self.algorithm.steps
             validates = last or (self.validation.every and self.step % self.validation.every == 0)
             validation = self.validate() if validates else None
             metrics.update(validation_metrics(validation))
-            self.recorder.stepped(self.step, metrics, groups, advantages_PG, time.perf_counter() - started)
+            self.recorder.stepped(self.step, metrics, groups, advantages_PG, self.now() - started)
             if validation is not None:
                 self.recorder.validated(self.step, validation, self.valid_prompts)
             received = self.stop.agreed()
@@ -83,21 +130,15 @@ class Trainer:
         return 0
 
     def train_step(self, step: int) -> tuple[Metrics, list[Group], torch.Tensor]:
-        """Samples mixed groups, grades them, updates the actor and then the learner's engine."""
-        clock = Clock()
-        config = self.algorithm
-        split = self.schedule(step, config.group_size)
+        """Iteration `step` of Algorithm 1, counted from 1. Returns its metrics, its P groups and advantages_PG."""
+        clock = Clock(self.now)
+        split = self.schedule(step, self.algorithm.group_size)
         prompts = self.next_prompts(step)
-        by_id = {prompt.prompt_id: prompt for prompt in prompts}
         for_explorer, for_learner = mixed_requests(
             prompts, explorer=split.explorer, learner=split.learner, step=step, run_seed=self.run_seed
         )
-        with clock("rollout"):
-            completions = self.rollouts.sample(for_explorer, for_learner, self.sampling, clock)
-        with clock("reward"):
-            sampler = self.rollouts.sampler
-            graded = sampler.exchange(sampler.grade(completions, by_id))
-        groups = assemble_groups(prompts, graded, group_size=config.group_size, learner_version=step - 1)
+        graded = self.rollouts.graded(for_explorer, for_learner, self.sampling, prompts, clock)
+        groups = assemble_groups(prompts, graded, group_size=self.algorithm.group_size, learner_version=step - 1)
         if self.explorer_filter is not None:
             with clock("explorer_filter"):
                 groups = self.explorer_filter(groups, step)
@@ -107,27 +148,27 @@ class Trainer:
         with clock("logprobs"):
             batch, sums = self.with_logprobs(batch)
         with clock("update"):
-            sums.update(self.update(batch))
+            sums = self.update(batch, sums)
         with clock("refit"):
             self.rollouts.refit(step)
         metrics = {
             **rollout_metrics(split, groups),
-            **update_metrics(sums, sums["updates"]),
-            **throughput(clock, groups, sums["tokens"]),
+            **update_metrics(sums),
+            **throughput(clock, groups, sums.total.tokens),
             **clock.metrics(),
             **self.rollouts.metrics(),
-            "lr": sums["lr"],
+            "lr": sums.lr,
         }
         return metrics, groups, advantages_PG
 
     def next_prompts(self, step: int) -> list[Prompt]:
-        """The P prompts of a step: a pure function of the run's seed and the step, so a resumed run goes on exactly."""
+        """The P prompts of a step. They depend on `run.seed` and the step alone, so a resumed run goes on exactly."""
         size = self.algorithm.prompts_per_step
         order = take((step - 1) * size, size, len(self.train_prompts), self.run_seed)
         return [self.train_prompts[index] for index in order]
 
     def advantages(self, groups: Sequence[Group]) -> torch.Tensor:
-        """advantages_PG over each whole group, explorer and learner together unless `adv_norm` says otherwise."""
+        """advantages_PG over each whole group. Explorer and learner stand together unless `adv_norm` parts them."""
         return group_advantages(
             torch.tensor([group.rewards_G() for group in groups]),
             torch.tensor([[completion.source for completion in group.completions] for group in groups]),
@@ -139,10 +180,11 @@ class Trainer:
         )
 
     def mini_batch_prompts(self) -> int:
+        """Prompts of one optimizer step, over all replicas."""
         return self.algorithm.mini_batch_prompts or self.algorithm.prompts_per_step
 
     def batch_of_replica(self, groups: list[Group], advantages_PG: torch.Tensor) -> TrainBatch:
-        """The rows of this data-parallel rank, mini-batch after mini-batch; a group is never divided."""
+        """The rows of this replica, those of the first mini-batch first. No group is divided between replicas."""
         rank, size = self.actor.data_parallel()
         per_update = self.mini_batch_prompts()
         mine: list[int] = []
@@ -156,41 +198,43 @@ class Trainer:
             mask_truncated=self.algorithm.mask_truncated,
         ).to(self.actor.device)
 
-    def with_logprobs(self, batch: TrainBatch) -> tuple[TrainBatch, dict[str, float]]:
-        """Adds log-probs of the learner before the update and of the reference policy; sums up the entropy."""
+    def with_logprobs(self, batch: TrainBatch) -> tuple[TrainBatch, StepSums]:
+        """Adds log-probs of the learner before the update, and of the reference policy unless `kl_coef` is 0.
+
+        Returns the batch with them, and sums that hold the learner's entropy and no update yet.
+        """
         temperature = self.sampling.temperature
         self.actor.prepare_for_inference()
         old_BS, entropy_BS = self.actor.infer(batch, temperature)
         ref_BS = self.actor.get_init_policy_logprobs(batch, temperature) if self.algorithm.kl_coef else None
         self.actor.finish_inference()
-        local = {"entropy_sum": (entropy_BS * batch.mask_BS).sum().item(), "entropy_tokens": batch.mask_BS.sum().item()}
-        return batch.with_logprobs(old_BS, ref_BS), self.actor.sum_over_replicas(local)
+        local = {"entropy": (entropy_BS * batch.mask_BS).sum().item(), "tokens": batch.mask_BS.sum().item()}
+        totals = self.actor.sum_over_replicas(local)
+        return batch.with_logprobs(old_BS, ref_BS), StepSums(totals["entropy"], totals["tokens"])
 
-    def update(self, batch: TrainBatch) -> dict[str, float]:
-        """U passes of optimizer steps over the mini-batches. Returns sums over them, their number and the last `lr`."""
+    def update(self, batch: TrainBatch, sums: StepSums) -> StepSums:
+        """Takes U passes of optimizer steps over the mini-batches. Returns `sums` with those of all updates."""
         _, replicas = self.actor.data_parallel()
         rows = self.mini_batch_prompts() * self.algorithm.group_size // replicas
-        loss = PolicyLoss.of(self.algorithm)
-        sums: Counter[str] = Counter()
         self.actor.prepare_for_training()
         for _ in range(self.algorithm.optimizer_passes):
             for mini_batch in batch.split(rows):
                 scale = self.scale(mini_batch)
                 self.actor.prepare_for_training_step()
-                sums.update(self.actor.get_loss_and_metrics(mini_batch, loss, scale, self.sampling.temperature))
+                of_loss = self.actor.get_loss_and_metrics(mini_batch, self.loss, scale, self.sampling.temperature)
                 self.actor.finish_training_step()
-                stepped = self.actor.optimizer_step()
-                sums.update(updates=1, grad_norm=stepped["grad_norm"])  # type: ignore[call-overload]
+                sums = sums.plus(of_loss, self.actor.optimizer_step())
         self.actor.finish_training()
-        return {**sums, "lr": stepped["lr"]}
+        return sums
 
     def scale(self, mini_batch: TrainBatch) -> LossScale:
-        """Counts of the mini-batch over all replicas, by which its loss is divided."""
+        """The counts by which the loss of a mini-batch is divided: those of all replicas together."""
         tokens, sequences = mini_batch_counts(mini_batch)
         counts = self.actor.sum_over_replicas({"tokens": tokens, "sequences": sequences})
         return LossScale(int(counts["tokens"]), int(counts["sequences"]), self.limits.max_response_length)
 
     def validate(self) -> Validation:
+        """Rewards of the held-out prompts with the learner's present weights."""
         return validate(
             self.rollouts,
             self.valid_prompts,

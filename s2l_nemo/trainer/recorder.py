@@ -1,8 +1,10 @@
-"""Everything a run writes. Rank 0 writes; the other ranks call the same methods and only take part in checkpoints."""
+"""Everything that a run writes.
+
+All ranks call the same methods. Rank 0 writes, the other ranks only take part in checkpoints.
+"""
 
 from __future__ import annotations
 
-import json
 import shutil
 import time
 from collections.abc import Callable, Sequence
@@ -22,13 +24,17 @@ from s2l_nemo.records.dump import rollout_rows, write_rollouts
 from s2l_nemo.records.metrics import MetricsWriter
 from s2l_nemo.records.plots import plot_run
 from s2l_nemo.trainer.metrics import Metrics
-from s2l_nemo.trainer.validation import Correct, Validation, write_validation
+from s2l_nemo.trainer.validation import Validation, named_interval, read_correct, write_validation
 from s2l_nemo.types import Group, Prompt
 
 
 @dataclass
 class Recorder:
-    """`writer` and `console` are None on all ranks but 0. `identity` is what a resumed run must share with this one."""
+    """The run directory and the console of one run, on one rank.
+
+    `writer` and `console` are None on all ranks but 0. `identity` holds what a resumed run must share with this one; it
+    goes into every checkpoint and into the summary.
+    """
 
     run_dir: RunDir
     checkpoint: CheckpointConfig
@@ -38,24 +44,29 @@ class Recorder:
     checkpoint_bytes: int  # estimate of one checkpoint, for the check of free space
     writer: MetricsWriter | None
     console: StepConsole | None
-    started: float = field(default_factory=time.perf_counter)
-    seconds_before: float = 0.0  # of the runs that this one continues
+    seconds_before: float = 0.0  # of training, in the runs that this one continues
+    now: Callable[[], float] = time.perf_counter
+    started: float = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.started = self.now()
 
     def validated(self, step: int, validation: Validation, prompts: Sequence[Prompt]) -> None:
+        """Writes the validation after a step, and says its pass@1."""
         if self.console is None:
             return
         write_validation(self.run_dir.validation, step, validation, prompts)
-        mean, low, high = bootstrap_mean(validation.correct_PK)
-        interval = f"{mean:.3f} [{low:.3f}, {high:.3f}]"
+        right = bootstrap_mean(validation.correct_PK)
         failed = f", {validation.grader_errors} checks failed" if validation.grader_errors else ""
-        self.console.message(
-            f"validation after step {step}: pass@1 {interval} on {len(prompts)} held-out prompts{failed}"
+        self.say(
+            f"validation after step {step}: pass@1 {right.mean:.3f} [{right.low:.3f}, {right.high:.3f}] on "
+            f"{len(prompts)} held-out prompts{failed}"
         )
 
     def stepped(
         self, step: int, metrics: Metrics, groups: list[Group], advantages_PG: torch.Tensor, seconds: float
     ) -> None:
-        """Writes metrics and rollouts of a step. `seconds` is the step with its validation."""
+        """Writes metrics and rollouts of a step and says its line. `seconds` include those of its validation."""
         if self.writer is None or self.console is None:
             return
         metrics["time/step_with_validation"] = seconds
@@ -66,7 +77,10 @@ class Recorder:
         self.console.step(step, metrics)
 
     def save(self, actor: Actor, step: int) -> None:
-        """Writes and publishes a checkpoint; nothing counts as one until it is complete. Collective."""
+        """Writes a checkpoint and removes the oldest. Nothing counts as a checkpoint until it is complete. Collective.
+
+        Raises UserError on every rank if the disk lacks space for one.
+        """
         temporary = self.run_dir.checkpoint_tmp(step)
         check_free_space(self.run_dir.path, self.checkpoint_bytes)  # on every rank, so that all leave together
         if self.writer is not None:
@@ -82,38 +96,34 @@ class Recorder:
         torch.distributed.barrier()
 
     def elapsed(self) -> float:
-        """Seconds of training, earlier parts of a resumed run included, as rank 0 counts them."""
-        seconds = [self.seconds_before + time.perf_counter() - self.started]
+        """Seconds of training as rank 0 counts them, with those of the runs that this one continues. Collective."""
+        seconds = [self.seconds_before + self.now() - self.started]
         torch.distributed.broadcast_object_list(seconds, 0)
         return seconds[0]
 
     def summarize(self, steps: int) -> None:
-        """`summary.json` and the plots, from the validation files and metrics of the whole run. Collective."""
+        """Writes `summary.json` and the plots, from validation files and metrics of the whole run. Collective."""
         seconds = self.elapsed()
-        if self.console is None or self.writer is None:
+        if self.console is None:
             return
-        before = self._correct(0)
-        after = self._correct(steps)
-        difference, low, high = paired_bootstrap(before, after)
-        summary: dict[str, Any] = {}
-        for when, correct_PK in (("before", before), ("after", after)):
-            keys = (f"pass@1/{when}", f"pass@1/{when}_low", f"pass@1/{when}_high")
-            summary.update(zip(keys, bootstrap_mean(correct_PK), strict=True))
-        summary |= {
-            "pass@1/difference": difference,
-            "pass@1/difference_low": low,
-            "pass@1/difference_high": high,
+        before_PK, after_PK = (read_correct(self.run_dir.validation, step) for step in (0, steps))
+        before, after = bootstrap_mean(before_PK), bootstrap_mean(after_PK)
+        gain = paired_bootstrap(before_PK, after_PK)
+        summary = {
+            **named_interval("pass@1/before", before),
+            **named_interval("pass@1/after", after),
+            **named_interval("pass@1/difference", gain),
             "steps": steps,
             "seconds": seconds,
             **self.identity,
         }
         write_json_atomic(self.run_dir.summary, summary)
         plots = plot_run(self.run_dir)
-        self.console.message(
-            f"pass@1 {summary['pass@1/before']:.3f} -> {summary['pass@1/after']:.3f}, "
-            f"difference {difference:+.3f} (95 % paired bootstrap {low:+.3f} to {high:+.3f})"
+        self.say(
+            f"pass@1 {before.mean:.3f} -> {after.mean:.3f}, "
+            f"difference {gain.mean:+.3f} (95 % paired bootstrap {gain.low:+.3f} to {gain.high:+.3f})"
         )
-        self.console.message(f"summary {self.run_dir.summary}, {len(plots)} plots in {self.run_dir.plots}")
+        self.say(f"summary {self.run_dir.summary}, {len(plots)} plots in {self.run_dir.plots}")
 
     def save_nemo(self, actor: Actor) -> None:
         """Writes `final.nemo` beside the checkpoints, all or nothing. Collective."""
@@ -131,6 +141,7 @@ class Recorder:
         self.say(f"trained learner {folder}")
 
     def say(self, text: str) -> None:
+        """Prints a line, on rank 0 alone."""
         if self.console is not None:
             self.console.message(text)
 
@@ -140,8 +151,3 @@ class Recorder:
             self.console.__exit__(None, None, None)
         if self.writer is not None:
             self.writer.close()
-
-    def _correct(self, step: int) -> Correct:
-        path = self.run_dir.validation / f"step_{step:06d}.json"
-        correct_PK: Correct = json.loads(path.read_text(encoding="utf-8"))["correct"]
-        return correct_PK

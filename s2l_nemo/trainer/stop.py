@@ -1,4 +1,4 @@
-"""Ctrl-C and SIGTERM: finish the step, save, leave. A second one leaves at once."""
+"""What Ctrl-C and SIGTERM do: the run finishes its step, saves and leaves. A second signal ends it at once."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import torch
 
 
 class StopRequest:
-    """Remembers the first SIGINT or SIGTERM of this process; the second one ends it."""
+    """Remembers the first SIGINT or SIGTERM of this process. The second one ends the process with 128 + signal."""
 
     def __init__(self) -> None:
         self.signal = 0
@@ -22,7 +22,7 @@ class StopRequest:
         self.signal = signum
 
     def agreed(self) -> int:
-        """The signal that any rank has received, 0 for none; the same answer on every rank. Collective."""
+        """The signal that any rank has received, 0 if none has. The answer is the same on every rank. Collective."""
         received = torch.tensor([self.signal], dtype=torch.int64)
         torch.distributed.all_reduce(received, op=torch.distributed.ReduceOp.MAX)
         return int(received.item())

@@ -1,24 +1,29 @@
-"""pass@1 on held-out prompts with the learner's engine. The same seeds every time, so that differences are paired."""
+"""pass@1 on held-out prompts, sampled by the learner's engine.
+
+Every validation of a run uses the same seeds, so that differences between two of them are paired.
+"""
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from s2l_nemo.algorithm.groups import mixed_requests
-from s2l_nemo.measures.statistics import bootstrap_mean
-from s2l_nemo.records.directory import write_json_atomic
+from s2l_nemo.algorithm.groups import assemble_groups, mixed_requests
+from s2l_nemo.files import write_json_atomic
+from s2l_nemo.measures.statistics import Interval, bootstrap_mean
 from s2l_nemo.trainer.rollouts import Rollouts
 from s2l_nemo.types import Prompt, SamplingParams
 
 Correct = list[list[float]]  # correct_PK: reward of sample k of problem p
+SEED_STEP = 0  # training steps count from 1, so validation has seeds of its own
 
 
 @dataclass(frozen=True)
 class Validation:
-    """Rewards of one validation, and how many of its checks failed: those samples count as wrong."""
+    """Rewards of one validation, and how many checks failed. The samples of failed checks are worth 0."""
 
     correct_PK: Correct
     grader_errors: int
@@ -32,30 +37,35 @@ def validate(
     params: SamplingParams,
     run_seed: int,
 ) -> Validation:
-    """Rewards of `samples` completions of every prompt. Collective."""
-    # training steps count from 1, so step 0 gives seeds of its own
-    _, requests = mixed_requests(prompts, explorer=0, learner=samples, step=0, run_seed=run_seed)
-    sampler = rollouts.sampler
-    completions = rollouts.sample([], requests, params)
-    graded = sampler.exchange(sampler.grade(completions, {prompt.prompt_id: prompt for prompt in prompts}))
-    rewards = {(completion.prompt_id, completion.sample_id): completion.reward for completion in graded}
-    correct_PK = [[float(rewards[prompt.prompt_id, k] or 0.0) for k in range(samples)] for prompt in prompts]
-    return Validation(correct_PK, sum(completion.grader_error is not None for completion in graded))
+    """Samples `samples` completions of every prompt with the learner's present weights, and grades them. Collective."""
+    _, requests = mixed_requests(prompts, explorer=0, learner=samples, step=SEED_STEP, run_seed=run_seed)
+    graded = rollouts.graded([], requests, params, prompts)
+    groups = assemble_groups(prompts, graded, group_size=samples, learner_version=rollouts.version)
+    errors = sum(completion.grader_error is not None for completion in graded)
+    return Validation([group.rewards_G() for group in groups], errors)
 
 
 def validation_metrics(validation: Validation | None) -> dict[str, float | int | None]:
-    """pass@1 with its 95 % bootstrap interval over problems; all None at a step without a validation."""
-    mean, low, high = (None, None, None) if validation is None else bootstrap_mean(validation.correct_PK)
+    """pass@1 with its 95 % bootstrap interval over problems. All are None at a step without a validation."""
+    interval = None if validation is None else bootstrap_mean(validation.correct_PK)
     return {
-        "validation/pass@1": mean,
-        "validation/pass@1_low": low,
-        "validation/pass@1_high": high,
+        **named_interval("validation/pass@1", interval),
         "validation/grader_errors": None if validation is None else validation.grader_errors,
     }
 
 
+def named_interval(name: str, interval: Interval | None) -> dict[str, float | None]:
+    """A mean and the ends of its interval as `NAME`, `NAME_low` and `NAME_high`; all None without one."""
+    return dict(zip((name, f"{name}_low", f"{name}_high"), interval or (None, None, None), strict=True))
+
+
+def validation_file(folder: Path, step: int) -> Path:
+    """Where the validation after a step is kept."""
+    return folder / f"step_{step:06d}.json"
+
+
 def write_validation(folder: Path, step: int, validation: Validation, prompts: Sequence[Prompt]) -> None:
-    """One file a validation: the prompts' ids and what each sample was worth."""
+    """Writes the prompts' ids and what each sample was worth, one file a validation."""
     folder.mkdir(parents=True, exist_ok=True)
     content: dict[str, Any] = {
         "step": step,
@@ -63,4 +73,11 @@ def write_validation(folder: Path, step: int, validation: Validation, prompts: S
         "correct": validation.correct_PK,
         "grader_errors": validation.grader_errors,
     }
-    write_json_atomic(folder / f"step_{step:06d}.json", content)
+    write_json_atomic(validation_file(folder, step), content)
+
+
+def read_correct(folder: Path, step: int) -> Correct:
+    """The rewards of the validation after a step, as `write_validation` wrote them."""
+    content: dict[str, Any] = json.loads(validation_file(folder, step).read_text(encoding="utf-8"))
+    correct_PK: Correct = content["correct"]
+    return correct_PK

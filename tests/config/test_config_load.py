@@ -22,8 +22,9 @@ from s2l_nemo.errors import UserError
 
 ROOT = Path(__file__).parents[2]
 CONF = ROOT / "conf"
-EXPERIMENTS = sorted(path.stem for path in (CONF / "experiment").glob("*.yaml"))
-FAMILIES = sorted(path.stem for path in (CONF / "family").glob("*.yaml"))
+FILES = sorted(path.relative_to(CONF).with_suffix("") for path in CONF.rglob("*") if path.is_file())
+CHOICES = [f"{file.parent}={file.name}" for file in FILES if file.parent.name]
+EXPERIMENTS = [choice.removeprefix("experiment=") for choice in CHOICES if choice.startswith("experiment=")]
 
 
 def error_of(argv: list[str], conf_dir: Path = CONF) -> str:
@@ -61,7 +62,7 @@ def test_paper_preset_is_appendix_c() -> None:
 
 
 @pytest.mark.parametrize("preset", sorted(presets(CONF)))
-@pytest.mark.parametrize("choice", [f"experiment={e}" for e in EXPERIMENTS] + [f"family={f}" for f in FAMILIES])
+@pytest.mark.parametrize("choice", CHOICES)
 def test_every_file_in_conf_loads_and_is_consistent(preset: str, choice: str) -> None:
     check_config(load_config(["--config-name", preset, choice], CONF))
 
@@ -83,6 +84,15 @@ def test_experiments_set_what_their_names_say() -> None:
     assert experiment("small_only").algorithm.schedule.name == "constant"
     assert experiment("abrupt_switch").algorithm.schedule.name == "abrupt"
     assert experiment("t_mix_5").algorithm.schedule.t_mix == 5
+
+
+def test_hardware_of_80_gb_is_what_the_paper_runs_on_there() -> None:
+    cfg = load_config(["--config-name", "paper", "hardware=h100_80gb", "engine.memory_fraction=0.3"], CONF)
+    engine = cfg.engine
+    assert (cfg.trainer.devices, cfg.model.tensor_model_parallel_size, cfg.rollout.max_batch_rows) == (8, 2, 256)
+    assert (engine.kind, engine.python) == ("tensorrt_llm", "/opt/engines/bin/python")
+    assert (engine.replicas_per_node, engine.tensor_parallel_size, engine.memory_fraction) == (4, 2, 0.3)
+    assert cfg.algorithm.prompts_per_step == 1024
 
 
 def test_overrides_win_over_files_and_the_last_wins() -> None:
@@ -132,6 +142,10 @@ def test_values_are_typed(argument: str, key: str, expected: object) -> None:
         ("algorithm.kl_coef=small", ["algorithm.kl_coef=small", "expected number"]),
         ("algorithm.kl_on_explorer=3", ["algorithm.kl_on_explorer=3", "expected true | false"]),
         ("algorithm.schedule.name=linaer", ["linaer", "linear | abrupt | constant | cosine | none"]),
+        ("algorithm.importance=[behavior]", ["algorithm.importance=['behavior']", "expected learner_old | behavior |"]),
+        ("algorithm.importance=null", ["algorithm.importance=null", "expected learner_old | behavior |"]),
+        ("logging.wandb_mode=loud", ["logging.wandb_mode=loud", "expected online | offline | disabled"]),
+        ("hardware=h100", ["hardware=h100 is unknown", "did you mean h100_80gb?"]),
         ("algorithm.schedule=linear", ["algorithm.schedule=linear", "is a section", "algorithm.schedule.name"]),
         ("run.dir=[a]", ["run.dir=['a']", "expected text"]),
         ("run.dir=${run.dri}", ["run.dir", "'run.dri' not found"]),
@@ -232,11 +246,11 @@ def test_help_names_every_preset_choice_and_key(capsys: pytest.CaptureFixture[st
     assert caught.value.code == 0
     text = capsys.readouterr().out
     assert text == help_text(CONF)
-    for name in [*presets(CONF), *EXPERIMENTS, *FAMILIES]:
-        assert f"  {name} " in text
+    for file in FILES:
+        assert f"  {file.name} " in text
     for key in all_keys().values():
         assert f"  {key.name}={key.default_text()} " in text
-        assert key.comment in text
+        assert key.facts.help in text
     assert "algorithm.schedule.t_mix=null" in text
     assert "integer or null" in text
     assert "steps with explorer rollouts; null: half of algorithm.steps" in text

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import torch
 
-from s2l_nemo.types import UserError
+from s2l_nemo.errors import UserError
 from tests.distributed.conversion import to_hf
 from tests.distributed.models import fixed_batch, write_internlm2, write_qwen3
 from tests.distributed.ranks import RanksFailed, run_ranks
@@ -60,7 +60,7 @@ def test_live_export_equals_offline_export_and_the_actor(tmp_path: Path, kind: s
     readable = tmp_path / "hf"
     if kind == "internlm2":  # transformers knows it as the Llama that it equals
         readable = tmp_path / "llama"
-        to_hf(tmp_path / "final.nemo", readable, as_llama=True)
+        to_hf(tmp_path / "final.nemo", readable, engine_form=True)
     model = AutoModelForCausalLM.from_pretrained(readable, trust_remote_code=False).eval()
     expected_BS, _ = hugging_face_logprobs(model, trained["tokens"])
     assert (trained["logprobs"] - expected_BS).abs().max() < 1e-5

@@ -11,7 +11,8 @@ from typing import Any
 import pytest
 
 from s2l_nemo.errors import UserError
-from s2l_nemo.evaluation.compare import differences, load_all, load_results
+from s2l_nemo.evaluation.compare import Results, differences, load_all, load_results
+from s2l_nemo.evaluation.results import BenchmarkResult
 
 ROOT = Path(__file__).parents[2]
 
@@ -22,8 +23,14 @@ def content(correct_PK: list[list[int]], name: str = "a", benchmark: str = "aime
     return {
         "name": name, "benchmark": benchmark, "problems": len(correct_PK), "samples": len(correct_PK[0]),
         "pass@1": interval, "pass@k": {"1": interval, "2": interval}, "correct": correct_PK,
-        "ids": list(range(len(correct_PK))),
+        "ids": list(range(len(correct_PK))), "mode": None, "most_samples": len(correct_PK[0]), "without_predictions": 0,
+        "seed": 1, f"majority@{len(correct_PK[0])}": interval, "mean_tokens": None, "truncated_fraction": None,
+        "no_answer_fraction": 0.0, "grader_errors": 0,
     } | changes  # fmt: skip
+
+
+def parsed(correct_PK: list[list[int]]) -> Results:
+    return {"x": BenchmarkResult.from_json(content(correct_PK, benchmark="x"))}
 
 
 def write(folder: Path, *contents: dict[str, Any]) -> Path:
@@ -42,14 +49,14 @@ def compare(*arguments: object) -> subprocess.CompletedProcess[str]:
 def test_difference_of_hand_worked_results() -> None:
     # Every problem gains exactly 1/2, so that every resample gains 1/2, whatever the problems.
     worse, better = [[0, 0], [1, 0], [0, 1]] * 4, [[1, 0], [1, 1], [1, 1]] * 4
-    (one,) = differences({"x": content(worse, benchmark="x")}, {"x": content(better, benchmark="x")})
+    (one,) = differences(parsed(worse), parsed(better))
     assert (one.first, one.second) == pytest.approx((1 / 3, 5 / 6))
     assert (one.gain, one.low, one.high) == pytest.approx((0.5, 0.5, 0.5))
     assert (one.sign, one.problems) == ("+", 12)
-    (back,) = differences({"x": content(better, benchmark="x")}, {"x": content(worse, benchmark="x")})
+    (back,) = differences(parsed(better), parsed(worse))
     assert back.gain == pytest.approx(-0.5)
     assert back.sign == "-"
-    (same,) = differences({"x": content(worse)}, {"x": content([[0], [0], [1]] * 4)})
+    (same,) = differences(parsed(worse), parsed([[0], [0], [1]] * 4))
     assert same.gain == pytest.approx(0)
     assert same.low < 0 < same.high
     assert same.sign == "~"
@@ -71,7 +78,7 @@ def test_a_folder_its_result_and_a_file_are_the_same(tmp_path: Path) -> None:
 
 def test_equal_names_are_told_apart_by_their_paths(tmp_path: Path) -> None:
     paths = [write(tmp_path / name, content([[1]], name="hf")) for name in ("a", "b")]
-    assert [one["aime24"]["name"] for one in load_all(paths)] == list(map(str, paths))
+    assert [one["aime24"].name for one in load_all(paths)] == list(map(str, paths))
 
 
 @pytest.mark.parametrize(

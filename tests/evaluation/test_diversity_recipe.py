@@ -75,6 +75,18 @@ def test_letters_are_the_answers_of_multiple_choice(tokenizer: Path, tmp_path: P
     assert row["unique"]["mean"] == pytest.approx(2 / 3)
 
 
+@pytest.mark.parametrize(("answer", "unique"), [(None, 1.0), ("math", 1.0), ("exact", 1.0), ("choice", 0.5)])
+def test_answers_of_a_benchmark_of_ones_own_are_what_its_evaluation_says(
+    tokenizer: Path, tmp_path: Path, answer: str | None, unique: float
+) -> None:
+    run = write_raw(tmp_path / "m", [[r"\boxed{A}", r"\boxed{A. here}"]], "mine")
+    if answer is not None:
+        (run / "config.txt").write_text(f"rewards:\n  answer: {answer}\n")
+    assert main([f"runs=[{run}]", f"tokenizer={tokenizer}", "samples=2", f"output={tmp_path / 'out'}"]) == 0
+    (row,) = json.loads((tmp_path / "out" / "diversity.json").read_text())["models"]
+    assert row["unique"]["mean"] == unique
+
+
 def test_tokenizer_of_the_first_model_that_is_still_there(
     tokenizer: Path, small: Path, large: Path, tmp_path: Path
 ) -> None:
@@ -100,13 +112,13 @@ def test_runs_of_one_name_keep_their_times(tokenizer: Path, small: Path, tmp_pat
     ("arguments", "message"),
     [
         ([], "runs is empty"),
-        (["runs={small}"], "expected [DIR,DIR,...]"),
+        (["runs={small}"], "expected list of text, [a,b]"),
         (["runs=[{small}]", "sampels=2"], "unknown key sampels=2: the nearest known key is samples"),
         (["runs=[{small}]", "samples=many"], "samples=many: expected integer"),
-        (["runs=[{small}]", "samples=1"], "samples=1: one sample has no diversity"),
+        (["runs=[{small}]", "samples=1"], "samples=1: must be at least 2"),
         (["runs=[{small}]"], "problem 0 has 2 outputs, fewer than samples=64"),
-        (["runs=[{small}", "samples=2"], "expected [DIR,DIR,...]"),
-        (["{small}"], "give key=value"),
+        (["runs=[{small}", "samples=2"], "as key=value"),
+        (["{small}"], "as key=value"),
         (["runs=[/nowhere]"], "/nowhere holds no *_raw.jsonl"),
         (["runs=[{small}]", "benchmark=math500"], "math500_raw.jsonl"),
         (["runs=[{small},{other}]", "samples=2"], "no benchmark in common"),

@@ -15,11 +15,11 @@ import yaml
 
 from s2l_nemo.config.evaluation import EvaluateConfig
 from s2l_nemo.config.load import load_values
-from s2l_nemo.config.schema import Precision
 from s2l_nemo.data.benchmarks import load_benchmark
 from s2l_nemo.errors import UserError
 from s2l_nemo.evaluation.modes import settings
 from s2l_nemo.evaluation.run import evaluate, make_identity
+from s2l_nemo.models.precision import Precision
 from tests.distributed.models import write_qwen3
 
 ROOT = Path(__file__).parents[2]
@@ -179,7 +179,8 @@ def test_mistakes_leave_nothing(workplace: Path, argument: str, message: str) ->
 def test_what_makes_an_evaluation_another_one(workplace: Path) -> None:
     def identity(*arguments: str) -> str:
         cfg = load_values([*command(workplace, "any")[2:], *arguments], EvaluateConfig, "")
-        benchmarks = [load_benchmark(name, Path(cfg.evaluate.data), cfg.evaluate.limit) for name in cfg.benchmarks]
+        data, limit = Path(cfg.evaluate.data), cfg.evaluate.limit
+        benchmarks = [load_benchmark(name, data, cfg.rewards.answer, limit) for name in cfg.benchmarks]
         wanted = make_identity(cfg, benchmarks, settings(cfg.mode, cfg.evaluate), Precision.fp32)
         assert yaml.safe_load(yaml.safe_dump(wanted)) == wanted
         return json.dumps(wanted)

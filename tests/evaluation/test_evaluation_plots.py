@@ -1,24 +1,31 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
 
 import matplotlib.image
 import pytest
 from matplotlib.figure import Figure
 
 from s2l_nemo.evaluation import plots
+from s2l_nemo.evaluation.diversity_table import DiversityRow
+from s2l_nemo.evaluation.results import BenchmarkResult
+from s2l_nemo.measures.statistics import Interval
 from tests.figures import legend_texts, points
 
 
-def result(name: str, benchmark: str, means: dict[str, float]) -> dict[str, Any]:
-    curve = {k: {"mean": mean, "low": mean - 0.1, "high": mean + 0.05} for k, mean in means.items()}
-    return {"name": name, "benchmark": benchmark, "problems": 30, "pass@k": curve}
+def result(name: str, benchmark: str, means: dict[int, float]) -> BenchmarkResult:
+    """30 problems with pass@k of these means."""
+    curve = {k: Interval(mean, mean - 0.1, mean + 0.05) for k, mean in means.items()}
+    return BenchmarkResult(
+        name=name, benchmark=benchmark, mode=None, max_tokens=None, samples=max(means), most_samples=max(means),
+        without_predictions=0, seed=1, pass_at_1=curve[1], pass_at_k=curve, majority=curve[1], mean_tokens=None,
+        truncated_fraction=None, no_answer_fraction=0.0, grader_errors=0, correct_PK=[[1]] * 30, ids=list(range(30)),
+    )  # fmt: skip
 
 
-def row(name: str, mean: float) -> dict[str, Any]:
-    band = {"mean": mean, "low": mean - 0.02, "high": mean + 0.03}
-    return {"name": name, "benchmark": "aime24", "problems": 30, "samples": 64} | dict.fromkeys(plots.DIVERSITY, band)
+def row(name: str, mean: float) -> DiversityRow:
+    band = Interval(mean, mean - 0.02, mean + 0.03)
+    return DiversityRow(name, "aime24", problems=30, samples=64, self_bleu=band, edit=band, unique=band)
 
 
 @pytest.fixture
@@ -44,7 +51,7 @@ def size(path: Path) -> tuple[int, int]:
 @pytest.mark.parametrize("benchmarks", [1, 3, 4, 6])
 def test_one_panel_a_benchmark(tmp_path: Path, drawn: list[Figure], benchmarks: int) -> None:
     names = [*plots.TITLES, "own_$set$"][:benchmarks]
-    results = [result(model, name, {"1": 0.3, "2": 0.5}) for model in ("small", "_large") for name in names]
+    results = [result(model, name, {1: 0.3, 2: 0.5}) for model in ("small", "_large") for name in names]
     plots.plot_pass_at_k(results, tmp_path / "pass.png")
     size(tmp_path / "pass.png")
     (figure,) = drawn
@@ -56,8 +63,8 @@ def test_one_panel_a_benchmark(tmp_path: Path, drawn: list[Figure], benchmarks: 
 
 
 def test_curves_are_percent_over_k_with_bands(tmp_path: Path, drawn: list[Figure]) -> None:
-    # Keys of a JSON object in any order; 12 samples, whose last k is no power of two.
-    plots.plot_pass_at_k([result("m", "aime24", {"12": 0.8, "1": 0.3, "8": 0.7, "2": 0.5})], tmp_path / "p.png")
+    # k in any order; 12 samples, whose last k is no power of two.
+    plots.plot_pass_at_k([result("m", "aime24", {12: 0.8, 1: 0.3, 8: 0.7, 2: 0.5})], tmp_path / "p.png")
     (axes,) = drawn[0].axes
     low, high, mean = axes.lines
     assert [x for x, _ in points(mean)] == [1, 2, 8, 12]
@@ -69,7 +76,7 @@ def test_curves_are_percent_over_k_with_bands(tmp_path: Path, drawn: list[Figure
 
 
 def test_a_model_looks_the_same_in_all_panels(tmp_path: Path, drawn: list[Figure]) -> None:
-    results = [result("a", "aime24", {"1": 0.2}), result("b", "aime24", {"1": 0.3}), result("b", "aime25", {"1": 0.4})]
+    results = [result("a", "aime24", {1: 0.2}), result("b", "aime24", {1: 0.3}), result("b", "aime25", {1: 0.4})]
     plots.plot_pass_at_k(results, tmp_path / "p.png")
     first, second = (axes for axes in drawn[0].axes if axes.lines)
     assert first.lines[-1].get_color() == second.lines[-1].get_color() == plots.COLORS[1]

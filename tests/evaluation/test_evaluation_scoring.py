@@ -5,13 +5,16 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+from s2l_nemo.config.evaluation import Mode
 from s2l_nemo.config.schema import AnswerKind, RewardsConfig
 from s2l_nemo.evaluation import scoring
 from s2l_nemo.evaluation.raw import RawRow
-from s2l_nemo.evaluation.scoring import answer_kind, benchmark_grader, curve_points, grade_rows, result, summary
+from s2l_nemo.evaluation.results import Summary
+from s2l_nemo.evaluation.scoring import benchmark_grader, curve_points, grade_rows, result
 from s2l_nemo.rewards.grader import Grade, GradeItem
 
 
@@ -45,7 +48,8 @@ def test_a_failed_check_is_counted_and_a_partial_mark_is_wrong(tmp_path: Path) -
         row(1, "0.5 2", "1.0 3", "0 2"),
     ]
     graded = grade_rows(rows, ScriptedGrader(), tmp_path / "b.jsonl")
-    content = result(graded, {"name": "n", "benchmark": "b", "mode": "think"}, seed=7)
+    header: Any = {"name": "n", "benchmark": "b", "mode": Mode.think, "max_tokens": None}
+    content = result(graded, **header, seed=7).to_json()
     assert list(content)[:3] == ["name", "benchmark", "mode"]
     assert content["correct"] == [[1, 0, 0], [0, 1, 0]]
     assert content["grader_errors"] == 1
@@ -56,7 +60,7 @@ def test_a_failed_check_is_counted_and_a_partial_mark_is_wrong(tmp_path: Path) -
     assert content["no_answer_fraction"] == pytest.approx(1 / 6)
     assert (content["mean_tokens"], content["truncated_fraction"]) == (6, pytest.approx(1 / 3))
     assert content["seed"] == 7
-    assert result(graded, {"name": "n", "benchmark": "b", "mode": "think"}, seed=7) == content
+    assert result(graded, **header, seed=7).to_json() == content
     lines = [json.loads(line) for line in (tmp_path / "b.jsonl").read_text().splitlines()]
     assert lines[0] == {
         "id": 0, "question": "q0", "answer": "1", "extracted": ["1", None, "1"], "rewards": [1.0, 0.0, None],
@@ -91,8 +95,8 @@ def test_summary_averages_benchmarks(tmp_path: Path) -> None:
     results = []
     for name, rows in (("a", [row(0, "1 1")]), ("b", [row(0, "0 1", "1 2"), row(1, "0 -", "0 -")])):
         graded = grade_rows(rows, ScriptedGrader(), tmp_path / f"{name}.jsonl")
-        results.append(result(graded, {"name": "n", "benchmark": name, "mode": None}, seed=1))
-    content = summary("n", results)
+        results.append(result(graded, name="n", benchmark=name, mode=None, max_tokens=None, seed=1))
+    content = Summary("n", results).to_json()
     assert content["average_pass@1"] == pytest.approx((1 + 1 / 4) / 2)
     assert content["benchmarks"]["b"] == {
         "problems": 2, "samples": 2, "pass@1": 0.25, "pass@2": 0.5, "majority@2": 0.25, "mean_tokens": None,
@@ -102,9 +106,6 @@ def test_summary_averages_benchmarks(tmp_path: Path) -> None:
 
 def test_kind_of_answer() -> None:
     exact = RewardsConfig(answer=AnswerKind.exact)
-    assert answer_kind("commonsenseqa", exact) is AnswerKind.choice
-    assert answer_kind("aime24", exact) is AnswerKind.math
-    assert answer_kind("mine", exact) is AnswerKind.exact
     item = GradeItem(0, "q", "0.5", r"\boxed{1/2}")
     for name, reward in (("mine", 0.0), ("aime24", 1.0)):
         grader = benchmark_grader(name, exact)

@@ -10,6 +10,7 @@ import pytest
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from tensorboard.summary.writer import event_file_writer
 
+from s2l_nemo.config.schema import WandbMode
 from s2l_nemo.errors import UserError
 from s2l_nemo.records.directory import RunDir
 from s2l_nemo.records.metrics import MetricsWriter, Value, read_metrics
@@ -129,7 +130,9 @@ def test_wandb_gets_values_without_nulls_and_one_run_across_resumes(
     wandb = ScriptedWandb()
     monkeypatch.setitem(sys.modules, "wandb", wandb)
     for step, resume_step in ((1, None), (2, 1)):
-        with MetricsWriter(run_dir, wandb_project="demo", wandb_mode="offline", resume_step=resume_step) as writer:
+        with MetricsWriter(
+            run_dir, wandb_project="demo", wandb_mode=WandbMode.offline, resume_step=resume_step
+        ) as writer:
             writer.write(step, metrics_of(step))
     assert len(set(wandb.ids)) == 1
     assert (wandb.settings["project"], wandb.settings["mode"], wandb.finished) == ("demo", "offline", 2)

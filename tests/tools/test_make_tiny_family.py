@@ -19,7 +19,8 @@ from s2l_nemo.config.schema import DataConfig
 from s2l_nemo.data import arithmetic
 from s2l_nemo.data.prompts import load_prompts
 from s2l_nemo.errors import UserError
-from s2l_nemo.models.tokenizer import check_same_tokenizer, load_tokenizer, stop_token_ids
+from s2l_nemo.models.open import check_same_tokenizer, open_model
+from s2l_nemo.models.tokenizer import load_tokenizer, stop_token_ids
 
 
 def load_tool() -> ModuleType:
@@ -64,7 +65,7 @@ def test_the_same_recipe_gives_the_same_bits_and_another_seed_does_not(family: P
 
 
 def test_both_are_ordinary_checkpoints_of_one_family(family: Path) -> None:
-    check_same_tokenizer(family / "learner", family / "explorer")
+    check_same_tokenizer(*(open_model("model.path", str(family / name)) for name in ("learner", "explorer")))
     sizes = {}
     for name in ("learner", "explorer"):
         config = AutoConfig.from_pretrained(family / name)

@@ -89,8 +89,11 @@ def test_benchmarks_of_the_hub_become_files_of_the_evaluation(tmp_path: Path) ->
     for path, name in ((source, "aime24"), (questions, "commonsenseqa")):
         done = run("--source", path, "--output", tmp_path / "in" / f"{name}.jsonl", "--format", "benchmark")
         assert done.returncode == 0, done.stderr
-    assert load_benchmark("aime24", tmp_path / "in").problems[0].gold == "2"
-    assert [problem.gold for problem in load_benchmark("commonsenseqa", tmp_path / "in").problems] == ["B", "B"]
+    assert load_benchmark("aime24", tmp_path / "in", AnswerKind.math).problems[0].gold == "2"
+    assert [problem.gold for problem in load_benchmark("commonsenseqa", tmp_path / "in", AnswerKind.math).problems] == [
+        "B",
+        "B",
+    ]
     assert json.loads((tmp_path / "in" / "aime24.jsonl").read_text()) == {"question": "1+1?", "answer": "2", "id": "60"}
     pq.write_table(pa.Table.from_pylist([row, row | {"answerKey": ""}]), questions)  # the hub's test split
     done = run("--source", questions, "--output", tmp_path / "no.jsonl", "--format", "benchmark")

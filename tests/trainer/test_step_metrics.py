@@ -2,18 +2,23 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
+from dataclasses import replace
+
 import pytest
 
 from s2l_nemo.algorithm.schedule import Split
-from s2l_nemo.trainer.clock import PHASES, Clock
+from s2l_nemo.trainer.clock import Clock
 from s2l_nemo.trainer.metrics import rollout_metrics, throughput, update_metrics
-from s2l_nemo.types import Completion, Group, Prompt, Source
+from s2l_nemo.trainer.sums import StepSums
+from s2l_nemo.types import Completion, FinishReason, Group, Prompt, Source
+from tests.trainer.scripted import ScriptedTime
 
 
 def completion(
-    prompt: int, sample: int, source: Source, length: int, reward: float, finish: str = "stop"
+    prompt: int, sample: int, source: Source, length: int, reward: float, finish: FinishReason = "stop"
 ) -> Completion:
-    return Completion(prompt, sample, source, tuple(range(length)), (-1.0,) * length, finish, 0, reward)  # type: ignore[arg-type]
+    return Completion(prompt, sample, source, tuple(range(length)), (-1.0,) * length, finish, 0, reward)
 
 
 def group(prompt: int, *completions: Completion) -> Group:
@@ -21,6 +26,8 @@ def group(prompt: int, *completions: Completion) -> Group:
 
 
 E, L = Source.EXPLORER, Source.LEARNER
+NAMES = ("tokens", "clipped", "ratio_sum", "logprob_diff_sum")
+LEARNER, EXPLORER = ([f"{name}_{source}" for name in NAMES] for source in ("learner", "explorer"))
 GROUPS = [
     group(7, completion(7, 0, E, 4, 1.0), completion(7, 1, L, 2, 0.0)),
     group(9, completion(9, 0, E, 8, 1.0, "length"), completion(9, 1, L, 6, 1.0)),
@@ -28,15 +35,34 @@ GROUPS = [
 
 
 def test_rollout_metrics_by_source() -> None:
-    metrics = rollout_metrics(Split(step=3, alpha=0.4, explorer=1, learner=1), GROUPS)
-    assert metrics["alpha"] == 0.4
-    assert (metrics["group/explorer"], metrics["group/learner"]) == (1, 1)
-    assert (metrics["reward/mean"], metrics["reward/explorer"], metrics["reward/learner"]) == (0.75, 1.0, 0.5)
-    assert metrics["response_length/mean"] == 5
-    assert (metrics["response_length/explorer"], metrics["response_length/learner"]) == (6, 4)
-    assert metrics["response_length/truncated_fraction"] == 0.25
-    assert metrics["response_length/truncated_fraction_explorer"] == 0.5
-    assert metrics["group/zero_variance_fraction"] == 0.5
+    assert rollout_metrics(Split(step=3, alpha=0.4, explorer=1, learner=1), GROUPS) == {
+        "alpha": 0.4,
+        "group/explorer": 1,
+        "group/learner": 1,
+        "group/zero_variance_fraction": 0.5,
+        "group/kept": 2.0,
+        "reward/mean": 0.75,
+        "reward/explorer": 1.0,
+        "reward/learner": 0.5,
+        "reward/grader_errors": 0,
+        "response_length/mean": 5.0,
+        "response_length/explorer": 6.0,
+        "response_length/learner": 4.0,
+        "response_length/truncated_fraction": 0.25,
+        "response_length/truncated_fraction_explorer": 0.5,
+        "response_length/truncated_fraction_learner": 0.0,
+    }
+
+
+def test_what_the_filter_left_out_is_counted_as_a_rollout_and_not_as_kept() -> None:
+    right, wrong = completion(7, 0, E, 4, 1.0), completion(7, 1, L, 2, 0.0)
+    failed = replace(wrong, grader_error="killed")
+    groups = [group(7, replace(right, kept=False), wrong, wrong), group(9, right, failed, failed)]
+    metrics = rollout_metrics(Split(step=3, alpha=0.4, explorer=1, learner=2), groups)
+    assert metrics["group/kept"] == 2.5
+    assert metrics["group/zero_variance_fraction"] == 0.5  # without the explorer's answer the first group is equal
+    assert (metrics["reward/explorer"], metrics["response_length/explorer"]) == (1.0, 4.0)
+    assert metrics["reward/grader_errors"] == 2
 
 
 def test_a_figure_without_a_basis_is_none() -> None:
@@ -44,26 +70,38 @@ def test_a_figure_without_a_basis_is_none() -> None:
     metrics = rollout_metrics(Split(step=9, alpha=0.0, explorer=0, learner=2), only_learner)
     assert metrics["reward/explorer"] is None
     assert metrics["response_length/explorer"] is None
-    sums = {"loss_sum": 0.5, "grad_norm": 3.0, "entropy_sum": 4.0, "entropy_tokens": 8.0, "lr": 1e-4}
-    for name in ("tokens", "clipped", "ratio_sum", "logprob_diff_sum"):
-        sums |= {name: 10.0, f"{name}_learner": 10.0, f"{name}_explorer": 0.0}
-    figures = update_metrics(sums, updates=2)
-    assert figures["kl"] is None  # no reference policy was asked for
-    assert figures["logprob_diff/explorer"] is None
-    assert (figures["loss"], figures["grad_norm"], figures["entropy"]) == (0.25, 1.5, 0.5)
+    sums = StepSums(entropy=4.0, entropy_tokens=8.0).plus(
+        {"loss_sum": 0.5, **dict.fromkeys(NAMES, 10.0), **dict.fromkeys(LEARNER, 10.0), **dict.fromkeys(EXPLORER, 0.0)},
+        {"grad_norm": 3.0, "lr": 1e-4},
+    )
+    assert update_metrics(sums) == {
+        "loss": 0.5, "grad_norm": 3.0, "entropy": 0.5,
+        "kl": None, "kl/explorer": None, "kl/learner": None,  # no reference policy was asked for
+        "clip_fraction": 1.0, "clip_fraction/explorer": None, "clip_fraction/learner": 1.0,
+        "ratio/mean": 1.0, "ratio/explorer": None, "ratio/learner": 1.0,
+        "logprob_diff/explorer": None, "logprob_diff/learner": 1.0,
+    }  # fmt: skip
+
+
+def test_a_step_in_which_every_answer_was_masked_has_no_token_figures() -> None:
+    nothing = {"loss_sum": 0.0, **dict.fromkeys((*NAMES, *LEARNER, *EXPLORER), 0.0)}
+    figures = update_metrics(StepSums(0.0, 0.0).plus(nothing, {"grad_norm": 0.0, "lr": 1e-4}))
+    assert {key for key, value in figures.items() if value is not None} == {"loss", "grad_norm"}
 
 
 def test_clock_sums_a_phase_and_leaves_out_what_was_not_needed() -> None:
-    clock = Clock()
-    for _ in range(2):
-        with clock("reward"):
-            pass
-    metrics = clock.metrics()
-    assert set(metrics) == {f"time/{phase}" for phase in PHASES} | {"time/step"}
-    assert metrics["time/rollout_explorer"] is None
-    assert metrics["time/reward"] is not None
-    assert metrics["time/step"] is not None
-    assert 0 <= metrics["time/reward"] <= metrics["time/step"]
+    time = ScriptedTime()
+    clock = Clock(time)
+    with clock("reward"):
+        time.passes(1.5)
+    time.passes(0.25)
+    with suppress(RuntimeError), clock("reward"):
+        time.passes(2.0)
+        raise RuntimeError  # a phase that fails has taken its time too
+    assert clock.metrics() == {
+        "time/rollout": None, "time/rollout_explorer": None, "time/rollout_learner": None, "time/reward": 3.5,
+        "time/explorer_filter": None, "time/logprobs": None, "time/update": None, "time/refit": None, "time/step": 3.75,
+    }  # fmt: skip
 
 
 def test_throughput_is_tokens_over_the_seconds_of_its_phases() -> None:
@@ -72,7 +110,7 @@ def test_throughput_is_tokens_over_the_seconds_of_its_phases() -> None:
     metrics = throughput(clock, GROUPS, trained_tokens=40)
     assert metrics == {"throughput/rollout_tokens_per_s": 10.0, "throughput/train_tokens_per_s": 8.0}
     clock.seconds = {}
-    assert throughput(clock, GROUPS, 40)["throughput/rollout_tokens_per_s"] is None
+    assert set(throughput(clock, GROUPS, 40).values()) == {None}
 
 
 def test_an_ungraded_completion_is_an_error() -> None:

@@ -21,10 +21,10 @@ def grouped_sdpa(
     scaling: float | None = None,
     **kwargs: Any,
 ) -> tuple[torch.Tensor, None]:
-    """Attention for transformers' interface; `query` is [B, Q heads, L, D], `key` and `value` [B, KV heads, L, D].
+    """Attention for transformers' interface. `query` is [B, Q heads, L, D], `key` and `value` [B, KV heads, L, D].
 
-    transformers' own copies keys and values once per query head of a group at every step. With a single query
-    position the heads of a group can stand where query positions do, and nothing is copied.
+    transformers' own attention copies keys and values once per query head of a group, at every step. If there is only
+    one query position, the heads of a group can take the place of query positions, and nothing is copied.
     """
     rows, heads, length, size = query.shape
     if length > 1:

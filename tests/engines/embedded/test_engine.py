@@ -13,7 +13,8 @@ from safetensors.torch import save_file
 from transformers import AutoModelForCausalLM, LlamaConfig, StableLmConfig
 
 from s2l_nemo.engines.embedded.engine import EmbeddedEngine, EmbeddedLearnerEngine
-from s2l_nemo.types import Completion, SampleRequest, SamplingParams, Source, UserError
+from s2l_nemo.errors import UserError
+from s2l_nemo.types import Completion, SampleRequest, SamplingParams, Source
 from tests.engines.random_qwen3 import VOCAB, build_model, make_requests
 
 STOPS = (1, 2, 50, 51, 52, 53)  # about one token in sixteen, so that rows end at different steps
@@ -178,7 +179,7 @@ def test_a_group_is_prefilled_once(model: Any) -> None:
 
 
 def test_prefill_passes_are_bounded(model: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("s2l_nemo.engines.embedded.engine._PREFILL_TOKENS", 24)
+    monkeypatch.setattr("s2l_nemo.engines.embedded.runner._PREFILL_TOKENS", 24)
     params = SamplingParams(max_new_tokens=8, stop_token_ids=STOPS)
     requests = make_requests(prompts=9, samples=2)
     shapes = recorded_inputs(model)

@@ -12,7 +12,7 @@ import pytest
 import torch
 
 from s2l_nemo.engines.served.shared_memory import Segment, SegmentReader
-from s2l_nemo.types import UserError
+from s2l_nemo.errors import UserError
 
 
 def every_bit_pattern() -> torch.Tensor:

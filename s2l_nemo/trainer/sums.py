@@ -1,0 +1,68 @@
+"""What the updates of one step add up to. Sums are divided once, at the end of the step, so no average is averaged."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+from s2l_nemo.types import Source
+
+
+@dataclass(frozen=True)
+class TokenSums:
+    """Sums over response tokens, as `PolicyLoss` gives them."""
+
+    tokens: float = 0.0
+    clipped: float = 0.0  # tokens whose ratio a clip stopped
+    ratio: float = 0.0
+    logprob_diff: float = 0.0  # |old - sampler|
+    kl: float | None = None  # None: there is no reference policy
+
+    def plus(self, sums: Mapping[str, float], suffix: str = "") -> TokenSums:
+        """With the sums of one more mini-batch. `suffix` chooses those of one source, as in `tokens_explorer`."""
+        kl = sums.get(f"kl_sum{suffix}")
+        return TokenSums(
+            tokens=self.tokens + sums[f"tokens{suffix}"],
+            clipped=self.clipped + sums[f"clipped{suffix}"],
+            ratio=self.ratio + sums[f"ratio_sum{suffix}"],
+            logprob_diff=self.logprob_diff + sums[f"logprob_diff_sum{suffix}"],
+            kl=None if kl is None else (self.kl or 0.0) + kl,
+        )
+
+
+def _no_sums() -> dict[Source, TokenSums]:
+    return {source: TokenSums() for source in Source}
+
+
+@dataclass(frozen=True)
+class StepSums:
+    """Sums over all mini-batches and passes of one step, and over all ranks.
+
+    The entropy is that of the learner before the step's updates. It counts every response token once, `total` and
+    `by_source` count it once a pass.
+    """
+
+    entropy: float  # nats, summed over `entropy_tokens`
+    entropy_tokens: float
+    updates: int = 0  # optimizer steps
+    loss: float = 0.0  # summed over updates
+    grad_norm: float = 0.0  # before clipping, summed over updates
+    lr: float = 0.0  # of the last update
+    total: TokenSums = field(default_factory=TokenSums)
+    by_source: Mapping[Source, TokenSums] = field(default_factory=_no_sums)
+
+    def plus(self, sums: Mapping[str, float], stepped: Mapping[str, float]) -> StepSums:
+        """With one more update.
+
+        `sums` are those of `Actor.get_loss_and_metrics`, `stepped` holds `grad_norm` and `lr` of the optimizer step.
+        """
+        return StepSums(
+            entropy=self.entropy,
+            entropy_tokens=self.entropy_tokens,
+            updates=self.updates + 1,
+            loss=self.loss + sums["loss_sum"],
+            grad_norm=self.grad_norm + stepped["grad_norm"],
+            lr=stepped["lr"],
+            total=self.total.plus(sums),
+            by_source={source: own.plus(sums, f"_{source.name.lower()}") for source, own in self.by_source.items()},
+        )

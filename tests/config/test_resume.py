@@ -1,0 +1,150 @@
+"""Which keys a run may continue with when they differ, also in a run of an earlier version."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import yaml
+from omegaconf import OmegaConf
+
+from s2l_nemo.algorithm.schedule import SCHEDULES, ScheduleKind
+from s2l_nemo.config.keys import all_keys
+from s2l_nemo.config.resume import check_resume
+from s2l_nemo.config.schema import Config
+from s2l_nemo.errors import UserError
+
+
+def config(*changes: str, without: tuple[str, ...] = ()) -> str:
+    """The default configuration with `key=value` changes, as YAML, without some keys or sections."""
+    values = OmegaConf.merge(OmegaConf.structured(Config), OmegaConf.from_dotlist(list(changes)))
+    container = OmegaConf.to_container(OmegaConf.create(OmegaConf.to_yaml(values)))
+    for name in without:
+        section = container
+        *sections, last = name.split(".")
+        for part in sections:
+            assert isinstance(section, dict)
+            section = section[part]
+        assert isinstance(section, dict)
+        del section[last]
+    return yaml.safe_dump(container, sort_keys=False)
+
+
+def refusal(old: str, new: str, steps_done: int = 6) -> str:
+    with pytest.raises(UserError) as caught:
+        check_resume(Path("runs/a"), old, new, steps_done)
+    assert "\n" not in str(caught.value)
+    return str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ("model.optim.lr=0.5", "model.optim.lr=1e-06, now 0.5; set model.optim.lr=1e-06"),
+        ("run.seed=2", "run.seed=1, now 2; set run.seed=1"),
+        ("algorithm.schedule.name=cosine", "algorithm.schedule.name=linear, now cosine"),
+        ("algorithm.adv_norm=split", "algorithm.adv_norm=mixed, now split"),
+        ("algorithm.kl_on_explorer=false", "algorithm.kl_on_explorer=true, now false"),
+        ("explorer.path=null", "explorer.path=models/tiny/explorer, now null"),
+        # half of 16 steps is 8, half of 20 is 10: longer training would move the annealing
+        ("algorithm.steps=20", "algorithm.schedule.t_mix=8, now 10; set algorithm.schedule.t_mix=8"),
+        ("data.reasoning_gym.params.size=3", "data.reasoning_gym.params.size=null, now 3"),
+    ],
+)
+def test_another_value_is_refused(change: str, message: str) -> None:
+    text = refusal(config(), config(change))
+    assert text.startswith(f"run.dir=runs/a was started with {message}")
+    assert text.endswith(" to continue it, or choose another run.dir")
+
+
+def test_the_first_difference_in_the_order_of_the_schema_is_named() -> None:
+    assert "run.seed=1, now 2" in refusal(config(), config("algorithm.group_size=8", "run.seed=2"))
+
+
+def test_a_free_name_that_is_gone_is_a_difference() -> None:
+    assert "params.size=3, now null" in refusal(config("data.reasoning_gym.params.size=3"), config())
+
+
+@pytest.mark.parametrize(
+    ("old", "new"),
+    [
+        ([], ["algorithm.steps=20", "algorithm.schedule.t_mix=8"]),
+        (["algorithm.schedule.t_mix=8"], ["algorithm.steps=16"]),  # null is half of 16
+        (["algorithm.schedule.name=none"], ["algorithm.schedule.name=none", "algorithm.steps=20"]),
+        (
+            ["algorithm.schedule.name=constant", "algorithm.schedule.t_mix=1"],
+            ["algorithm.schedule.name=constant", "algorithm.schedule.t_mix=2"],
+        ),
+        ([], ["run.dir=elsewhere", "trainer.devices=2", "model.tensor_model_parallel_size=2"]),
+        ([], ["validation.every=1", "checkpoint.keep=7", "logging.rollouts_every=0"]),
+        ([], ["engine.kind=server", "logging.wandb_mode=offline"]),
+        ([], ["model.micro_batch_size=1"]),
+    ],
+)
+def test_what_may_change(old: list[str], new: list[str]) -> None:
+    check_resume(Path("runs/a"), config(*old), config(*new), 6)
+
+
+def test_a_registered_schedule_says_itself_whether_it_has_a_t_mix(monkeypatch: pytest.MonkeyPatch) -> None:
+    half = ScheduleKind(lambda step, t_mix, alpha: alpha / 2, uses_t_mix=False)
+    monkeypatch.setattr(SCHEDULES, "_choices", dict(SCHEDULES._choices))  # forgets the name afterwards
+    SCHEDULES.register("half", half)
+    old = config("algorithm.schedule.name=half")
+    check_resume(Path("runs/a"), old, config("algorithm.schedule.name=half", "algorithm.steps=20"), 6)
+
+
+def test_steps_of_a_cosine_learning_rate_may_not_change() -> None:
+    fixed = ("model.optim.lr_schedule=cosine", "algorithm.schedule.t_mix=8")
+    assert "algorithm.steps=16, now 20" in refusal(config(*fixed), config(*fixed, "algorithm.steps=20"))
+
+
+def test_fewer_steps_than_done_are_refused() -> None:
+    fixed = "algorithm.schedule.t_mix=2"
+    text = refusal(config(fixed), config(fixed, "algorithm.steps=4"), steps_done=6)
+    assert text == "algorithm.steps=4, but run.dir=runs/a has done 6; raise it"
+    check_resume(Path("runs/a"), config(fixed), config(fixed, "algorithm.steps=6"), 6)
+
+
+OLD = config(without=("model.optim.eps", "algorithm.adv_norm", "algorithm.schedule.t_mix", "data.reasoning_gym"))
+
+
+def test_a_key_that_an_earlier_version_did_not_have_had_its_default() -> None:
+    assert "adv_norm" not in OLD
+    check_resume(Path("runs/a"), OLD, config(), 6)
+    check_resume(Path("runs/a"), OLD, config("algorithm.schedule.t_mix=8"), 6)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ("model.optim.eps=0.001", "model.optim.eps=1e-08, now 0.001; set model.optim.eps=1e-08"),
+        ("algorithm.adv_norm=split", "algorithm.adv_norm=mixed, now split; set algorithm.adv_norm=mixed"),
+        ("algorithm.schedule.t_mix=5", "algorithm.schedule.t_mix=8, now 5"),
+        ("data.reasoning_gym.seed=3", "data.reasoning_gym.seed=17, now 3"),
+    ],
+)
+def test_another_value_than_that_default_is_refused(change: str, message: str) -> None:
+    assert f"was started with {message}" in refusal(OLD, config(change))
+
+
+@pytest.mark.parametrize("extra", ["algorithm: {temperature_decay: 0.5}", "algorithm: {kl_coef: {early: 0.5}}"])
+def test_a_key_that_this_version_does_not_know_is_refused(extra: str) -> None:
+    name = "algorithm.kl_coef.early" if "early" in extra else "algorithm.temperature_decay"
+    assert refusal(extra, config()) == (
+        f"run.dir=runs/a was started with {name}=0.5, a key that this version does not know; continue it with the "
+        "version that versions.json names, or choose another run.dir"
+    )
+
+
+def test_the_keys_that_may_change() -> None:
+    free = {name for name, key in all_keys().items() if key.facts.may_change}
+    whole = {"validation", "checkpoint", "logging", "engine"}
+    assert {name.partition(".")[0] for name in all_keys().keys() - free}.isdisjoint(whole)
+    assert {name for name in free if name.partition(".")[0] not in whole} == {
+        "run.dir", "run.dry_run", "run.export_hf", "run.resume", "run.save_nemo",
+        "trainer.accelerator", "trainer.devices", "trainer.num_nodes",
+        "model.tensor_model_parallel_size", "model.pipeline_model_parallel_size", "model.micro_batch_size",
+        "model.activation_checkpointing", "model.offload_optimizer", "model.offload_weights",
+        "algorithm.steps", "rollout.max_batch_rows", "rollout.refit_bucket_mb", "data.cache_dir",
+        "rewards.workers", "rewards.cpu_s", "rewards.wall_s", "rewards.memory_mb", "rewards.batch_s",
+    }  # fmt: skip

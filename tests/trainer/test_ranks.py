@@ -1,0 +1,59 @@
+"""Which rank samples what, what it is worth, and what all ranks get."""
+
+from __future__ import annotations
+
+import pytest
+
+from s2l_nemo.rewards.grader import GradeItem
+from s2l_nemo.trainer.grading import Grading
+from s2l_nemo.trainer.ranks import Ranks
+from s2l_nemo.types import Completion, SampleRequest, Source
+from tests.trainer.scripted import ScriptedGrader, ScriptedTime, decode, prompts
+
+REQUESTS = [SampleRequest(prompt, sample, (1,), seed=0) for prompt in (5, 6, 7, 8) for sample in range(2)]
+
+
+def shares(world: int, leaders: tuple[int, ...]) -> list[list[int]]:
+    return [[one.prompt_id for one in Ranks(rank, world, leaders).share(REQUESTS)] for rank in range(world)]
+
+
+@pytest.mark.parametrize(
+    ("world", "leaders", "expected"),
+    [
+        (1, (0,), [[5, 5, 6, 6, 7, 7, 8, 8]]),
+        (2, (0, 1), [[5, 5, 7, 7], [6, 6, 8, 8]]),
+        (4, (0, 2), [[5, 5, 7, 7], [], [6, 6, 8, 8], []]),  # servers of two nodes with two ranks each
+        (2, (1,), [[], [5, 5, 6, 6, 7, 7, 8, 8]]),
+    ],
+)
+def test_leaders_share_whole_prompts(world: int, leaders: tuple[int, ...], expected: list[list[int]]) -> None:
+    assert shares(world, leaders) == expected
+
+
+def completion(prompt: int, *tokens: int) -> Completion:
+    return Completion(prompt, 0, Source.LEARNER, tokens, (-1.0,) * len(tokens), "stop", 0)
+
+
+def test_gather_and_exchange() -> None:
+    ranks = Ranks(0, 1, (0,))
+    assert ranks.gather("mine") == ["mine"]
+    mine = [completion(7, 1), completion(9, 2)]
+    assert ranks.exchange(mine) == mine
+
+
+def test_grades_come_to_the_completions() -> None:
+    grader = ScriptedGrader(ScriptedTime())
+    grading = Grading(decode, grader)
+    one, two, three = grading([completion(9, 1, 4), completion(7, 0, 3), completion(9, 9)], prompts(7, 8, 9))
+    assert grader.items == [
+        GradeItem(9, "question 9", "answer 9", "1 4"),
+        GradeItem(7, "question 7", "answer 7", "0 3"),
+        GradeItem(9, "question 9", "answer 9", "9"),
+    ]
+    assert (one.reward, one.answer, one.grader_error) == (1.0, "4", None)
+    assert (two.reward, two.answer, two.grader_error) == (0.0, "3", None)
+    assert (three.reward, three.answer, three.grader_error) == (0.0, None, "killed")
+    assert (one.prompt_id, one.token_ids, one.logprobs) == (9, (1, 4), (-1.0, -1.0))
+    assert not grader.is_closed
+    grading.close()
+    assert grader.is_closed

@@ -1,0 +1,291 @@
+"""What a run writes and says, to the letter."""
+
+from __future__ import annotations
+
+import io
+import json
+import shutil
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import torch
+
+from s2l_nemo.algorithm.options import AlgorithmConfig, ScheduleConfig
+from s2l_nemo.config.schema import CheckpointConfig, LoggingConfig, ValidationConfig
+from s2l_nemo.errors import UserError
+from s2l_nemo.records.checkpoints import latest_checkpoint
+from s2l_nemo.records.directory import RunDir
+from s2l_nemo.records.dump import read_rollouts
+from s2l_nemo.records.metrics import REQUIRED_KEYS, read_metrics
+from s2l_nemo.trainer.metrics import Metrics
+from s2l_nemo.trainer.recorder import Recorder
+from s2l_nemo.trainer.stop import StopRequest
+from s2l_nemo.trainer.validation import Validation
+from s2l_nemo.types import Completion, Group, SampleRequest, Source
+from tests.trainer.scripted import Answer, ScriptedActor, ScriptedTime, make_recorder, make_run, prompts
+
+BEFORE = Validation([[0.0, 0.0], [1.0, 1.0]], grader_errors=0)
+AFTER = Validation([[0.5, 0.5], [1.5, 1.5]], grader_errors=2)
+
+
+def metrics_of(step: int) -> Metrics:
+    return {**dict.fromkeys(REQUIRED_KEYS, 1.0), "lr": step / 8, "kl": None}
+
+
+def groups() -> list[Group]:
+    (prompt,) = prompts(7)
+    first = Completion(7, 0, Source.EXPLORER, (1, 4), (-1.0, -2.0), "stop", 0, 1.0, "4", None, kept=False)
+    second = Completion(7, 1, Source.LEARNER, (0,), (-0.5,), "length", 3, 0.0, None, "killed")
+    return [Group(prompt, (first, second))]
+
+
+@pytest.fixture
+def output() -> io.StringIO:
+    return io.StringIO()
+
+
+@pytest.fixture
+def time() -> ScriptedTime:
+    return ScriptedTime()
+
+
+@pytest.fixture
+def recorder(tmp_path: Path, output: io.StringIO, time: ScriptedTime) -> Recorder:
+    return make_recorder(tmp_path / "run", time, output)
+
+
+@pytest.fixture
+def plotted(monkeypatch: pytest.MonkeyPatch) -> list[RunDir]:
+    """The run directories of which plots were drawn. Drawing takes seconds and is tested with the plots."""
+    drawn: list[RunDir] = []
+
+    def plot_run(run_dir: RunDir) -> list[Path]:
+        assert run_dir.summary.exists()  # the plots show it
+        drawn.append(run_dir)
+        return [Path("a.png"), Path("b.png")]
+
+    monkeypatch.setattr("s2l_nemo.trainer.recorder.plot_run", plot_run)
+    return drawn
+
+
+def rank_1(folder: Path, time: ScriptedTime) -> Recorder:
+    """The recorder of another rank, which writes and says nothing."""
+    quiet = make_recorder(folder, time, io.StringIO())
+    quiet.writer = quiet.console = None
+    return quiet
+
+
+def files(folder: Path) -> list[str]:
+    return sorted(str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file())
+
+
+def test_a_validation_is_written_and_said(recorder: Recorder, output: io.StringIO) -> None:
+    recorder.validated(0, BEFORE, prompts(7, 9))
+    recorder.validated(12, AFTER, prompts(7, 9))
+    # The means of two drawn problems are both ends with probability 1/4 each: 95 % spans everything.
+    assert output.getvalue() == (
+        "validation after step 0: pass@1 0.500 [0.000, 1.000] on 2 held-out prompts\n"
+        "validation after step 12: pass@1 1.000 [0.500, 1.500] on 2 held-out prompts, 2 checks failed\n"
+    )
+    assert sorted(path.name for path in recorder.run_dir.validation.iterdir()) == [
+        "step_000000.json", "step_000012.json",
+    ]  # fmt: skip
+    assert (recorder.run_dir.validation / "step_000012.json").read_text() == (
+        json.dumps(
+            {"step": 12, "prompt_ids": [7, 9], "correct": [[0.5, 0.5], [1.5, 1.5]], "grader_errors": 2}, indent=2
+        )
+        + "\n"
+    )
+
+
+def test_a_step_is_written_and_said(recorder: Recorder, output: io.StringIO) -> None:
+    recorder.stepped(3, metrics_of(3), groups(), torch.tensor([[0.5, -0.5]]), seconds=2.5)
+    recorder.close()
+    (line,) = read_metrics(recorder.run_dir.metrics)
+    assert line == {"step": 3, **metrics_of(3), "time/step_with_validation": 2.5}
+    titles, values = output.getvalue().splitlines()
+    assert titles.split()[:3] == ["step", "alpha", "Gw/Gs"]
+    assert values.split()[:3] == ["3/9", "1.00", "1/1"]
+    rows = read_rollouts(recorder.run_dir.rollout_file(3))
+    assert [(row.step, row.source, row.response, row.advantage, row.reward, row.kept) for row in rows] == [
+        (3, "explorer", "1 4", 0.5, 1.0, False),
+        (3, "learner", "0", -0.5, 0.0, True),
+    ]
+    assert [(row.extracted, row.grader_error, row.finish_reason, row.weight_version) for row in rows] == [
+        ("4", None, "stop", 0),
+        (None, "killed", "length", 3),
+    ]
+
+
+@pytest.mark.parametrize(("every", "dumped"), [(0, []), (1, [1, 2, 3, 4]), (2, [2, 4]), (3, [3])])
+def test_rollouts_of_every_nth_step_are_kept(
+    tmp_path: Path, output: io.StringIO, time: ScriptedTime, every: int, dumped: list[int]
+) -> None:
+    recorder = make_recorder(tmp_path, time, output, logging=LoggingConfig(rollouts_every=every))
+    for step in range(1, 5):
+        recorder.stepped(step, metrics_of(step), groups(), torch.zeros(1, 2), seconds=1.0)
+    assert [step for step in range(1, 5) if recorder.run_dir.rollout_file(step).exists()] == dumped
+
+
+def test_other_ranks_write_and_say_nothing(tmp_path: Path, time: ScriptedTime) -> None:
+    recorder = rank_1(tmp_path, time)
+    before = files(tmp_path)
+    recorder.validated(0, BEFORE, prompts(7, 9))
+    recorder.stepped(1, metrics_of(1), groups(), torch.zeros(1, 2), seconds=1.0)
+    recorder.summarize(0)
+    recorder.say("nothing")
+    recorder.close()
+    assert files(tmp_path) == before
+
+
+def test_a_checkpoint_has_the_trainers_state(recorder: Recorder, time: ScriptedTime) -> None:
+    time.passes(2.5)
+    recorder.save(ScriptedActor(), 4)
+    checkpoint = latest_checkpoint(recorder.run_dir.checkpoints)
+    assert checkpoint is not None
+    assert (checkpoint.step, checkpoint.path) == (4, recorder.run_dir.checkpoint(4))
+    assert ScriptedActor().load(checkpoint.path) == {"step": 4, "seconds": 2.5, "explorer_weight_hash": "e" * 64}
+
+
+@pytest.mark.parametrize(("keep", "kept"), [(0, [1, 2, 3]), (1, [3]), (2, [2, 3])])
+def test_old_checkpoints_are_pruned(
+    tmp_path: Path, output: io.StringIO, time: ScriptedTime, keep: int, kept: list[int]
+) -> None:
+    recorder = make_recorder(tmp_path, time, output, checkpoint=CheckpointConfig(keep=keep))
+    for step in (1, 2, 3):
+        recorder.save(ScriptedActor(), step)
+    assert sorted(path.name for path in recorder.run_dir.checkpoints.iterdir()) == [f"step_{n:06d}" for n in kept]
+
+
+def test_a_checkpoint_that_fails_does_not_count_and_leaves_the_last_one(recorder: Recorder) -> None:
+    recorder.save(ScriptedActor(), 1)
+    with pytest.raises(OSError, match="no space left"):
+        recorder.save(ScriptedActor(fails_to_save=True), 2)
+    checkpoint = latest_checkpoint(recorder.run_dir.checkpoints)
+    assert checkpoint is not None
+    assert checkpoint.step == 1
+    (recorder.run_dir.checkpoint_tmp(2) / "left over").write_text("of the failed one")
+    recorder.save(ScriptedActor(), 2)
+    assert files(recorder.run_dir.checkpoint(2)) == ["COMPLETE.json", "state.json", "weights"]
+    assert not recorder.run_dir.checkpoint_tmp(2).exists()
+
+
+def test_a_disk_without_space_is_refused_before_anything_is_written(
+    recorder: Recorder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: SimpleNamespace(free=999))
+    with pytest.raises(UserError, match=r"needs 0\.00 GB"):
+        recorder.save(ScriptedActor(), 1)
+    assert not recorder.run_dir.checkpoints.exists()
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: SimpleNamespace(free=1000))
+    recorder.save(ScriptedActor(), 1)
+
+
+def test_another_rank_saves_its_part_and_publishes_nothing(tmp_path: Path, time: ScriptedTime) -> None:
+    recorder = rank_1(tmp_path, time)
+    recorder.run_dir.checkpoint_tmp(1).mkdir(parents=True)  # rank 0 has made it
+    recorder.save(ScriptedActor(), 1)
+    assert files(recorder.run_dir.checkpoint_tmp(1)) == ["state.json", "weights"]
+    assert not recorder.run_dir.checkpoint(1).exists()
+
+
+def test_the_summary_compares_before_and_after(
+    recorder: Recorder, output: io.StringIO, time: ScriptedTime, plotted: list[RunDir]
+) -> None:
+    recorder.seconds_before = 60.0
+    recorder.validated(0, BEFORE, prompts(7, 9))
+    recorder.validated(1, BEFORE, prompts(7, 9))  # not the last one
+    recorder.validated(2, AFTER, prompts(7, 9))
+    output.truncate(0), output.seek(0)
+    time.passes(1.5)
+    recorder.summarize(2)
+    assert recorder.run_dir.summary.read_text() == (
+        json.dumps(
+            {
+                "pass@1/before": 0.5, "pass@1/before_low": 0.0, "pass@1/before_high": 1.0,
+                "pass@1/after": 1.0, "pass@1/after_low": 0.5, "pass@1/after_high": 1.5,
+                # each problem gains exactly 1/2
+                "pass@1/difference": 0.5, "pass@1/difference_low": 0.5, "pass@1/difference_high": 0.5,
+                "steps": 2, "seconds": 61.5, "explorer_weight_hash": "e" * 64,
+            },
+            indent=2,
+        )
+        + "\n"
+    )  # fmt: skip
+    assert output.getvalue() == (
+        "pass@1 0.500 -> 1.000, difference +0.500 (95 % paired bootstrap +0.500 to +0.500)\n"
+        f"summary {recorder.run_dir.summary}, 2 plots in {recorder.run_dir.plots}\n"
+    )
+    assert plotted == [recorder.run_dir]
+
+
+def test_final_nemo_is_written_whole_or_not_at_all(recorder: Recorder, output: io.StringIO) -> None:
+    folder = recorder.run_dir.path
+    final = folder / "final.nemo"
+    final.write_text("of an earlier run")
+    with pytest.raises(OSError, match="no space left"):
+        recorder.save_nemo(ScriptedActor(fails_to_save=True))
+    assert (final.read_text(), output.getvalue()) == ("of an earlier run", "")
+    recorder.save_nemo(ScriptedActor())
+    assert final.read_text() == "half of the weights"
+    assert not (folder / "tmp_final.nemo").exists()
+    assert output.getvalue() == f"trained learner {final}\n"
+
+
+def test_another_rank_leaves_final_nemo_to_rank_0(tmp_path: Path, time: ScriptedTime) -> None:
+    rank_1(tmp_path, time).save_nemo(ScriptedActor())
+    assert not (tmp_path / "final.nemo").exists()
+
+
+def test_the_hugging_face_folder(recorder: Recorder, output: io.StringIO) -> None:
+    recorder.export_hf(ScriptedActor())
+    assert (recorder.run_dir.path / "hf").is_dir()
+    assert output.getvalue() == f"trained learner {recorder.run_dir.path / 'hf'}\n"
+
+
+def test_close_ends_the_metrics_and_the_bar(recorder: Recorder, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert recorder.console is not None
+    ended: list[tuple[Any, ...]] = []
+    monkeypatch.setattr(type(recorder.console), "__exit__", lambda self, *error: ended.append(error))
+    recorder.close()
+    assert ended == [(None, None, None)]
+    with pytest.raises(ValueError, match="closed file"):
+        recorder.stepped(1, metrics_of(1), groups(), torch.zeros(1, 2), seconds=1.0)
+
+
+def test_a_run_that_was_cut_off_and_resumed(tmp_path: Path, stop: StopRequest, plotted: list[RunDir]) -> None:
+    """Seconds, metrics and the summary of two parts are those of one run. The learner learns between 0 and 2."""
+    algorithm = AlgorithmConfig(
+        steps=2, prompts_per_step=1, group_size=2, kl_coef=0.0, schedule=ScheduleConfig(name="none")
+    )
+    settings: dict[str, Any] = {
+        "train": prompts(5, 6),
+        "valid": prompts(100, 101),
+        "validation": ValidationConfig(every=0, samples=1),
+        "checkpoint": CheckpointConfig(every=1),
+    }
+
+    def wrong(request: SampleRequest) -> Answer:
+        return Answer((0, 2))
+
+    first = make_run(tmp_path, stop, algorithm, by_learner=wrong, **settings)
+    stop.signal = 15
+    assert first.trainer.fit() == 15
+    assert first.recorder.elapsed() == 0.5 + 0.75 + 1.625  # refit, validation, step
+    first.recorder.close()
+    stop.signal = 0
+    checkpoint = latest_checkpoint(first.run_dir.checkpoints)
+    assert checkpoint is not None
+    state = first.actor.load(checkpoint.path)
+    second = make_run(
+        tmp_path, stop, algorithm, step=state["step"], seconds_before=state["seconds"], resume_step=1, **settings
+    )
+    assert second.trainer.fit() == 0
+    second.recorder.summarize(second.trainer.step)
+    assert [line["step"] for line in read_metrics(second.run_dir.metrics)] == [1, 2]
+    summary = json.loads(second.run_dir.summary.read_text())
+    assert summary["seconds"] == 2 * (0.5 + 0.75 + 1.625)
+    assert (summary["pass@1/before"], summary["pass@1/after"], summary["steps"]) == (0.0, 1.0, 2)
+    assert plotted == [second.run_dir]

@@ -1,0 +1,57 @@
+"""`StepSums` over two updates, by hand."""
+
+from __future__ import annotations
+
+import pytest
+
+from s2l_nemo.trainer.sums import StepSums, TokenSums
+from s2l_nemo.types import Source
+
+
+def of_loss(scale: float, *, kl: bool) -> dict[str, float]:
+    """Sums as `PolicyLoss` names them: each of another size."""
+    sums = {"loss_sum": 100 * scale}
+    names = ["tokens", "clipped", "ratio_sum", "logprob_diff_sum", *(["kl_sum"] if kl else [])]
+    for index, name in enumerate(names, start=1):
+        sums |= {name: 10 * index * scale, f"{name}_explorer": 4 * index * scale, f"{name}_learner": 6 * index * scale}
+    return sums
+
+
+def test_two_updates_add_up_and_the_last_rate_stays() -> None:
+    sums = StepSums(entropy=7.0, entropy_tokens=14.0)
+    sums = sums.plus(of_loss(1.0, kl=True), {"grad_norm": 2.0, "lr": 0.5})
+    sums = sums.plus(of_loss(0.5, kl=True), {"grad_norm": 4.0, "lr": 0.25})
+    assert sums == StepSums(
+        entropy=7.0,
+        entropy_tokens=14.0,
+        updates=2,
+        loss=150.0,
+        grad_norm=6.0,
+        lr=0.25,
+        total=TokenSums(tokens=15.0, clipped=30.0, ratio=45.0, logprob_diff=60.0, kl=75.0),
+        by_source={
+            Source.LEARNER: TokenSums(tokens=9.0, clipped=18.0, ratio=27.0, logprob_diff=36.0, kl=45.0),
+            Source.EXPLORER: TokenSums(tokens=6.0, clipped=12.0, ratio=18.0, logprob_diff=24.0, kl=30.0),
+        },
+    )
+
+
+def test_without_a_reference_policy_there_is_no_kl() -> None:
+    sums = StepSums(0.0, 0.0).plus(of_loss(1.0, kl=False), {"grad_norm": 2.0, "lr": 0.5})
+    assert sums.total == TokenSums(tokens=10.0, clipped=20.0, ratio=30.0, logprob_diff=40.0, kl=None)
+    assert {own.kl for own in sums.by_source.values()} == {None}
+
+
+def test_before_the_first_update_all_is_nothing() -> None:
+    sums = StepSums(1.0, 2.0)
+    assert (sums.updates, sums.loss, sums.grad_norm, sums.lr) == (0, 0.0, 0.0, 0.0)
+    assert sums.total == TokenSums(0.0, 0.0, 0.0, 0.0, None)
+    assert sums.by_source == {Source.LEARNER: TokenSums(), Source.EXPLORER: TokenSums()}
+
+
+@pytest.mark.parametrize("missing", ["tokens", "clipped_explorer", "ratio_sum_learner", "logprob_diff_sum", "loss_sum"])
+def test_a_missing_sum_is_an_error(missing: str) -> None:
+    sums = of_loss(1.0, kl=True)
+    del sums[missing]
+    with pytest.raises(KeyError, match=missing):
+        StepSums(0.0, 0.0).plus(sums, {"grad_norm": 2.0, "lr": 0.5})
