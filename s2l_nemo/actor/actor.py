@@ -162,7 +162,7 @@ class S2LActor(NLPAdapterModelMixin, MegatronGPTModel, AlignableGenerativeInterf
         """Log-probs [B, S] of the targets and entropy [B, S] in nats, on every rank of the pipeline."""
 
         def outputs_of(rows: TrainBatch) -> LossFunction:
-            def outputs(logits_BTV: torch.Tensor, non_loss_data: bool = True) -> torch.Tensor:
+            def outputs(logits_BTV: torch.Tensor, non_loss_data: bool = True) -> torch.Tensor:  # noqa: ARG001  Megatron's
                 entropy_BS = vocab_parallel.entropy(logits_BTV, temperature)
                 return torch.stack(
                     [vocab_parallel.target_logprobs(logits_BTV, rows.tokens_BT, temperature), entropy_BS]

@@ -69,17 +69,17 @@ class Family:
 
 
 def _qwen3(hidden: int, layers: int, heads: int, ffn: int, *, tied: bool) -> Facts:
-    return dict(
-        vocab=151936, hidden=hidden, layers=layers, heads=heads, kv_heads=8, head_dim=128, ffn=ffn,
-        max_positions=32768, tied=tied, rope_theta=1e6, rms_norm_eps=1e-6,
-    )  # fmt: skip
+    return {
+        "vocab": 151936, "hidden": hidden, "layers": layers, "heads": heads, "kv_heads": 8, "head_dim": 128,
+        "ffn": ffn, "max_positions": 32768, "tied": tied, "rope_theta": 1e6, "rms_norm_eps": 1e-6,
+    }  # fmt: skip
 
 
 def _internlm2_5(hidden: int, layers: int, heads: int, ffn: int) -> Facts:
-    return dict(
-        vocab=92544, hidden=hidden, layers=layers, heads=heads, kv_heads=8, head_dim=128, ffn=ffn,
-        max_positions=32768, tied=False, rope_theta=1e6, rms_norm_eps=1e-5,
-    )  # fmt: skip
+    return {
+        "vocab": 92544, "hidden": hidden, "layers": layers, "heads": heads, "kv_heads": 8, "head_dim": 128,
+        "ffn": ffn, "max_positions": 32768, "tied": False, "rope_theta": 1e6, "rms_norm_eps": 1e-5,
+    }  # fmt: skip
 
 
 # Public figures: the Qwen3 technical report (arXiv 2505.09388), and the config.json of each model on Hugging Face.

@@ -56,9 +56,7 @@ def stop_token_ids(folder: Path, tokenizer: PreTrainedTokenizerFast, path: str |
     eos = _read_if_there(folder / "generation_config.json").get("eos_token_id")
     ids.update([] if eos is None else [eos] if isinstance(eos, int) else eos)
     if not ids:
-        raise UserError(
-            f"{path or folder} names no end-of-sequence token: set eos_token in its tokenizer_config.json"
-        )
+        raise UserError(f"{path or folder} names no end-of-sequence token: set eos_token in its tokenizer_config.json")
     return tuple(sorted(ids))
 
 

@@ -16,7 +16,7 @@ class StopRequest:
         for signum in (signal.SIGINT, signal.SIGTERM):
             signal.signal(signum, self._handle)
 
-    def _handle(self, signum: int, frame: object) -> None:
+    def _handle(self, signum: int, _frame: object) -> None:
         if self.signal:
             os._exit(128 + signum)
         self.signal = signum

@@ -109,7 +109,8 @@ def test_an_engine_in_this_process_cannot_be_lost(maker: ScriptedMaker) -> None:
     assert maker.made == [engine]
 
 
-def test_both_engines_in_servers(served: EngineKind, tmp_path: Path) -> None:
+@pytest.mark.usefixtures("served")
+def test_both_engines_in_servers(tmp_path: Path) -> None:
     """The server imports the maker by its name; nobody has registered the kind there."""
     models = {}
     for name in ("small", "large"):
@@ -129,7 +130,8 @@ def test_both_engines_in_servers(served: EngineKind, tmp_path: Path) -> None:
     assert {path.name for path in (tmp_path / "logs").iterdir()} == {"explorer_rank3.log", "learner_rank3.log"}
 
 
-def test_a_rank_that_speaks_to_no_server(served: EngineKind) -> None:
+@pytest.mark.usefixtures("served")
+def test_a_rank_that_speaks_to_no_server() -> None:
     explorer, learner = make_engines(factory("mine"), explorer=SMALL, learner=LARGE)
     assert isinstance(explorer, AbsentEngine)
     assert isinstance(learner, AbsentLearnerEngine)
@@ -166,7 +168,8 @@ def test_the_configuration_knows_it(maker: ScriptedMaker) -> None:
     assert maker.made == []
 
 
-def test_the_planner_knows_it(served: EngineKind) -> None:
+@pytest.mark.usefixtures("served")
+def test_the_planner_knows_it() -> None:
     cfg = load_config(["engine.kind=mine", "engine.tensor_parallel_size=4", "trainer.num_nodes=2"], CONF)
     assert cost.engines_of(cfg) == cost.Engines(count=2, gpus=4)
 

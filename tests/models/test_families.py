@@ -141,7 +141,9 @@ def test_nemo_figures_name_the_family_that_engines_know(family: str, found: str)
 
 def test_nemo_figures_of_no_family() -> None:
     config = architecture(small_shape(family="llama")) | {"activation": "gelu"}
-    with pytest.raises(UserError, match="^config.json: activation=gelu is not supported: only activation=fast-swiglu"):
+    with pytest.raises(
+        UserError, match=r"^config\.json: activation=gelu is not supported: only activation=fast-swiglu"
+    ):
         shape_from_nemo(PATH, config, 2)
 
 

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from transformers import AutoConfig, PreTrainedTokenizerFast
+from transformers import AutoConfig
 
 from s2l_nemo.errors import UserError
 from s2l_nemo.models.open import Model, check_same_tokenizer

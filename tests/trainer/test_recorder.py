@@ -267,7 +267,7 @@ def test_a_run_that_was_cut_off_and_resumed(tmp_path: Path, stop: StopRequest, p
         "checkpoint": CheckpointConfig(every=1),
     }
 
-    def wrong(request: SampleRequest) -> Answer:
+    def wrong(_: SampleRequest) -> Answer:
         return Answer((0, 2))
 
     first = make_run(tmp_path, stop, algorithm, by_learner=wrong, **settings)

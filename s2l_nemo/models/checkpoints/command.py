@@ -15,9 +15,9 @@ from rich.console import Console
 from rich.filesize import decimal
 from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn, TransferSpeedColumn
 
+from s2l_nemo.errors import UserError
 from s2l_nemo.models.formats.dtypes import BFLOAT16, FLOAT16, FLOAT32
 from s2l_nemo.models.formats.output import Output, check_output, new_output
-from s2l_nemo.errors import UserError
 
 DTYPES = {"bf16": BFLOAT16, "fp16": FLOAT16, "fp32": FLOAT32}
 _UNITS = {"": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9}
@@ -26,7 +26,7 @@ _UNITS = {"": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9}
 def run_command(command: Callable[[], int]) -> int:
     """The exit code of a command: 2 and one line for a mistake of the user, 130 or 143 for Ctrl-C and SIGTERM."""
 
-    def interrupt(signum: int, frame: object) -> None:
+    def interrupt(signum: int, _frame: object) -> None:
         raise SystemExit(128 + signum)
 
     for signum in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):

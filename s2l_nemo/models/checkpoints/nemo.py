@@ -92,7 +92,7 @@ class NemoCheckpoint:
         return shape_from_nemo(self.path / CONFIG, nemo, rows)
 
     def _check_tensors(self, dtype: Dtype | None) -> Dtype:
-        """The type of the tensors. Raises UserError if one is missing, there is another, or a shape or type is wrong."""
+        """The type of the tensors. Raises UserError if one is missing, is not known, or has a wrong shape or type."""
         known: set[str] = set()
         missing: list[str] = []
         for entry in entries(self.shape):

@@ -7,8 +7,8 @@ import re
 from collections.abc import Callable
 from pathlib import Path
 
-from s2l_nemo.models.formats.output import MANIFEST
 from s2l_nemo.errors import UserError
+from s2l_nemo.models.formats.output import MANIFEST
 
 _BLOCK = 4 * 2**20
 

@@ -15,9 +15,9 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Protocol
 
-from s2l_nemo.models.formats.rows import MemoryRows, Part, Rows
 from s2l_nemo.errors import UserError
 from s2l_nemo.files import check_free_space, sync
+from s2l_nemo.models.formats.rows import MemoryRows, Part, Rows
 
 MANIFEST = "SHA256SUMS"  # in a folder; beside a file it is NAME.sha256. Both are what `sha256sum -c` reads
 _BLOCK = 4 * 2**20  # bytes of a buffer, hashed and written at once
@@ -178,7 +178,7 @@ def tar_size(plan: Mapping[str, int]) -> int:
 
 @contextmanager
 def new_output(
-    path: Path, plan: Mapping[str, int], *, tar: bool, force: bool, progress: Callable[[int], None] = lambda count: None
+    path: Path, plan: Mapping[str, int], *, tar: bool, force: bool, progress: Callable[[int], None] = lambda _: None
 ) -> Iterator[Output]:
     """Yields an output for the files of `plan` (name to bytes); it takes the place of `path` once all are written.
 

@@ -42,8 +42,8 @@ class Region:
 
 
 @lru_cache(maxsize=16)
-def _opened(path: Path, identity: tuple[int, int]) -> io.FileIO:
-    """`identity` tells a file from one that has since taken its place."""
+def _opened(path: Path, _identity: tuple[int, int]) -> io.FileIO:
+    """`_identity` tells a file from one that has since taken its place."""
     return path.open("rb", buffering=0)
 
 

@@ -12,10 +12,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from s2l_nemo.errors import UserError
 from s2l_nemo.models.formats.dtypes import BFLOAT16, FLOAT16, FLOAT32, Dtype
 from s2l_nemo.models.formats.regions import Region
 from s2l_nemo.models.formats.rows import FileRows, Rows
-from s2l_nemo.errors import UserError
 
 DTYPES = {"F32": FLOAT32, "BF16": BFLOAT16, "F16": FLOAT16}
 SINGLE = "model.safetensors"

@@ -21,10 +21,10 @@ from typing import Any
 
 import numpy
 
+from s2l_nemo.errors import UserError
 from s2l_nemo.models.formats.dtypes import DTYPES, Dtype
 from s2l_nemo.models.formats.regions import Region
 from s2l_nemo.models.formats.rows import FileRows, MemoryRows, Rows
-from s2l_nemo.errors import UserError
 
 
 @dataclass(frozen=True)

@@ -114,7 +114,8 @@ def test_a_learner_does_not_heal_itself(server: Server) -> None:
         engine.generate([], SamplingParams(4, ()))
 
 
-def test_lost_too_often(server: Server) -> None:
+@pytest.mark.usefixtures("server")
+def test_lost_too_often() -> None:
     engine = ServedEngine(LAUNCH, EngineConfig(max_restarts=1))
     engine.restart()
     with pytest.raises(EngineDied, match=r"was lost 2 times, more than engine.max_restarts=1; the log ends"):

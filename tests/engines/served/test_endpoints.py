@@ -252,9 +252,7 @@ class TestUpdate:
         assert status == 500
         assert "begin one" in unpack(body)[0]["error"]
 
-    def test_another_call_gives_it_up(
-        self, served: Served, segments: tuple[Segment, Segment], capfd: pytest.CaptureFixture[str]
-    ) -> None:
+    def test_another_call_gives_it_up(self, served: Served, segments: tuple[Segment, Segment]) -> None:
         served.ask("/update/begin", pack({"version": 4}))
         served.ask("/update/bucket", layout(segments[0], a=1.0))
         assert served.generates()
@@ -267,9 +265,7 @@ class TestUpdate:
         assert served.ask("/update/end", pack({}))[0] == 200
         assert [call for call in served.engine.calls if "begin 4" not in call] == ["begin 5", "end"]
 
-    def test_an_error_comes_with_its_bucket(
-        self, served: Served, segments: tuple[Segment, Segment], capfd: pytest.CaptureFixture[str]
-    ) -> None:
+    def test_an_error_comes_with_its_bucket(self, served: Served, segments: tuple[Segment, Segment]) -> None:
         served.ask("/update/begin", pack({"version": 4}))
         while not served.engine.calls:
             threading.Event().wait(0.01)

@@ -95,7 +95,10 @@ def explorer_model(folder: Path) -> Path:
 
 @pytest.fixture(scope="module")
 def explorer(
-    explorer_model: Path, folder: Path, explorer_config: EngineConfig, environment: None
+    explorer_model: Path,
+    folder: Path,
+    explorer_config: EngineConfig,
+    environment: None,  # noqa: ARG001  must be set before; a fixture takes no `usefixtures`
 ) -> Iterator[ServedEngine]:
     served = factory(explorer_config, folder).explorer(open_model("explorer.path", str(explorer_model)))
     assert isinstance(served, ServedEngine)

@@ -93,7 +93,7 @@ def test_other_types_are_refused() -> None:
 def test_too_little_memory_is_one_line(monkeypatch: pytest.MonkeyPatch, elements: int) -> None:
     before = open_segments()
 
-    def refuse(fd: int, offset: int, size: int) -> None:
+    def refuse(_fd: int, _offset: int, size: int) -> None:
         assert size == 2**21  # a test that asked for more would take the whole machine down
         raise OSError(errno.ENOSPC, "No space left on device")
 

@@ -263,7 +263,7 @@ def test_an_incomplete_update_is_refused_until_a_complete_one(folder: Path, sent
     assert engine.generate(requests, PARAMS)[0].weight_version == 4
 
 
-def test_a_bucket_that_fails_in_the_engine(folder: Path, double: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_bucket_that_fails_in_the_engine(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     engine = learner(folder)
     loaded: list[Any] = []
     load = type(engine._llm._worker.engine).load
@@ -478,7 +478,7 @@ def test_the_double_refuses_arguments_of_the_engine(
         generate(llm(double, folder, **change), double, {})
 
 
-def test_the_double_refuses_a_wrong_kv_cache_config(double: Any) -> None:
+def test_the_double_refuses_a_wrong_kv_cache_config() -> None:
     from tensorrt_llm.llmapi import KvCacheConfig
 
     with pytest.raises(TypeError, match="enable_reuse"):
@@ -610,7 +610,7 @@ def test_the_double_refuses_bad_buckets(double: Any, async_learner: Learner) -> 
         async_learner.run("update_weights", {"GPU-1": []})
 
 
-def test_the_double_refuses_calls_of_workers_that_do_not_exist(double: Any, async_learner: Learner) -> None:
+def test_the_double_refuses_calls_of_workers_that_do_not_exist(async_learner: Learner) -> None:
     with pytest.raises(AttributeError, match="no method called 'load'"):
         async_learner.run("collective_rpc", "load")
     with pytest.raises(TypeError, match="args must be a tuple"):

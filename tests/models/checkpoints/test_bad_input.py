@@ -21,8 +21,8 @@ from safetensors.torch import load_file, save_file
 
 from s2l_nemo.errors import UserError
 from s2l_nemo.models.checkpoints.to_nemo import Format
-from tests.distributed.models import write_internlm2, write_qwen3
 from tests.distributed.conversion import to_nemo
+from tests.distributed.models import write_internlm2, write_qwen3
 from tools import convert_hf_to_nemo, convert_nemo_to_hf
 
 ROOT = Path(__file__).resolve().parents[3]
@@ -251,7 +251,7 @@ def test_a_hostile_item_is_not_run(nemo: Path, tmp_path: Path, monkeypatch: pyte
     assert os.listdir(tmp_path) == ["source"]
 
 
-def test_a_truncated_tar(nemo: Path, hf: Path, tmp_path: Path) -> None:
+def test_a_truncated_tar(hf: Path, tmp_path: Path) -> None:
     source = to_nemo(hf, tmp_path / "source.nemo", Format.NEMO)
     os.truncate(source, source.stat().st_size // 2)
     message = fails(convert_nemo_to_hf, "--input", source, "--output", tmp_path / "out")

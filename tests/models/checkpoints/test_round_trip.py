@@ -12,11 +12,11 @@ import yaml
 from safetensors.torch import load_file, save_file
 
 from s2l_nemo.models.checkpoints.compare import compare
-from s2l_nemo.models.formats.dtypes import BFLOAT16
 from s2l_nemo.models.checkpoints.open import open_checkpoint
 from s2l_nemo.models.checkpoints.to_nemo import Format
-from tests.distributed.models import write_internlm2, write_qwen3
+from s2l_nemo.models.formats.dtypes import BFLOAT16
 from tests.distributed.conversion import to_hf, to_nemo
+from tests.distributed.models import write_internlm2, write_qwen3
 
 
 def tensors(folder: Path) -> dict[str, torch.Tensor]:

@@ -13,10 +13,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from s2l_nemo.errors import UserError
 from s2l_nemo.models.formats.manifest import check_manifest, find_manifest, read_manifest
 from s2l_nemo.models.formats.output import new_output, tar_size
 from s2l_nemo.models.formats.rows import MemoryRows
-from s2l_nemo.errors import UserError
 
 CONTENTS = {"a.json": b"{}", "weights/data": bytes(range(256)) * 40_000, "weights/empty": b"", "z": b"z" * 513}
 PLAN = {name: len(content) for name, content in CONTENTS.items()}

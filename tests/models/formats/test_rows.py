@@ -10,11 +10,11 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+from s2l_nemo.errors import UserError
+from s2l_nemo.models.checkpoints.tensors import dtype_of, rows_of, tensor_of
 from s2l_nemo.models.formats.dtypes import BFLOAT16, FLOAT16, FLOAT32, Dtype
 from s2l_nemo.models.formats.regions import Region
 from s2l_nemo.models.formats.rows import FileRows, MemoryRows, Part, Rows, blocks, cast, count, same_bytes, size, take
-from s2l_nemo.models.checkpoints.tensors import dtype_of, rows_of, tensor_of
-from s2l_nemo.errors import UserError
 
 
 def content(rows: Rows) -> bytes:

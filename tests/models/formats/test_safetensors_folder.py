@@ -16,6 +16,8 @@ from hypothesis import strategies as st
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save, save_file
 
+from s2l_nemo.errors import UserError
+from s2l_nemo.models.checkpoints.tensors import dtype_of, tensor_of
 from s2l_nemo.models.formats.dtypes import BFLOAT16, FLOAT16, FLOAT32, Dtype
 from s2l_nemo.models.formats.rows import blocks
 from s2l_nemo.models.formats.safetensors_folder import (
@@ -25,8 +27,6 @@ from s2l_nemo.models.formats.safetensors_folder import (
     StoredTensor,
     check_tensors,
 )
-from s2l_nemo.models.checkpoints.tensors import dtype_of, tensor_of
-from s2l_nemo.errors import UserError
 
 BF16, F16, F32 = torch.bfloat16, torch.float16, torch.float32
 

@@ -14,14 +14,14 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from safetensors.torch import load_file, save
-from transformers import AutoModelForCausalLM, PreTrainedModel, Qwen3Config, Qwen3ForCausalLM
+from transformers import AutoModelForCausalLM
 
+from s2l_nemo.models.checkpoints.tensors import dtype_of, rows_of, tensor_of
 from s2l_nemo.models.formats.dtypes import BFLOAT16, FLOAT32
 from s2l_nemo.models.formats.output import new_output
 from s2l_nemo.models.formats.rows import MemoryRows, Rows, take
 from s2l_nemo.models.formats.safetensors_folder import INDEX, SINGLE, SafetensorsFolder
 from s2l_nemo.models.formats.safetensors_writer import SafetensorsPlan, TensorPlan
-from s2l_nemo.models.checkpoints.tensors import dtype_of, rows_of, tensor_of
 from tests.models.outputs import MemoryOutput
 from tests.random_qwen3 import random_qwen3
 
@@ -168,7 +168,6 @@ def test_no_tensor_is_kept_once_written() -> None:
 
 @pytest.mark.parametrize("tied", [True, False])
 def test_transformers_writes_what_we_read_and_loads_what_we_write(tmp_path: Path, tied: bool) -> None:
-    from transformers import AutoModelForCausalLM
 
     model = random_qwen3(vocab_size=40, hidden_size=16, tie_word_embeddings=tied, torch_dtype=BF16).to(BF16)
     model.save_pretrained(tmp_path / "theirs", max_shard_size="9KB")

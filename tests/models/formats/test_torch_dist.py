@@ -24,8 +24,6 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch.distributed.checkpoint.filesystem import _StorageInfo
-from torch.distributed.checkpoint.state_dict_loader import load
-from torch.distributed.checkpoint.state_dict_saver import save
 from torch.distributed.checkpoint.metadata import (
     BytesStorageMetadata,
     ChunkStorageMetadata,
@@ -35,16 +33,18 @@ from torch.distributed.checkpoint.metadata import (
     TensorProperties,
     TensorStorageMetadata,
 )
+from torch.distributed.checkpoint.state_dict_loader import load
+from torch.distributed.checkpoint.state_dict_saver import save
 
+from s2l_nemo.errors import UserError
+from s2l_nemo.models.checkpoints.tensors import dtype_of, rows_of, tensor_of
 from s2l_nemo.models.formats import torch_dist_writer
 from s2l_nemo.models.formats.dtypes import FLOAT32
 from s2l_nemo.models.formats.output import new_output
 from s2l_nemo.models.formats.regions import folder_regions, tar_regions
 from s2l_nemo.models.formats.rows import FileRows, MemoryRows, Rows
-from s2l_nemo.models.checkpoints.tensors import dtype_of, rows_of, tensor_of
 from s2l_nemo.models.formats.torch_dist import TorchDistReader
 from s2l_nemo.models.formats.torch_dist_writer import ChunkPlan, TorchDistPlan
-from s2l_nemo.errors import UserError
 from tests.models.outputs import PlainOutput
 
 BACKEND = {"sharded_backend": "torch_dist", "sharded_backend_version": 1}
