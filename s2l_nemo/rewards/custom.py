@@ -22,7 +22,7 @@ def load_function(path: str) -> RewardFunction:
         if error.name is None or not (module_name + ".").startswith(error.name + "."):
             raise UserError(f"rewards.fn={path}: importing {module_name} fails: {error}") from error
         raise UserError(f"rewards.fn={path}: there is no module {error.name}; is its folder in PYTHONPATH?") from error
-    function = getattr(module, name, None)
+    function: RewardFunction | None = getattr(module, name, None)
     if not callable(function):
         raise UserError(f"rewards.fn={path}: {module_name} has no function {name}")
-    return function  # type: ignore[no-any-return]
+    return function

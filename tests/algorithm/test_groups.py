@@ -3,6 +3,7 @@ from __future__ import annotations
 import subprocess
 import sys
 from dataclasses import replace
+from random import Random
 
 import pytest
 from hypothesis import given
@@ -55,10 +56,10 @@ def test_a_sample_keeps_its_seed_whoever_draws_it(explorer: int, learner: int, s
     assert len(mixed[0]) == explorer * len(PROMPTS)
 
 
-@given(sizes=st.lists(st.integers(1, 9), max_size=12), world=st.integers(1, 8), shuffle=st.randoms())
-def test_shares_are_a_balanced_partition(sizes: list[int], world: int, shuffle: object) -> None:
+@given(sizes=st.lists(st.integers(1, 9), max_size=12), world=st.integers(1, 8), random=st.randoms())
+def test_shares_are_a_balanced_partition(sizes: list[int], world: int, random: Random) -> None:
     requests = [SampleRequest(p, s, (p,), seed=0) for p, size in enumerate(sizes) for s in range(size)]
-    shuffle.shuffle(requests)  # type: ignore[attr-defined]
+    random.shuffle(requests)
     shares = [share(requests, rank, world) for rank in range(world)]
     assert len(requests) == sum(len(part) for part in shares)
     assert set(requests) == {request for part in shares for request in part}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import given
@@ -235,6 +236,6 @@ def test_memory_of_each_kind_of_engine() -> None:
 
 
 @pytest.mark.parametrize(("overrides", "named"), [({"length": 5000}, "length=5000"), ({"prompt": 600}, "prompt=600")])
-def test_lengths_above_the_limit_are_refused(overrides: dict[str, int], named: str) -> None:
+def test_lengths_above_the_limit_are_refused(overrides: dict[str, Any], named: str) -> None:
     with pytest.raises(UserError, match=f"{named} is more than rollout.max_"):
-        cost.assumed_of(cost.PlanOptions(**overrides), paper())  # type: ignore[arg-type]
+        cost.assumed_of(cost.PlanOptions(**overrides), paper())

@@ -9,6 +9,7 @@ import subprocess
 import sys
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -31,14 +32,14 @@ def installed(needs: dict[str, str]) -> tuple[Package, ...]:
     return tuple(Package(name, needed, fitting(needed)) for name, needed in needs.items())
 
 
-def machine(**changes: object) -> Machine:
+def machine(**changes: Any) -> Machine:
     """8 H100 and both environments of the container, unless `changes` say otherwise."""
     engine = Engine("/e/python", "3.12.3", installed(environment.SERVER | environment.TENSORRT_LLM), None)
     whole = Machine(
         "3.12.3", "/t/python", "Linux", 64, 1000.0, 500.0, 900.0, "unlimited", None, (H100,) * 8, "13.1", "2.28.9",
         installed(environment.TRAINER), IMAGE_EXTRAS, engine, {},
     )  # fmt: skip
-    return replace(whole, **changes)  # type: ignore[arg-type]
+    return replace(whole, **changes)
 
 
 def cannot(found: Machine) -> dict[str, str]:

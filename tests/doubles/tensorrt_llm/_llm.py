@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Generator
-from typing import Any
+from typing import Any, ClassVar
 
 from tensorrt_llm._data import CompletionOutput, LlmArgs, SamplingParams
 from tensorrt_llm._misuse import Misuse
@@ -39,7 +39,7 @@ class RequestOutput:
 class LLM:
     """llmapi/llm.py. `script`, where a test sets it, changes the outputs of each batch."""
 
-    script: Callable[[list[CompletionOutput]], None] | None = None
+    script: ClassVar[Callable[[list[CompletionOutput]], None] | None] = None
     _keeps_released_weights = True
 
     def __init__(
@@ -127,8 +127,9 @@ class LLM:
         assert self._worker is not None
         pending, self._pending = self._pending, []
         outputs = self._worker.engine.generate([submitted for _, submitted in pending])
-        if self.script is not None:
-            type(self).script(outputs)  # type: ignore[misc]
+        script = type(self).script
+        if script is not None:
+            script(outputs)
         for (future, _), output in zip(pending, outputs, strict=True):
             future.outputs, future.finished = [output], True
 

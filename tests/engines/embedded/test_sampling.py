@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import pytest
 import torch
@@ -13,8 +14,8 @@ from s2l_nemo.types import SamplingParams
 PROBS = (0.4, 0.3, 0.2, 0.1)
 
 
-def params(**values: float) -> SamplingParams:
-    return SamplingParams(max_new_tokens=1, stop_token_ids=(), **values)  # type: ignore[arg-type]
+def params(**values: Any) -> SamplingParams:
+    return SamplingParams(max_new_tokens=1, stop_token_ids=(), **values)
 
 
 def distribution(sampling: SamplingParams, probs: tuple[float, ...] = PROBS) -> list[float]:

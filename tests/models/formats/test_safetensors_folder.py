@@ -234,7 +234,7 @@ def test_tensor_in_two_shards(tmp_path: Path) -> None:
         (raw({"x": 3}), ": x does not have just dtype, shape and data_offsets"),
         (raw({"x": {"dtype": "F32", "shape": []}}), ": x does not have just dtype, shape and data_offsets"),
         (raw({"x": entry(0, 4) | {"more": 1}}, 4), ": x does not have just dtype, shape and data_offsets"),
-        (raw({"x": entry(0, 4, dtype=["F32"])}, 4), ": x has dtype ['F32'], shape [1], data_offsets [0, 4]"),  # type: ignore[arg-type]
+        (raw({"x": entry(0, 4) | {"dtype": ["F32"]}}, 4), ": x has dtype ['F32'], shape [1], data_offsets [0, 4]"),
         (raw({"x": entry(0, 4) | {"shape": 1}}, 4), "shape 1, data_offsets [0, 4]"),
         (raw({"x": entry(0, 4) | {"shape": [1.0]}}, 4), "shape [1.0], data_offsets [0, 4]"),
         (raw({"x": entry(0, 4) | {"shape": [True]}}, 4), "shape [True], data_offsets [0, 4]"),
