@@ -1,11 +1,13 @@
 # ruff: noqa: RUF001  (look-alike characters are what this file is about)
-r"""Answers as text: found in a response, normalised, and decided where text and exact numbers suffice.
+r"""Answers as text: finds them in a response, normalises them, and decides those that need no algebra.
 
 Nothing here imports sympy. Every function is pure and takes time linear in its input.
 
-Decisions: a unit on one side only is dropped; units on both sides must be the same (cm and centimeters are, cm and m
-are not). A percent sign on both sides is a unit; on one side `N\%` may mean N or N/100. Degrees are a unit. A number in
-base b (`52_8`) is right in that base only. Thousands may be parted by commas. Rounded decimals are wrong.
+How units and numbers are compared:
+- A unit on one side only is dropped. Units on both sides must be the same: cm and centimeters are, cm and m are not.
+- Degrees are a unit. A percent sign on both sides is a unit; on one side only, `N\%` may mean N or N/100.
+- A number in base b (`52_8`) is right in that base only.
+- Commas may part thousands. A rounded decimal is wrong.
 """
 
 from __future__ import annotations
@@ -14,9 +16,9 @@ import re
 import unicodedata
 from fractions import Fraction
 
-# An answer longer than this is right only where it is the gold's text: no gold of mathematics comes near (proofs do).
+# A longer answer is right only if it is the text of the gold answer. Proofs are that long; gold answers are not.
 MAX_SYMBOLIC = 2000
-_MAX_DIGITS = 500  # a plain number of more digits is compared as text; below Python's limit of 4,300
+_MAX_DIGITS = 500  # a longer plain number is compared as text; Python reads no more than 4,300 digits
 
 _BOX_OR_BRACE = re.compile(r"\\boxed\s*\{|\\.|[{}]", re.DOTALL)
 _THOUSANDS = re.compile(r"[+-]?\d{1,3}(,\d{3})+(\.\d+)?")
@@ -50,7 +52,7 @@ _REWRITES = [
     (re.compile(r"(?<![\\A-Za-z])sqrt(?![A-Za-z])"), r"\\sqrt"),
     (re.compile(r"\\sqrt\s*\(([^()]*)\)"), r"\\sqrt{\1}"),
     (re.compile(r"\\sqrt\s*(\d|[A-Za-z](?![A-Za-z]))"), r"\\sqrt{\1}"),
-    # a space means something between two words, two numbers, or a word and a number after it
+    # A space has a meaning between two words, between two numbers, and between a word and a number after it.
     (re.compile(r" +(?![A-Za-z0-9])|(?<![A-Za-z0-9]) +|(?<=\d) +(?=[A-Za-z])"), ""),
 ]
 _WHOLE_TEXT = re.compile(r"\\text\{([^{}]*)\}")
@@ -71,7 +73,7 @@ _UNIT_NAMES = {
     "liter": "litre", "l": "litre", "°": "degree", "percent": "%", "percentage": "%", "square unit": "unit^2",
     "cubic unit": "unit^3", "squareunit": "unit^2", "cubicunit": "unit^3",
 }  # fmt: skip
-# Words that are units without \text as well; single letters are variables there.
+# Words that are units even without \text. A single letter without it is a variable.
 _BARE_UNITS = (
     "degrees?|percent|cm|mm|km|kg|inch(?:es)?|feet|foot|ft|meters?|metres?|centimeters?|kilometers?|miles?|mph|yards?|"
     "seconds?|minutes?|hours?|days?|weeks?|months?|years?|dollars?|cents?|grams?|kilograms?|pounds?|ounces?|liters?|"
@@ -91,8 +93,8 @@ _BOXED_CHOICE = re.compile(r"\(?\s*([A-Za-z])\s*(?:[).:,]|$)")
 
 
 def last_boxed(text: str) -> str | None:
-    r"""What stands in the `\boxed{...}` that begins last among those whose braces balance; None without one."""
-    open_braces: list[tuple[int, bool]] = []  # where the content starts, and whether it is a box
+    r"""The content of that `\boxed{...}` with balanced braces which begins last; None if there is none."""
+    open_braces: list[tuple[int, bool]] = []  # start of the content, whether it is a box
     last: tuple[int, int] | None = None
     for match in _BOX_OR_BRACE.finditer(text):
         token = match.group()
@@ -106,10 +108,11 @@ def last_boxed(text: str) -> str | None:
 
 
 def normalize_answer(answer: str) -> str:
-    r"""An answer in one way of writing: no dollars, sizes or needless spaces, `\frac{a}{b}`, ASCII digits and signs.
+    r"""An answer in one way of writing, for comparing and not for showing.
 
-    Removes a full stop at the end and commas between thousands; text around the whole answer is unwrapped, and a single
-    letter loses its parentheses. Idempotent on ordinary answers, but meant for comparing, not for showing.
+    It has fractions as `\frac{a}{b}`, ASCII digits and signs, and no dollar signs, sizes or needless spaces. A full
+    stop at the end, commas between thousands, a `\text{}` around the whole, and parentheses around a single letter
+    are removed. A second call changes nothing in an ordinary answer.
     """
     if not answer.isascii():
         answer = _to_ascii(answer)
@@ -126,7 +129,7 @@ def normalize_answer(answer: str) -> str:
 
 
 def _to_ascii(text: str) -> str:
-    """Compatibility forms (full-width digits) and mathematical signs in LaTeX; other letters stay."""
+    """Turns full-width digits and their like into ASCII and mathematical signs into LaTeX. Other letters stay."""
     text = _SUPERSCRIPT.sub(lambda match: f"^{{{unicodedata.normalize('NFKC', match.group())}}}", text)
     text = _SUBSCRIPT.sub(lambda match: f"_{{{unicodedata.normalize('NFKC', match.group())}}}", text)
     text = re.sub(r"(\d?)([½¼¾⅓⅔⅛])", _vulgar_fraction, text)
@@ -140,7 +143,7 @@ def _vulgar_fraction(match: re.Match[str]) -> str:
 
 
 def exact_number(text: str) -> Fraction | None:
-    r"""The value of a normalised plain number: decimal (repeating too), a/b, mixed, or scientific; None for others."""
+    r"""The value of a plain number: decimal, repeating decimal, a/b, mixed, or scientific. None for anything else."""
     text = text.replace(" ", "") if r"\frac" in text else text
     if len(text) > _MAX_DIGITS:
         return None
@@ -155,7 +158,7 @@ def exact_number(text: str) -> Fraction | None:
 
 
 def _repeating(start: str, period: str) -> Fraction:
-    r"""0.1\overline{6}: the digits of the period, divided by as many nines, behind the digits before it."""
+    r"""The value of 0.1\overline{6}: `period` divided by as many nines, moved behind the digits of `start`."""
     places = len(start.partition(".")[2])
     tail = Fraction(int(period), (10 ** len(period) - 1) * 10**places)
     head = Fraction(start + "0")
@@ -178,7 +181,7 @@ def _quotient(match: re.Match[str]) -> Fraction | None:
 
 
 def split_unit(text: str) -> tuple[str, str | None]:
-    """A normalised answer's value and its unit in one spelling (singular, a power as ^2); None without a unit."""
+    """The value and the unit of a normalised answer. The unit is singular, a power is ^2; None if there is none."""
     match = _UNIT.search(text)
     if match is None or match.start() == 0:
         return text, None
@@ -199,7 +202,7 @@ def split_unit(text: str) -> tuple[str, str | None]:
 
 
 def decide(gold: str, answer: str) -> bool | None:
-    """Whether a normalised answer is right, where text and exact numbers tell; None: it takes algebra."""
+    """Whether a normalised answer is right. None if text and exact numbers cannot tell, so that it takes algebra."""
     if gold == answer:
         return bool(gold)
     if not gold or not answer or max(len(gold), len(answer)) > MAX_SYMBOLIC or is_prose(gold):
@@ -214,7 +217,7 @@ def decide(gold: str, answer: str) -> bool | None:
 
 
 def _same_quantity(gold: tuple[str, str | None], answer: tuple[str, str | None]) -> bool | None:
-    """Whether two values with their units are equal; None: it takes algebra. A value without a unit fits any unit."""
+    """Whether two values with their units are equal; None if it takes algebra. A value without a unit fits any unit."""
     gold_value, gold_unit = gold
     value, unit = answer
     if gold_unit is not None and unit is not None and gold_unit != unit:
@@ -232,15 +235,15 @@ def _same_quantity(gold: tuple[str, str | None], answer: tuple[str, str | None])
 
 
 def is_prose(text: str) -> bool:
-    """Whether a gold answer is sentences, which only their own text can equal: four words of three letters."""
+    """Whether a gold answer is prose, which only its own text can equal: four words of three letters or more."""
     return len(_WORD.findall(_COMMAND.sub(" ", text))) >= 4
 
 
 def extract_choice(text: str) -> str | None:
-    r"""The letter A-Z that a response chooses; None without one.
+    r"""The letter A-Z that a response chooses; None if it chooses none.
 
-    The last box counts (`\boxed{C}`, `\boxed{(C) library}`, `\boxed{\text{C}}`); without a box, the last of "the answer
-    is C", "(C)", or a line that is or begins with "C.".
+    The last box counts: `\boxed{C}`, `\boxed{(C) library}`, `\boxed{\text{C}}`. If there is no box, the last of these
+    counts: "the answer is C", "(C)", a line that is or begins with "C.".
     """
     boxed = last_boxed(text)
     if boxed is not None:

@@ -1,4 +1,4 @@
-"""A reward function of the user by its import path, `rewards.fn=package.module:function`."""
+"""Loads a reward function of the user by its import path, `rewards.fn=package.module:function`."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ RewardFunction = Callable[[str, str, str], Any]  # fn(response, answer, prompt) 
 
 
 def load_function(path: str) -> RewardFunction:
-    """The function at "package.module:function". Raises UserError where there is none."""
+    """The function at "package.module:function". Raises UserError if there is none."""
     module_name, colon, name = path.partition(":")
     if not (module_name and colon and name):
         raise UserError(f"rewards.fn={path} is no import path: give package.module:function")

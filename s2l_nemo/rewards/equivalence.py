@@ -1,9 +1,11 @@
-r"""Whether two normalised answers are the same mathematics. Runs inside a worker: it imports sympy, and may hang.
+r"""Whether two normalised answers are the same mathematics. It imports sympy and may hang, so it runs in a worker.
 
-What an answer is made of (lists, sets, tuples, intervals, unions, matrices, equations, inequalities) is told from the
-text, so that the comparison is symmetric; the expressions in it are parsed by math-verify's parser (latex2sympy2) and
-compared as numbers of 30 digits, at sample points where they have variables. What cannot be computed so goes to
-math-verify's `verify`. A parsed decimal is an exact fraction, so that a rounded value differs from the exact one.
+1. The text tells what an answer is made of: lists, sets, tuples, intervals, unions, matrices, equations, inequalities.
+   So the comparison is symmetric.
+2. math-verify's parser (latex2sympy2) reads the expressions in it. A decimal becomes an exact fraction, so a rounded
+   value differs from the exact one.
+3. Expressions are compared as numbers of 30 digits. If they have variables, they are compared at sample points.
+4. What cannot be computed so goes to math-verify's `verify`.
 """
 
 from __future__ import annotations
@@ -26,9 +28,9 @@ from s2l_nemo.rewards.answers import decide, exact_number, split_unit
 DIGITS = 30
 _BITS = 110
 _RELATIVE = mpmath.mpf("1e-25")
-_ZERO = mpmath.mpf("1e-50")  # what is smaller is rounding of an exact zero
-MAX_LOG10 = 1e5  # numbers of more digits are not computed
-MAX_NODES = 3000  # of an expression's tree
+_ZERO = mpmath.mpf("1e-50")  # a smaller value is the rounding of an exact zero
+MAX_LOG10 = 1e5  # a number of more digits is not computed
+MAX_NODES = 3000  # of the tree of an expression
 _LATEX = NormalizationConfig(
     basic_latex=True, units=False, malformed_operators=True, nits=False, boxed="none", equations=False
 )
@@ -45,13 +47,13 @@ _MATRIX = re.compile(r"\\begin\{([pb]?matrix|array)\}(?:\{[lcr|]*\})?((?:(?!\\be
 _VARIABLE = re.compile(r"\\?[A-Za-z]+(?:_\w|_\{\w+\})?")
 _DECIMAL = re.compile(r"(\d*)\.(\d+)")
 _IN_BRACKETS = re.compile(r"\([^()]*\)|[\^_](?:\w|\{[^{}]*\})")
-# Values of the variables in alphabetical order, mixed in sign and size; naturals where a function wants naturals.
+# Values of the variables in alphabetical order, mixed in sign and size. Functions that want naturals get naturals.
 _POINTS = [(3, 7), (-5, 3), (11, 5), (2, 9), (-13, 11), (17, 4), (1, 13), (-19, 7)]
 _NATURALS = [7, 12, 5, 9, 16, 11, 8, 14]
 _DISCRETE = (sympy.floor, sympy.ceiling, sympy.factorial, sympy.Mod, sympy.binomial)
 
 
-# The parser learns its grammar as it meets it, at 10 to 50 ms for each new shape.
+# The parser learns its grammar as it meets it: each new shape costs 10 to 50 ms.
 _SHAPES = [
     (r"3\sqrt{13}-\frac{1+\sqrt{5}}{2}", r"2\sqrt[3]{4}"),
     (r"x^2+2x-(n-1)(n+2)^{3}", r"\frac{11+9a}{20}b"),
@@ -68,11 +70,11 @@ _SHAPES = [
 
 
 class UncomparableError(Exception):
-    """A check that cannot be done, with its one-line reason: not a verdict."""
+    """A check that cannot be done, with its reason in one line. It is no verdict."""
 
 
 def equivalent(gold: str, answer: str) -> bool:
-    """Whether the answer equals the gold one. Both normalised. Raises UncomparableError where that cannot be told."""
+    """Whether two normalised answers are equal. Raises UncomparableError if that cannot be told."""
     gold_kind, golds = _parts(gold)
     kind, answers = _parts(answer)
     if len(golds) == 1 and len(answers) == 1:
@@ -80,13 +82,13 @@ def equivalent(gold: str, answer: str) -> bool:
     if kind != gold_kind or len(golds) != len(answers):
         return False
     names = {_EQUALS.split(part)[0] for part in golds if _EQUALS.search(part)}
-    if len(names) > 1 and not any(_EQUALS.search(part) for part in answers):  # x=1, y=2 against 1, 2: the order tells
+    if len(names) > 1 and not any(_EQUALS.search(part) for part in answers):  # x=1, y=2 against 1, 2: the order decides
         return all(_same(*pair) for pair in zip(golds, answers, strict=True))
     return _matched(golds, answers)
 
 
 def warm_up() -> None:
-    """Takes the parser through the shapes of ordinary answers: half a second, for all checks of a worker."""
+    """Takes the parser through the shapes of ordinary answers, once a worker. It takes half a second."""
     for gold, answer in _SHAPES:
         assert not equivalent(gold, answer)
 
@@ -103,7 +105,7 @@ def _matched(golds: list[str], answers: list[str]) -> bool:
 
 
 def _parts(text: str) -> tuple[str, list[str]]:
-    """Kind and members of a list or set (any order), or of a union of intervals."""
+    """Kind and members of a list, a set, or a union of intervals. Their order does not matter."""
     text = _MEMBER.sub("", text, count=1) if _MEMBER.match(text) else text
     while text.startswith("(") and text.endswith(")") and _closes_at_end(text) and _ordered(text) is None:
         text = text[1:-1].strip()
@@ -116,7 +118,7 @@ def _parts(text: str) -> tuple[str, list[str]]:
 
 
 def _expand(text: str) -> list[str]:
-    r"""Members of a list; set braces are opened and each \pm stands for two members."""
+    r"""Members of a list. Set braces are removed, and each \pm gives two members."""
     inner = text[2:-2] if text.startswith(r"\{") and _closes_at_end(text) else text
     members = []
     for part in _split(inner, _LIST_SEPARATOR):
@@ -129,7 +131,7 @@ def _expand(text: str) -> list[str]:
 
 
 def _split(text: str, separator: re.Pattern[str]) -> list[str]:
-    """The text between separators that stand outside of all brackets."""
+    """The texts between those separators that stand outside of all brackets."""
     depths = _depths(text)
     pieces, start = [], 0
     for match in separator.finditer(text):
@@ -165,7 +167,7 @@ def _closes_at_end(text: str) -> bool:
 
 
 def _same(gold: str, answer: str) -> bool:
-    """Two members: tuples, intervals, matrices, relations, or expressions."""
+    """Whether two members are equal: tuples, intervals, matrices, relations, or expressions."""
     decided = decide(gold, answer)
     if decided is not None:
         return decided
@@ -183,7 +185,7 @@ def _same(gold: str, answer: str) -> bool:
 
 
 def _same_relations(gold: str, answer: str) -> bool:
-    """Inequalities that are no interval of one variable."""
+    """Whether two inequalities are the same. They are no intervals of one variable."""
     parsed = _parse_gold(gold)
     try:
         return bool(_COMPARISON.search(answer)) and _verified(parsed, _parse(answer))
@@ -196,7 +198,7 @@ def _all_same(golds: list[str], answers: list[str]) -> bool:
 
 
 def _rows(text: str) -> list[list[str]] | None:
-    """A matrix by rows; a tuple is a column."""
+    """The rows of a matrix; a tuple is a column. None for anything else."""
     if match := _MATRIX.fullmatch(text):
         lines = [line for line in re.split(r"\\\\(?:\[[^\]]*\])?", match.group(2)) if line.strip()]
         return [[cell.strip() for cell in line.split("&")] for line in lines]
@@ -215,7 +217,7 @@ def _ordered(text: str) -> tuple[str, list[str]] | None:
 
 
 def _as_interval(text: str, other: str) -> str:
-    r"""`2 < x \le 7` as `(2,7]`, `x \ge 5` as `[5,\infty)`, unless the other is an inequality of another variable."""
+    r"""`2 < x \le 7` as `(2,7]`, `x \ge 5` as `[5,\infty)`. If `other` is about another variable, the text as it is."""
     read, opposite = _inequality(text), _inequality(other)
     if read is None or (opposite is not None and opposite[0] != read[0]):
         return text
@@ -223,7 +225,7 @@ def _as_interval(text: str, other: str) -> str:
 
 
 def _inequality(text: str) -> tuple[str, str] | None:
-    """Variable and interval of an inequality that bounds one variable by values; None for others."""
+    """Variable and interval of an inequality that bounds one variable by values; None for anything else."""
     signs = [sign.strip() for sign in _COMPARISON.findall(text)]
     sides = [side.strip() for side in _COMPARISON.split(text)]
     if not signs or any(not side for side in sides):
@@ -245,7 +247,7 @@ def _inequality(text: str) -> tuple[str, str] | None:
 
 
 def _same_equations(gold: str, answer: str) -> bool:
-    """Expressions, or equations: a name and its value count as the value where the other side gives no name."""
+    """Whether two expressions or equations are equal. `x=5` counts as 5 if the other one names nothing."""
     golds, answers = _split(gold, _EQUALS), _split(answer, _EQUALS)
     if len(golds) == 1 and len(answers) == 1:
         return _same_values(gold, answer)
@@ -269,13 +271,13 @@ def _names(side: str) -> bool:
 
 
 def _same_values(gold: str, answer: str) -> bool:
-    """Expressions with or without a unit; see `answers` for what units mean."""
+    """Whether two expressions are equal, with or without units; see `answers` for what units mean."""
     gold_value, gold_unit = split_unit(gold)
     value, unit = split_unit(answer)
     left = _parse_gold(gold_value)
     try:
         right = _parse(value)
-    except _UnreadableError:  # what is no mathematics is not the gold answer
+    except _UnreadableError:  # an answer that is no mathematics is wrong
         return False
     if _equal(left, right):
         return True
@@ -305,12 +307,12 @@ def _parse(text: str) -> Any:
     text = re.sub(r"\\text\{([^{}]*)\}", r"\1", text)
     try:
         latex = normalize_latex(text, _LATEX)
-        parsed = latex2sympy(  # without assumptions, so that both sides have the same symbols
+        parsed = latex2sympy(  # no assumptions on symbols, so that both sides have the same ones
             latex, is_real=None, convert_degrees=False, normalization_config=None, conversion_config=_SYMBOLS
         )
     except (MemoryError, RecursionError):
         raise
-    except Exception as error:  # the parser raises bare Exceptions at syntax errors, and others where it has bugs
+    except Exception as error:  # syntax errors are bare Exceptions, and its bugs raise others
         raise _UnreadableError(text) from error
     if isinstance(parsed, sympy.Basic):
         _refuse_giants(parsed)
@@ -327,7 +329,7 @@ def _refuse_giants(expression: Any) -> None:
 
 
 def _log10(expression: Any) -> float:
-    """About log10 of the greatest absolute value that computing the expression meets; variables count as 10."""
+    """About log10 of the largest absolute value that occurs in computing the expression. Variables count as 10."""
     inner = [_log10(argument) for argument in expression.args]
     size = 1.0
     if isinstance(expression, sympy.Rational):
@@ -346,7 +348,7 @@ def _log10(expression: Any) -> float:
 
 
 def _equal(gold: Any, answer: Any) -> bool:
-    """Two parsed expressions, as numbers where they are numbers."""
+    """Whether two parsed expressions are equal. Numbers are compared as numbers."""
     if gold == answer:
         return True
     if not (isinstance(gold, sympy.Expr) and isinstance(answer, sympy.Expr)):
@@ -368,7 +370,7 @@ def _proportional(gold: Any, answer: Any) -> bool:
 
 
 def _values(gold: Any, answer: Any) -> list[tuple[Any, Any]] | None:
-    """Values of both at the sample points (one, without variables); None where one is no number there."""
+    """Values of both at the sample points. Without variables there is one point. None if one of them is no number."""
     if gold.has(AppliedUndef) or answer.has(AppliedUndef):
         return None
     symbols = sorted(gold.free_symbols | answer.free_symbols, key=str)
@@ -393,14 +395,14 @@ def _values(gold: Any, answer: Any) -> list[tuple[Any, Any]] | None:
 
 @lru_cache(maxsize=4096)
 def _constant(expression: Any) -> Any:
-    """The value of an expression without variables: exact where it is rational or infinite, see `_value`."""
+    """The value of an expression without variables: exact if it is rational or infinite, else as `_value` gives it."""
     expression = expression.doit()
     exact = (sympy.Rational, sympy.core.numbers.Infinity, sympy.core.numbers.NegativeInfinity)
     return expression if isinstance(expression, exact) else _value(expression, None)
 
 
 def _value(expression: Any, point: dict[Any, Any] | None) -> Any:
-    """The complex number of 30 digits (mpmath) that an expression is at a point; None where it is none."""
+    """The value of an expression at a point, a complex number of 30 digits (mpmath); None if it has none."""
     value = expression.evalf(DIGITS, subs=point)
     if not value.is_number or not value.is_finite:
         return None
@@ -418,7 +420,7 @@ def _inexact(value: Any) -> Any:
 
 
 def _close(left: Any, right: Any) -> bool:
-    """Equal to 25 digits; rational and infinite numbers exactly."""
+    """Whether two values are equal: rational and infinite ones exactly, others to 25 digits."""
     if isinstance(left, sympy.Basic) and isinstance(right, sympy.Basic):
         return bool(left == right)
     with mpmath.workdps(DIGITS):
@@ -428,5 +430,5 @@ def _close(left: Any, right: Any) -> bool:
 
 
 def _verified(gold: Any, answer: Any) -> bool:
-    # the time-outs of math-verify need signals of the main thread; the worker has limits of its own
+    # Time-outs of math-verify need signals of the main thread. The worker has its own limits.
     return bool(verify(gold, answer, timeout_seconds=None))

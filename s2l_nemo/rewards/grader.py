@@ -1,7 +1,7 @@
 r"""Verifiable rewards: 1 for a right answer, 0 for a wrong one. The answer is the last `\boxed{...}`.
 
-Fast path first: no box is wrong; equal text is right; two plain numbers are compared exactly. The rest is algebra and
-runs in worker processes that can be killed. A check that fails or is killed has no reward, but a reason.
+Most answers are decided at once: no box is wrong, equal text is right, two plain numbers are compared exactly. The rest
+is algebra and runs in worker processes that can be killed. A check that fails or is killed gives a reason, no reward.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ _CACHE_SIZE = 100_000
 
 @dataclass(frozen=True)
 class GradeItem:
-    """One response to judge; text without special tokens."""
+    """One response to judge, as text without special tokens."""
 
     prompt_id: int
     question: str
@@ -32,18 +32,18 @@ class GradeItem:
 
 @dataclass(frozen=True)
 class Grade:
-    """A verdict. `reward` None: the check itself failed or was killed, and `error` says why in one line."""
+    """A verdict. If the check itself failed or was killed, `reward` is None and `error` says why in one line."""
 
     reward: float | None  # 1.0 right, 0.0 wrong, or a custom function's number
-    answer: str | None  # what was extracted, as it stands in the response; None without one
+    answer: str | None  # as it stands in the response; None if there is none
     error: str | None = None
 
 
 class Grader(Protocol):
-    """Judges responses. The caller need not know how the answer is found, nor how or in which process it is checked."""
+    """Judges responses. The caller need not know how an answer is found, how it is checked, and in which process."""
 
     def grade(self, items: Sequence[GradeItem]) -> list[Grade]:
-        """Grades in the order of the items; they depend neither on that order nor on the number of workers."""
+        """Grades in the order of the items. A grade depends neither on that order nor on the number of workers."""
         ...
 
     def close(self) -> None:
@@ -52,7 +52,7 @@ class Grader(Protocol):
 
 
 class MathGrader:
-    """The boxed answer is the same mathematics as the gold one."""
+    """An answer is right if the boxed text is the same mathematics as the gold answer."""
 
     def __init__(self, rewards: RewardsConfig) -> None:
         self._pool = WorkerPool(rewards)
@@ -66,7 +66,7 @@ class MathGrader:
             for item, answer in zip(items, answers, strict=True)
         ]
         decided = {pair: self._decide(pair) for pair in set(pairs) if pair is not None}
-        # the order of the items decides the order of the checks: sets of strings differ from process to process
+        # The items give the checks their order, because the order of a set of strings differs from process to process.
         open_pairs = [pair for pair in dict.fromkeys(pairs) if pair is not None and decided[pair] is None]
         outcomes = dict(zip(open_pairs, self._pool.run(open_pairs), strict=True))
         self._remember(outcomes)
@@ -101,7 +101,7 @@ class _Immediate:
 
 
 class ChoiceGrader(_Immediate):
-    """A letter of multiple choice; see `extract_choice`."""
+    """Multiple choice: an answer is right if it is the gold letter; see `extract_choice`."""
 
     def grade(self, items: Sequence[GradeItem]) -> list[Grade]:
         letters = [extract_choice(item.response) for item in items]
@@ -112,7 +112,7 @@ class ChoiceGrader(_Immediate):
 
 
 class ExactGrader(_Immediate):
-    """The boxed text is the gold text, but for the way of writing that `normalize_answer` evens out."""
+    """An answer is right if its boxed text is the gold text once both are normalised; see `normalize_answer`."""
 
     def grade(self, items: Sequence[GradeItem]) -> list[Grade]:
         answers = [last_boxed(item.response) for item in items]
@@ -123,9 +123,10 @@ class ExactGrader(_Immediate):
 
 
 class ReasoningGymGrader(_Immediate):
-    """The task's own verifier gives the boxed answer full marks; partial marks count as wrong.
+    """An answer is right if the task's own verifier gives it full marks. Partial marks count as wrong.
 
-    It runs in this process: verifiers are code of an installed library, compare text and numbers, and evaluate nothing.
+    It runs in this process. Verifiers belong to an installed library: they compare text and numbers, and run no code of
+    an answer.
     """
 
     def __init__(self, task: ReasoningGymTask) -> None:
@@ -140,17 +141,17 @@ class ReasoningGymGrader(_Immediate):
 
 
 class CustomGrader:
-    """The number that `rewards.fn` returns for (response, gold answer, prompt). It runs in killable workers."""
+    """The reward is what `rewards.fn` returns for (response, gold answer, prompt). Killable workers run it."""
 
     def __init__(self, rewards: RewardsConfig) -> None:
-        """Raises UserError where the function cannot be imported."""
+        """Raises UserError if the function cannot be imported."""
         assert rewards.fn is not None
         self._fn = rewards.fn
         self._pool = WorkerPool(rewards, rewards.fn)
         self._pool.load()
 
     def grade(self, items: Sequence[GradeItem]) -> list[Grade]:
-        """Raises UserError for a value that is no finite number."""
+        """As `Grader.grade`. Raises UserError if the function returns anything but a finite number."""
         outcomes = self._pool.run([(item.response, item.gold, item.question) for item in items])
         return [
             Grade(
@@ -172,7 +173,7 @@ class CustomGrader:
 
 
 def make_grader(data: DataConfig, rewards: RewardsConfig) -> Grader:
-    """The grader of a data set. Raises UserError for a function or library that is not there."""
+    """The grader of a data set. Raises UserError if a function or library that it needs is not there."""
     if rewards.fn is not None:
         return CustomGrader(rewards)
     if data.path is None and data.task is Task.reasoning_gym:

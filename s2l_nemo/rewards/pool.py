@@ -1,4 +1,4 @@
-"""A pool of killable worker processes. One check that hangs, explodes or crashes costs only its own verdict."""
+"""A pool of worker processes that can be killed. A check that hangs, explodes or crashes costs only its own verdict."""
 
 from __future__ import annotations
 
@@ -19,12 +19,12 @@ from s2l_nemo.errors import UserError
 from s2l_nemo.rewards.worker import receive, send
 
 Arguments = tuple[str, ...]
-_END_S = 5.0  # how long a worker may take to end its child and itself
+_END_S = 5.0  # that a worker may take to end its child and itself
 
 
 @dataclass(frozen=True)
 class Outcome:
-    """A check's value, or the one-line reason for which there is none."""
+    """The value of a check, or the reason in one line why there is none."""
 
     value: Any = None
     error: str | None = None
@@ -49,9 +49,9 @@ class _Worker:
 
 
 class WorkerPool:
-    """Runs checks in `rewards.workers` processes, started at the first check. Not for use by several threads at once.
+    """Runs checks in `rewards.workers` processes, which the first check starts. One thread at a time may use it.
 
-    `fn`: what a check calls, "package.module:function"; None: `equivalence.equivalent`.
+    `fn` is the function that a check calls, "package.module:function". None stands for `equivalence.equivalent`.
     """
 
     def __init__(self, rewards: RewardsConfig, fn: str | None = None) -> None:
@@ -60,9 +60,9 @@ class WorkerPool:
         self._workers: list[_Worker] = []
 
     def run(self, checks: Sequence[Arguments]) -> list[Outcome]:
-        """Outcomes in the order of the checks; equal checks run once. Ends by `rewards.batch_s`, whatever happens.
+        """Outcomes in the order of the checks. Equal checks run once. Takes no longer than `rewards.batch_s`.
 
-        Raises UserError where the workers cannot load what they need.
+        Raises UserError if the workers cannot load what they need.
         """
         outcomes: dict[Arguments, Outcome] = {}
         todo = deque(dict.fromkeys(checks))
@@ -80,7 +80,7 @@ class WorkerPool:
         return [outcomes.get(check, late) for check in checks]
 
     def load(self) -> None:
-        """Starts one worker and waits for it. Raises UserError where it cannot load the function."""
+        """Starts one worker and waits for it. Raises UserError if it cannot load the function."""
         self._start(1)
         deadline = time.monotonic() + self._rewards.batch_s
         while not self._workers[0].ready:
@@ -90,21 +90,21 @@ class WorkerPool:
             self._collect(deadline, {}, deque())
 
     def close(self) -> None:
-        """Ends all workers; none is left, not even as a zombie. A later run starts new ones."""
+        """Ends all workers. None is left, not even as a zombie. A later check starts new ones."""
         for worker in list(self._workers):
             self._end(worker)
 
     def _start(self, wanted: int) -> None:
         busy = sum(worker.check is not None for worker in self._workers)
         while len(self._workers) < min(self._rewards.workers, busy + wanted):
-            # exec, not fork: this process may hold threads of torch or MPI. PYTHONPATH: the same modules as here.
+            # exec and not fork: this process may hold threads of torch or MPI. PYTHONPATH gives it the same modules.
             environment = os.environ | {"PYTHONPATH": os.pathsep.join(sys.path), "PYTHONHASHSEED": "0"}
             process = subprocess.Popen(
                 [sys.executable, "-m", "s2l_nemo.rewards.worker"],
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
                 env=environment,
-                start_new_session=True,  # Ctrl-C is for the parent, and a worker is killed with its child
+                start_new_session=True,  # Ctrl-C is for the parent; and a worker is killed together with its child
             )
             worker = _Worker(process)
             limits = {"cpu_s": self._rewards.cpu_s, "memory_mb": self._rewards.memory_mb}
@@ -113,11 +113,11 @@ class WorkerPool:
 
     def _send(self, worker: _Worker, check: Arguments) -> None:
         worker.check, worker.sent = check, time.monotonic()
-        with contextlib.suppress(BrokenPipeError):  # killed from outside: `_take` meets the end of its replies
+        with contextlib.suppress(BrokenPipeError):  # killed from outside: `_take` will find the end of its replies
             send(worker.requests, check)
 
     def _collect(self, deadline: float, outcomes: dict[Arguments, Outcome], todo: deque[Arguments]) -> None:
-        """Waits for replies or a limit; fills outcomes, gives each free worker its next check."""
+        """Waits for replies or for a limit. Fills `outcomes` and gives each free worker its next check from `todo`."""
         limits = [worker.sent + self._rewards.wall_s for worker in self._workers if worker.check]
         timeout = min([deadline, *limits]) - time.monotonic()
         with selectors.DefaultSelector() as selector:
@@ -135,7 +135,7 @@ class WorkerPool:
                 self._end(worker)
 
     def _take(self, worker: _Worker, outcomes: dict[Arguments, Outcome]) -> None:
-        """One message of a worker."""
+        """Reads one message of a worker and acts on it."""
         try:
             message = receive(worker.replies)
         except EOFError:  # the supervisor itself was killed from outside
@@ -150,7 +150,7 @@ class WorkerPool:
             raise UserError(f"the grading workers cannot start: {message['fatal']}")
         if "ready" in message:
             worker.ready = True
-        elif worker.check is not None:  # else a child died between checks, and a new one is there
+        elif worker.check is not None:  # else a child died between two checks and has been replaced
             if "bad_value" in message:
                 self.close()
                 raise UserError(f"rewards.fn={self._fn} must return a finite number, not {message['bad_value']}")
@@ -163,7 +163,7 @@ class WorkerPool:
                 self._end(worker)
 
     def _end(self, worker: _Worker) -> None:
-        """Ends a worker: its supervisor kills and reaps the child, then is reaped here."""
+        """Ends a worker. Its supervisor kills and reaps the child, and is then reaped here."""
         self._workers.remove(worker)
         worker.process.terminate()
         try:

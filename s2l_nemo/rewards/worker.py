@@ -1,10 +1,14 @@
 """A process that judges hostile answers: `python -m s2l_nemo.rewards.worker`, started and watched by `pool`.
 
-Messages in both directions are JSON behind four bytes of length, on stdin and stdout; nothing is ever unpickled.
-The first message is the setup. The supervisor (this process, one thread) imports what checks need, then forks a child
-that reads checks one by one. A child that dies at a check is replaced in milliseconds, without a new import, and the
-supervisor answers for it. CPU time is limited by a kernel timer whose signal ends the child even inside C code, memory
-by RLIMIT_AS; the wall limit is the parent's. The supervisor ends with the parent, and the child with the supervisor.
+Messages are JSON behind four bytes of length, on stdin and stdout. Nothing is ever unpickled. The first message is the
+setup.
+
+This process is the supervisor and has one thread. It imports what checks need, and forks a child that reads checks one
+by one. If the child dies at a check, the supervisor answers for it and forks another, in milliseconds, without a new
+import. The supervisor ends with its parent, and the child ends with the supervisor.
+
+Three limits hold for a check. A kernel timer limits its CPU time: its signal ends the child even inside C code.
+RLIMIT_AS limits its memory. The parent limits its wall time.
 """
 
 from __future__ import annotations
@@ -18,8 +22,8 @@ import sys
 from collections.abc import Callable
 from typing import Any
 
-RECYCLED = 10  # exit status of a child that wants a fresh one: it has run long, or out of memory
-CHECKS_PER_CHILD = 2000  # sympy's caches grow; a fresh child has none
+RECYCLED = 10  # exit status of a child that asks for a fresh one, because it has run long or is out of memory
+CHECKS_PER_CHILD = 2000  # then its sympy caches are large; a fresh child has none
 _LENGTH_BYTES = 4
 _PR_SET_PDEATHSIG = 1
 _POLL_S = 0.5  # how soon the supervisor notices that the parent is gone
@@ -28,7 +32,7 @@ Check = Callable[..., Any]
 
 
 def send(fd: int, message: Any) -> None:
-    """Writes one message. Raises BrokenPipeError where the other side is gone."""
+    """Writes one message. Raises BrokenPipeError if the other side is gone."""
     data = json.dumps(message).encode()
     data = len(data).to_bytes(_LENGTH_BYTES, "big") + data
     while data:
@@ -36,7 +40,7 @@ def send(fd: int, message: Any) -> None:
 
 
 def receive(fd: int) -> Any:
-    """Reads one message. Raises EOFError where the other side is gone."""
+    """Reads one message. Raises EOFError if the other side is gone."""
     return json.loads(_read(fd, int.from_bytes(_read(fd, _LENGTH_BYTES), "big")))
 
 
@@ -57,7 +61,7 @@ def main() -> None:
     parent = os.getppid()
     try:
         check = _load_check(setup["fn"])
-    except Exception as error:  # told to the parent, which raises it
+    except Exception as error:  # the parent raises it
         send(replies, {"fatal": f"{type(error).__name__}: {error}"})
         return
     signal.pthread_sigmask(signal.SIG_SETMASK, {signal.SIGCHLD, signal.SIGTERM})  # `_wait` takes them
@@ -75,7 +79,7 @@ def main() -> None:
 
 
 def _take_over_pipes() -> tuple[int, int]:
-    """Requests and replies on descriptors of their own, so that prints of a reward function cannot mix with them."""
+    """Moves requests and replies to other descriptors, so that prints of a reward function cannot mix with them."""
     requests, replies = os.dup(0), os.dup(1)
     null = os.open(os.devnull, os.O_RDONLY)
     os.dup2(null, 0)
@@ -92,13 +96,13 @@ def _load_check(fn: str | None) -> Check:
 
     from s2l_nemo.rewards.equivalence import equivalent, warm_up
 
-    logging.getLogger("math_verify").setLevel(logging.ERROR)  # warns that its own time-outs are off
+    logging.getLogger("math_verify").setLevel(logging.ERROR)  # it warns that its own time-outs are off
     warm_up()
     return equivalent
 
 
 def _wait(child: int, parent: int) -> int | None:
-    """The child's wait status; None, and no child, once the parent is gone or asks for the end."""
+    """The wait status of the child. None if the parent is gone or asks for the end; the child has then been ended."""
     while True:
         done, status = os.waitpid(child, os.WNOHANG)
         if done:
@@ -121,7 +125,7 @@ def _reason(code: int, setup: dict[str, Any]) -> str:
 
 
 def _serve(check: Check, setup: dict[str, Any], requests: int, replies: int) -> None:
-    """The child: answers checks until the requests end. Never returns."""
+    """What the child runs: it answers checks until the requests end. Never returns."""
     ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
     signal.signal(signal.SIGPROF, signal.SIG_DFL)
     signal.pthread_sigmask(signal.SIG_SETMASK, set())
@@ -135,7 +139,7 @@ def _serve(check: Check, setup: dict[str, Any], requests: int, replies: int) -> 
             signal.setitimer(signal.ITIMER_PROF, setup["cpu_s"])
             reply = _run(check, arguments, setup["memory_mb"])
             signal.setitimer(signal.ITIMER_PROF, 0)
-            # sympy and math-verify swallow MemoryError, so a False of a check that came near the limit proves nothing
+            # sympy and math-verify swallow MemoryError. So a False proves nothing if the check came near the limit.
             if reply.get("value") is False and _status("VmPeak") > base + allowed // 2:
                 reply = {"error": _out_of_memory(setup["memory_mb"])}
             send(replies, reply)
@@ -153,9 +157,9 @@ def _run(check: Check, arguments: list[str], memory_mb: int) -> dict[str, Any]:
         return {"error": _out_of_memory(memory_mb)}
     except RecursionError:
         return {"error": "nested too deeply to check"}
-    except BaseException as error:  # whatever it is, it is this check's, and it is counted
+    except BaseException as error:  # whatever it is, it belongs to this check and is counted
         text = str(error).splitlines()
-        # a reason of our own stands alone
+        # our own errors already say the reason
         name = "" if type(error).__name__ == "UncomparableError" else f"{type(error).__name__}: "
         return {"error": f"{name}{text[0][:200] if text else ''}"}
     try:
@@ -170,7 +174,7 @@ def _out_of_memory(memory_mb: int) -> str:
 
 
 def _status(field: str) -> int:
-    """Bytes of a memory field of this process."""
+    """A memory field of this process, in bytes."""
     with open("/proc/self/status") as file:
         line = next(line for line in file if line.startswith(field + ":"))
     return int(line.split()[1]) << 10
