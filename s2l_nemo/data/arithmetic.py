@@ -19,7 +19,7 @@ from s2l_nemo.errors import UserError
 Split = Literal["train", "valid"]
 Question = tuple[int, ...]
 
-_HELD_OUT = 8  # one question in eight is held out, whatever the seed
+_HELD_OUT = 8  # one question in eight is held out; the seed does not matter
 _SCATTER = 2654435761  # prime, so coprime to every 10**a * 9**b: multiplying by it permutes the question space
 
 
@@ -34,12 +34,12 @@ def answer(terms: Question) -> str:
 
 
 def worked_answer(terms: Question) -> str:
-    r"""One line per column, units first, then the sum in `\boxed{}`."""
+    r"""One line for each column, units first, then the sum in `\boxed{}`."""
     return _work(terms)
 
 
 def slip(rng: random.Random, terms: Question) -> str:
-    """A worked answer with one wrong digit, carried on to a final answer that is always wrong."""
+    """A worked answer with one wrong digit. Its final answer has that digit, so it is always wrong."""
     column = rng.randrange(len(str(max(terms))))
     return _work(terms, slip_column=column, slip_by=rng.randrange(1, 10))
 
@@ -51,7 +51,7 @@ def _work(terms: Question, slip_column: int | None = None, slip_by: int = 0) -> 
         addends = [term // 10**column % 10 for term in terms] + ([carry] if carry else [])
         total = sum(addends)
         if column == slip_column:
-            total += (total + slip_by) % 10 - total % 10  # another last digit, the same carry
+            total += (total + slip_by) % 10 - total % 10  # another last digit and the same carry
         lines.append(f"{'+'.join(map(str, addends))}={total}")
         carry, digit = divmod(total, 10)
         digits = f"{digit}{digits}"
@@ -59,14 +59,14 @@ def _work(terms: Question, slip_column: int | None = None, slip_by: int = 0) -> 
 
 
 def split_size(split: Split, digits: int, terms: int) -> int:
-    """Number of questions of a split: together the splits hold each question of the space once."""
+    """Number of questions in a split. The splits together hold each question of the space once."""
     space: int = (9 * 10 ** (digits - 1)) ** terms
     held_out = space // _HELD_OUT
     return held_out if split == "valid" else space - held_out
 
 
 def draw(rng: random.Random, split: Split, digits: int, terms: int) -> Question:
-    """One question of the split, uniformly."""
+    """One question of the split; each is equally likely."""
     return _question(rng.randrange(split_size(split, digits, terms)), split, digits, terms)
 
 
@@ -84,9 +84,9 @@ def _question(row: int, split: Split, digits: int, terms: int) -> Question:
 
 
 def questions(split: Split, count: int, digits: int, terms: int, seed: int) -> Iterator[Question]:
-    """`count` different questions of the split in random order; a larger count only adds questions at the end.
+    """`count` different questions of the split in random order. A larger count only adds questions at the end.
 
-    Raises UserError where the split holds fewer than `count`.
+    Raises UserError if the split holds fewer than `count`.
     """
     available = split_size(split, digits, terms)
     if count > available:

@@ -1,4 +1,4 @@
-r"""The paper's benchmarks as files, one problem a line, and the prompts made of them.
+r"""Reads benchmark files, one problem a line, and makes prompts of the problems.
 
 A problem is `{"question", "answer"}`, or one of multiple choice
 `{"question", "choices": {"label": [...], "text": [...]}, "answerKey"}`; other fields are allowed. If a question of
@@ -75,9 +75,9 @@ def benchmark_kind(name: str, other: AnswerKind) -> BenchmarkKind:
 
 
 def load_benchmark(name: str, folder: Path, other: AnswerKind, limit: int | None = None) -> Benchmark:
-    """The first `limit` problems (all by default) of `folder/name.jsonl`; `other` as in `benchmark_kind`.
+    """The first `limit` problems (all by default) of `folder/name.jsonl`. `other` is as in `benchmark_kind`.
 
-    Raises UserError if the file is missing or empty, and naming file and line for the first malformed problem.
+    Raises UserError if the file is missing or empty, or if a problem is malformed. It names the file and the line.
     """
     path = folder / f"{name}.jsonl"
     if not _NAME.fullmatch(name) or not path.is_file():
@@ -117,7 +117,7 @@ def make_problem(problem_id: int, record: Record, answer: AnswerKind) -> Problem
 
 
 def benchmark_record(record: Record, prompt_key: str, answer_key: str) -> Record:
-    """A record of any data set in the fields of a benchmark file. Raises ValueError where it holds no problem."""
+    """A record of any data set, in the fields of a benchmark file. Raises ValueError if it holds no problem."""
     if answer_key == "answerKey":
         converted = {"question": lookup(record, prompt_key, "--prompt-key")} | {
             name: lookup(record, name, "--answer-key") for name in ("choices", "answerKey")

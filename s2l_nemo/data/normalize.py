@@ -1,4 +1,4 @@
-r"""Questions of training sets: instruction wrappers stripped, near duplicates recognised, unanswerable ones named."""
+r"""Cleans questions of training sets: takes off instructions, finds near duplicates, says which cannot be answered."""
 
 from __future__ import annotations
 
@@ -25,8 +25,8 @@ _NO_ANSWER = re.compile(
 )
 _FORMULA_OR_COMMAND = re.compile(r"\$[^$]*\$|\\[a-zA-Z]+")
 _WORD = re.compile(r"[^\W\d_]{3,}")
-# Prose and proofs: over 5 words outside formulas (of the 1,174 gradable answers of MATH-500 and OlympiadBench none has
-# over 2, of the 503 proofs all but one have), or over 300 characters.
+# Prose and proofs have over 5 words outside formulas, or over 300 characters. In MATH-500 and OlympiadBench none of the
+# 1,174 answers that can be graded has over 2 such words, and all but one of the 503 proofs have.
 MAX_ANSWER_WORDS = 5
 MAX_ANSWER_CHARACTERS = 300
 
@@ -40,14 +40,14 @@ _THOUSANDS = re.compile(r"[+-]?\d{1,3}(?:,\d{3})+")
 
 
 def strip_wrapper(prompt: str) -> str:
-    """The bare question: instructions on how to answer, before and after it, are taken off."""
+    """The bare question, without the instructions on how to answer that stand before or after it."""
     match = _PREFIX.match(prompt)
     question = prompt[match.end() :] if match else prompt
     return _SUFFIX.sub("", question).strip()
 
 
 def why_unanswerable(question: str, answer: str) -> str | None:
-    """Why no response to the (bare) question could be graded; None where one can."""
+    """Why no response to the bare question could be graded; None if it can be."""
     if not _ASY.sub("", question).strip():
         return "empty question"
     if _PICTURE.search(question):
@@ -72,10 +72,10 @@ def _braces_balance(text: str) -> bool:
 
 
 def question_key(question: str) -> str:
-    r"""Equal for questions that differ only in how they are written.
+    r"""A key that is equal for questions that differ only in how they are written.
 
-    That is: upper and lower case and punctuation outside formulas, white space, LaTeX spacing, `\left`, `\right`, the
-    kind of fraction, the kind of math delimiter, and full-width characters. Formulas keep their case: n is not N.
+    It ignores white space, LaTeX spacing, `\left`, `\right`, the kind of fraction and of math delimiter, and full-width
+    characters. Outside formulas it also ignores case and punctuation. In formulas n is not N.
     """
     pieces = _MATH_DELIMITER.sub("$", _bare(question)).split("$")
     keys = [_formula_key(piece) if index % 2 else _text_key(piece) for index, piece in enumerate(pieces)]
@@ -83,7 +83,7 @@ def question_key(question: str) -> str:
 
 
 def _bare(text: str) -> str:
-    """Without space around it, nor the backslash that would make a command of a space after it."""
+    """The text without space around it. A backslash at its end, which belongs to such a space, goes too."""
     return _END_SPACE.sub("", unicodedata.normalize("NFKC", text)).strip()
 
 
@@ -96,7 +96,7 @@ def _formula_key(formula: str) -> str:
 
 
 def answer_key(answer: str) -> str:
-    """Equal for answers that differ only in how they are written: spacing, dollars, a full stop, thousands."""
+    """A key that is equal for answers that differ only in spacing, dollar signs, a full stop, or thousands commas."""
     text = _FRACTION.sub(r"\\frac", _LATEX_SPACING.sub("", _bare(answer))).strip("$")
     text = text.removesuffix(".").strip("$")
     return text.replace(",", "") if _THOUSANDS.fullmatch(text) else text

@@ -1,7 +1,7 @@
-"""A public data set made into a training file: bare questions with gradable answers, each once.
+"""Makes a training file of a public data set: bare questions with answers that can be graded, each once.
 
-Rows go through in source order. Those that stay so far are spooled to a temporary file and only hashes of
-them are kept in memory (about 300 bytes a different question), because a later row may contradict an earlier one.
+Rows are read in source order. A later row may contradict an earlier one, so the rows that stay so far go to a temporary
+file. Only their hashes are kept in memory, about 300 bytes for each different question.
 """
 
 from __future__ import annotations
@@ -26,20 +26,20 @@ EXACT = "exact duplicate"
 NORMALIZED = "duplicate after normalisation"
 CONTRADICTION = "same question with different answers"
 EXCLUDED = "question of an excluded file"
-_EXAMPLES = 3  # lines named for each reason
+_EXAMPLES = 3  # lines that are named for each reason
 _CONTRADICTED = b""
 _HASH_BYTES = 16
 
 
 @dataclass
 class Report:
-    """What became of the rows: `read` = `kept` + `held_out` + the sum of `dropped`."""
+    """What has become of the rows. `read` is `kept` + `held_out` + the sum of `dropped`."""
 
     read: int = 0
     kept: int = 0
     held_out: int = 0
-    wrappers: int = 0  # rows that were wrapped in an instruction, duplicates not counted
-    dropped: dict[str, int] = field(default_factory=dict)  # reason -> rows, most frequent first once written
+    wrappers: int = 0  # rows that had an instruction around the question, without duplicates
+    dropped: dict[str, int] = field(default_factory=dict)  # reason -> rows; after `write` the most frequent comes first
     examples: dict[str, list[str]] = field(default_factory=dict)  # first lines of each reason
 
     def drop(self, reason: str, line: int, detail: str = "") -> None:
@@ -56,7 +56,7 @@ class Report:
 
 @dataclass(frozen=True)
 class Keys:
-    """Where a record holds its question and gold answer: names or dotted paths."""
+    """Where a record holds its question and its gold answer: field names or dotted paths."""
 
     prompt: str
     answer: str
@@ -68,7 +68,7 @@ _ANSWER_KEYS = ("reward_model.ground_truth", "answer", "answerKey", "ground_trut
 
 
 def find_keys(record: Record, prompt: str | None = None, answer: str | None = None) -> Keys:
-    """The given keys, and the usual names that a record has for those not given. Raises ValueError for none."""
+    """The given keys. A key that is not given is a usual name that the record has. Raises ValueError if it has none."""
     prompt = prompt or next((key for key in _PROMPT_KEYS if _has(record, key)), None)
     answer = answer or next((key for key in _ANSWER_KEYS if _has(record, key)), None)
     if prompt is None or answer is None:
@@ -84,7 +84,7 @@ def _has(record: Record, key: str) -> bool:
 
 
 class Preparation:
-    """Cleans records, one after the other; `write` gives what is left at the end."""
+    """Cleans records one by one. `write` then writes those that are left."""
 
     def __init__(self, keys: Keys, spool: IO[bytes], instruction: str = "", excluded: Collection[str] = ()) -> None:
         """`spool` is an empty temporary file; `excluded` holds the `question_key`s of questions to leave out."""
@@ -92,7 +92,7 @@ class Preparation:
         self._keys = keys
         self._instruction = f"\n\n{instruction}" if instruction else ""
         self._excluded = {_hash(key) for key in excluded}
-        self._seen: set[bytes] = set()  # prompts with their answers, as they stand in the source
+        self._seen: set[bytes] = set()  # hashes of prompts with their answers, as in the source
         self._answers: dict[bytes, bytes] = {}  # question -> its answer, both normalised and hashed
         self._spool = spool
 
@@ -120,7 +120,7 @@ class Preparation:
             self._add_question(line, question, answer, record)
 
     def _texts(self, record: Record) -> tuple[str, str]:
-        """Prompt and answer, either of them possibly empty."""
+        """Prompt and answer. Either may be empty."""
         prompt = lookup(record, self._keys.prompt, "--prompt-key")
         gold = lookup(record, self._keys.answer, "--answer-key")
         answer = "" if gold is None or gold == [] else gold_text(gold)
@@ -136,7 +136,7 @@ class Preparation:
             self.report.drop(NORMALIZED, line)
         elif known is not None:
             if known != _CONTRADICTED:
-                self.report.count(CONTRADICTION)  # the row before, which is in the spool
+                self.report.count(CONTRADICTION)  # for the earlier row, which is in the spool
                 self._answers[key] = _CONTRADICTED
             self.report.drop(CONTRADICTION, line)
         else:
@@ -149,10 +149,10 @@ class Preparation:
             self._spool.write(f"{key.hex()}{json.dumps(row, ensure_ascii=False)}\n".encode())
 
     def write(self, output: Output, held_out: int, seed: int, settings: Mapping[str, object]) -> None:
-        """Writes the rows that are left; `held_out` of them, drawn with the seed, go to the held-out file.
+        """Writes the rows that are left. `held_out` of them, drawn with the seed, go to the held-out file.
 
-        The manifest holds `settings`, the counts and a hash of each file. All files are written before the first takes
-        its place; the training file is the last. Raises UserError where too few rows are left.
+        The manifest holds `settings`, the counts and a hash of each file. All files are written before the first one
+        takes its place. The training file takes its place last. Raises UserError if too few rows are left.
         """
         report = self.report
         report.dropped = dict(sorted(report.dropped.items(), key=lambda item: (-item[1], item[0])))
@@ -184,18 +184,18 @@ class Preparation:
 
 @dataclass(frozen=True)
 class Output:
-    """The files of one preparation, beside each other: X.jsonl, X_valid.jsonl and X.jsonl.manifest.json."""
+    """The files of one preparation in one folder: X.jsonl, X_valid.jsonl and X.jsonl.manifest.json."""
 
     train: Path
 
     @property
     def valid(self) -> Path:
-        """The held-out rows."""
+        """The file of the held-out rows."""
         return self.train.with_name(f"{self.train.stem}_valid{self.train.suffix}")
 
     @property
     def manifest(self) -> Path:
-        """Source, counts and hashes."""
+        """The file of settings, counts and hashes."""
         return self.train.with_name(f"{self.train.name}.manifest.json")
 
 
@@ -213,7 +213,7 @@ def _hash(text: str) -> bytes:
 
 
 def source_id(record: Record) -> str | None:
-    """The id that the source itself gives a record."""
+    """The id that the source itself gives a record; None if it gives none."""
     info = record.get("extra_info")
     for value in (info.get("index") if isinstance(info, dict) else None, record.get("id"), record.get("unique_id")):
         if isinstance(value, str | int) and value != "":

@@ -1,4 +1,4 @@
-"""Prompt sets: rows of a task, a file or a hub data set, through the chat template and the length filter."""
+"""Makes prompts of the rows of a task, a file or a hub data set: applies the chat template and the length limit."""
 
 from __future__ import annotations
 
@@ -26,9 +26,10 @@ NumberedQuestion = tuple[int, str, str]  # row in the data set, question, answer
 
 @dataclass(frozen=True)
 class PromptSet:
-    """Prompts that fit the limit, in source order, and how many were longer and left out.
+    """Prompts that fit the length limit, in source order.
 
-    `skipped` are the malformed rows that `data.on_bad_row=skip` left out; `filtered` does not count them.
+    `filtered` is the number of prompts that were too long. `skipped` is the number of malformed rows that
+    `data.on_bad_row=skip` left out.
     """
 
     prompts: list[Prompt]
@@ -43,12 +44,12 @@ def load_prompts(
     split: Split,
     count: int | None = None,
 ) -> PromptSet:
-    """The first `count` prompts of a split (all of them by default), less those over `max_prompt_length` tokens.
+    """The first `count` prompts of a split (all by default), without those over `max_prompt_length` tokens.
 
-    `prompt_id` is the row in the source. Where the source is generated, "all" is its `train_prompts`, for either split,
-    and held-out ids continue after the training ids. Tokens are taken from `data.cache_dir` where they are known.
+    `prompt_id` is the row in the source. If the source is generated, "all" means `train_prompts` in either split, and
+    the ids of held-out prompts follow those of training prompts. Tokens come from `data.cache_dir` if they are there.
 
-    Raises UserError where the source is missing or malformed, or no prompt remains.
+    Raises UserError if the source is missing or malformed, or if no prompt is left.
     """
     rows, skipped = _rows(data, split, count)
     texts = [text for _, text, _ in rows]

@@ -1,4 +1,4 @@
-"""Tasks and verifiers of the library reasoning-gym (optional extra), by name."""
+"""Tasks of the library reasoning-gym with their verifiers. The library is an optional extra."""
 
 from __future__ import annotations
 
@@ -13,21 +13,21 @@ from s2l_nemo.errors import UserError
 class ReasoningGymTask:
     """One task: its training and held-out questions, and its verifier.
 
-    Rows 0..N-1 (N = `train_prompts`) are training questions, rows N.. held-out ones. The library seeds item i of a
-    data set with seed + i, so the held-out items continue the same stream.
+    With N = `train_prompts`, rows 0 to N - 1 are training questions and rows from N on are held-out ones. The library
+    seeds item i of a data set with seed + i, so the held-out items continue the same stream.
     """
 
     def __init__(self, config: ReasoningGymConfig) -> None:
-        """Raises UserError where the library is absent, or does not know the task or its parameters."""
+        """Raises UserError if the library is not installed, or does not know the task or its parameters."""
         self.name = config.dataset
         self.train_prompts = config.train_prompts
         self._train = _create(config, config.seed)
         self._valid = _create(config, config.seed + config.train_prompts)
 
     def rows(self, split: Split) -> Iterator[tuple[int, str, str]]:
-        """(row, question, answer) of each item; the answer is empty where the task has many right ones.
+        """(row, question, answer) of each item. The answer is empty if the task has many right ones.
 
-        Held-out questions that also occur in the training split (small tasks repeat themselves) are left out.
+        Small tasks repeat themselves: a held-out question that also occurs in the training split is left out.
         """
         trained = {item["question"] for item in self._items(self._train)} if split == "valid" else set()
         first = self.train_prompts if split == "valid" else 0
@@ -36,7 +36,7 @@ class ReasoningGymTask:
                 yield first + offset, item["question"], "" if item["answer"] is None else str(item["answer"])
 
     def score(self, row: int, answer: str) -> float:
-        """The verifier's score of an answer to the question of that row, between 0 and 1."""
+        """The score from 0 to 1 that the verifier gives to an answer to the question of that row."""
         dataset, index = (self._train, row) if row < self.train_prompts else (self._valid, row - self.train_prompts)
         return float(dataset.score_answer(answer=answer, entry=dataset[index]))
 

@@ -1,4 +1,4 @@
-"""Questions and gold answers out of records of any JSONL or parquet file, or data set of the Hugging Face hub."""
+"""Takes questions and gold answers from the records of a JSONL or parquet file or of a Hugging Face data set."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from s2l_nemo.errors import UserError
 
 @dataclass(frozen=True)
 class Row:
-    """One question. `row` counts the lines or rows of the source from 0, bad ones included; `line` from 1."""
+    """One question. `row` counts the lines or rows of the source from 0, `line` from 1. Bad ones count too."""
 
     row: int
     question: str
@@ -26,7 +26,7 @@ class Row:
 
 @dataclass(frozen=True)
 class Rows:
-    """The usable rows in source order, and the malformed ones that were left out."""
+    """The usable rows in source order, and the malformed rows that were left out."""
 
     rows: list[Row]
     skipped: list[BadRow]
@@ -35,8 +35,8 @@ class Rows:
 def read_rows(path: str, prompt_key: str, answer_key: str, on_bad_row: OnBadRow, limit: int | None = None) -> Rows:
     """The first `limit` usable rows (all by default) of a file or hub data set; see `sources.read_records`.
 
-    A key may be a dotted path into objects, such as `reward_model.ground_truth`. Raises UserError where the source
-    cannot be read, and naming file and line for the first malformed row unless `on_bad_row` is `skip`.
+    A key may be a dotted path into objects, such as `reward_model.ground_truth`. Raises UserError if the source cannot
+    be read. Unless `on_bad_row` is `skip`, the first malformed row raises UserError too, with its file and line.
     """
     skipped: list[BadRow] = []
     return Rows(list(islice(_rows(path, prompt_key, answer_key, on_bad_row, skipped), limit)), skipped)
@@ -63,9 +63,9 @@ def _row(line: int, record: Record, prompt_key: str, answer_key: str) -> Row | B
 
 
 def lookup(record: Record, key: str, option: str) -> object:
-    """The value at `key`, a name or else a dotted path into objects.
+    """The value at `key`, which is a field name or a dotted path into objects.
 
-    Raises ValueError, naming the configuration `option` to correct, where there is none.
+    Raises ValueError if there is none. The message names the configuration `option` to correct.
     """
     if key in record:
         return record[key]
@@ -93,7 +93,7 @@ def question_of(value: object, key: str) -> str:
 
 
 def answer_of(value: object, key: str) -> str:
-    """`gold_text`, not empty. Raises ValueError for anything else."""
+    """A gold answer as text, see `gold_text`. Raises ValueError if it is none or is empty."""
     try:
         text = gold_text(value)
     except ValueError as error:
@@ -109,8 +109,8 @@ def answer_of(value: object, key: str) -> str:
 def gold_text(value: object) -> str:
     """A gold answer as text.
 
-    A string as it is, a number as its decimal digits, a list of one as that one, a list of several joined by ", " (all
-    parts are required). Raises ValueError for anything else: bool, NaN and infinities, an object, null, an empty or
+    A string stays as it is, and a number becomes its decimal digits. A list becomes its members joined by ", ": a
+    response must give all of them. Raises ValueError for a bool, NaN, an infinity, an object, null, or an empty or
     nested list.
     """
     if isinstance(value, str):
@@ -127,7 +127,7 @@ def gold_text(value: object) -> str:
 
 
 def check_text(text: str, key: str) -> None:
-    """Raises ValueError where `text` cannot be stored or tokenised: NUL characters, halves of surrogate pairs."""
+    """Raises ValueError if `text` cannot be stored or tokenised: NUL characters, halves of surrogate pairs."""
     if "\0" in text:
         raise ValueError(f"{key!r} holds a NUL character; correct or remove the row")
     try:

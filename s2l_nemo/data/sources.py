@@ -1,7 +1,7 @@
 """Records of a JSONL file, a parquet file or a data set of the Hugging Face hub, one at a time.
 
-A damaged record is yielded as a `BadRow`, so that the reader may go on. Nothing of a source is executed: no pickle, no
-data set scripts.
+A damaged record is yielded as a `BadRow`, so that the reader may go on. No code of a source is run: no pickle, no data
+set scripts.
 """
 
 from __future__ import annotations
@@ -29,19 +29,20 @@ _HUB_FORMATS = ("parquet", "json")  # builders that read plain data
 
 @dataclass(frozen=True)
 class BadRow:
-    """A record that cannot be used. `line` counts from 1 (rows, where the source has no lines)."""
+    """A record that cannot be used. `line` counts lines from 1, or rows if the source has no lines."""
 
     line: int
     reason: str
 
 
 def read_records(source: str, keys: Collection[str] | None = None) -> Iterator[tuple[int, Record | BadRow]]:
-    """(line, record) of every line that is not blank. Of a parquet file only the columns of `keys`, names or dotted
-    paths, are read where all of them are there.
+    """(line, record) of every line that is not blank. Memory does not grow with the source.
 
-    `source` is a file (.parquet, .jsonl, .ndjson, .json with one object a line), or `owner/name[/config][@revision]
-    [:split]` of the hub (split `train` by default). Memory does not grow with the source. Raises UserError where the
-    source as a whole cannot be read.
+    `source` is a file (.parquet, .jsonl, .ndjson, or .json with one object a line), or a data set of the hub,
+    `owner/name[/config][@revision][:split]`; the split is `train` by default. `keys` are names or dotted paths. If a
+    parquet file has all of them, only their columns are read.
+
+    Raises UserError if the source as a whole cannot be read.
     """
     path = Path(source)
     if path.suffix == ".parquet":
@@ -57,7 +58,7 @@ def read_records(source: str, keys: Collection[str] | None = None) -> Iterator[t
 
 
 def is_hub_name(source: str) -> bool:
-    """Whether `source` is meant for the hub: `owner/name...`, and no file or folder here."""
+    """Whether `source` names a data set of the hub: it is `owner/name...` and no file or folder here."""
     is_file = Path(source).suffix in (".parquet", *JSONL_SUFFIXES) or Path(source).exists()
     return not is_file and _HUB_NAME.fullmatch(source) is not None
 
@@ -79,7 +80,7 @@ def _jsonl_records(path: Path) -> Iterator[tuple[int, Record | BadRow]]:
 
 
 def _lines(file: BinaryIO) -> Iterator[bytes | None]:
-    """Every line; None for one over `MAX_LINE_BYTES`."""
+    """Every line; None in place of a line over `MAX_LINE_BYTES`."""
     while line := file.readline(MAX_LINE_BYTES):
         if len(line) < MAX_LINE_BYTES or line.endswith(b"\n"):
             yield line
@@ -146,7 +147,7 @@ def _parquet_records(path: Path, keys: Collection[str] | None) -> Iterator[tuple
 
 
 def _batch_records(batch: Any) -> Iterator[Record | str]:
-    """The batch's rows, what is wrong with a row in place of one that is not text."""
+    """The rows of a batch. A row that is not text is replaced by a text that says what is wrong with it."""
     try:
         yield from batch.to_pylist()
     except UnicodeDecodeError:
@@ -164,7 +165,7 @@ def _hub_records(source: str) -> Iterator[tuple[int, Record | BadRow]]:
     from huggingface_hub.errors import HfHubHTTPError
     from huggingface_hub.utils import logging as hub_logging
 
-    datasets.logging.set_verbosity_error()  # its retries would bury the one line that says what is wrong
+    datasets.logging.set_verbosity_error()  # else messages on retries would bury the one line that says what is wrong
     hub_logging.set_verbosity_error()
     split = match["split"] or "train"
     try:

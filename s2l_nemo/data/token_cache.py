@@ -1,8 +1,8 @@
-"""Prompts to tokens, and their cache on disk.
+"""Turns prompts into tokens and caches them on disk.
 
-A cache file is a one-dimensional int32 array in NumPy's format, the length of each of P prompts and then all their
-tokens, followed by its SHA-256. Its name is the hash of everything that the tokens depend on: the finished texts (chat
-template and system prompt applied) and the tokenizer.
+A cache file is a one-dimensional int32 array in NumPy's format, followed by its SHA-256. The array holds the lengths of
+the P prompts, then all their tokens. The name of the file is the hash of everything that the tokens depend on: the
+tokenizer, and the texts after chat template and system prompt.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 _DIGEST_BYTES = hashlib.sha256().digest_size
-_VERSION = b"1"  # of the file format and of how texts become tokens here
+_VERSION = b"1"  # must change if the file format changes, or the way from texts to tokens
 
 
 def tokenize(
@@ -37,12 +37,13 @@ def tokenize(
     system_prompt: str | None,
     cache_dir: Path | None,
 ) -> list[tuple[int, ...]]:
-    """Token ids of each question, read from or added to the cache.
+    """Token ids of each question. They are read from the cache, or added to it.
 
-    `chat` is the chat template with the generation prompt; `base`, and a tokenizer without a template, the question as
-    it is with the tokenizer's own special tokens (BOS). A damaged cache file is logged and written anew.
+    `chat` applies the chat template with the generation prompt. `base` takes the question as it is, with the special
+    tokens that the tokenizer itself adds (BOS). So does `chat` if the tokenizer has no template. A damaged cache file
+    is logged and written anew.
 
-    Raises UserError where a system prompt has no place, or the cache folder cannot be read or written.
+    Raises UserError if a system prompt has no place, or if the cache folder cannot be read or written.
     """
     if not questions:
         return []
@@ -72,7 +73,7 @@ def _chats(questions: Sequence[str], tokenizer: PreTrainedTokenizerFast, system_
 
 
 def _encode(texts: list[str], tokenizer: PreTrainedTokenizerFast, is_chat: bool) -> list[tuple[int, ...]]:
-    # A template writes the special tokens itself. Not verbose: too long prompts are filtered and counted by the caller.
+    # A template writes the special tokens itself. Not verbose: the caller filters and counts prompts that are too long.
     encoded = tokenizer(texts, add_special_tokens=not is_chat, return_attention_mask=False, verbose=False)
     return [tuple(ids) for ids in encoded["input_ids"]]
 
@@ -88,7 +89,7 @@ def _key(texts: list[str], tokenizer: PreTrainedTokenizerFast, is_chat: bool) ->
 
 
 def _read(path: Path, count: int) -> list[tuple[int, ...]] | None:
-    """The cached tokens of `count` prompts; None where there are none, or the file is damaged."""
+    """The cached tokens of `count` prompts; None if there is no file or it is damaged."""
     if not path.exists():
         return None
     content = path.read_bytes()

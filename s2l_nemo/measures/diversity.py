@@ -1,15 +1,17 @@
-"""How diverse K samples of one problem are (Table 3), and the filter that takes the difference away (Table 4).
+"""How diverse K samples of one problem are (Table 3), and the filter that removes the difference (Table 4).
 
 The paper names its metrics without formulas. These are ours, on token ids:
 
-- Self-BLEU: the mean over samples of BLEU-4 of one against all others: exp of the mean of log p_n, n = 1..4, times the
-  brevity penalty with the closest reference length. p_n is the share of n-grams that are found in the references, each
-  at most as often as in one of them; where none is found it is 0.1 / their number (method1 of Chen and Cherry, 2014),
-  and BLEU is 0 where no token is. The same as nltk's `sentence_bleu`. Lower is more diverse.
-- Edit diversity: the mean over pairs of their Levenshtein distance / length of the longer one. Higher is more diverse.
-- Unique answers: distinct normalised answers / K; "no answer" counts as one of them. Higher is more diverse.
+- Self-BLEU is the mean over samples of BLEU-4 of one sample against all others. BLEU-4 is exp of the mean of log p_n,
+  n = 1..4, times the brevity penalty with the closest reference length. p_n is the share of n-grams that are found in
+  the references; an n-gram is found at most as often as in one of them. If no n-gram is found, p_n is 0.1 / their
+  number (method1 of Chen and Cherry, 2014). If no token is found, BLEU is 0. This is nltk's `sentence_bleu`. A lower
+  value is more diverse.
+- Edit diversity is the mean over pairs of Levenshtein distance / length of the longer one. A higher value is more
+  diverse.
+- Unique answers is distinct normalised answers / K. "No answer" counts as an answer. A higher value is more diverse.
 
-Self-BLEU rises and the unique answers fall with K, so compare them at the same K only.
+With more samples Self-BLEU rises and unique answers falls, so compare them only at the same K.
 """
 
 from __future__ import annotations
@@ -25,13 +27,13 @@ Ints = NDArray[np.int64]
 Bools = NDArray[np.bool_]
 
 MAX_N = 4
-EPSILON = 0.1  # matches that are counted where there is none
+EPSILON = 0.1  # how many matches count if there is none
 TOLERANCE = 1e-12  # rounding of sums
 
 
 @dataclass(frozen=True)
 class Samples:
-    """K samples of one problem: token ids, and normalised answers with None where a response has none."""
+    """K samples of one problem: token ids and normalised answers. An answer is None if the response has none."""
 
     tokens_K: Sequence[Sequence[int]]
     answers_K: Sequence[str | None]
@@ -56,7 +58,7 @@ def self_bleu(tokens_K: Sequence[Sequence[int]]) -> float:
 
 
 def edit_diversity(tokens_K: Sequence[Sequence[int]], workers: int = 2) -> float:
-    """Mean pairwise normalised Levenshtein distance, in `workers` threads; two empty samples are 0 apart.
+    """Mean over pairs of the normalised Levenshtein distance, in `workers` threads. Two empty samples are 0 apart.
 
     Raises ValueError for fewer than two samples. Its time grows with the square of the length.
     """
@@ -64,9 +66,9 @@ def edit_diversity(tokens_K: Sequence[Sequence[int]], workers: int = 2) -> float
 
 
 def unique_fraction(answers_K: Sequence[str | None]) -> float:
-    """Distinct answers / K, where None is an answer too. Raises ValueError for fewer than two samples.
+    """Distinct answers / K. None is an answer too. Raises ValueError for fewer than two samples.
 
-    Normalise the answers before, so that two spellings are one answer.
+    Give normalised answers, so that two spellings are one answer.
     """
     _check_samples(len(answers_K))
     return len(set(answers_K)) / len(answers_K)
@@ -81,7 +83,7 @@ def diversity_P(problems: Sequence[Samples], workers: int = 2) -> list[Diversity
 
 
 def diversity(problems: Sequence[Samples], workers: int = 2) -> DiversityScores:
-    """Means over problems of the three metrics. Raises ValueError without a problem, or as `diversity_P`."""
+    """Means of the three metrics over problems. Raises ValueError if there is no problem, and as `diversity_P`."""
     if not problems:
         raise ValueError("diversity needs at least one problem")
     means = np.mean([astuple(scores) for scores in diversity_P(problems, workers)], axis=0)
@@ -98,14 +100,16 @@ def match_learner_diversity(
 ) -> list[int]:
     """Which explorer rollouts of a group to keep, so that they are no more diverse than the learner's (Table 4).
 
-    Greedy: while the kept ones are more diverse in one of the three metrics and more than `keep_min`, the one goes
-    whose removal leaves the smallest gap, the sum of |explorer - learner| / max(explorer, learner) over the metrics.
-    The set of the smallest gap on this way is kept, the larger one of equals. `seed` decides between equal rollouts.
-    Returns indices in order. Self-BLEU and the unique answers depend on K, so give as many learner rollouts as
-    explorer ones: with fewer the learner seems more diverse than it is.
+    The gap is the sum of |explorer - learner| / max(explorer, learner) over the three metrics. The search is greedy. It
+    goes on while the kept rollouts are more diverse than the learner's in one of the metrics, and more than `keep_min`
+    are left. Each step drops the rollout whose removal leaves the smallest gap; `seed` decides between equal ones. Of
+    all sets on the way, the one with the smallest gap is kept; of equal ones, the largest.
 
-    All are returned where there are no more than `keep_min`.
-    Raises ValueError for keep_min < 2 or fewer than two learner rollouts, which have no diversity to compare.
+    Returns indices in ascending order: all of them if there are no more than `keep_min`. Self-BLEU and unique answers
+    depend on K, so give as many learner rollouts as explorer ones. With fewer, the learner seems more diverse than it
+    is.
+
+    Raises ValueError if `keep_min` is below 2, or for fewer than two learner rollouts, which have no diversity.
     """
     if keep_min < 2:
         raise ValueError(f"keep_min={keep_min}: fewer than 2 rollouts have no diversity")
@@ -113,7 +117,7 @@ def match_learner_diversity(
     if len(explorer_tokens) <= keep_min:
         return list(range(len(explorer_tokens)))
     group = _ShrinkingGroup(Samples(explorer_tokens, explorer_answers))
-    # A random order, in which the first of equal ones goes: neighbours in a batch must not be favoured.
+    # The first of equal ones is dropped. The order is random, so that the place in the batch does not matter.
     candidates = np.random.default_rng(seed).permutation(len(explorer_tokens))
     gap, is_more_diverse = _gap(group.scores_3(), target_3)
     smallest, kept = gap, candidates
@@ -129,7 +133,7 @@ def match_learner_diversity(
 
 
 def _gap(scores_3: Floats, target_3: Floats) -> tuple[Floats, Bools]:
-    """Sum over the metrics (last axis) of their relative differences, and whether any of them is more diverse."""
+    """The sum of relative differences over the metrics (last axis), and whether any metric is more diverse."""
     difference = (scores_3 - target_3) * [-1, 1, 1]
     larger = np.maximum(scores_3, target_3)
     relative = np.divide(difference, larger, out=np.zeros_like(difference), where=larger > 0)
@@ -137,7 +141,7 @@ def _gap(scores_3: Floats, target_3: Floats) -> tuple[Floats, Bools]:
 
 
 class _ShrinkingGroup:
-    """The three metrics of those samples that have not been dropped, and what they were without one more."""
+    """The three metrics of the samples that are kept, and what they would be without one more of them."""
 
     def __init__(self, samples: Samples) -> None:
         self._bleu = _SelfBleu(samples.tokens_K)
@@ -155,7 +159,7 @@ class _ShrinkingGroup:
         return np.array([self._bleu.score(), edit, len(np.unique(self._answer_K[kept])) / len(kept)])
 
     def scores_without(self, candidates: Ints) -> Floats:
-        """Metrics of the kept ones without each of `candidates`, which are kept: (candidates, 3)."""
+        """[i]: the three metrics of the kept samples without candidate i. Every candidate is a kept sample."""
         kept = np.flatnonzero(self._is_kept_K)
         rest = len(kept) - 1
         distances = self._distances_KK[np.ix_(kept, kept)].sum()
@@ -168,9 +172,9 @@ class _ShrinkingGroup:
 class _SelfBleu:
     """Self-BLEU of samples that can be dropped one by one.
 
-    The most that the others hold of an n-gram is what the first of all samples holds of it, and for that first one
-    what the second holds. So a sample finds all its n-grams but the excess of the first over the second where it is
-    the first. Without the second, the excess is that over the third.
+    For one n-gram, rank the samples by how often they hold it. A sample finds it in the others as often as the highest
+    of them holds it. So every sample but the first finds all that it holds. The first one lacks its excess over the
+    second, or over the third once the second is dropped.
     """
 
     def __init__(self, tokens_K: Sequence[Sequence[int]]) -> None:
@@ -185,14 +189,14 @@ class _SelfBleu:
         self._counts_N = [counts.of(self._is_kept_K) for counts in self._counts_N]
 
     def score(self) -> float:
-        """Of the kept samples."""
+        """Self-BLEU of the kept samples."""
         kept = self._is_kept_K
         found_KN = self._total_KN - np.stack([c.excess_K(len(kept)) for c in self._counts_N], axis=1)
         reference_K = self._length_K[self._closest_two_K2()[:, 0]]
         return float(_bleu(found_KN, self._total_KN, self._length_K, reference_K)[kept].mean())
 
     def without_K(self) -> Floats:
-        """Of the kept samples without sample j, for every kept j; at least three must be kept."""
+        """[j]: Self-BLEU of the kept samples without sample j, for every kept j. At least three must be kept."""
         size, kept = len(self._is_kept_K), np.flatnonzero(self._is_kept_K)
         excess_KN = np.stack([c.excess_K(size) for c in self._counts_N], axis=1)
         found_KKN = (self._total_KN - excess_KN) - np.stack([c.excess_growth_KK(size) for c in self._counts_N], axis=2)
@@ -205,7 +209,7 @@ class _SelfBleu:
         return sums_K / (len(kept) - 1)
 
     def _closest_two_K2(self) -> Ints:
-        """For every sample the two kept others closest in length, the shorter one first where they are as close."""
+        """The two other kept samples closest in length to each one. The shorter of equally close ones comes first."""
         length_K = self._length_K
         distance_KK = np.abs(length_K[:, None] - length_K) * (length_K.max() + 1.0) + length_K
         distance_KK[:, ~self._is_kept_K] = np.inf
@@ -215,7 +219,7 @@ class _SelfBleu:
 
 @dataclass(frozen=True)
 class _Counts:
-    """How often each sample holds each n-gram, 0 left out: sorted by n-gram, then with the highest count first."""
+    """How often each sample holds each n-gram, without zeros. Sorted by n-gram, then by count, the highest first."""
 
     gram: Ints
     sample: Ints
@@ -226,13 +230,13 @@ class _Counts:
         return _Counts(self.gram[rows], self.sample[rows], self.count[rows])
 
     def excess_K(self, size: int) -> Floats:
-        """By how much a sample's counts exceed the highest of the others, summed over the n-grams."""
+        """By how much the counts of a sample exceed the highest of the others, summed over n-grams."""
         first = self._ranks()
         excess = self.count[first] - self._at_rank(first, 1)
         return np.bincount(self.sample[first], excess, size).astype(np.float64, copy=False)
 
     def excess_growth_KK(self, size: int) -> Floats:
-        """[j, k]: by how much the excess of sample k grows without sample j."""
+        """[j, k]: by how much the excess of sample k grows if sample j is dropped."""
         first = self._ranks()
         growth = self._at_rank(first, 1) - self._at_rank(first, 2)
         rows = np.flatnonzero(growth)
@@ -242,11 +246,11 @@ class _Counts:
         return growth_KK + growth_KK.T
 
     def _ranks(self) -> Ints:
-        """Rows with the highest count of each n-gram."""
+        """The row of the highest count of each n-gram."""
         return np.flatnonzero(np.diff(self.gram, prepend=-1))
 
     def _at_rank(self, first: Ints, rank: int) -> Ints:
-        """The count `rank` places below the highest one, 0 where fewer samples hold the n-gram."""
+        """The count `rank` places below the highest one; 0 if fewer samples hold the n-gram."""
         row = np.minimum(first + rank, len(self.gram) - 1)
         is_same = (self.gram[row] == self.gram[first]) & (row == first + rank)
         return np.where(is_same, self.count[row], 0)
@@ -273,14 +277,14 @@ def _count_ngrams(tokens_K: Sequence[Sequence[int]]) -> list[_Counts]:
         first = np.flatnonzero(np.diff(key, prepend=-1))
         count = np.diff(first, append=len(key))
         gram, sample = gram[first], sample_T[start[order[first]]]
-        # Nearly sorted, which the stable sort makes use of.
+        # The counts are nearly sorted, and the stable sort makes use of that.
         highest_first = np.argsort(gram * (count.max(initial=0) + 1) - count, kind="stable")
         counts.append(_Counts(gram[highest_first], sample[highest_first], count[highest_first]))
     return counts
 
 
 def _bleu(found_N: Floats, total_N: Ints, length: Ints, reference: Ints) -> Floats:
-    """BLEU from found and all n-grams (last axis: n), token counts and reference lengths."""
+    """BLEU from the numbers of found and of all n-grams (last axis: n), the lengths and the reference lengths."""
     precision_N = np.where(found_N == 0, EPSILON, found_N) / np.maximum(total_N, 1)
     penalty = np.exp(np.minimum(1.0 - reference / np.maximum(length, 1), 0.0))
     return np.where(found_N[..., 0] == 0, 0.0, penalty * np.exp(np.log(precision_N).mean(axis=-1)))

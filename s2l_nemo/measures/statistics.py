@@ -1,4 +1,4 @@
-"""pass@k, majority vote and bootstrap intervals. P problems, K samples of each; correct values are 0 or 1."""
+"""pass@k, majority vote and bootstrap intervals. There are P problems with K samples each."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ class Interval(NamedTuple):
     high: float
 
 
-_DRAWS_AT_ONCE = 4_000_000  # 32 MB of indices, whatever the number of problems
+_DRAWS_AT_ONCE = 4_000_000  # limits the indices to 32 MB for any number of problems
 
 
 def mean(values: Sequence[float]) -> float | None:
@@ -44,11 +44,11 @@ def pass_at_k(n: int, c: int, k: int) -> float:
 
 
 def majority_P(answers: Sequence[Sequence[str | None]], right: Sequence[Sequence[float]]) -> Floats:
-    """Whether the most frequent answer of every problem is right, P values from 0 to 1 (majority@K).
+    """Whether the most frequent answer of every problem is right: P values from 0 to 1 (majority@K).
 
-    `answers` are P x K normalised answers, None where a response has none; `right` their rewards. None never wins; a
-    problem without any answer counts 0. Answers that tie share the vote: the value is their mean. An answer is as
-    right as the best of its samples, since a check that failed on one of them says nothing about the answer.
+    `answers` are P x K normalised answers, None if a response has none. `right` are their rewards. None never wins, and
+    a problem without any answer counts 0. Answers that tie share the vote: the value is their mean. An answer is as
+    right as the best of its samples, because a check that failed says nothing about the answer.
     """
     return np.array([_majority(*problem) for problem in zip(answers, right, strict=True)])
 
@@ -68,10 +68,10 @@ def _majority(answers_K: Sequence[str | None], right_K: Sequence[float]) -> floa
 def bootstrap_mean(values_PK: ArrayLike, *, resamples: int = 10_000, seed: int = 0) -> Interval:
     """Mean over problems with its 95 % expanded percentile interval: (mean, low, high).
 
-    Whole problems are drawn, since samples of one problem are not independent. Plain percentiles are too narrow for
-    few problems: their levels are widened as in Hesterberg (arXiv 1411.5279), which with 30 problems
-    covers the truth in about 95 instead of 93 of 100 evaluations. Where all problems score the same, above all 0 or
-    1, the interval has no width, as that of any bootstrap. Raises ValueError without a problem.
+    Whole problems are drawn, because samples of one problem are not independent. Plain percentiles are too narrow for
+    few problems, so their levels are widened as in Hesterberg (arXiv 1411.5279). With 30 problems the interval covers
+    the truth in about 95 of 100 evaluations instead of 93. If all problems score the same, the interval has no width,
+    as that of any bootstrap. Raises ValueError if there is no problem.
     """
     values_P = _problems_by_samples(values_PK).mean(axis=1)
     size = len(values_P)
@@ -89,8 +89,8 @@ def bootstrap_mean(values_PK: ArrayLike, *, resamples: int = 10_000, seed: int =
 def paired_bootstrap(before_PK: ArrayLike, after_PK: ArrayLike, *, resamples: int = 10_000, seed: int = 0) -> Interval:
     """Gain in mean pass@1 on the same problems with its 95 % interval: (difference, low, high).
 
-    Row p of both is the same problem; K may differ. Problems are resampled in pairs, so their difficulty cancels.
-    Raises ValueError where the numbers of problems differ or are 0.
+    Row p of both is the same problem; K may differ. Problems are drawn in pairs, so their difficulty cancels.
+    Raises ValueError if the numbers of problems differ or are 0.
     """
     before_P, after_P = (_problems_by_samples(values_PK).mean(axis=1) for values_PK in (before_PK, after_PK))
     if len(before_P) != len(after_P):
@@ -99,9 +99,11 @@ def paired_bootstrap(before_PK: ArrayLike, after_PK: ArrayLike, *, resamples: in
 
 
 def _expanded_tail(size: int) -> float:
-    """Share of resampled means below a 95 % interval, less than 2.5 %: it makes up for the variance of the bootstrap,
-    which divides by `size` instead of `size` - 1, and for Student's t, whose quantile is expanded as in Abramowitz
-    and Stegun, 26.7.5."""
+    """The share of resampled means below a 95 % interval. It is less than 2.5 %, for two reasons.
+
+    The variance of the bootstrap divides by `size` instead of `size` - 1. And Student's t has wider tails; its quantile
+    is expanded as in Abramowitz and Stegun, 26.7.5.
+    """
     freedom = max(size - 1, 1)
     z = NormalDist().inv_cdf(0.975)
     t = z + (z**3 + z) / (4 * freedom) + (5 * z**5 + 16 * z**3 + 3 * z) / (96 * freedom**2)
