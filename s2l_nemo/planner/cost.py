@@ -1,7 +1,7 @@
-"""What a run will cost on GPUs, in closed form: predictions, not measurements. Formulas: docs/planner.md.
+"""Predicts in closed form what a run costs on GPUs. These are no measurements. Formulas: docs/planner.md.
 
-Decoding is bounded by memory traffic, training by matrix multiplications. Bytes, seconds, FLOP and tokens throughout;
-a GPU's peaks are its data sheet's, and every share of a peak that is reached is an assumption with a name.
+Memory traffic bounds decoding, and matrix multiplications bound training. Units are bytes, seconds, FLOP and tokens.
+The peaks of a GPU are those of its data sheet. Each share of a peak that is reached is an assumption with a name.
 """
 
 from __future__ import annotations
@@ -18,13 +18,13 @@ from s2l_nemo.fields import COUNT, POSITIVE, POSITIVE_COUNT, SHARE, key
 from s2l_nemo.models.shape import ModelShape
 from s2l_nemo.planner.plan import memory_of_rank, on_device, splits
 
-USABLE = 0.9  # share of a GPU's memory that a process can count on
+USABLE = 0.9  # share of the memory of a GPU that a process can use
 GIB = 2**30
 
 
 @dataclass(frozen=True)
 class Gpu:
-    """Data sheet: bytes of memory, bytes a second of memory traffic, dense bf16 FLOP a second."""
+    """The data sheet of a GPU: bytes of memory, bytes a second of memory traffic, dense bf16 FLOP a second."""
 
     name: str
     memory: int
@@ -51,7 +51,7 @@ class GpuName(str, Enum):
 
 @dataclass
 class PlanOptions:
-    """What tools/plan.py is told besides the configuration: the last five are what no configuration can say."""
+    """The keys of tools/plan.py. No configuration of a run can say the last five."""
 
     conf: str = key("train_s2l", "preset, as --config-name of recipes/train_s2l.py")
     gpu: GpuName | None = key(None, "kind of GPU; null: all of them side by side")
@@ -66,7 +66,7 @@ class PlanOptions:
 
 @dataclass(frozen=True)
 class Assumed:
-    """Mean tokens of a response and of a prompt, shares of the peaks, and GB/s of a refit."""
+    """What a prediction assumes: mean tokens of a response and of a prompt, shares of the peaks, GB/s of a refit."""
 
     length: int
     prompt: int
@@ -81,7 +81,7 @@ class Assumed:
 
 
 def assumed_of(options: PlanOptions, cfg: Config) -> Assumed:
-    """Raises UserError where a mean length is above the longest that the configuration allows."""
+    """The assumptions of `options`. Raises UserError if a mean length is above the limit of the configuration."""
     rollout = cfg.rollout
     length = options.length if options.length is not None else max(1, rollout.max_response_length // 2)
     prompt = options.prompt if options.prompt is not None else rollout.max_prompt_length // 4
@@ -95,17 +95,17 @@ def assumed_of(options: PlanOptions, cfg: Config) -> Assumed:
 
 
 def kv_bytes_per_token(shape: ModelShape, size: int) -> int:
-    """Keys and values of one token in all layers, `size` bytes each."""
+    """Bytes of the keys and values of one token in all layers; an element has `size` bytes."""
     return shape.kv_elements_per_token * size
 
 
 def full_memory_rows(usable: float, weights: float, kv: float, context: float) -> float:
-    """Sequences whose KV caches fill the memory beside the weights; not above 0 where the weights do not fit."""
+    """Number of sequences whose KV caches fill the memory beside the weights. 0 or less if the weights do not fit."""
     return (usable - weights) / (kv * context)
 
 
 def seconds_per_token(rows: float, weights: float, kv: float, context: float, bandwidth: float) -> float:
-    """Time of one decoding step over its tokens: each step reads all weights and the KV caches of all rows.
+    """Seconds of one decoding step / its tokens. Each step reads all weights and the KV caches of all rows.
 
     With `full_memory_rows` it is M·kv·L_ctx / ((M − W)·BW); with few rows it tends to W / (rows·BW).
     """
@@ -113,9 +113,9 @@ def seconds_per_token(rows: float, weights: float, kv: float, context: float, ba
 
 
 def training_flops(shape: ModelShape, sequences: int, length: float) -> float:
-    """Forward and backward of `sequences` of `length` tokens: matrix multiplications and causal attention.
+    """FLOP of forward and backward over `sequences` of `length` tokens: matrix multiplications and causal attention.
 
-    6·tokens·(layers·(2hq + 2h·kv + 3h·ffn) + h·V) + 6·layers·Σ(length²)·q. The forward alone is a third of it.
+    6·tokens·(layers·(2hq + 2h·kv + 3h·ffn) + h·V) + 6·layers·Σ(length²)·q. The forward pass alone is a third of it.
     """
     layer = 2 * shape.hidden * shape.query + 2 * shape.hidden * shape.kv + 3 * shape.hidden * shape.ffn
     dense = 6 * sequences * length * (shape.layers * layer + shape.embedding_parameters)
@@ -124,7 +124,7 @@ def training_flops(shape: ModelShape, sequences: int, length: float) -> float:
 
 @dataclass(frozen=True)
 class Engines:
-    """How many engines of a kind sample at once, on how many GPUs each."""
+    """How many engines of one model sample at once, and on how many GPUs each."""
 
     count: int
     gpus: int
@@ -135,7 +135,7 @@ def kind_of(cfg: Config) -> EngineKind:
 
 
 def engines_of(cfg: Config) -> Engines:
-    """An engine in the trainer's process is on every rank. Of servers each node has `engine.replicas_per_node`."""
+    """Every rank has an engine in its process, or every node has `engine.replicas_per_node` servers."""
     kind = kind_of(cfg)
     if not kind.served:
         return Engines(cfg.trainer.devices * cfg.trainer.num_nodes, 1)
@@ -145,10 +145,11 @@ def engines_of(cfg: Config) -> Engines:
 
 @dataclass(frozen=True)
 class Decoding:
-    """Of one model in its engines. `rows` decode together in one engine; `tokens_per_s` is of all GPUs that have one.
+    """How fast one model decodes.
 
-    `full_tokens_per_s` is of one GPU at full bandwidth with its KV memory full: the closed form's own figure, None
-    where the weights alone do not fit.
+    `rows` sequences decode together in one engine. `tokens_per_s` is the rate of all its engines. `full_tokens_per_s`
+    is the rate of the closed form: one GPU at full bandwidth with its KV memory full. It is None if the weights do not
+    fit.
     """
 
     rows: float
@@ -157,7 +158,10 @@ class Decoding:
 
 
 def decoding(cfg: Config, shape: ModelShape, gpu: Gpu, assumed: Assumed) -> Decoding:
-    """Rows are limited by rollout.max_batch_rows, a step's sequences, and the KV memory that an engine reserves."""
+    """The rate of a model in its engines.
+
+    Three things limit the rows: rollout.max_batch_rows, the sequences of a step, and the KV memory of an engine.
+    """
     engines, size, context = engines_of(cfg), cfg.model.precision.element_bytes, assumed.context
     weights, kv = shape.parameters * size, kv_bytes_per_token(shape, size)
     step_rows = cfg.algorithm.prompts_per_step * cfg.algorithm.group_size / engines.count
@@ -174,14 +178,14 @@ def decoding(cfg: Config, shape: ModelShape, gpu: Gpu, assumed: Assumed) -> Deco
 
 @dataclass(frozen=True)
 class StepSeconds:
-    """Predicted phases of one step; grading, data and checkpoints are not in it."""
+    """Predicted seconds of the phases of a step, without grading, data and checkpoints."""
 
     explorer: float
     learner: float
     logprobs: float
     update: float
     refit: float
-    at_once: bool  # the two engines have GPUs of their own
+    at_once: bool  # explorer and learner have GPUs of their own and sample at the same time
 
     @property
     def rollouts(self) -> float:
@@ -204,8 +208,8 @@ def step_seconds(
 ) -> StepSeconds:
     """One step in which the explorer samples `explorer_samples` of each group of G.
 
-    Log-probs are a forward each of the policy and, with a KL term, of the reference. Full checkpointing repeats the
-    forward in each update; a pipeline of p stages idles p − 1 of every m + p − 1 micro-batches.
+    Log-probs take a forward pass of the policy, and one of the reference if there is a KL term. Full checkpointing
+    repeats the forward pass in each update. A pipeline of p stages idles for p − 1 of m + p − 1 micro-batches.
     """
     config = cfg.algorithm
     of_one = config.prompts_per_step * assumed.length
@@ -226,28 +230,28 @@ def step_seconds(
 
 
 def idle_stages(cfg: Config) -> float:
-    """Idle over busy time of a pipeline: (p − 1) / m, with m micro-batches of an optimizer step on one rank."""
+    """Idle time / busy time of a pipeline: (p − 1) / m. An optimizer step has m micro-batches on one rank."""
     rank_sequences = mini_batch_prompts(cfg) * cfg.algorithm.group_size / data_parallel_size(cfg)
     return (cfg.model.pipeline_model_parallel_size - 1) / (rank_sequences / cfg.model.micro_batch_size)
 
 
 def mean_alpha(cfg: Config) -> float:
-    """Mean over the run of G_w / G; 67/256 for the paper's schedule."""
+    """The mean of G_w / G over the run. It is 67/256 for the schedule of the paper."""
     return sum(split.explorer for split in splits(cfg)) / (cfg.algorithm.steps * cfg.algorithm.group_size)
 
 
 def saving(rollout_share: float, alpha: float, cost_ratio: float) -> float:
-    """Share of the run's time that the explorer saves: ρ·ᾱ·(1 − c_w/c_s).
+    """Share of the time of a run that the explorer saves: ρ·ᾱ·(1 − c_w/c_s).
 
-    ρ is the share of rollouts in a step of GRPO, c_w/c_s the explorer's cost of a token over the learner's; 0 for
-    rollouts that are stored and cost nothing.
+    ρ is the share of rollouts in a step of GRPO. c_w/c_s is the cost of a token of the explorer / that of the learner.
+    It is 0 for rollouts that are stored and cost nothing.
     """
     return rollout_share * alpha * (1 - cost_ratio)
 
 
 @dataclass(frozen=True)
 class Prediction:
-    """Of one kind of GPU. `steps` are those of the run, `grpo` is the same step with the learner alone."""
+    """The prediction for one kind of GPU. `steps` are those of the run. In the step `grpo` the learner samples all."""
 
     gpu: Gpu
     learner: Decoding
@@ -262,12 +266,12 @@ class Prediction:
 
     @property
     def run_saving(self) -> float:
-        """Share of a GRPO run's time that the steps save. The closed form, unless the two engines work at once."""
+        """Share of the time of a GRPO run that the steps save. It equals `saving` unless the engines sample at once."""
         return 1 - sum(step.total for step in self.steps) / (len(self.steps) * self.grpo.total)
 
 
 def predict(cfg: Config, learner: ModelShape, explorer: ModelShape | None, gpu: Gpu, assumed: Assumed) -> Prediction:
-    """`explorer` None is plain GRPO."""
+    """The prediction for a run. `explorer` is None for plain GRPO."""
     of_learner = decoding(cfg, learner, gpu, assumed)
     of_explorer = decoding(cfg, explorer, gpu, assumed) if explorer else None
 
@@ -287,7 +291,7 @@ def predict(cfg: Config, learner: ModelShape, explorer: ModelShape | None, gpu: 
 
 
 def memory_by_part(cfg: Config, learner: ModelShape, explorer: ModelShape | None, gpu: Gpu) -> dict[str, int]:
-    """Bytes by part on the fullest GPU, as `plan.memory_of_rank`, with the KV memory that engines reserve."""
+    """Bytes of each part on the fullest GPU: as `plan.memory_of_rank`, with the KV memory that engines reserve."""
     parts, kind = memory_of_rank(cfg, learner, explorer), kind_of(cfg)
     if not kind.served:
         return parts
@@ -306,7 +310,7 @@ ENGINE_PARTS = ("learner engine weights", "explorer engine weights", "KV cache")
 
 
 def memory_by_phase(cfg: Config, parts: dict[str, int]) -> dict[str, int]:
-    """Bytes on the device while training and while generating. Sleeping engines may give theirs back to training."""
+    """Bytes on the device while training and while generating. Some engines give their memory back while they sleep."""
     totals = on_device(cfg, parts)
     if kind_of(cfg).releases_memory_on_sleep:
         totals["training"] -= sum(parts[name] for name in ENGINE_PARTS if name != "KV cache")

@@ -1,4 +1,4 @@
-"""What a run will do and need, as text, from the configuration and config.json alone (`run.dry_run=true`)."""
+"""Says what a run will do and need (`run.dry_run=true`). It reads only the configuration and config.json."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from s2l_nemo.config.schema import ActivationCheckpointing, Config
 from s2l_nemo.models.open import open_model
 from s2l_nemo.models.shape import ModelShape, public_shape
 
-# Parts that take no device memory in each phase of a step.
+# The parts that take no device memory in a phase of a step.
 _IDLE_PARTS = {
     "training": ("KV cache", "reference weights (in host memory)"),
     "generating": ("activations", "logits and their gradient", "reference weights (in host memory)"),
@@ -21,10 +21,10 @@ _IDLE_PARTS = {
 
 
 def render_plan(cfg: Config) -> str:
-    """Resolved configuration, schedule, tokens of a step, and parameters and memory of one rank by part.
+    """The resolved configuration, the schedule, the tokens of a step, and parameters and memory of one rank.
 
-    `cfg` has passed `check_config`. A model folder that is not there is replaced by public figures of the same name,
-    and the text says so; otherwise its figures are "unknown".
+    `cfg` has passed `check_config`. If a model folder is not there, the public figures of a model of that name take its
+    place, and the text says so. If there are none, the figures are "unknown".
     """
     parts = [
         ("Configuration", resolved_yaml(cfg).rstrip()),
@@ -43,11 +43,11 @@ def splits(cfg: Config) -> list[Split]:
 
 
 def memory_of_rank(cfg: Config, learner: ModelShape, explorer: ModelShape | None) -> dict[str, int]:
-    """Bytes by part on the rank that holds most.
+    """Bytes of each part on the rank that holds most.
 
-    Megatron's distributed optimizer keeps its states divided over data-parallel ranks: fp32 moments, and fp32 weights
-    too where the model is in bf16. Gradients are fp32. Activations are those of the sequences in flight (see
-    `_activation_bytes`). Engines hold whole models, and the KV cache is full: every row at its longest.
+    Megatron's distributed optimizer divides its states over data-parallel ranks. They are fp32 moments, and fp32
+    weights if the model is in bf16. Gradients are fp32. Activations: see `_activation_bytes`. Engines hold whole
+    models. The KV cache is full: every row has the largest length.
     """
     size = cfg.model.precision.element_bytes
     trained = _parameters_of_rank(cfg, learner)
@@ -71,7 +71,7 @@ def memory_of_rank(cfg: Config, learner: ModelShape, explorer: ModelShape | None
 
 
 def on_device(cfg: Config, parts: dict[str, int]) -> dict[str, int]:
-    """Bytes of those parts that take device memory, in each phase of a step."""
+    """Bytes on the device in each phase of a step."""
     totals = {}
     for phase, idle in _IDLE_PARTS.items():
         if phase == "generating" and cfg.model.offload_optimizer:
@@ -83,19 +83,24 @@ def on_device(cfg: Config, parts: dict[str, int]) -> dict[str, int]:
 
 
 def _parameters_of_rank(cfg: Config, shape: ModelShape) -> int:
-    """The first pipeline stage holds the embedding, the last the output layer; one stage both, once if tied."""
+    """Parameters of the fullest rank.
+
+    The first pipeline stage holds the embedding and the last one the output layer. A single stage holds both, which are
+    one matrix if they are tied.
+    """
     tp, pp = cfg.model.tensor_model_parallel_size, cfg.model.pipeline_model_parallel_size
     matrices = 1 if pp > 1 or shape.tied else 2
     return (shape.layers // pp * shape.layer_parameters + matrices * shape.embedding_parameters) // tp
 
 
 def _activation_bytes(cfg: Config, shape: ModelShape, size: int, T: int) -> int:
-    """Tensors kept for the backward pass, with fused attention (no T x T scores) and sequence parallelism.
+    """Bytes of the tensors that are kept for the backward pass.
 
-    A layer keeps about 4 hidden (two residuals, two norms), 3 query (before and after the norm, attention output),
-    3 key-value and 3 feed-forward widths a token. The first stage keeps as many micro-batches as there are stages,
-    each over layers / stages: together all layers of one. Full checkpointing keeps one hidden width a layer, and one
-    layer while it is recomputed.
+    Attention is fused (no T x T scores), with sequence parallelism. For each token a layer keeps about 4 hidden widths
+    (two residuals, two norms), 3 query widths (before and after the norm, attention output), 3 key-value widths and 3
+    feed-forward widths. The first stage has layers / stages layers and keeps as many micro-batches as there are stages.
+    So it keeps as much as all layers keep of one micro-batch. Full checkpointing keeps one hidden width for each layer,
+    and all of one layer, which is being recomputed.
     """
     layer = 4 * shape.hidden + 3 * shape.query + 3 * shape.kv + 3 * shape.ffn
     if cfg.model.activation_checkpointing == ActivationCheckpointing.full:
@@ -154,7 +159,7 @@ def _memory_text(cfg: Config) -> str:
 
 
 def find_shape(key: str, path: str) -> tuple[ModelShape | None, str]:
-    """Figures of the model at `path`, and a sentence that says where they come from."""
+    """The figures of the model at `path`, and a text that says where they come from."""
     if Path(path).exists():
         shape = open_model(key, path).shape
         return shape, f"{shape.parameters:,} parameters ({path})"
@@ -173,7 +178,7 @@ def _bytes(count: int) -> str:
 
 
 def _table(rows: Iterator[tuple[str, ...]]) -> str:
-    """First column to the left, all others to the right."""
+    """The rows as text, with the first column to the left and all others to the right."""
     cells = list(rows)
     widths = [max(len(row[column]) for row in cells) for column in range(len(cells[0]))]
     return "\n".join(

@@ -1,8 +1,7 @@
 """Lets NeMo 2.4 and Megatron-core 0.13 run unchanged on a machine without CUDA.
 
-Both name the CUDA device in many places. `install()` maps each of them to the CPU, once a process, and refuses to do
-anything where CUDA is there: no code path of the GPU build passes through this module. Every replacement says which
-line upstream makes it necessary.
+Both name the CUDA device in many places. `install()` maps each of them to the CPU, once in a process. It refuses to do
+so if CUDA is there: a run on GPUs uses nothing of this module. Each replacement says what upstream makes it necessary.
 """
 
 from __future__ import annotations
@@ -20,21 +19,21 @@ FACTORIES = ("tensor", "as_tensor", "zeros", "ones", "empty", "full", "empty_lik
 
 
 def needed() -> bool:
-    """True where PyTorch sees no CUDA device, which is when `install` has to be called."""
+    """Whether PyTorch sees no CUDA device, so that `install` must be called."""
     return not torch.cuda.is_available()
 
 
 def install() -> None:
     """Maps CUDA names to the CPU and fills the gaps that Apex and Transformer Engine leave. Idempotent.
 
-    Raises RuntimeError where CUDA is available.
+    Raises RuntimeError if CUDA is available.
     """
     if not needed():
         raise RuntimeError("the CPU layer must stay inactive where CUDA is available")
     if getattr(torch, "_s2l_cpu_layer", False):
         return
     torch._s2l_cpu_layer = True  # type: ignore[attr-defined]
-    # NeMo reads it unguarded; a value below 21.11 also turns off persist_layer_norm, which torch's norm has no use for.
+    # NeMo fails without it. A value below 21.11 also turns off persist_layer_norm, which torch's norm does not have.
     os.environ.setdefault("NVIDIA_PYTORCH_VERSION", "21.01")
     os.environ.setdefault("NVTE_FRAMEWORK", "pytorch")
     _map_factories()
@@ -51,7 +50,7 @@ def _names_cuda(device: object) -> bool:
 
 
 def _map_factories() -> None:
-    """`device="cuda"` is written out in megatron's optimizer, clip_grads, schedules and dist_checkpointing."""
+    """Megatron's optimizer, clip_grads, schedules and dist_checkpointing make tensors with `device="cuda"`."""
 
     def on_cpu(factory: Callable[..., torch.Tensor]) -> Callable[..., torch.Tensor]:
         @functools.wraps(factory)
@@ -67,7 +66,7 @@ def _map_factories() -> None:
 
 
 class _Stream:
-    """Stands for a CUDA stream: nothing on the CPU runs asynchronously."""
+    """Stands for a CUDA stream. Nothing on the CPU runs asynchronously, so it does nothing."""
 
     def __init__(self, *args: Any, **kwargs: Any) -> None: ...
     def wait_stream(self, stream: object) -> None: ...
@@ -79,7 +78,7 @@ class _Stream:
 
 
 def _map_cuda_module() -> None:
-    """Device queries, streams, typed constructors and the random state of torch.cuda."""
+    """Replaces device queries, streams, typed constructors and the random state of torch.cuda."""
     cuda = torch.cuda
     get_state, set_state = torch.get_rng_state, torch.set_rng_state
     replaced: dict[str, Any] = {
@@ -103,7 +102,7 @@ def _map_cuda_module() -> None:
 
 
 def _map_tensor_methods() -> None:
-    """`.cuda()`, `.to("cuda")`, and the type names that megatron's distributed optimizer compares as strings."""
+    """Replaces `.cuda()`, `.to("cuda")`, and type names, which megatron's distributed optimizer compares as text."""
     to: Any = torch.Tensor.to
     type_of: Any = torch.Tensor.type
 
@@ -114,7 +113,7 @@ def _map_tensor_methods() -> None:
         return moved
 
     def tensor_type(self: torch.Tensor, *args: Any, **kwargs: Any) -> Any:
-        # distrib_optimizer.py accepts only 'torch.cuda.FloatTensor' and its half-precision kin
+        # distrib_optimizer.py accepts only 'torch.cuda.FloatTensor' and the types of half precision
         name = type_of(self, *args, **kwargs)
         return name.replace("torch.", "torch.cuda.", 1) if isinstance(name, str) else name
 
@@ -131,17 +130,17 @@ def _map_megatron() -> None:
     random._set_cuda_rng_state = lambda state, *args, **kwargs: set_state(state)
 
     optimizer: Any = importlib.import_module("megatron.core.optimizer.distrib_optimizer")
-    # raises without Transformer Engine even where no parameter is fp8
+    # It raises without Transformer Engine, even if no parameter is fp8.
     optimizer.quantize_param_shard = lambda *args, **kwargs: None
     set_states = optimizer.DistributedOptimizer._set_main_param_and_optimizer_states
 
     def set_states_with_step(self: Any, model_param: Any, tensors: dict[str, torch.Tensor]) -> None:
-        # torch's AdamW keeps `step` in its state, Apex's and TE's do not: megatron's sharded format has no such tensor.
+        # torch's AdamW keeps `step` in its state. Those of Apex and TE do not, so megatron's sharded format lacks it.
         # load_state_dict has already restored it from the parameter groups.
         group, order = self.model_param_group_index_map[model_param]
         state = self.optimizer.state[self.optimizer.param_groups[group]["params"][order]]
         if "step" in state:
-            # load_state_dict gives all parameters one and the same tensor, which each of them would then increment
+            # load_state_dict gives all parameters the same tensor, and each of them would increment it
             state["step"] = state["step"].clone()
             tensors = {**tensors, "step": state["step"]}
         set_states(self, model_param, tensors)
@@ -149,7 +148,7 @@ def _map_megatron() -> None:
     state_dict = optimizer.DistributedOptimizer.state_dict
 
     def state_dict_of_started_optimizer(self: Any) -> dict[str, Any]:
-        # asserts that all parameters report one `step`; before the first update torch's AdamW has no state at all
+        # It asserts that all parameters report one `step`. Before the first update torch's AdamW has no state.
         for group in self.optimizer.param_groups:
             for parameter in group["params"]:
                 state = self.optimizer.state[parameter]
@@ -163,20 +162,20 @@ def _map_megatron() -> None:
 
 
 class _NoSuchNorm(torch.nn.Module):
-    """NeMo names Apex's norms in isinstance checks; without Apex no module is one."""
+    """Stands for Apex's norms, which NeMo names in isinstance checks. Without Apex no module is one."""
 
 
 def _fill_apex() -> None:
-    """Without Apex, NeMo leaves names undefined that it then uses. On GPU images Apex is the real one."""
+    """Defines the names that NeMo leaves undefined without Apex but uses. GPU images have the real Apex."""
     overrides: Any = importlib.import_module("nemo.collections.nlp.parts.nlp_overrides")
     mcore_optim: Any = importlib.import_module("nemo.core.optim.mcore_optim")
-    overrides.HAVE_APEX = True  # NLPDDPStrategy refuses to start otherwise
-    overrides.McoreDistributedOptimizer = mcore_optim.McoreDistributedOptimizer  # imported beside Apex's optimizer
+    overrides.HAVE_APEX = True  # else NLPDDPStrategy refuses to start
+    overrides.McoreDistributedOptimizer = mcore_optim.McoreDistributedOptimizer  # imported together with Apex's
 
     layers: Any = importlib.import_module("megatron.core.tensor_parallel.layers")
     build_model: Any = importlib.import_module("nemo.collections.nlp.modules.common.megatron.build_model")
     name = "set_defaults_if_not_set_tensor_model_parallel_attributes"
-    setattr(build_model, name, getattr(layers, name))  # Apex's name, megatron-core's function
+    setattr(build_model, name, getattr(layers, name))  # NeMo takes it from Apex; megatron-core has the same function
 
     utils: Any = importlib.import_module("nemo.collections.nlp.modules.common.megatron.utils")
     utils.HAVE_APEX = True

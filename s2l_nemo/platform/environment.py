@@ -1,4 +1,4 @@
-"""What a machine has and which runs it can start. Standard library only: it must work where packages are missing."""
+"""What a machine has and which runs it can start. It needs only the standard library, as packages may be missing."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from importlib import metadata, util
 from pathlib import Path
 
 PYTHON = ">=3.10,<3.13"
-# What the trainer imports; the same as pyproject.toml, and nemo-aligner, whose own pins rule it out there.
+# What the trainer imports. It is the list of pyproject.toml and nemo-aligner, which cannot stand there for its pins.
 TRAINER = {
     "nemo_toolkit": "==2.4.1",
     "nemo_aligner": "==0.7.0",
@@ -39,14 +39,14 @@ TRAINER = {
     "tensorboard": "",
     "matplotlib": "",
 }
-# Only the GPU image brings them; without them model.transformer_engine must stay false.
+# Only the GPU image has them. Without them model.transformer_engine must stay false.
 GPU_EXTRAS = {"transformer_engine": "", "apex": ""}
 SERVER = {"torch": ">=2.6", "transformers": ">=4.51", "safetensors": "", "numpy": ""}
 TENSORRT_LLM = {"tensorrt_llm": "==1.2.1", "torch": ">=2.9.1,<=2.10", "transformers": "==4.57.3", "ray": ""}
-TENSORRT_LLM_CUDA = "13"  # what its wheels are built with
-MIN_SHM_GB = 1.0  # NCCL, Ray, and a refit of TensorRT-LLM without CUDA IPC; a container's default is 0.06
-MIN_DISK_GB = 2.0  # models, checkpoints and plots of the tiny preset
-DRIVERS = {"12": 525, "13": 580}  # oldest NVIDIA driver of each CUDA major version
+TENSORRT_LLM_CUDA = "13"  # the CUDA that its wheels are built with
+MIN_SHM_GB = 1.0  # for NCCL, Ray, and refits of TensorRT-LLM without CUDA IPC; a container has 0.06 by default
+MIN_DISK_GB = 2.0  # for models, checkpoints and plots of the tiny preset
+DRIVERS = {"12": 525, "13": 580}  # the oldest NVIDIA driver that runs a major version of CUDA
 VARIABLES = (
     "CUDA_VISIBLE_DEVICES", "CUDA_DEVICE_MAX_CONNECTIONS", "MASTER_ADDR", "RANK", "WORLD_SIZE", "SLURM_JOB_ID",
     "SLURM_NTASKS", "NCCL_SOCKET_IFNAME", "NCCL_IB_HCA", "NCCL_DEBUG", "PYTORCH_CUDA_ALLOC_CONF",
@@ -55,7 +55,7 @@ VARIABLES = (
 
 @dataclass(frozen=True)
 class Package:
-    """An installed package against what is needed. `found` None: not installed."""
+    """What is needed of a package, and its version `found`, which is None if it is not installed."""
 
     name: str
     needed: str
@@ -72,7 +72,7 @@ class Package:
 
 @dataclass(frozen=True)
 class Device:
-    """One GPU as nvidia-smi names it."""
+    """One GPU, as nvidia-smi shows it."""
 
     name: str
     memory_gb: float
@@ -81,7 +81,7 @@ class Device:
 
 @dataclass(frozen=True)
 class Engine:
-    """The interpreter of the engine servers. `fault`: why it does not run; then there are no packages."""
+    """The interpreter of the engine servers. If it does not run, `fault` says why and there are no packages."""
 
     path: str
     python: str | None
@@ -91,7 +91,7 @@ class Engine:
 
 @dataclass(frozen=True)
 class Machine:
-    """Everything that was looked at. Sizes in GB (1e9 bytes); None where there is none."""
+    """Everything that `look` looks at. Sizes are in GB (1e9 bytes). None stands for what is not there."""
 
     python: str
     executable: str
@@ -113,7 +113,7 @@ class Machine:
 
 @dataclass(frozen=True)
 class Verdict:
-    """Whether something can run; `reason` says what is missing, or what to mind."""
+    """Whether something can run. `reason` says what is missing, or what to do for it."""
 
     what: str
     can_run: bool
@@ -121,7 +121,7 @@ class Verdict:
 
 
 def look(folder: Path, engine_python: str | None) -> Machine:
-    """`folder` is where runs will be written, `engine_python` the value of engine.python."""
+    """Looks at this machine. Runs will be written to `folder`. `engine_python` is the value of engine.python."""
     return Machine(
         python=platform.python_version(),
         executable=sys.executable,
@@ -154,12 +154,12 @@ def package_version(name: str) -> str | None:
 
 
 def module_version(name: str) -> str | None:
-    """Of packages that images build in place and that may lack metadata. Imports nothing."""
+    """The version of a package, "unknown" if an image has built it without metadata. Imports nothing."""
     return package_version(name) or ("unknown" if util.find_spec(name) is not None else None)
 
 
 def satisfies(version: str, needed: str) -> bool:
-    """`needed` holds ==, <=, >= and < clauses on the numbers of a version; 2.10.0a0+x counts as 2.10.0."""
+    """Whether a version fits the ==, <=, >= and < clauses of `needed`. 2.10.0a0+x counts as 2.10.0."""
     have = _numbers(version)
     for clause in filter(None, needed.split(",")):
         match = re.fullmatch(r"(==|<=|>=|<)([\d.]+)", clause)
@@ -188,7 +188,7 @@ print(json.dumps([platform.python_version(), {name: version(name) for name in sy
 
 
 def look_at_engine(python: str, timeout_s: float = 60.0) -> Engine:
-    """Runs that interpreter, which imports nothing but metadata."""
+    """Asks that interpreter for its version and packages. It imports nothing but metadata."""
     needs = SERVER | TENSORRT_LLM
     try:
         done = subprocess.run(
@@ -203,13 +203,13 @@ def look_at_engine(python: str, timeout_s: float = 60.0) -> Engine:
 
 
 def _memlock() -> str:
-    """InfiniBand pins memory, so a container needs --ulimit memlock=-1."""
+    """How much memory may be pinned. InfiniBand pins memory, so a container needs --ulimit memlock=-1."""
     soft, _ = resource.getrlimit(resource.RLIMIT_MEMLOCK)
     return "unlimited" if soft == resource.RLIM_INFINITY else f"{soft / 1e6:,.1f} MB"
 
 
 def _loopback_fault() -> str | None:
-    """Servers listen on 127.0.0.1 and take any free port."""
+    """Why servers could not listen on a free port of 127.0.0.1; None if they can."""
     try:
         with socket.create_server(("127.0.0.1", 0)) as server:
             socket.create_connection(server.getsockname(), timeout=5).close()
@@ -219,7 +219,7 @@ def _loopback_fault() -> str | None:
 
 
 def _devices() -> tuple[Device, ...]:
-    """GPUs that nvidia-smi lists; none where it is missing or finds no driver."""
+    """The GPUs that nvidia-smi lists. There are none if it is missing or finds no driver."""
     query = ["nvidia-smi", "--query-gpu=name,memory.total,driver_version", "--format=csv,noheader,nounits"]
     try:
         done = subprocess.run(query, capture_output=True, text=True, timeout=60, check=True)
@@ -230,7 +230,7 @@ def _devices() -> tuple[Device, ...]:
 
 
 def _cuda_of_torch() -> str | None:
-    """The CUDA version that torch was built with, read from its version file; None for a CPU build, or no torch."""
+    """The CUDA version that torch was built with, from its version file. None for a CPU build or without torch."""
     spec = util.find_spec("torch")
     if spec is None or spec.origin is None:
         return None
@@ -253,7 +253,7 @@ def _nccl() -> str | None:
 
 
 def judge(machine: Machine) -> list[Verdict]:
-    """What the machine can start; the first is the tiny preset."""
+    """What the machine can start. The first verdict is on the tiny preset."""
     trainer = trainer_faults(machine)
     gpu = trainer + gpu_faults(machine)
     gpu += [fault for fault in extra_faults(machine) if fault.startswith("apex")]  # NeMo's strategy needs it on GPUs
@@ -299,7 +299,7 @@ def gpu_faults(machine: Machine) -> list[str]:
 
 
 def driver_faults(machine: Machine, cuda: str) -> list[str]:
-    """`cuda` is a major version; one that is not known yet asks for no driver."""
+    """Drivers that are too old for a major version of CUDA. A version that is not in `DRIVERS` asks for none."""
     needed = DRIVERS.get(cuda, 0)
     old = {device.driver for device in machine.devices if _numbers(device.driver) < (needed,)}
     return [f"driver {driver} ({needed} needed for CUDA {cuda})" for driver in sorted(old)]
@@ -310,7 +310,7 @@ def extra_faults(machine: Machine) -> list[str]:
 
 
 def server_faults(machine: Machine, needs: Mapping[str, str]) -> list[str]:
-    """Of an engine in a process of its own; without an interpreter of its own it uses the trainer's."""
+    """What an engine server lacks. Without an interpreter of its own it uses that of the trainer and lacks nothing."""
     if machine.engine is None:
         return []
     if machine.engine.fault is not None:

@@ -1,7 +1,7 @@
-"""Starts the ranks of a run: under torchrun or Slurm as they are, from plain `python` by itself.
+"""Starts the ranks of a run. Under torchrun or Slurm they are there already; under plain `python` it makes them.
 
-Without CUDA the parent imports the heavy packages once and forks the ranks, which then start at once. With CUDA a
-forked process cannot use the device, so the script is handed to torchrun.
+Without CUDA the parent imports the heavy packages once and forks the ranks, so that they start at once. With CUDA a
+forked process cannot use the device, so torchrun runs the script again.
 """
 
 from __future__ import annotations
@@ -22,16 +22,16 @@ from typing import Any
 
 from s2l_nemo.errors import UserError
 
-USER_ERROR = 2  # exit code of a run that a user's mistake ended
+USER_ERROR = 2  # exit code of a run that a mistake of the user has ended
 PR_SET_PDEATHSIG = 1  # <linux/prctl.h>
-GRACE_SECONDS = 10.0  # after one rank has failed, the others get this long before they are killed
+GRACE_SECONDS = 10.0  # from the failure of one rank until the others are killed
 
 
 STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
 
 def leave_on_signals(message: bytes = b"interrupted\n") -> None:
-    """Until the run listens for itself, Ctrl-C and SIGTERM end this process at once: there is nothing to save yet.
+    """Lets Ctrl-C and SIGTERM end this process at once, until the run listens itself. There is nothing to save yet.
 
     A KeyboardInterrupt would not do: some package always swallows it while it is being imported.
     """
@@ -45,9 +45,10 @@ def leave_on_signals(message: bytes = b"interrupted\n") -> None:
 
 
 def rank_environment(environ: Mapping[str, str]) -> dict[str, str] | None:
-    """RANK, LOCAL_RANK, WORLD_SIZE, MASTER_ADDR and MASTER_PORT if a launcher has started this process, else None.
+    """The variables to add if a launcher has started this process; None if none has.
 
-    torchrun sets them itself. `srun` with several tasks sets SLURM_PROCID and its kin, which are translated.
+    They are RANK, LOCAL_RANK, WORLD_SIZE, MASTER_ADDR and MASTER_PORT. torchrun sets them itself, so nothing is added.
+    `srun` with several tasks sets SLURM_PROCID and others, from which they are made.
     """
     if "RANK" in environ and "WORLD_SIZE" in environ:
         return {}
@@ -58,13 +59,13 @@ def rank_environment(environ: Mapping[str, str]) -> dict[str, str] | None:
         "LOCAL_RANK": environ["SLURM_LOCALID"],
         "WORLD_SIZE": environ["SLURM_NTASKS"],
         "MASTER_ADDR": environ.get("MASTER_ADDR") or _first_host(environ["SLURM_JOB_NODELIST"]),
-        # any port outside the ephemeral range, the same on all nodes of a job
+        # outside the ephemeral range, and the same on all nodes of a job
         "MASTER_PORT": environ.get("MASTER_PORT", str(20000 + int(environ["SLURM_JOB_ID"]) % 10000)),
     }
 
 
 def _first_host(nodes: str) -> str:
-    """Needs scontrol, which a container may lack: its launch script gives MASTER_ADDR."""
+    """The first node of the list. It needs scontrol; in a container without it, the launch script gives MASTER_ADDR."""
     hosts = subprocess.run(["scontrol", "show", "hostnames", nodes], capture_output=True, text=True, check=True)
     return hosts.stdout.split()[0]
 
@@ -72,7 +73,7 @@ def _first_host(nodes: str) -> str:
 def launch(main: Callable[[], None], *, devices: int, num_nodes: int, on_gpu: bool, preload: Callable[[], Any]) -> int:
     """Runs `main` on every rank of this node and returns the exit code: 0, 2 for a UserError, 1 for anything else.
 
-    `preload` imports what the ranks need; it runs once before a fork.
+    `preload` imports what the ranks need. It runs once before a fork.
     """
     started = rank_environment(os.environ)
     if started is not None:
@@ -110,7 +111,7 @@ def free_port() -> int:
 
 
 def run_here(main: Callable[[], None]) -> int:
-    """Runs `main` in this process; a UserError becomes one line on stderr."""
+    """Runs `main` in this process and returns the exit code. A UserError becomes one line on stderr."""
     code, text = _attempt(main)
     if text:
         print(text, file=sys.stderr, flush=True)
@@ -118,11 +119,11 @@ def run_here(main: Callable[[], None]) -> int:
 
 
 def fork_ranks(main: Callable[[], None], world: int) -> int:
-    """Forks `world` ranks, waits for all, and shows the first error alone.
+    """Forks `world` ranks and waits for all. Of their errors only the first is shown.
 
-    SIGINT and SIGTERM are passed on to the ranks, which are in a process group of their own so that a terminal's Ctrl-C
-    does not reach them twice; if this process dies, so do they. When a rank fails, the others are killed after a grace
-    time, so that a collective that waits for the dead one cannot hang the run.
+    SIGINT and SIGTERM are passed on to the ranks. They have process groups of their own, so that Ctrl-C of a terminal
+    does not reach them twice. If this process dies, so do they. If a rank fails, the others are killed after a grace
+    time, because a collective may wait for the dead rank forever.
     """
     context = multiprocessing.get_context("fork")
     errors: Any = context.SimpleQueue()
@@ -137,7 +138,7 @@ def fork_ranks(main: Callable[[], None], world: int) -> int:
             if rank.is_alive() and rank.pid:
                 os.kill(rank.pid, signum)
 
-    # A signal between the start of a rank and its handler waits until both sides listen.
+    # A signal that comes while ranks start waits until this process and the ranks have their handlers.
     signal.pthread_sigmask(signal.SIG_BLOCK, STOP_SIGNALS)
     for rank in ranks:
         rank.start()
@@ -181,7 +182,7 @@ def _rank(main: Callable[[], None], rank: int, world: int, port: int, threads: i
     os.setpgrp()
     ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
     os.environ.update(environment_of(rank, world, port), OMP_NUM_THREADS=str(threads))
-    leave_on_signals(message=b"")  # the parent says it once
+    leave_on_signals(message=b"")  # the parent prints it once
     signal.pthread_sigmask(signal.SIG_UNBLOCK, STOP_SIGNALS)
     torch = sys.modules.get("torch")
     if torch is not None:
@@ -191,11 +192,11 @@ def _rank(main: Callable[[], None], rank: int, world: int, port: int, threads: i
         errors.put((code, text))
     sys.stdout.flush()
     sys.stderr.flush()
-    os._exit(code)  # the interpreter's teardown of a forked NeMo takes seconds and has nothing left to do
+    os._exit(code)  # a regular end takes seconds after a fork of NeMo, and nothing is left to do
 
 
 def _attempt(main: Callable[[], None]) -> tuple[int, str]:
-    """Exit code and what to print of one run of `main`."""
+    """Runs `main`. Returns the exit code and what to print."""
     try:
         main()
     except UserError as error:

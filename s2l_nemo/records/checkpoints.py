@@ -1,4 +1,4 @@
-"""Which checkpoint folders count, and how one comes to count: by a marker, then by a rename."""
+"""Which checkpoint folders count. One counts once it has a marker and has been renamed."""
 
 from __future__ import annotations
 
@@ -22,9 +22,9 @@ class Checkpoint(NamedTuple):
 
 
 def complete_checkpoints(checkpoints: Path) -> list[Checkpoint]:
-    """Checkpoints in `checkpoints`, oldest first, whose marker is there and whose files have the sizes it names."""
+    """The checkpoints in a folder, oldest first, that have a marker and whose files have the sizes in it."""
     found: dict[int, Checkpoint] = {}
-    # A kill between the two renames of `publish_checkpoint` leaves `step_000001.old`; the plain name sorts first.
+    # A kill between the two renames of `publish_checkpoint` leaves `step_000001.old`. The plain name sorts first.
     for path in sorted(checkpoints.glob("step_*")):
         match = _NAME.fullmatch(path.name)
         if match and int(match[1]) not in found and _is_complete(path, int(match[1])):
@@ -33,15 +33,15 @@ def complete_checkpoints(checkpoints: Path) -> list[Checkpoint]:
 
 
 def latest_checkpoint(checkpoints: Path) -> Checkpoint | None:
-    """The complete checkpoint of the largest step."""
+    """The complete checkpoint of the largest step; None if there is none."""
     return max(complete_checkpoints(checkpoints), default=None)
 
 
 def publish_checkpoint(tmp_dir: Path, final_dir: Path) -> None:
     """Makes the finished folder `tmp_dir` the checkpoint `final_dir` (`.../step_000001`), on the same file system.
 
-    At every moment of a kill either the old or the new checkpoint of this step is complete. One process calls it,
-    after all ranks have closed their files.
+    Whenever it is killed, the old or the new checkpoint of this step is complete. One process calls it, after all ranks
+    have closed their files.
     """
     match = _NAME.fullmatch(final_dir.name)
     assert match is not None, final_dir
@@ -65,10 +65,10 @@ def publish_checkpoint(tmp_dir: Path, final_dir: Path) -> None:
 
 
 def prune_checkpoints(checkpoints: Path, keep: int) -> None:
-    """Keeps the `keep` newest complete checkpoints (0: all) and removes what a kill has left unfinished."""
+    """Keeps the `keep` newest complete checkpoints (0 keeps all). Removes unfinished ones, which a kill has left."""
     complete = complete_checkpoints(checkpoints)
     for checkpoint in complete[:-keep] if keep else []:
-        # Without its marker it no longer counts, so a kill half-way through cannot leave a damaged one that does.
+        # The marker goes first, so that a kill half-way leaves no damaged checkpoint that counts.
         (checkpoint.path / MARKER).unlink()
         _remove(checkpoint.path)
     remaining = {checkpoint.path for checkpoint in complete}

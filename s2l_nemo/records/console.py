@@ -1,4 +1,4 @@
-"""What a person watching the run sees: the run's facts, one line a step, and a progress bar on a terminal."""
+"""What a person who watches the run sees: facts of the run, one line a step, and a progress bar on a terminal."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ from rich.text import Text
 
 from s2l_nemo.records.metrics import Value
 
-PLAIN_WIDTH = 120  # columns where the output is not a terminal
-TITLES_EVERY = 25  # lines between two repetitions of the column titles
+PLAIN_WIDTH = 120  # columns of an output that is no terminal
+TITLES_EVERY = 25  # lines of steps after which the titles are printed again
 LEGEND = "Gw/Gs: explorer/learner samples of a group; 0-var: groups of equal rewards; right of sec: seconds by phase"
 
 
 @dataclass(frozen=True)
 class Column:
-    """One figure of the step line: its title, width, the metrics it shows and how; `-` where all of them are null."""
+    """One column of the step line: its title and width, its metrics, how to show them. `-` if all of them are null."""
 
     title: str
     width: int
@@ -47,7 +47,7 @@ def _number(value: float) -> str:
 
 
 def _small(value: float) -> str:
-    """At most seven characters, small values in scientific notation: -0.0123, 1.2e-4."""
+    """At most seven characters. Small values are in scientific notation: -0.0123, 1.2e-4."""
     if 1e-3 <= abs(value) < 9.99995:
         return f"{value:.4f}"
     return "0" if value == 0 else f"{value:.1e}".replace("e-0", "e-").replace("e+0", "e+")
@@ -78,8 +78,8 @@ PHASES = (
 class StepConsole:
     """Prints to `stream` (default: standard output) for a run of `total_steps` that starts after `start_step`.
 
-    On a terminal there is colour and a progress bar with the time left; elsewhere plain lines of at most 120 columns.
-    A narrow terminal gets the figures without the phases. Use as a context manager: leaving it ends the bar.
+    A terminal gets colour and a progress bar with the time left. Any other output gets plain lines of at most 120
+    columns. A narrow terminal gets no columns of phases. Use it as a context manager: leaving it ends the bar.
     """
 
     def __init__(
@@ -110,7 +110,7 @@ class StepConsole:
             disable=not terminal,
             expand=True,
             refresh_per_second=2,
-            speed_estimate_period=24 * 3600,  # steps may take minutes; the default forgets them after 30 s
+            speed_estimate_period=24 * 3600,  # the default is 30 s, and steps may take minutes
         )
         self._task = self._progress.add_task("training", total=total_steps, completed=start_step)
 
@@ -121,7 +121,7 @@ class StepConsole:
         return " ", FIGURES
 
     def header(self, title: str, facts: Mapping[str, object]) -> None:
-        """Prints the title and one aligned line per fact of the run."""
+        """Prints the title, and the facts of the run in aligned lines."""
         self._print(Text(title, style="bold"))
         margin = max(map(len, facts), default=0)
         for name, value in facts.items():
@@ -130,7 +130,7 @@ class StepConsole:
         self._print(Text())
 
     def message(self, text: str) -> None:
-        """Prints a line among those of the steps."""
+        """Prints a line between those of the steps."""
         self._print(Text(text))
 
     def step(self, step: int, values: Mapping[str, Value]) -> None:

@@ -1,4 +1,4 @@
-"""The run directory: who may write into it, which checkpoints count, and writes that a kill cannot tear."""
+"""The run directory: the names in it, who may write into it, and from where a run continues."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from s2l_nemo.records.versions import versions
 
 @dataclass(frozen=True)
 class RunDir:
-    """Names of everything in one run directory. Nothing is created by asking for a name."""
+    """The names of everything in one run directory. Asking for a name creates nothing."""
 
     path: Path
 
@@ -75,9 +75,11 @@ class RunDir:
 def create_run_dir(path: str | Path, resume: Resume, config_yaml: str) -> tuple[RunDir, Checkpoint | None]:
     """Makes the directory of a new run, or opens the one to continue, and returns the checkpoint to continue from.
 
-    `config_yaml` is the resolved configuration. With `auto`, what a start without a complete checkpoint has left behind
-    is removed. Raises UserError, with the directory untouched, if it is not ours, holds a run that `resume` or the
-    configuration does not allow to continue, or cannot be written.
+    `config_yaml` is the resolved configuration. If a run has no complete checkpoint, `auto` removes what it has left
+    and starts anew.
+
+    Raises UserError if the directory is not ours, if `resume` or the configuration does not allow to continue the run
+    in it, or if it cannot be written. The directory is then untouched.
     """
     run_dir = RunDir(Path(path))
     try:
@@ -91,7 +93,7 @@ def create_run_dir(path: str | Path, resume: Resume, config_yaml: str) -> tuple[
         elif ours:
             _remove_leftovers(run_dir)
         run_dir.path.mkdir(parents=True, exist_ok=True)
-        # versions.json comes first: from here on the directory is known as ours, even if this start is killed.
+        # versions.json comes first. It marks the directory as ours, even if this start is killed.
         write_json_atomic(run_dir.versions, versions(earlier=run_dir.versions if checkpoint else None))
         write_text_atomic(run_dir.config, config_yaml)
     except OSError as error:
@@ -102,7 +104,7 @@ def create_run_dir(path: str | Path, resume: Resume, config_yaml: str) -> tuple[
 
 
 def _lock(run_dir: RunDir) -> None:
-    """Keeps a second process out until this one ends, however it ends; the kernel releases the lock."""
+    """Keeps other processes out until this one ends. The kernel releases the lock, however it ends."""
     run_dir.path.parent.mkdir(parents=True, exist_ok=True)
     name = run_dir.path.resolve()
     file = os.open(name.with_name(f".{name.name}.lock"), os.O_CREAT | os.O_RDWR | os.O_CLOEXEC, 0o644)
@@ -114,7 +116,7 @@ def _lock(run_dir: RunDir) -> None:
 
 
 def _holds_run(run_dir: RunDir) -> bool:
-    """Whether the directory is one of ours. Raises UserError where something else is in it."""
+    """Whether the directory is one of ours. Raises UserError if it holds something else."""
     if not run_dir.path.exists():
         return False
     if not run_dir.path.is_dir():
@@ -165,7 +167,7 @@ def _remove_leftovers(run_dir: RunDir) -> None:
 
 
 def _remove_after(run_dir: RunDir, step: int) -> None:
-    """Removes rollouts of steps that will be done again, and half-written checkpoints."""
+    """Removes the rollouts of steps that will be done again, and unfinished checkpoints."""
     for file in run_dir.rollouts.glob("step_*.parquet"):
         if file.name > run_dir.rollout_file(step).name:
             file.unlink()

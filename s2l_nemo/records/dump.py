@@ -1,4 +1,4 @@
-"""Rollouts of one step as a parquet file: who said what, at which probability, and what it was worth."""
+"""Writes the rollouts of a step to a parquet file: who said what, with which probability, and its reward."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from s2l_nemo.types import Group
 
 @dataclass(frozen=True)
 class RolloutRow:
-    """One completion. `source` is `explorer` or `learner`; `logprobs` has one natural logarithm per token."""
+    """One completion. `source` is `explorer` or `learner`. `logprobs` has one natural logarithm for each token."""
 
     step: int
     prompt_id: int
@@ -35,7 +35,7 @@ class RolloutRow:
 def rollout_rows(
     step: int, groups: Iterable[Group], advantages_B: Sequence[float], decode: Callable[[Sequence[int]], str]
 ) -> list[RolloutRow]:
-    """Rows of a step in the order of groups and their completions, which is also that of `advantages_B`."""
+    """The rows of a step. Groups, their completions and `advantages_B` have one order, and rows have it too."""
     pairs = [(group.prompt, completion) for group in groups for completion in group.completions]
     return [
         RolloutRow(
@@ -61,7 +61,7 @@ def rollout_rows(
 
 
 def write_rollouts(path: Path, rows: Sequence[RolloutRow]) -> None:
-    """Writes the rows as parquet (zstd), all or nothing; the folder is made where it is missing."""
+    """Writes the rows as parquet (zstd), all or nothing. Makes the folder if it is missing."""
     import pyarrow as pa
     from pyarrow import parquet
 
@@ -77,7 +77,7 @@ def write_rollouts(path: Path, rows: Sequence[RolloutRow]) -> None:
 
 
 def read_rollouts(path: Path) -> list[RolloutRow]:
-    """The rows of one file, in the order in which they were written; floats have 32 bits."""
+    """The rows of one file in the order in which they were written. Floats have 32 bits."""
     from pyarrow import parquet
 
     return [RolloutRow(**row) for row in parquet.ParquetFile(path).read().to_pylist()]

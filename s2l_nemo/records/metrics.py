@@ -1,4 +1,4 @@
-"""Metrics of every step: a JSON line, TensorBoard scalars and, if configured, Weights & Biases."""
+"""Writes the metrics of every step: a JSON line, TensorBoard scalars and, if configured, Weights & Biases."""
 
 from __future__ import annotations
 
@@ -49,9 +49,10 @@ log = logging.getLogger(__name__)
 class MetricsWriter:
     """Writes one line a step to `metrics.jsonl`, and the same values to TensorBoard and Weights & Biases.
 
-    `resume_step` is the step of the checkpoint that the run continues from; lines of later steps, which will be done
-    again, and a line torn by a kill are removed. None starts an empty file.
-    Raises UserError where Weights & Biases is asked for and not installed.
+    `resume_step` is the step of the checkpoint from which the run continues. Lines of later steps are removed, because
+    these steps will be done again. So is a line that a kill has torn. None starts an empty file.
+
+    Raises UserError if Weights & Biases is asked for and not installed.
     """
 
     def __init__(
@@ -69,13 +70,13 @@ class MetricsWriter:
         write_text_atomic(run_dir.metrics, "".join(json.dumps(values) + "\n" for values in kept))
         self._last_step = kept[-1]["step"] if kept else -1
         self._file = run_dir.metrics.open("a", encoding="utf-8")
-        # purge_step makes TensorBoard forget what a killed run wrote after the checkpoint.
+        # With purge_step TensorBoard forgets what a killed run wrote after the checkpoint.
         self._tensorboard = SummaryWriter(str(run_dir.tensorboard), purge_step=self._last_step + 1)
 
     def write(self, step: int, values: Mapping[str, Value]) -> None:
-        """Appends the metrics of one step. None, and with a warning NaN and infinities, become null.
+        """Appends the metrics of one step. None becomes null. So do NaN and infinities, with a warning.
 
-        Raises ValueError where a key of REQUIRED_KEYS is missing or the step does not come after the last one.
+        Raises ValueError if a key of REQUIRED_KEYS is missing, or if the step does not come after the last one.
         """
         missing = [key for key in REQUIRED_KEYS if key not in values]
         if missing:
@@ -107,7 +108,7 @@ class MetricsWriter:
 
 
 def read_metrics(path: Path) -> list[dict[str, Any]]:
-    """The lines of `metrics.jsonl`, without a last one that a kill has torn; [] where there is no file.
+    """The lines of `metrics.jsonl`, without a last line that a kill has torn. [] if there is no file.
 
     Raises UserError for any other line that is not JSON.
     """
@@ -138,7 +139,7 @@ def _start_wandb(run_dir: RunDir, project: str, mode: WandbMode) -> Any:
         raise UserError(
             f"logging.wandb_project={project} needs Weights & Biases; pip install wandb, or leave the key null"
         ) from error
-    id_file = run_dir.path / "wandb_run_id"  # so that a resumed run goes on in the same Weights & Biases run
+    id_file = run_dir.path / "wandb_run_id"  # a resumed run goes on in the same Weights & Biases run
     if not id_file.exists():
         write_text_atomic(id_file, uuid.uuid4().hex)
     run = wandb.init(
@@ -149,6 +150,6 @@ def _start_wandb(run_dir: RunDir, project: str, mode: WandbMode) -> Any:
         id=id_file.read_text(encoding="utf-8"),
         resume="allow",
     )
-    # Steps done again after a resume are lower than W&B's own counter, which would drop them.
+    # Steps that are done again after a resume are lower than the counter of W&B, which would drop them.
     run.define_metric("*", step_metric="step")
     return run

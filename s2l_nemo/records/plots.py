@@ -1,4 +1,4 @@
-"""Plots of one run, from `metrics.jsonl` and `summary.json` alone. A null leaves a gap."""
+"""Plots of one run. They need only `metrics.jsonl` and `summary.json`. A null leaves a gap."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-# Okabe-Ito colours, which stay apart for colour-blind readers. The two models have theirs in every plot.
+# Okabe-Ito colours, which colour-blind readers can tell apart. A model has the same colour in every plot.
 EXPLORER, LEARNER, MIXED, GREY = "#E69F00", "#0072B2", "#333333", "#999999"
 PHASES = (
     ("time/rollout_explorer", "explorer rollouts", EXPLORER),
@@ -49,13 +49,13 @@ STYLE: dict[Any, Any] = {
 
 
 class _Series:
-    """Columns of the metrics as floats, NaN for null, and the summary of the run, which may be empty."""
+    """The metrics by column, as floats with NaN for null, and the summary of the run, which may be empty."""
 
     def __init__(self, metrics: Sequence[dict[str, Any]], summary: dict[str, Any]) -> None:
         self._metrics = metrics
         self.summary = summary
         self.steps = [values["step"] for values in metrics]
-        few = len(metrics) <= 60  # beyond, markers and gaps between bars would run together
+        few = len(metrics) <= 60  # with more, markers and gaps between bars would run together
         self.marker = "o" if few else ""
         self.bar_style: dict[str, Any] = {"width": 0.8} if few else {"width": 1.0, "antialiased": False}
 
@@ -63,7 +63,7 @@ class _Series:
         return [math.nan if values.get(key) is None else float(values[key]) for values in self._metrics]
 
     def plot(self, axes: Axes, key: str, *, scale: float = 1.0, **style: Any) -> None:
-        """Draws a line, or nothing where the run never had this value."""
+        """Draws a line, or nothing if the run never had this value."""
         values = [scale * value for value in self[key]]
         if not all(map(math.isnan, values)):
             axes.plot(self.steps, values, **{"marker": self.marker, **style})
@@ -71,7 +71,7 @@ class _Series:
     def stack(
         self, axes: Axes, values: Sequence[float], bottom: Sequence[float], color: str, label: str
     ) -> list[float]:
-        """Draws bars on top of `bottom`, nothing where all are 0, and returns their tops. NaN stacks as nothing."""
+        """Draws bars on top of `bottom` and returns their tops. NaN counts as 0. If all are 0, nothing is drawn."""
         heights = [0.0 if math.isnan(value) else value for value in values]
         if any(heights):
             axes.bar(self.steps, heights, bottom=bottom, color=color, label=label, **self.bar_style)
@@ -80,7 +80,7 @@ class _Series:
 
 
 def plot_run(run_dir: RunDir) -> list[Path]:
-    """Draws the run into `plots/` and returns the files: none before the first step. `summary.json` may be missing."""
+    """Draws the run into `plots/` and returns the files. There are none before the first step."""
     import matplotlib
     from matplotlib.figure import Figure
 
@@ -91,7 +91,7 @@ def plot_run(run_dir: RunDir) -> list[Path]:
     series = _Series(metrics, summary)
     run_dir.plots.mkdir(exist_ok=True)
     paths = []
-    # `Figure` without pyplot: no window system, no global state, whatever backend is configured.
+    # Without pyplot a `Figure` needs no window system and no global state, whatever backend is configured.
     with matplotlib.rc_context(STYLE):
         for name, draw in _PLOTS.items():
             figure = Figure(figsize=(7.2, 5.6) if draw is _optimization else None)

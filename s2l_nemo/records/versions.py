@@ -1,4 +1,4 @@
-"""Which software a run used."""
+"""Which software a run has used."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ PACKAGES = ("nemo_toolkit", "nemo_aligner", "megatron-core", "torch", "transform
 
 
 def versions(earlier: Path | None = None) -> dict[str, object]:
-    """Python, packages and the commit of the code, for reproducing a run. `earlier`: versions.json of the same run."""
+    """Python, packages and the commit of the code, to reproduce a run. `earlier` is versions.json of the same run."""
     now: dict[str, object] = {
         "python": platform.python_version(),
         "packages": {"s2l_nemo": s2l_nemo.__version__} | {name: _package_version(name) for name in PACKAGES},
@@ -38,14 +38,14 @@ def _package_version(name: str) -> str | None:
 
 
 def _git_state(file: Path) -> dict[str, object] | None:
-    """Commit and dirty flag of the repository that tracks `file`; None without git or where it is not tracked."""
+    """Commit and dirty flag of the repository that tracks `file`. None if there is no git or no such repository."""
 
     def git(*arguments: str) -> str:
         command = ["git", "-C", str(file.parent), *arguments]
         return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
 
     try:
-        git("ls-files", "--error-unmatch", file.name)  # an installed copy may lie inside a foreign repository
+        git("ls-files", "--error-unmatch", file.name)  # fails for an installed copy inside a foreign repository
         return {"commit": git("rev-parse", "HEAD"), "dirty": bool(git("status", "--porcelain"))}
     except (OSError, subprocess.CalledProcessError):
         return None
