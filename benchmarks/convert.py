@@ -1,10 +1,10 @@
-"""Rate and memory of conversion each way, against `cp` of the same bytes on the same disk, in turns.
+"""Measures rate and memory of conversion both ways, and compares them with `cp` of the same bytes on the same disk.
 
-A Qwen3-1.7B-shaped checkpoint of random bfloat16 weights is generated; then each repeat runs, one after the other,
-`cp` of it, `cp` followed by flushing the copy to the disk (what a conversion does before it reports success),
-Hugging Face -> NeMo folder and NeMo folder -> Hugging Face, each as a command of its own. Rates are bytes of weights
-over wall seconds of the whole command, its start-up included; memory is the largest RssAnon of the process, sampled
-every 10 ms. All sources are in the page cache for all sides.
+It makes a checkpoint of random bfloat16 weights with the shape of Qwen3-1.7B. Each repeat runs four commands in turn:
+`cp` of the checkpoint; `cp` and then flushing the copy to the disk, as a conversion does before it reports success;
+Hugging Face -> NeMo folder; NeMo folder -> Hugging Face. A rate is the bytes of the weights / the wall seconds of the
+whole command, with its start-up. Memory is the largest RssAnon of the process, read every 10 ms. All sources are in the
+page cache for all four.
 
     python benchmarks/convert.py --folder /path/on/the/disk --output convert.json
 """
@@ -42,7 +42,7 @@ COPY, COPY_FLUSHED, TO_NEMO, TO_HF = "cp", "cp, flushed", "Hugging Face to NeMo"
 
 
 def generate(folder: Path, model: str) -> int:
-    """Writes a random checkpoint with the shapes of a public model and returns the bytes of its weights."""
+    """Writes a random checkpoint with the shape of a public model. Returns the bytes of its weights."""
     shape = public_shapes()[model]
     tensors = [
         TensorPlan(name, sizes)
@@ -66,7 +66,7 @@ def generate(folder: Path, model: str) -> int:
 
 
 def run(command: list[str]) -> tuple[float, int]:
-    """Wall seconds of a command and the largest anonymous memory it had, in bytes."""
+    """Runs a command. Returns its wall seconds and its largest anonymous memory in bytes."""
     started = time.perf_counter()
     process = subprocess.Popen(command, stdout=subprocess.DEVNULL)
     largest = 0
@@ -82,13 +82,13 @@ def run(command: list[str]) -> tuple[float, int]:
 def anonymous(process: int) -> int:
     try:
         lines = Path(f"/proc/{process}/status").read_text().splitlines()
-    except (FileNotFoundError, ProcessLookupError):  # it has just ended
+    except (FileNotFoundError, ProcessLookupError):  # the process has just ended
         return 0
     return next((int(line.split()[1]) * 1024 for line in lines if line.startswith("RssAnon")), 0)
 
 
 def measure(folder: Path, repeats: int) -> dict[str, list[tuple[float, int]]]:
-    """All four sides in turns; every output is removed, and the disk idle, before the next begins."""
+    """Runs all four in turns. Each output is removed, and the disk is idle, before the next one begins."""
     source, nemo, out = folder / "hf", folder / "nemo", folder / "out"
     python, tools = sys.executable, ROOT / "tools"
     run([python, str(tools / "convert_hf_to_nemo.py"), "--input", str(source), "--output", str(nemo)])

@@ -1,8 +1,8 @@
-"""Seconds of the three diversity metrics, against nltk and a plain Levenshtein table on a small part of the same text.
+"""Measures the seconds of the three diversity metrics, and compares them with nltk and a plain Levenshtein table.
 
-The text is random: token ids follow Zipf's law (exponent 1.2, at most 2,000 of them), and each sample repeats a random
-part of the problem's first one, so that long n-grams are shared. The reference takes hours for all of it; it runs on
-`--reference-samples` samples of one problem, and so do ours for the ratio.
+The text is random. Token ids follow Zipf's law with exponent 1.2, and there are at most 2,000 of them. Each sample
+repeats a random part of the first sample of its problem, so that samples share long n-grams. The reference would take
+hours for all of the text. So for the ratio both sides run on `--reference-samples` samples of one problem.
 
     python benchmarks/diversity.py --output diversity.json
 """
@@ -60,7 +60,7 @@ def plain_edit_diversity(tokens_K: Sequence[Sequence[int]]) -> float:
 
 
 def seconds(run: Callable[[], object], repeats: int) -> float:
-    """Median over the repeats."""
+    """The median seconds of the repeats."""
     taken = []
     for _ in range(repeats):
         start = time.perf_counter()
@@ -79,7 +79,7 @@ def measure_all(problems: list[Samples], workers: int, repeats: int) -> dict[str
 
 
 def measure_reference(tokens_K: Sequence[Sequence[int]], repeats: int) -> dict[str, tuple[float, float]]:
-    """Seconds of ours and of the reference on the same samples, both in one thread. Asserts equal results."""
+    """Seconds of our metric and of the reference on the same samples, in one thread. Asserts that results are equal."""
     sides: dict[str, tuple[Callable[[], float], Callable[[], float]]] = {
         "Self-BLEU": (lambda: self_bleu(tokens_K), lambda: nltk_self_bleu(tokens_K)),
         "edit": (lambda: edit_diversity(tokens_K, workers=1), lambda: plain_edit_diversity(tokens_K)),

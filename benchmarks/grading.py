@@ -1,11 +1,13 @@
-r"""Answers graded a second: the grader with its fast path and its workers, against math-verify called directly.
+r"""Measures how many answers the grader grades in a second, and compares it with direct calls of math-verify.
 
-Three mixes, each of pairs that differ from one another. `typical`: a response for every gold answer of a benchmark
-file, right in three cases of five, else a plausible slip; nine in ten are plain numbers where no file is given.
-`symbolic`: no text is equal and no two plain numbers meet, so that every answer takes the symbolic check. `distinct`:
-the same with expressions no two of which are alike, so that no cache of parsed expressions helps.
-The other side calls `math_verify.parse` and `verify` in this process on the same responses, in turns with ours. Workers
-are warm: their start, reported apart, is paid once a run. Medians over the repeats.
+There are three mixes. In each of them all pairs differ.
+- `typical` has a response for every gold answer of a benchmark file. Three of five are right, the others are plausible
+  slips. Without a file, nine of ten gold answers are plain numbers.
+- `symbolic` has no equal texts and no pair of plain numbers, so every answer takes the symbolic check.
+- `distinct` is like it, but no two expressions are alike, so no cache of parsed expressions helps.
+
+The other side calls `math_verify.parse` and `verify` in this process on the same responses, in turns with the grader.
+Workers are warm. Their start is paid once in a run and is reported apart. Figures are medians over the repeats.
 
     python benchmarks/grading.py --file math500.jsonl --output grading.json
 """
@@ -35,18 +37,18 @@ Pairs = list[tuple[str, str]]  # (answer, gold)
 
 @dataclass(frozen=True)
 class Measurement:
-    """Answers a second, medians over the repeats."""
+    """Answers graded in a second, as medians over the repeats."""
 
     mix: str
     answers: int
-    checked: float  # fraction that the fast path leaves to the workers
+    checked: float  # fraction of answers that the workers check
     ours: float
     math_verify: float
     errors: int
 
 
 def generated_golds(rng: random.Random, count: int) -> list[str]:
-    """Golds as in the benchmarks: nine in ten are plain numbers."""
+    """Gold answers like those of the benchmarks: nine in ten are plain numbers."""
     makers: list[Callable[[int, int], str]] = [
         *[lambda a, _: str(a)] * 6,
         *[lambda a, b: rf"\frac{{{a}}}{{{b}}}"] * 3,
@@ -56,7 +58,7 @@ def generated_golds(rng: random.Random, count: int) -> list[str]:
 
 
 def typical(golds: list[str], rng: random.Random, count: int) -> Pairs:
-    """Responses to golds in turn: as it stands (2 of 5), written otherwise (1 of 5), or a slip (2 of 5)."""
+    """Responses to gold answers in turn: 2 of 5 as they stand, 1 of 5 written in another way, 2 of 5 a slip."""
     pairs = []
     for index in range(count):
         gold = golds[index % len(golds)]
@@ -73,7 +75,7 @@ def typical(golds: list[str], rng: random.Random, count: int) -> Pairs:
 
 
 def symbolic(rng: random.Random, count: int) -> Pairs:
-    """Short expressions against another way of writing them, every second one wrong."""
+    """Short expressions with another way of writing them. Every second one is wrong."""
     pairs = []
     for index in range(count):
         a, b, c = rng.randint(2, 60), rng.randint(2, 60), rng.randint(2, 9)
@@ -92,7 +94,7 @@ def symbolic(rng: random.Random, count: int) -> Pairs:
 
 
 def distinct(rng: random.Random, count: int) -> Pairs:
-    """Expressions with five random coefficients."""
+    """Pairs of expressions with five random coefficients."""
     pairs = []
     for index in range(count):
         a, b, c, d, e = (rng.randint(2, 10**4) for _ in range(5))
@@ -102,7 +104,7 @@ def distinct(rng: random.Random, count: int) -> Pairs:
 
 
 def direct(items: list[GradeItem]) -> None:
-    """math-verify as its documentation says, without its time-outs."""
+    """Calls math-verify as its documentation says, without its time-outs."""
     from math_verify import parse, verify
 
     for item in items:
@@ -117,7 +119,7 @@ def seconds(function: Callable[[], object]) -> float:
 
 
 def measure(mix: str, pairs: Pairs, rewards: RewardsConfig, repeats: int) -> Measurement:
-    """A new grader each time, warmed by other pairs, so that no verdict is remembered."""
+    """Measures one mix. Each repeat has a new grader, which other pairs have warmed, so that it knows no verdict."""
     items = [GradeItem(0, "", gold, rf"Therefore the answer is $\boxed{{{answer}}}$.") for answer, gold in pairs]
     ours, theirs, errors = [], [], 0
     warm_up = [GradeItem(0, "", r"x+y", rf"\boxed{{y+x+{index}-{index}}}") for index in range(200)]

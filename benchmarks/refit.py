@@ -1,11 +1,11 @@
-"""Rate of a weight update into an engine server in another process, against memcpy of the same bytes, in turns.
+"""Measures the rate of a weight update into an engine server, and compares it with memcpy of the same bytes.
 
-The trainer's side holds random bfloat16 weights with the shapes of a public model and yields them in the buckets that
-an actor exports; `ServedLearnerEngine.update_weights` carries them over shared memory into an embedded engine in a
-server process. A rate is all bytes over the wall seconds of the whole call, from its begin to the engine's last
-answer. Memcpy is numpy's copy of the same weights into a second, preallocated buffer, on one core. Both have run once
-before anything is timed, so that no page is touched for the first time. In the end the server's weight hash is
-compared with that of the weights here, and one more update is run while this process's memory is sampled every 2 ms.
+This process has random bfloat16 weights with the shape of a public model. It yields them in the buckets that an actor
+exports. `ServedLearnerEngine.update_weights` carries them over shared memory into an embedded engine in a server
+process. A rate is all bytes / the wall seconds of the whole call, from its begin to the last answer of the engine.
+Memcpy is numpy's copy of the same weights into a second buffer on one core. Both run in turns. Both have run once
+before, so that no page is touched for the first time. In the end the weight hash of the server is compared with that of
+the weights here. One more update is run while the memory of this process is read every 2 ms.
 
     python benchmarks/refit.py --output refit.json
 """
@@ -51,7 +51,7 @@ def named_shapes(plan: list[Entry], shape: ModelShape) -> dict[str, tuple[int, .
 
 
 def write_zeros(folder: Path, shape: ModelShape) -> None:
-    """A Hugging Face folder of the shape, its weights a hole in the file: what the server starts from."""
+    """Writes the Hugging Face folder that the server starts from. The weights are zeros, a hole in the file."""
     header: dict[str, object] = {"__metadata__": {"format": "pt"}}
     end = 0
     for name, sizes in named_shapes(entries(shape), shape).items():
@@ -66,7 +66,7 @@ def write_zeros(folder: Path, shape: ModelShape) -> None:
 
 
 def random_weights(shape: ModelShape) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
-    """All weights as one flat tensor of random bits, and by name."""
+    """Weights of random bits: all of them as one flat tensor, and the same ones by name."""
     shapes = named_shapes(entries(shape), shape)
     count = sum(math.prod(sizes) for sizes in shapes.values())
     bits = torch.empty(-(-count // 4), dtype=torch.int64).random_(generator=torch.Generator().manual_seed(0))
@@ -79,13 +79,13 @@ def random_weights(shape: ModelShape) -> tuple[torch.Tensor, dict[str, torch.Ten
 
 
 def exported(weights: dict[str, torch.Tensor], shape: ModelShape, bucket_bytes: int) -> Iterator[Bucket]:
-    """The weights in the buckets of an actor's export."""
+    """The weights in the buckets that an actor exports."""
     for bucket in buckets(entries(shape), shape, 2, bucket_bytes):
         yield {name: weights[name] for name in named_shapes(bucket, shape)}
 
 
 def weight_hash(weights: dict[str, torch.Tensor]) -> str:
-    """As `RolloutEngine.weight_hash` defines it."""
+    """The hash that `RolloutEngine.weight_hash` defines."""
     digest = hashlib.sha256()
     for name, tensor in sorted(weights.items()):
         digest.update(f"{name} {tuple(tensor.shape)} {tensor.dtype}\n".encode())
@@ -100,7 +100,7 @@ def seconds_of(function: Callable[[], object]) -> float:
 
 
 def memory_of(function: Callable[[], object]) -> dict[str, int]:
-    """How much more anonymous and shared memory this process has at most while `function` runs than before, bytes."""
+    """By how many bytes the anonymous and the shared memory of this process grow at most while `function` runs."""
 
     def sample() -> dict[str, int]:
         lines = Path("/proc/self/status").read_text().splitlines()
@@ -163,7 +163,7 @@ def main() -> None:
     parser.add_argument("--output", type=Path, help="write the figures as JSON")
     options = parser.parse_args()
     torch.set_num_threads(1)
-    os.environ["OMP_NUM_THREADS"] = "1"  # of the server, too: one core each
+    os.environ["OMP_NUM_THREADS"] = "1"  # for the server too: one core each
     shape = public_shapes()[options.model]
     with tempfile.TemporaryDirectory() as temporary:
         write_zeros(Path(temporary), shape)

@@ -1,10 +1,11 @@
-"""Useful tokens per second of the embedded engine against transformers' `generate`, both in one process.
+"""Measures useful tokens per second of the embedded engine, and compares them with transformers' `generate`.
 
-The model is a random Qwen3 of the tiny preset's size. Its next-token distribution is nearly uniform over 320 tokens,
-and `round(320 / mean_length)` of them are stop tokens, so that response lengths are geometric with about that mean,
-cut at `max_new_tokens`. Prompt lengths are uniform from 8 to 48. Useful tokens are those up to and including the stop
-token; `generate` decodes until the last row of its batch has stopped, and what it emits after a stop is not counted.
-Both sides sample at temperature 1 from all 16 x 16 requests in one call, with the same number of threads, in turns.
+The model is a random Qwen3 of the size of the tiny preset. Its next-token distribution is nearly uniform over 320
+tokens, and `round(320 / mean_length)` of them are stop tokens. So response lengths are geometric with about that mean,
+cut at `max_new_tokens`. Prompt lengths are uniform from 8 to 48. Useful tokens are those up to the stop token, which
+counts. `generate` decodes until the last row of its batch has stopped, and what it emits after a stop does not count.
+Both sides run in this process, in turns, with the same number of threads. Both sample all 16 x 16 requests at
+temperature 1 in one call.
 
     python benchmarks/rollout.py --output rollout.json
 """
@@ -38,19 +39,19 @@ PAD = 0
 
 @dataclass(frozen=True)
 class Measurement:
-    """Medians over the repeats, in useful tokens per second."""
+    """Useful tokens per second, as medians over the repeats."""
 
     mean_length: int
     threads: int
     embedded: float
     generate: float
     ratio: float  # median of the ratios of neighbouring repeats
-    embedded_response: float  # mean length that was sampled
+    embedded_response: float  # mean length of the sampled responses
     generate_response: float
 
 
 def build_model(layers: int) -> Any:
-    """A random Qwen3 in float32 with the tiny learner's shape."""
+    """A random Qwen3 in float32 with the shape of the tiny learner."""
     torch.manual_seed(0)
     config = Qwen3Config(
         vocab_size=VOCAB,
@@ -67,7 +68,7 @@ def build_model(layers: int) -> Any:
 
 
 def build_requests(prompts: int, group: int, step: int) -> list[SampleRequest]:
-    """`group` requests for each of `prompts` random prompts of 8 to 48 tokens; other seeds for every `step`."""
+    """`group` requests for each of `prompts` random prompts of 8 to 48 tokens. Every `step` has other seeds."""
     rng = random.Random(0)
     texts = [tuple(rng.randrange(64, VOCAB) for _ in range(rng.randint(8, 48))) for _ in range(prompts)]
     return [
@@ -108,17 +109,17 @@ def timed(
     requests: list[SampleRequest],
     params: SamplingParams,
 ) -> tuple[int, float]:
-    """Useful tokens of one run and the seconds that it took."""
+    """Useful tokens and seconds of one run."""
     start = time.perf_counter()
     tokens = run(sampler, requests, params)
     return tokens, time.perf_counter() - start
 
 
 def measure(args: argparse.Namespace, mean_length: int, threads: int) -> Measurement:
-    """`mean_length` 0: no stop tokens, every response has full length."""
+    """Measures one mean length. 0 stands for no stop tokens, so that every response has full length."""
     torch.set_num_threads(threads)
     model = build_model(args.layers)
-    # A model of its own: the engine changes its model's attention.
+    # The engine changes the attention of its model, so it has a model of its own.
     engine = EmbeddedEngine(build_model(args.layers), source=Source.LEARNER, max_batch_rows=args.max_batch_rows)
     stops = tuple(range(1, 1 + round(VOCAB / mean_length))) if mean_length else ()
     params = SamplingParams(max_new_tokens=args.max_new_tokens, stop_token_ids=stops)
@@ -128,7 +129,7 @@ def measure(args: argparse.Namespace, mean_length: int, threads: int) -> Measure
         torch.manual_seed(repeat)
         ours, our_seconds = timed(embedded_tokens, engine, requests, params)
         theirs, their_seconds = timed(generate_tokens, model, requests, params)
-        if repeat > 0:  # the first one warms up
+        if repeat > 0:  # the first one is the warm-up
             embedded.append(ours / our_seconds)
             generated.append(theirs / their_seconds)
             responses.append((ours / len(requests), theirs / len(requests)))

@@ -1,8 +1,8 @@
-"""The tiny preset over several seeds, with and without the explorer: gain in held-out pass@1 with its interval.
+"""Runs the tiny preset with several seeds, with and without the explorer. Reports gains in held-out pass@1.
 
     python benchmarks/seeds.py [--seeds 1 2 3] [--output docs/results/tiny.md] [--runs runs/seeds] [key=value ...]
 
-Runs are continued or reused where they are there. Needs the tiny family (`python tools/make_tiny_family.py`).
+A run that is there is continued, or used if it is finished. Needs the tiny family (`python tools/make_tiny_family.py`).
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ METHODS = {"S2L-PO": [], "GRPO": ["experiment=grpo"]}
 
 
 def summary_of(run: Path, seed: int, overrides: list[str]) -> dict[str, Any]:
-    """Trains, unless the run is finished, and returns its summary."""
+    """Trains unless the run is finished. Returns its summary."""
     if not (run / "summary.json").exists():
         command = [sys.executable, str(ROOT / "recipes/train_s2l.py"), *overrides]
         subprocess.run([*command, f"run.dir={run}", f"run.seed={seed}"], cwd=ROOT, check=True)

@@ -1,9 +1,9 @@
-"""Where the time of a training step goes: medians by phase over a short run of the tiny preset, and the share outside.
+"""Measures where the time of a training step goes: the median of each phase in a short run of the tiny preset.
 
     python benchmarks/step.py [--steps 12] [key=value ...]
 
-Needs the tiny family (`python tools/make_tiny_family.py`). "Outside" is the step's time in none of generation, grading,
-log-probs, update and refit. The first step, which warms up, is left out.
+Needs the tiny family (`python tools/make_tiny_family.py`). "Outside" is the time of a step in
+none of generation, grading, log-probs, update and refit. The first step warms up and is left out.
 """
 
 from __future__ import annotations
@@ -22,13 +22,13 @@ from rich.table import Table
 from s2l_nemo.records.metrics import read_metrics
 from s2l_nemo.trainer.clock import PHASES as ALL_PHASES
 
-PHASES = ALL_PHASES[1:]  # the first, rollout, holds the next two
+PHASES = ALL_PHASES[1:]  # without the first, rollout, which contains the next two
 
 ROOT = Path(__file__).resolve().parent.parent
 
 
 def measure(steps: int, overrides: list[str]) -> dict[str, float]:
-    """Median seconds of each phase, of the whole step, and of what is outside all phases."""
+    """Median seconds of each phase, of the whole step, and of the time outside all phases."""
     with tempfile.TemporaryDirectory() as folder:
         run = Path(folder) / "run"
         options = [f"run.dir={run}", f"algorithm.steps={steps}", "run.save_nemo=false", "validation.every=0"]

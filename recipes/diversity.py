@@ -1,4 +1,4 @@
-"""Measures how diverse the samples of several models are (Table 3), from the outputs of their evaluations.
+"""Measures how diverse the samples of several models are (Table 3). It reads the outputs of their evaluations.
 
 python recipes/diversity.py 'runs=[DIR,DIR,...]' [key=value ...]
 """

@@ -1,4 +1,4 @@
-"""Evaluates a model on the paper's benchmarks, or scores responses that are there.
+"""Evaluates a model on the paper's benchmarks, or scores the responses of an earlier evaluation again.
 
     python recipes/evaluate.py model=PATH 'benchmarks=[aime24,math500]' mode=nothink k=16 [key=value ...]
     python recipes/evaluate.py evaluate.rescore=DIR [key=value ...]
@@ -14,10 +14,10 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))  # runs from a clone without installation
-# Both are read when torch is imported: its own deprecation notes; threads that spin while others need the core.
+# Both are read when torch is imported: no deprecation notes of its own, and no threads that spin on busy cores.
 os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
-os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")  # its threads do not survive a fork
+os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")  # its threads would not survive a fork
 
 from s2l_nemo.config.evaluation import EvaluateConfig, check_evaluate_config  # noqa: E402
 from s2l_nemo.config.load import load_values  # noqa: E402

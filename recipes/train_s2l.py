@@ -2,7 +2,8 @@
 
     python recipes/train_s2l.py [--config-name NAME] [key=value ...]
 
-With no arguments it runs the tiny preset on this machine. It starts its own ranks; under torchrun or Slurm it is one.
+Without arguments it runs the tiny preset on this machine. It starts its ranks itself. Under torchrun or Slurm it is one
+of them.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))  # runs from a clone without installation
-# Both are read when torch is imported: its own deprecation notes; threads that spin while others need the core.
+# Both are read when torch is imported: no deprecation notes of its own, and no threads that spin on busy cores.
 os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 

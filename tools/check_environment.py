@@ -2,7 +2,7 @@
 
     python tools/check_environment.py [--engine-python PYTHON] [--folder DIR] [--json]
 
-Exit code 0: the tiny preset can run; 1: it cannot; 2: a wrong option.
+The exit code is 0 if the tiny preset can run, 1 if it cannot, and 2 for a wrong option.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ def show(machine: Machine, verdicts: list[Verdict]) -> None:
     try:
         from rich.console import Console
         from rich.table import Table
-    except ImportError:  # the one package that this table itself needs
+    except ImportError:  # the table needs it
         print("rich is missing, so there is no table: run make setup, or give --json", file=sys.stderr)
         return
     console = Console(width=None if sys.stdout.isatty() else WIDTH)

@@ -2,7 +2,8 @@
 
     python tools/compare_results.py evaluations/result/grpo_20260101-120000 evaluations/result/s2l_20260101-130000
 
-Each later result is compared with the first. `+` and `-` say that the 95 % interval excludes 0, `~` that it does not.
+Every other result is compared with the first. `+` and `-` mean that the 95 % interval excludes 0; `~` means that it
+does not.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
-"""Converts a Hugging Face checkpoint to one that NeMo and NeMo-Aligner restore at any tensor and pipeline parallelism.
+"""Converts a Hugging Face checkpoint to one that NeMo and NeMo-Aligner load with any tensor and pipeline parallelism.
 
     python tools/convert_hf_to_nemo.py --input models/Qwen3-8B-Base --output models/Qwen3-8B-Base.nemo-dir
 
-Qwen3, InternLM2, InternLM2.5 and Llama; no model is built and no code of the input is run.
+It takes Qwen3, InternLM2, InternLM2.5 and Llama. It builds no model and runs no code of the input.
 """
 
 from __future__ import annotations

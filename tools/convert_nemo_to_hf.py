@@ -2,7 +2,7 @@
 
     python tools/convert_nemo_to_hf.py --input runs/8b/final.nemo --output models/Qwen3-8B-S2L
 
-The input may have been saved at any tensor and pipeline parallelism. No model is built.
+The input may have been saved with any tensor and pipeline parallelism. It builds no model.
 """
 
 from __future__ import annotations

@@ -1,9 +1,9 @@
 """Makes a tiny Qwen3 family, learner and explorer, as ordinary Hugging Face checkpoints.
 
-The learner (about 0.9 M parameters) is pre-trained on worked answers to sums. As in real text, a share of the answers
-is wrong: it carries a slip, so the learner often slips itself, and RL has something to find. The explorer (about a
-quarter of the size) is distilled from it: forward KL to the learner's next-token distribution on the same text, as in
-Sec. 2.2 of the paper.
+The learner has about 0.9 M parameters. It is pre-trained on worked answers to sums. As in real text, a share of the
+answers has a slip. So the learner often makes slips too, and RL can improve it. The explorer has about a quarter of the
+size. It is distilled from the learner on the same text: its loss is the forward KL to the learner's next-token
+distribution, as in Sec. 2.2 of the paper.
 
     python tools/make_tiny_family.py [--output models/tiny] [--seed 1] [--force]
 """
@@ -25,7 +25,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # runs from a clone without installation
-# Read when torch is imported. Threads that spin while they wait make a step 2 to 8 times longer on busy cores.
+# Read when torch is imported. On busy cores, threads that spin while they wait make a step 2 to 8 times as long.
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 import torch
@@ -48,54 +48,54 @@ CHAT_TEMPLATE = (
     "{%- endfor -%}"
     "{%- if add_generation_prompt -%}{{- '<|im_start|>assistant\\n' -}}{%- endif -%}"
 )
-# Qwen's split into words, single digits and punctuation, without its contractions
+# As Qwen's: splits into words, single digits and punctuation. It leaves out the rule for contractions.
 WORD_PATTERN = r"[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
 WORDS = r"What is the sum of and you are a helpful system user assistant answer total \boxed + - = ? . ,"
 VOCAB_SIZE = 328  # 256 bytes, three special tokens and enough merges for every word above
-MAX_LENGTH = 512  # tokens that the models can hold
-MAX_ANSWER = 48  # tokens sampled in the measurement; a worked answer has 26 to 33
-MEASURED_TOGETHER = 64  # prompts
+MAX_LENGTH = 512  # tokens of the longest sequence
+MAX_ANSWER = 48  # tokens that a measurement samples; a worked answer has 26 to 33
+MEASURED_TOGETHER = 64  # prompts in a batch of a measurement
 THREADS = 2
 FACTS = "family.json"
 
 
 @dataclass(frozen=True)
 class Shape:
-    """What tells two models of the family apart."""
+    """The figures in which the two models of the family differ."""
 
     hidden_size: int
     intermediate_size: int
     num_hidden_layers: int
-    head_dim: int  # unlike hidden_size / heads, as in Qwen3
+    head_dim: int  # as in Qwen3, it is not hidden_size / heads
 
 
 @dataclass(frozen=True)
 class Recipe:
-    """Everything that decides what the family becomes."""
+    """Everything that the family depends on."""
 
     seed: int = 1
     digits: int = 3
     terms: int = 2
-    slip_share: float = 0.4  # of the pre-training answers
+    slip_share: float = 0.4  # of the answers in pre-training
     learner: Shape = Shape(128, 384, 4, 48)
     explorer: Shape = Shape(64, 192, 4, 24)
     learner_steps: int = 550
     explorer_steps: int = 550
-    batch_size: int = 32  # answers a step
+    batch_size: int = 32  # answers in a step
     lr: float = 3e-3
     warmup_steps: int = 40
     measured_prompts: int = 64
     measured_samples: int = 16
 
     def key(self) -> str:
-        """Names recipe and code: equal keys make equal families."""
+        """A hash of recipe and code. Equal keys give equal families."""
         sources = [Path(__file__), Path(arithmetic.__file__)]
         code = b"".join(source.read_bytes() for source in sources)
         return hashlib.sha256(code + json.dumps(asdict(self), sort_keys=True).encode()).hexdigest()
 
 
 def build_tokenizer() -> PreTrainedTokenizerFast:
-    """Byte-level BPE: any text encodes, digits and the words of the task are single tokens."""
+    """A byte-level BPE, which encodes any text. Digits and the words of the task are single tokens."""
     from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers, trainers
     from transformers import PreTrainedTokenizerFast
 
@@ -127,7 +127,7 @@ def build_tokenizer() -> PreTrainedTokenizerFast:
 
 
 def build_model(shape: Shape, tokenizer: PreTrainedTokenizerFast) -> Qwen3ForCausalLM:
-    """A randomly initialised Qwen3 model in fp32, from torch's global generator."""
+    """A Qwen3 model in fp32 with random weights from torch's global generator."""
     from transformers import GenerationConfig, Qwen3Config, Qwen3ForCausalLM
 
     ids = {"eos_token_id": tokenizer.eos_token_id, "pad_token_id": tokenizer.pad_token_id, "bos_token_id": None}
@@ -151,7 +151,7 @@ def build_model(shape: Shape, tokenizer: PreTrainedTokenizerFast) -> Qwen3ForCau
 def text_batches(
     recipe: Recipe, tokenizer: PreTrainedTokenizerFast, steps: int, seed: str
 ) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
-    """Worked answers to training questions: (tokens_BT, is_answer_BS), S = T - 1, true on answer targets."""
+    """Batches of worked answers to training questions: tokens_BT and is_answer_BS, true on targets in an answer."""
     rng = random.Random(seed)
     for _ in range(steps):
         prompts, answers = [], []
@@ -173,7 +173,7 @@ def text_batches(
 
 
 def answer_logits(model: Qwen3ForCausalLM, tokens_BT: torch.Tensor, is_answer_BS: torch.Tensor) -> torch.Tensor:
-    """Logits (N, V) that predict the answer tokens. Right padding needs no mask: attention is causal."""
+    """The logits [N, V] that predict the N answer tokens. Attention is causal, so right padding needs no mask."""
     logits_BTV: torch.Tensor = model(input_ids=tokens_BT, use_cache=False).logits
     return logits_BTV[:, :-1][is_answer_BS]
 
@@ -182,12 +182,12 @@ Loss = Callable[["Qwen3ForCausalLM", torch.Tensor, torch.Tensor], torch.Tensor]
 
 
 def pretraining_loss(model: Qwen3ForCausalLM, tokens_BT: torch.Tensor, is_answer_BS: torch.Tensor) -> torch.Tensor:
-    """Mean cross-entropy of the answer tokens."""
+    """The mean cross-entropy of the answer tokens."""
     return F.cross_entropy(answer_logits(model, tokens_BT, is_answer_BS), tokens_BT[:, 1:][is_answer_BS])
 
 
 def distillation_loss(teacher: Qwen3ForCausalLM) -> Loss:
-    """Mean over answer tokens of the forward KL from the teacher's next-token distribution (Sec. 2.2)."""
+    """A loss: the mean over answer tokens of the forward KL from the teacher's next-token distribution (Sec. 2.2)."""
 
     def loss(student: Qwen3ForCausalLM, tokens_BT: torch.Tensor, is_answer_BS: torch.Tensor) -> torch.Tensor:
         with torch.no_grad():
@@ -206,7 +206,7 @@ def train(
     recipe: Recipe,
     advance: Callable[[], None],
 ) -> float:
-    """AdamW with warm-up and linear decay; returns the last loss."""
+    """Trains with AdamW, warm-up and linear decay. Returns the last loss."""
     optimizer = torch.optim.AdamW(model.parameters(), lr=recipe.lr, betas=(0.9, 0.95), weight_decay=0.01)
     scheduler = torch.optim.lr_scheduler.LambdaLR(
         optimizer, lambda step: min((step + 1) / recipe.warmup_steps, (steps - step) / steps)
@@ -228,7 +228,7 @@ def train(
 def measure(
     model: Qwen3ForCausalLM, tokenizer: PreTrainedTokenizerFast, recipe: Recipe, advance: Callable[[], None]
 ) -> dict[str, float]:
-    """Mean over samples (pass@1) and share solved by any sample (pass@k) on held-out prompts, at temperature 1."""
+    """pass@1 and pass@k on held-out prompts at temperature 1, with k = `recipe.measured_samples`."""
     data = DataConfig(arithmetic=ArithmeticConfig(digits=recipe.digits, terms=recipe.terms))
     prompts = load_prompts(data, tokenizer, MAX_LENGTH, "valid", recipe.measured_prompts).prompts
     grader = ExactGrader()
@@ -236,7 +236,7 @@ def measure(
     rewards: list[list[float]] = []
     for start in range(0, len(prompts), MEASURED_TOGETHER):
         batch = prompts[start : start + MEASURED_TOGETHER]
-        tokens_PT = torch.tensor([prompt.token_ids for prompt in batch])  # sums of equal digits have equal lengths
+        tokens_PT = torch.tensor([prompt.token_ids for prompt in batch])  # questions of as many digits are as long
         output_BT = model.generate(
             tokens_PT,
             attention_mask=torch.ones_like(tokens_PT),
@@ -257,7 +257,7 @@ def measure(
 
 
 def make_family(recipe: Recipe, folder: Path, progress: Progress) -> dict[str, Any]:
-    """Trains both models into `folder`; returns what family.json holds. Deterministic for a recipe on one machine."""
+    """Trains both models into `folder`. Returns the content of family.json. On one machine a recipe has one result."""
     tokenizer = build_tokenizer()
 
     def steps(description: str, total: int) -> Callable[[], None]:
@@ -284,14 +284,15 @@ def make_family(recipe: Recipe, folder: Path, progress: Progress) -> dict[str, A
         "versions": {name: version(name) for name in ("torch", "transformers", "tokenizers")},
         "learner": learner_facts,
         "explorer": explorer_facts,
-        "chance": round(1 / (largest - smallest + 1), 6),  # guessing one of the possible sums
+        "chance": round(1 / (largest - smallest + 1), 6),  # of guessing one of the possible sums
     }
 
 
 def publish(recipe: Recipe, output: Path, force: bool, console: Console) -> dict[str, Any]:
-    """The family in `output`: what is there already if it is this recipe's, else a new one, moved in when complete.
+    """Makes the family in `output`, unless the family of this recipe is there. Returns the content of family.json.
 
-    Raises UserError where `output` holds something that this tool did not make.
+    A new family takes its place once it is complete. Raises UserError if `output` holds something that this tool has
+    not made.
     """
     facts_path = output / FACTS
     if output.exists() and not facts_path.is_file() and (not output.is_dir() or any(output.iterdir())):

@@ -1,8 +1,8 @@
-"""Predicts memory, time and the explorer's saving of a run on L20, H100 and H200, from its configuration alone.
+"""Predicts memory and time of a run, and what the explorer saves, on L20, H100 and H200, from its configuration.
 
     python tools/plan.py conf=paper trainer.num_nodes=2 [gpu=H100] [length=TOKENS] [key=value ...]
 
-conf=NAME is the preset; other keys are those of recipes/train_s2l.py. Formulas: docs/planner.md.
+conf=NAME is the preset. Other keys are those of recipes/train_s2l.py. Formulas: docs/planner.md.
 """
 
 from __future__ import annotations
@@ -61,7 +61,7 @@ def main(argv: list[str]) -> int:
 
 
 def shapes(cfg: Config) -> tuple[tuple[ModelShape, str], tuple[ModelShape | None, str]]:
-    """Figures of learner and explorer, each with a sentence on their source. Raises UserError where there are none."""
+    """Figures of learner and explorer, each with a text on their source. Raises UserError if there are none."""
     found = find_shape("model.path", cfg.model.path)
     explorer: tuple[ModelShape | None, str] = (None, "none (plain GRPO)")
     wanted = cfg.explorer.path if SCHEDULES[cfg.algorithm.schedule.name].explores else None
@@ -170,7 +170,7 @@ def of_explorer(prediction: cost.Prediction) -> cost.Decoding:
 
 
 def cost_ratio(prediction: cost.Prediction) -> float:
-    """c_w / c_s: cost of a token of the explorer over the learner's, as configured."""
+    """c_w / c_s: the cost of a token of the explorer / that of the learner, as configured."""
     return prediction.learner.tokens_per_s / of_explorer(prediction).tokens_per_s
 
 

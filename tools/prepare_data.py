@@ -1,12 +1,12 @@
-r"""Prepares questions for training: bare, with gradable answers, each once; or a benchmark for evaluation.
+r"""Makes a training file of bare questions with answers that can be graded, each once; or a benchmark file.
 
     python tools/prepare_data.py --source BytedTsinghua-SIA/DAPO-Math-17k --output data/dapo_17k/train.jsonl
     python tools/prepare_data.py --source dapo-math-17k.parquet --output train.jsonl --valid 500 --exclude math500.jsonl
     python tools/prepare_data.py --source math-ai/aime25:test --format benchmark --output data/benchmarks/aime25.jsonl
 
-A source is a .parquet or .jsonl file, or owner/name[/config][@revision][:split] of the Hugging Face hub, no code of
-which is run. Training rows are {"prompt", "answer", "id"}: data.prompt_key and data.answer_key need not be set.
-OUTPUT.manifest.json says what was dropped and why.
+A source is a .parquet or .jsonl file, or owner/name[/config][@revision][:split] of the Hugging Face hub. None of its
+code is run. Training rows are {"prompt", "answer", "id"}, so data.prompt_key and data.answer_key need not be set.
+OUTPUT.manifest.json says what has been dropped and why.
 """
 
 from __future__ import annotations
@@ -100,7 +100,7 @@ def positive(text: str) -> int:
 
 
 def check_paths(options: argparse.Namespace, output: Output) -> None:
-    """Raises UserError where a source is missing or the output may not be written, before anything is read."""
+    """Raises UserError if a source is missing, or if the output may not be written. Nothing has been read by then."""
     for source in (options.source, *options.exclude):
         if not is_hub_name(source) and not Path(source).is_file():
             raise UserError(f"cannot read {source}: there is no such file; correct the path")
@@ -118,12 +118,12 @@ def check_paths(options: argparse.Namespace, output: Output) -> None:
 
 
 def source_hash(source: str) -> str | None:
-    """SHA-256 of a file; None for a data set of the hub, which has no bytes here."""
+    """SHA-256 of a file. None for a data set of the hub, whose bytes are not here."""
     return None if is_hub_name(source) else file_hash(Path(source))
 
 
 def choose_keys(options: argparse.Namespace) -> Keys:
-    """The fields of question and answer: options, else what the format says, else what the first record has."""
+    """The fields of question and answer. Options come first, then the format, then the fields of the first record."""
     prompt_key, answer_key = options.prompt_key, options.answer_key
     if options.format in FORMATS:
         keys = FORMATS[options.format]
@@ -153,7 +153,7 @@ def write_training(options: argparse.Namespace, keys: Keys, output: Output, sett
 
 
 def question_keys(file: str) -> Iterator[str]:
-    """`question_key` of every question of a file."""
+    """The `question_key` of every question in a file."""
     for line, record in read_records(file):
         if isinstance(record, BadRow):
             raise UserError(f"--exclude {file}:{line}: {record.reason}")
@@ -165,7 +165,7 @@ def question_keys(file: str) -> Iterator[str]:
 
 
 def write_benchmark(options: argparse.Namespace, keys: Keys, output: Output, settings: dict[str, object]) -> None:
-    """Every row, in order; the first malformed one is an error."""
+    """Writes every row, in order. Raises UserError at the first malformed one."""
     count = 0
     with replacing(output.train) as temporary:
         with temporary.open("w", encoding="utf-8") as file:
@@ -188,7 +188,7 @@ def write_benchmark(options: argparse.Namespace, keys: Keys, output: Output, set
 
 
 def progress(options: argparse.Namespace) -> Iterator[tuple[int, Record | BadRow]]:
-    """The records of the source, counted on standard error where that is a terminal."""
+    """The records of the source. If standard error is a terminal, it shows their number."""
     console = Console(stderr=True)
     columns = (TextColumn("reading {task.description}"), MofNCompleteColumn(), TimeElapsedColumn())
     with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as bar:
@@ -213,7 +213,7 @@ def print_report(report: Report, output: Output) -> None:
 
 
 def run(argv: list[str]) -> int:
-    """Exit code: 2 with one line for a mistake of the user, 130 or 143 for Ctrl-C and SIGTERM."""
+    """Runs the command. The exit code is 2, with one line, for a mistake of the user, and 130 or 143 for a signal."""
 
     def interrupt(signum: int, _frame: object) -> None:
         raise SystemExit(128 + signum)
@@ -224,7 +224,7 @@ def run(argv: list[str]) -> int:
         return main(argv)
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
-    except OSError as error:  # a full disk, a folder that may not be written
+    except OSError as error:  # such as a full disk, or a folder that may not be written
         print(f"error: {error.filename or ''}: {error.strerror}; choose another --output or free it", file=sys.stderr)
     return 2
 

@@ -1,8 +1,9 @@
-"""Compares two checkpoints bit by bit, whatever their formats, and checks the SHA-256 manifests beside them.
+"""Compares two checkpoints of any format bit by bit, and checks the SHA-256 manifests beside them.
 
     python tools/verify_checkpoint.py models/Qwen3-8B-Base models/Qwen3-8B-Base.nemo-dir
 
-Exit code 0: the same weights; 1: differences, listed in a table; 2: one of them cannot be read.
+The exit code is 0 if the weights are the same, 1 if they differ, and 2 if one cannot be read. A table lists the
+differences.
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ from s2l_nemo.models.checkpoints.compare import Difference, compare, compared_by
 from s2l_nemo.models.checkpoints.open import open_checkpoint
 from s2l_nemo.models.formats.manifest import check_manifest, find_manifest, manifest_bytes
 
-SHOWN = 40  # differences in the table
+SHOWN = 40  # differences that the table lists
 
 
 def main(argv: list[str]) -> int:
