@@ -32,10 +32,10 @@ from s2l_nemo.models.formats.dtypes import BFLOAT16
 from s2l_nemo.models.formats.output import new_output
 from s2l_nemo.models.formats.rows import MemoryRows, Rows
 from s2l_nemo.models.formats.safetensors_writer import SafetensorsPlan, TensorPlan
+from s2l_nemo.models.fusion import hf_shapes
 from s2l_nemo.models.hf_config import config_of_shape
 from s2l_nemo.models.layout import entries
-from s2l_nemo.models.names import hf_shapes
-from s2l_nemo.models.shape import PUBLIC_SHAPES
+from s2l_nemo.models.shape import public_shapes
 
 ROOT = Path(__file__).resolve().parent.parent
 COPY, COPY_FLUSHED, TO_NEMO, TO_HF = "cp", "cp, flushed", "Hugging Face to NeMo", "NeMo to Hugging Face"
@@ -43,7 +43,7 @@ COPY, COPY_FLUSHED, TO_NEMO, TO_HF = "cp", "cp, flushed", "Hugging Face to NeMo"
 
 def generate(folder: Path, model: str) -> int:
     """Writes a random checkpoint with the shapes of a public model and returns the bytes of its weights."""
-    shape = PUBLIC_SHAPES[model]
+    shape = public_shapes()[model]
     tensors = [
         TensorPlan(name, sizes)
         for entry in entries(shape)
@@ -112,7 +112,7 @@ def main() -> None:
     parser.add_argument(
         "--folder", type=Path, help="where to work, on the disk to measure; default: a temporary folder"
     )
-    parser.add_argument("--model", choices=PUBLIC_SHAPES, default="Qwen3-1.7B")
+    parser.add_argument("--model", choices=public_shapes(), default="Qwen3-1.7B")
     parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument("--output", type=Path, help="write the figures as JSON")
     options = parser.parse_args()

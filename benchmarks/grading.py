@@ -48,7 +48,7 @@ class Measurement:
 def generated_golds(rng: random.Random, count: int) -> list[str]:
     """Golds as in the benchmarks: nine in ten are plain numbers."""
     makers: list[Callable[[int, int], str]] = [
-        *[lambda a, b: str(a)] * 6,
+        *[lambda a, _: str(a)] * 6,
         *[lambda a, b: rf"\frac{{{a}}}{{{b}}}"] * 3,
         lambda a, b: rf"{a}\sqrt{{{b}}}",
     ]

@@ -23,21 +23,23 @@ import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator
+from contextlib import closing
 from pathlib import Path
 
 import torch
 from rich.console import Console
 from rich.table import Table
 
-from s2l_nemo.config.schema import EngineConfig, EngineKind, Precision
-from s2l_nemo.engines.served.client import ServedLearnerEngine, start_server
+from s2l_nemo.engines.build import EngineFactory, Servers
+from s2l_nemo.engines.options import EngineConfig
+from s2l_nemo.engines.protocol import Bucket, LearnerEngine
 from s2l_nemo.models.formats.dtypes import BFLOAT16
+from s2l_nemo.models.fusion import hf_shapes
 from s2l_nemo.models.hf_config import config_of_shape
 from s2l_nemo.models.layout import Entry, buckets, entries
-from s2l_nemo.models.names import hf_shapes
-from s2l_nemo.models.shape import PUBLIC_SHAPES, ModelShape
-
-Bucket = dict[str, torch.Tensor]
+from s2l_nemo.models.open import open_model
+from s2l_nemo.models.precision import Precision
+from s2l_nemo.models.shape import ModelShape, public_shapes
 
 
 def named_shapes(plan: list[Entry], shape: ModelShape) -> dict[str, tuple[int, ...]]:
@@ -122,7 +124,7 @@ def memory_of(function: Callable[[], object]) -> dict[str, int]:
     return {"anonymous": largest["RssAnon"] - before["RssAnon"], "shared": largest["RssShmem"]}
 
 
-def measure(engine: ServedLearnerEngine, shape: ModelShape, options: argparse.Namespace) -> dict[str, object]:
+def measure(engine: LearnerEngine, shape: ModelShape, options: argparse.Namespace) -> dict[str, object]:
     flat, weights = random_weights(shape)
     target = torch.empty_like(flat)
     source_bytes, target_bytes = (tensor.view(torch.uint8).numpy() for tensor in (flat, target))
@@ -155,27 +157,25 @@ def measure(engine: ServedLearnerEngine, shape: ModelShape, options: argparse.Na
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--model", choices=PUBLIC_SHAPES, default="Qwen3-1.7B")
+    parser.add_argument("--model", choices=public_shapes(), default="Qwen3-1.7B")
     parser.add_argument("--bucket-mb", type=int, default=256, help="as rollout.refit_bucket_mb")
     parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument("--output", type=Path, help="write the figures as JSON")
     options = parser.parse_args()
     torch.set_num_threads(1)
     os.environ["OMP_NUM_THREADS"] = "1"  # of the server, too: one core each
-    shape = PUBLIC_SHAPES[options.model]
+    shape = public_shapes()[options.model]
     with tempfile.TemporaryDirectory() as temporary:
         write_zeros(Path(temporary), shape)
-        with start_server(
-            EngineConfig(kind=EngineKind.server),
-            "learner",
-            "model.path",
-            temporary,
-            dtype=Precision.bf16,
-            device=torch.device("cpu"),
+        factory = EngineFactory(
+            EngineConfig(kind="server"),
+            Precision.bf16,
+            torch.device("cpu"),
             max_batch_rows=8,
             max_sequence_length=64,
-            log=Path(temporary, "server.log"),
-        ) as engine:
+            servers=Servers(0, Path(temporary)),
+        )
+        with closing(factory.learner(open_model("model.path", str(temporary)))) as engine:
             figures = measure(engine, shape, options)
     report(figures, options)
 

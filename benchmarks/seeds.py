@@ -23,7 +23,8 @@ def summary_of(run: Path, seed: int, overrides: list[str]) -> dict[str, Any]:
     if not (run / "summary.json").exists():
         command = [sys.executable, str(ROOT / "recipes/train_s2l.py"), *overrides]
         subprocess.run([*command, f"run.dir={run}", f"run.seed={seed}"], cwd=ROOT, check=True)
-    return json.loads((run / "summary.json").read_text())
+    summary: dict[str, Any] = json.loads((run / "summary.json").read_text())
+    return summary
 
 
 def row(method: str, seed: int, summary: dict[str, Any]) -> str:

@@ -32,10 +32,10 @@ def main(argv: list[str]) -> int:
         if cfg.run.dry_run:
             print(render_plan(cfg))
             return 0
-        check_model_files(cfg)
+        models = check_model_files(cfg)
         from s2l_nemo.trainer.start import start
 
-        return start(cfg)
+        return start(cfg, models)
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2

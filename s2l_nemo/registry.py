@@ -11,6 +11,12 @@ from s2l_nemo.errors import UserError
 Choice = TypeVar("Choice")
 
 
+def imported(name: str) -> Any:
+    """What a text `package.module:name` names. Raises ImportError or AttributeError if there is no such thing."""
+    module, _, attribute = name.partition(":")
+    return getattr(importlib.import_module(module), attribute)
+
+
 class Registry(Generic[Choice]):
     """The choices of one key by name.
 
@@ -36,9 +42,7 @@ class Registry(Generic[Choice]):
             raise UserError(f"{self.key}={name} is unknown: choose one of {', '.join(self._choices)}")
         choice = self._choices[name]
         if isinstance(choice, str):
-            module, _, attribute = choice.partition(":")
-            choice = cast(Any, getattr(importlib.import_module(module), attribute))
-            self._choices[name] = choice
+            choice = self._choices[name] = cast(Any, imported(choice))
         return choice
 
     def __contains__(self, name: object) -> bool:

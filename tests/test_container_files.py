@@ -12,8 +12,8 @@ import pytest
 
 from s2l_nemo.config.checks import check_config
 from s2l_nemo.config.load import load_config
-from s2l_nemo.config.schema import Config, EngineKind
-from s2l_nemo.models.shape import PUBLIC_SHAPES
+from s2l_nemo.config.schema import Config
+from s2l_nemo.models.shape import public_shapes
 from s2l_nemo.planner import cost
 from s2l_nemo.platform.environment import TENSORRT_LLM, satisfies
 
@@ -156,10 +156,10 @@ def test_every_launch_is_a_valid_run_of_the_paper_that_fits(script: str, tmp_pat
     assert "hardware=h100_80gb" in command
     assert not [word for word in command if word.startswith(("engine.", "model.", "rollout."))]  # conf/ has them
     assert cfg.algorithm.steps == 3  # the user's own keys come last
-    assert (cfg.engine.kind, cfg.engine.python) == (EngineKind.tensorrt_llm, "/opt/engines/bin/python")
+    assert (cfg.engine.kind, cfg.engine.python) == ("tensorrt_llm", "/opt/engines/bin/python")
     assert variables["CUDA_DEVICE_MAX_CONNECTIONS"] == "1"
     h100 = cost.GPUS[1]
-    parts = cost.memory_by_part(cfg, PUBLIC_SHAPES["Qwen3-8B"], PUBLIC_SHAPES["Qwen3-1.7B"], h100)
+    parts = cost.memory_by_part(cfg, public_shapes()["Qwen3-8B"], public_shapes()["Qwen3-1.7B"], h100)
     assert all(total < h100.usable for total in cost.memory_by_phase(cfg, parts).values())
 
 
@@ -192,7 +192,7 @@ def test_settings_of_the_user_win(tmp_path: Path) -> None:
     assert variables["NCCL_DEBUG"] == "INFO"
 
 
-def test_a_launch_without_its_place_is_refused(tmp_path: Path) -> None:
+def test_a_launch_without_its_place_is_refused() -> None:
     bare = {"PATH": "/usr/bin:/bin"}
     command = ["bash", "recipes/torchrun/train_nx8.sh"]
     done = subprocess.run(command, cwd=ROOT, env=bare, capture_output=True, text=True, check=False)

@@ -15,25 +15,25 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # runs from a c
 
 from s2l_nemo.models.checkpoints.command import DTYPES, check_paths, run_command, write_output
 from s2l_nemo.models.checkpoints.open import open_checkpoint
-from s2l_nemo.models.checkpoints.to_nemo import FORMATS, Format, NemoExport
+from s2l_nemo.models.checkpoints.to_nemo import Format, NemoExport
 
 
 def main(argv: list[str]) -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--input", type=Path, required=True, help="Hugging Face folder of safetensors")
     parser.add_argument("--output", type=Path, required=True, help="new folder, or new .nemo file")
-    parser.add_argument("--format", choices=FORMATS, help="default: nemo where --output ends in .nemo, else nemo-dir")
+    formats = [form.value for form in Format]
+    parser.add_argument("--format", choices=formats, help="default: nemo where --output ends in .nemo, else nemo-dir")
     parser.add_argument("--dtype", choices=DTYPES, help="cast the weights; default: as they are")
     parser.add_argument("--tp", type=int, default=1, help="tensor parallelism written into model_config.yaml")
     parser.add_argument("--pp", type=int, default=1, help="pipeline parallelism written into model_config.yaml")
     parser.add_argument("--force", action="store_true", help="replace an existing output")
     options = parser.parse_args(argv)
-    form: Format = options.format or ("nemo" if options.output.suffix == ".nemo" else "nemo-dir")
-    tar = form == "nemo"
-    check_paths(options.input, options.output, tar=tar, force=options.force)
+    form = Format(options.format) if options.format else Format.of_output(options.output)
+    check_paths(options.input, options.output, tar=form.tar, force=options.force)
     source = open_checkpoint(options.input, DTYPES.get(options.dtype))
     plan = NemoExport(source, form, str(options.input.resolve()), options.tp, options.pp)
-    write_output(options.output, plan.files, plan.write, tar=tar, force=options.force)
+    write_output(options.output, plan.files, plan.write, tar=form.tar, force=options.force)
     return 0
 
 

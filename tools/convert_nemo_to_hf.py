@@ -17,6 +17,7 @@ from s2l_nemo.errors import UserError
 from s2l_nemo.models.checkpoints.command import DTYPES, check_paths, parse_size, run_command, write_output
 from s2l_nemo.models.checkpoints.open import open_checkpoint
 from s2l_nemo.models.checkpoints.to_hugging_face import HuggingFaceExport, tensors_of
+from s2l_nemo.models.families import AS_LLAMA
 
 
 def main(argv: list[str]) -> int:
@@ -31,13 +32,16 @@ def main(argv: list[str]) -> int:
     options = parser.parse_args(argv)
     check_paths(options.input, options.output, tar=False, force=options.force)
     source = open_checkpoint(options.input, DTYPES.get(options.dtype), options.hf_files)
-    if options.as_llama and source.shape.family == "qwen3":
-        raise UserError(f"--as-llama: {options.input} is a qwen3 model, whose q/k norms Llama lacks: leave it out")
+    if options.as_llama and source.shape.engine_family != AS_LLAMA:
+        raise UserError(
+            f"--as-llama: {options.input} is a {source.shape.family} model, which is no Llama under other names: "
+            "leave it out"
+        )
     plan = HuggingFaceExport(
         source.shape,
         source.dtype,
         source.hf_files,
-        as_llama=options.as_llama,
+        engine_form=options.as_llama,
         redundant_output=source.redundant_output,
         max_shard_bytes=options.max_shard_size,
     )

@@ -174,7 +174,8 @@ def text_batches(
 
 def answer_logits(model: Qwen3ForCausalLM, tokens_BT: torch.Tensor, is_answer_BS: torch.Tensor) -> torch.Tensor:
     """Logits (N, V) that predict the answer tokens. Right padding needs no mask: attention is causal."""
-    return model(input_ids=tokens_BT, use_cache=False).logits[:, :-1][is_answer_BS]
+    logits_BTV: torch.Tensor = model(input_ids=tokens_BT, use_cache=False).logits
+    return logits_BTV[:, :-1][is_answer_BS]
 
 
 Loss = Callable[["Qwen3ForCausalLM", torch.Tensor, torch.Tensor], torch.Tensor]
@@ -296,7 +297,7 @@ def publish(recipe: Recipe, output: Path, force: bool, console: Console) -> dict
     if output.exists() and not facts_path.is_file() and (not output.is_dir() or any(output.iterdir())):
         raise UserError(f"{output} exists and is no family of this tool: choose another --output or remove it")
     if facts_path.is_file() and not force:
-        facts = json.loads(facts_path.read_text())
+        facts: dict[str, Any] = json.loads(facts_path.read_text())
         if facts["key"] == recipe.key():
             console.print(f"{output} is up to date; --force makes it again")
             return facts

@@ -20,7 +20,7 @@ from rich.table import Table
 from s2l_nemo.algorithm.schedule import SCHEDULES
 from s2l_nemo.config.checks import check_config, check_ranges, data_parallel_size, mini_batch_prompts
 from s2l_nemo.config.load import load_config, load_values
-from s2l_nemo.config.schema import Config, EngineKind
+from s2l_nemo.config.schema import Config
 from s2l_nemo.errors import UserError
 from s2l_nemo.models.shape import ModelShape
 from s2l_nemo.planner import cost
@@ -85,7 +85,7 @@ def layout(cfg: Config) -> str:
     return (
         f"{trainer.num_nodes} x {trainer.devices} GPUs, TP {model.tensor_model_parallel_size} x "
         f"PP {model.pipeline_model_parallel_size} x DP {data_parallel_size(cfg)}, {model.precision.value}; "
-        f"engine.kind={cfg.engine.kind.value}: {engines.count} of each engine, on {engines.gpus} x GPU each"
+        f"engine.kind={cfg.engine.kind}: {engines.count} of each engine, on {engines.gpus} x GPU each"
     )
 
 
@@ -190,7 +190,7 @@ def assumptions(cfg: Config, assumed: cost.Assumed) -> Iterator[str]:
     yield f"  refit_gb_s={assumed.refit_gb_s:g} GB/s into each engine; grading, data and checkpoints are not counted"
     yield "  * at full bandwidth, with 90% of the memory for this engine alone"
     used = cost.engines_of(cfg).gpus * cfg.engine.replicas_per_node
-    if cfg.engine.kind != EngineKind.embedded and used < cfg.trainer.devices:
+    if cost.kind_of(cfg).served and used < cfg.trainer.devices:
         yield (
             f"  engines use {used} of the {cfg.trainer.devices} GPUs of a node: see engine.replicas_per_node and "
             "engine.tensor_parallel_size"

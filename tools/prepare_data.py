@@ -215,7 +215,7 @@ def print_report(report: Report, output: Output) -> None:
 def run(argv: list[str]) -> int:
     """Exit code: 2 with one line for a mistake of the user, 130 or 143 for Ctrl-C and SIGTERM."""
 
-    def interrupt(signum: int, frame: object) -> None:
+    def interrupt(signum: int, _frame: object) -> None:
         raise SystemExit(128 + signum)
 
     for signum in (signal.SIGINT, signal.SIGTERM):

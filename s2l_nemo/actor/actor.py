@@ -1,7 +1,7 @@
 """The learner as a NeMo-Aligner actor: MegatronGPTModel with tensor, pipeline and data parallelism.
 
-It follows NeMo-Aligner's REINFORCE and PPO actors (`megatron_gpt_reinforce_actor.py`) in its interface. Generation is
-the business of rollout engines, so `infer` gives log-probs, not text.
+Its interface is that of NeMo-Aligner's REINFORCE and PPO actors (`megatron_gpt_reinforce_actor.py`). Rollout engines
+generate, so `infer` gives log-probs, not text.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from nemo_aligner.utils.train_utils import (
 from nemo_aligner.utils.utils import cpu_weight_swap, retrieve_model_state_dict_in_cpu
 from omegaconf import DictConfig
 
-from s2l_nemo.actor import checkpoint, final, vocab_parallel
+from s2l_nemo.actor import checkpoint, export, vocab_parallel
 from s2l_nemo.actor.layers import block_spec
 from s2l_nemo.actor.offload import Offload
 from s2l_nemo.actor.tokenizer import LocalTokenizer, tokenizer_folder
@@ -35,14 +35,14 @@ from s2l_nemo.actor.weights import export_hugging_face, load_weights
 from s2l_nemo.algorithm.losses.aggregation import LossScale
 from s2l_nemo.algorithm.losses.policy import PolicyLoss
 from s2l_nemo.models.checkpoints.checkpoint import Checkpoint
-from s2l_nemo.models.checkpoints.open import open_checkpoint
-from s2l_nemo.models.shape import Family, ModelShape
+from s2l_nemo.models.open import Model
+from s2l_nemo.models.shape import ModelShape
 from s2l_nemo.types import TrainBatch
 
 LossFunction = Callable[..., Any]
 
 
-class S2LActor(NLPAdapterModelMixin, MegatronGPTModel, AlignableGenerativeInterface):
+class S2LActor(NLPAdapterModelMixin, MegatronGPTModel, AlignableGenerativeInterface):  # type: ignore[misc]  # untyped
     """GRPO actor over batches of mixed groups. All methods are collective: every rank of the actor calls them."""
 
     def __init__(self, cfg: DictConfig, trainer: Any) -> None:
@@ -51,11 +51,11 @@ class S2LActor(NLPAdapterModelMixin, MegatronGPTModel, AlignableGenerativeInterf
         self.initial_weights: dict[str, Any] | None = None
         self.origin: Checkpoint | None = None  # where the weights came from
         self.offload_optimizer = False
-        self.offload: Offload | None = None  # of weights and gradients, where the config asks for it
+        self.offload: Offload | None = None  # of weights and gradients, if the config asks for it
         self.refit_bucket_bytes = 256 * 2**20
 
     def model_provider_func(self, pre_process: bool, post_process: bool) -> GPTModel:
-        """Builds this stage. NeMo's own spec needs Transformer Engine, and with it drops Qwen3's q/k norms silently."""
+        """Builds this stage. NeMo's own spec needs Transformer Engine, and drops q/k norms without a word."""
         layers = self.cfg.num_layers // self.cfg.pipeline_model_parallel_size
         model = GPTModel(
             config=self.transformer_config,
@@ -74,7 +74,7 @@ class S2LActor(NLPAdapterModelMixin, MegatronGPTModel, AlignableGenerativeInterf
         return model
 
     def _build_tokenizer(self) -> None:
-        """NeMo's own way would need the remote code that InternLM2.5's files name."""
+        """Loads the tokenizer without remote code. NeMo's own way would run the code that InternLM2.5's files name."""
         folder = tokenizer_folder(self._cfg.tokenizer.type)
         if folder is None:
             super()._build_tokenizer()
@@ -96,11 +96,11 @@ class S2LActor(NLPAdapterModelMixin, MegatronGPTModel, AlignableGenerativeInterf
     def get_loss_and_metrics(
         self, batch: TrainBatch, loss: PolicyLoss, scale: LossScale, temperature: float, forward_only: bool = False
     ) -> dict[str, float]:
-        """Forward and backward over this rank's rows of a mini-batch; gradients are left in Megatron's buffers.
+        """Forward and backward over this rank's rows of a mini-batch. It leaves gradients in Megatron's buffers.
 
         Returns the sums of `PolicyLoss` and `loss_sum`, over the whole mini-batch, on every rank.
         """
-        # Megatron divides by the number of micro-batches and averages gradients over data parallelism; the loss is
+        # Megatron divides by the number of micro-batches and averages gradients over data parallelism. The loss is
         # already divided by global counts, so both are undone here.
         undo = len(batch) // self.cfg.micro_batch_size * parallel_state.get_data_parallel_world_size()
 
@@ -127,7 +127,7 @@ class S2LActor(NLPAdapterModelMixin, MegatronGPTModel, AlignableGenerativeInterf
         return {"grad_norm": float(grad_norm), "lr": float(lr)}
 
     def finish_training(self) -> None:
-        """Called after a phase of updates: moves the optimizer states to host memory where the config asks for it."""
+        """Called after a phase of updates: moves the optimizer states to host memory if the config asks for it."""
         if self.offload_optimizer:
             self._move_optimizer_states(torch.device("cpu"))
             torch.cuda.empty_cache()
@@ -194,7 +194,7 @@ class S2LActor(NLPAdapterModelMixin, MegatronGPTModel, AlignableGenerativeInterf
     # ---- weights --------------------------------------------------------------------------------------------------
 
     def parameters_by_name(self) -> dict[str, torch.nn.Parameter]:
-        """This stage's parameters under Megatron-core's names, whatever wraps the model."""
+        """This stage's parameters under Megatron-core's names, without the names of wrappers."""
         module = self.model[0]
         while not isinstance(module, GPTModel):
             module = module.module
@@ -202,48 +202,54 @@ class S2LActor(NLPAdapterModelMixin, MegatronGPTModel, AlignableGenerativeInterf
 
     @property
     def shape(self) -> ModelShape:
-        """The figures of the model, known once its weights are loaded."""
+        """The figures of the model, once its weights are loaded."""
+        return self._loaded.shape
+
+    @property
+    def _loaded(self) -> Checkpoint:
         assert self.origin is not None, "no weights have been loaded"
-        return self.origin.shape
+        return self.origin
 
     @property
     def weight_dtype(self) -> torch.dtype:
         return next(iter(self.parameters_by_name().values())).dtype
 
-    def load_weights(self, path: Path) -> None:
-        """Fills every shard from a checkpoint of any format, and the optimizer's master weights with it."""
-        self.origin = open_checkpoint(path)
+    def load_weights(self, model: Model) -> None:
+        """Fills every shard from a model of any format, and the optimizer's master weights too."""
+        self.origin = model.checkpoint
         load_weights(self.origin, self.parameters_by_name())
         optimizer, _ = self.optimizer_and_scheduler()
         optimizer.mcore_optimizer.reload_model_params()
 
-    def export_weights(self, family: Family | None = None) -> Iterator[dict[str, torch.Tensor]]:
-        """Full tensors under Hugging Face names, in buckets of `refit_bucket_bytes`, on every rank.
+    def export_weights(self) -> Iterator[dict[str, torch.Tensor]]:
+        """Full tensors under the Hugging Face names that engines know, in buckets, on every rank."""
+        return self._export(self.shape.engine_family)
 
-        The names are those of `family`; without it, those that engines know: Llama's for an InternLM2.5.
-        """
+    def _export(self, family: str) -> Iterator[dict[str, torch.Tensor]]:
         self._restore_memory()
-        shape = self.shape
-        family = family or shape.engine_family
-        return export_hugging_face(self.parameters_by_name(), shape, family, self.refit_bucket_bytes, self.weight_dtype)
+        parameters, dtype = self.parameters_by_name(), self.weight_dtype
+        return export_hugging_face(parameters, self.shape, family, self.refit_bucket_bytes, dtype)
 
     def save(self, folder: Path, trainer_state: dict[str, Any]) -> None:
-        """Writes a checkpoint to go on from; see `checkpoint.save`."""
+        """Writes a checkpoint to go on from (see `checkpoint.save`)."""
         self._restore_memory()
         checkpoint.save(self, folder, trainer_state)
 
     def load(self, folder: Path) -> dict[str, Any]:
-        """Restores a checkpoint and returns its trainer state; see `checkpoint.load`."""
+        """Restores a checkpoint and returns its trainer state (see `checkpoint.load`)."""
         return checkpoint.load(self, folder)
 
     def save_nemo(self, path: Path) -> None:
-        """Writes weights, model configuration and tokenizer as a `.nemo` file; see `final.save_nemo`."""
+        """Writes weights, model configuration and tokenizer as a `.nemo` file: all that `model.path` needs."""
         self._restore_memory()
-        final.save_nemo(self, path)
+        self.save_to(str(path))
+        if torch.distributed.get_rank() == 0:
+            export.add_hugging_face_files(path, self._loaded)
+        torch.distributed.barrier()
 
     def save_hugging_face(self, path: Path) -> None:
-        """Writes a Hugging Face folder; see `final.save_hugging_face`."""
-        final.save_hugging_face(self, path)
+        """Writes a Hugging Face folder under the model's own names (see `export.save_hugging_face`)."""
+        export.save_hugging_face(self._export(self.shape.family), self._loaded, self.weight_dtype, path)
 
     # ---- data parallelism -----------------------------------------------------------------------------------------
 
@@ -277,7 +283,7 @@ class S2LActor(NLPAdapterModelMixin, MegatronGPTModel, AlignableGenerativeInterf
             position_BT = position_1T.expand(len(rows), -1)
             return model(rows.tokens_BT, position_BT, attention_mask=None), loss_of(rows)
 
-        return get_forward_backward_func()(
+        outputs: list[Any] = get_forward_backward_func()(
             forward_step_func=forward_step,
             data_iterator=batch.split(size),
             model=self.model,
@@ -287,6 +293,7 @@ class S2LActor(NLPAdapterModelMixin, MegatronGPTModel, AlignableGenerativeInterf
             micro_batch_size=size,
             collect_non_loss_data=collect_non_loss_data,
         )
+        return outputs
 
     def _broadcast_from_last_stage(self, tensor: torch.Tensor) -> None:
         group = parallel_state.get_pipeline_model_parallel_group()

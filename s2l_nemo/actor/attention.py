@@ -10,7 +10,7 @@ from megatron.core.transformer.module import MegatronModule
 from megatron.core.transformer.transformer_config import TransformerConfig
 
 
-class TorchAttention(MegatronModule):
+class TorchAttention(MegatronModule):  # type: ignore[misc]  # Megatron has no types
     """Causal attention in place of megatron's DotProductAttention, which holds all T x T scores in memory.
 
     Sequences are right-padded, so the causal mask alone keeps real tokens from seeing padding.

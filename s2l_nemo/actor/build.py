@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import datetime
 import os
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -17,13 +16,14 @@ from s2l_nemo.actor.actor import S2LActor
 from s2l_nemo.actor.model_config import nemo_config
 from s2l_nemo.actor.offload import Offload
 from s2l_nemo.config.schema import ModelConfig
+from s2l_nemo.models.open import Model
 
 
 def init_process_groups(model: ModelConfig, timeout_minutes: int = 30) -> None:
-    """torch.distributed, then Megatron's groups.
+    """Initialises torch.distributed, then Megatron's groups.
 
-    Before the model: layers of megatron-core 0.13 look their groups up when they are built, and NeMo builds the model
-    before it initialises anything.
+    This comes before the model: layers of megatron-core 0.13 look their groups up when they are built, and NeMo builds
+    the model before it initialises anything.
     """
     if not torch.distributed.is_initialized():
         backend = "cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo"
@@ -35,6 +35,7 @@ def init_process_groups(model: ModelConfig, timeout_minutes: int = 30) -> None:
 
 def build_actor(
     model: ModelConfig,
+    learner: Model,
     *,
     num_nodes: int,
     sequence_length: int,
@@ -43,13 +44,14 @@ def build_actor(
     refit_bucket_bytes: int,
     seed: int,
 ) -> S2LActor:
-    """The actor with the weights of `model.path`, its optimizer and its reference policy.
+    """The actor with the weights of `learner`, its optimizer and its reference policy.
 
-    Call `init_process_groups` first. `sequence_length` in tokens, `global_batch_size` in sequences of one optimizer
+    Call `init_process_groups` first. `sequence_length` is in tokens, `global_batch_size` in sequences of one optimizer
     step.
     """
     cfg = nemo_config(
         model,
+        learner,
         devices=torch.distributed.get_world_size() // num_nodes,
         num_nodes=num_nodes,
         on_gpu=torch.cuda.is_available(),
@@ -61,11 +63,11 @@ def build_actor(
     trainer: Any = MegatronTrainerBuilder(cfg).create_trainer()
     actor = S2LActor(cfg.model, trainer)
     init_distributed(trainer, actor, model.transformer_engine)
-    # NeMo derives the length of its schedule from a data loader; the trainer of this project feeds batches itself.
+    # NeMo derives the length of its schedule from a data loader. The trainer of this project feeds batches itself.
     placeholder: Any = [0] * global_batch_size
     init_using_ptl(trainer, actor, torch.utils.data.DataLoader(placeholder), placeholder)
     model_parallel_cuda_manual_seed(seed)
-    actor.load_weights(Path(model.path))
+    actor.load_weights(learner)
     actor.offload_optimizer = model.offload_optimizer
     actor.offload = Offload(actor.parameters_by_name().values()) if model.offload_weights else None
     actor.refit_bucket_bytes = refit_bucket_bytes

@@ -5,7 +5,7 @@ from __future__ import annotations
 import queue
 import random
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy
 import torch
@@ -14,15 +14,14 @@ from megatron.core.dist_checkpointing.mapping import ShardedObject
 from megatron.core.dist_checkpointing.strategies import filesystem_async
 from megatron.core.dist_checkpointing.strategies.base import AsyncSaveShardedStrategy
 
-if TYPE_CHECKING:
-    from s2l_nemo.actor.actor import S2LActor
+from s2l_nemo.actor.protocol import Trained
 
 
 def _save_in_process(strategy: AsyncSaveShardedStrategy, sharded_state_dict: Any, checkpoint_dir: Any) -> None:
-    """Writes at once, in this process.
+    """Writes at once, in this process. The format is the same.
 
-    Upstream forks a process for the request and spawns another for the one queue between them, which imports the main
-    script and NeMo again: 20 s a save with two ranks. The format is the same.
+    Upstream forks a process for the request. For the one queue between them it spawns another, which imports the main
+    script and NeMo again: 20 s a save with two ranks.
     """
     request = strategy.async_save(sharded_state_dict, checkpoint_dir)
     if request.preload_fn is not None:
@@ -35,8 +34,8 @@ AsyncSaveShardedStrategy.save = _save_in_process
 filesystem_async._get_write_results_queue = lambda: queue.Queue()
 
 
-def save(actor: S2LActor, folder: Path, trainer_state: dict[str, Any]) -> None:
-    """Writes everything that training needs to go on into the new folder `folder`. Collective.
+def save(actor: Trained, folder: Path, trainer_state: dict[str, Any]) -> None:
+    """Writes all that training needs to go on into the new folder `folder`. Collective.
 
     `trainer_state` is plain data, the same on every rank.
     """
@@ -49,11 +48,11 @@ def save(actor: S2LActor, folder: Path, trainer_state: dict[str, Any]) -> None:
     trainer.strategy.checkpoint_io.save_checkpoint(checkpoint, str(folder))
 
 
-def load(actor: S2LActor, folder: Path) -> dict[str, Any]:
-    """Restores what `save` wrote, at this run's own TP, PP and DP, and returns its `trainer_state`. Collective.
+def load(actor: Trained, folder: Path) -> dict[str, Any]:
+    """Restores what `save` wrote and returns its `trainer_state`. TP, PP and DP may be other ones. Collective.
 
-    Every random state comes back too where the number of ranks is the same; with another number there is no state
-    that could continue, and nothing in this project draws from it.
+    If the number of ranks is the same, every random state comes back too. With another number no state could go on,
+    and nothing in this project draws from it.
     """
     strategy = actor.trainer.strategy
     state: dict[str, Any] = dist_checkpointing.load_common_state_dict(str(folder))["trainer_state"]

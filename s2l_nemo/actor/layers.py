@@ -1,4 +1,4 @@
-"""Layer specifications, with q/k norms for Qwen3: Transformer Engine's on GPU images, torch's elsewhere."""
+"""Layer specifications with optional q/k norms: Transformer Engine's on GPU images, torch's elsewhere."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""From our configuration and a Hugging Face config.json to the configuration that NeMo's MegatronGPTModel reads."""
+"""The configuration that NeMo's MegatronGPTModel reads, from this project's configuration and an open model."""
 
 from __future__ import annotations
 
@@ -6,9 +6,10 @@ from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 
-from s2l_nemo.config.schema import ActivationCheckpointing, LrSchedule, ModelConfig, OptimConfig, Precision
-from s2l_nemo.models.files import hf_files_folder, read_shape
+from s2l_nemo.config.schema import ActivationCheckpointing, LrSchedule, ModelConfig, OptimConfig
 from s2l_nemo.models.nemo_config import architecture
+from s2l_nemo.models.open import Model
+from s2l_nemo.models.precision import Precision
 
 RECOMPUTE: dict[ActivationCheckpointing, dict[str, Any]] = {
     ActivationCheckpointing.none: {},
@@ -23,6 +24,7 @@ RECOMPUTE: dict[ActivationCheckpointing, dict[str, Any]] = {
 
 def nemo_config(
     model: ModelConfig,
+    learner: Model,
     *,
     devices: int,
     num_nodes: int,
@@ -34,22 +36,21 @@ def nemo_config(
 ) -> DictConfig:
     """The `trainer` and `model` sections for MegatronTrainerBuilder and MegatronGPTModel.
 
-    `sequence_length` in tokens; `global_batch_size` in sequences of one optimizer step, all ranks together.
+    `sequence_length` is in tokens. `global_batch_size` is in sequences of one optimizer step, all ranks together.
     """
-    hf_files = hf_files_folder("model.path", model.path)
     return OmegaConf.create(
         {
-            # ranks and rendezvous come from RANK, WORLD_SIZE, ... whoever set them
+            # ranks and rendezvous come from RANK, WORLD_SIZE, ...
             "cluster_type": "BCP",
             "trainer": lightning_trainer(model, devices, num_nodes, on_gpu, optimizer_steps),
             "exp_manager": {"log_tflops_per_sec_per_gpu": False},
             "model": {
-                **architecture(read_shape("model.path", model.path)),
+                **architecture(learner.shape),
                 **execution(model, on_gpu),
                 "global_batch_size": global_batch_size,
                 "seed": seed,
                 "encoder_seq_length": sequence_length,
-                "tokenizer": {"library": "huggingface", "type": str(hf_files), "use_fast": True},
+                "tokenizer": {"library": "huggingface", "type": str(learner.hf_folder), "use_fast": True},
                 "optim": optimizer(model.optim, optimizer_steps),
                 "data": {"data_prefix": [], "data_impl": "mock"},
             },
@@ -60,7 +61,7 @@ def nemo_config(
 def lightning_trainer(
     model: ModelConfig, devices: int, num_nodes: int, on_gpu: bool, optimizer_steps: int
 ) -> dict[str, Any]:
-    """Lightning's trainer, which here only carries strategy, precision and checkpoint format."""
+    """Lightning's trainer. It only carries strategy, precision and checkpoint format."""
     return {
         "num_nodes": num_nodes,
         "devices": devices,
@@ -101,7 +102,7 @@ def execution(model: ModelConfig, on_gpu: bool) -> dict[str, Any]:
 
 
 def optimizer(optim: OptimConfig, optimizer_steps: int) -> dict[str, Any]:
-    """Megatron's distributed optimizer; a constant rate is a cosine whose end equals its start."""
+    """Megatron's distributed optimizer. A constant rate is a cosine whose end equals its start."""
     constant = optim.lr_schedule == LrSchedule.constant
     return {
         "name": "mcore_distributed_optim",

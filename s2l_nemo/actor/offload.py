@@ -1,4 +1,4 @@
-"""Weights and gradients of a sharded actor out of the device's memory while engines generate."""
+"""Takes weights and gradients of a sharded actor out of the device's memory while engines generate."""
 
 from __future__ import annotations
 
@@ -8,10 +8,10 @@ import torch
 
 
 class Offload:
-    """Moves weights to host memory and back, and drops gradients, without any tensor becoming another one.
+    """Moves weights to host memory and back, and drops gradients. All tensors remain the same objects.
 
-    Megatron's parameters, gradients and the shards of its optimizer are views of a few large storages; those are
-    emptied and filled, so that all views stay what they were. Gradients come back as whatever memory holds: a phase of
+    Megatron's parameters, gradients and the shards of its optimizer are views of a few large storages. Only the
+    storages are emptied and filled, so that the views stay valid. Gradients come back with any content: a phase of
     updates begins by zeroing them.
     """
 
@@ -21,7 +21,7 @@ class Offload:
         self._gradients: list[tuple[torch.UntypedStorage, int]] = []  # with their bytes
 
     def release(self) -> None:
-        """Frees the device's memory. Nothing happens where it is free already."""
+        """Frees the device's memory. Nothing happens if it is free already."""
         if self._weights:
             return
         for storage in _storages(parameter.data for parameter in self._parameters):
@@ -36,7 +36,7 @@ class Offload:
             torch.cuda.empty_cache()
 
     def restore(self) -> None:
-        """Takes the memory back, with the weights in it. Nothing happens where it was not released."""
+        """Takes the memory back, with the weights in it. Nothing happens if it was not released."""
         for storage, host in self._weights:
             storage.resize_(host.numel())
             _bytes_of(storage).copy_(host)
@@ -56,4 +56,4 @@ def _storages(tensors: Iterable[torch.Tensor]) -> Iterator[torch.UntypedStorage]
 
 
 def _bytes_of(storage: torch.UntypedStorage) -> torch.Tensor:
-    return torch.empty(0, dtype=torch.uint8, device=storage.device).set_(storage)  # type: ignore[arg-type]
+    return torch.empty(0, dtype=torch.uint8, device=storage.device).set_(storage)

@@ -1,4 +1,4 @@
-"""What the loop needs of the learner, so that it imports neither NeMo nor Megatron."""
+"""What others need of the actor, so that they import neither it nor NeMo."""
 
 from __future__ import annotations
 
@@ -11,6 +11,16 @@ import torch
 from s2l_nemo.algorithm.losses.aggregation import LossScale
 from s2l_nemo.algorithm.losses.policy import PolicyLoss
 from s2l_nemo.types import TrainBatch
+
+
+class Trained(Protocol):
+    """The parts of an actor that a checkpoint keeps, as NeMo and Megatron define them."""
+
+    trainer: Any  # of Lightning
+
+    def optimizer_and_scheduler(self) -> tuple[Any, Any]: ...
+    def sharded_state_dict(self) -> dict[str, Any]: ...
+    def get_model_module_list(self) -> list[torch.nn.Module]: ...
 
 
 class Actor(Protocol):

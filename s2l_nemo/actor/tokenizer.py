@@ -1,4 +1,4 @@
-"""The tokenizer that NeMo's model carries, from local files and without their code."""
+"""The tokenizer that NeMo's model carries, from local files and without running code from them."""
 
 from __future__ import annotations
 
@@ -12,15 +12,18 @@ from s2l_nemo.models.files import HF_FILES
 from s2l_nemo.models.tokenizer import load_tokenizer
 
 
-class LocalTokenizer(AutoTokenizer):
+class LocalTokenizer(AutoTokenizer):  # type: ignore[misc]  # NeMo has no types
     """NeMo's wrapper around a tokenizer of a local folder."""
 
     def _initialize_tokenizer(self, pretrained_model_name: str, *args: Any, **kwargs: Any) -> None:
-        self.tokenizer = load_tokenizer(pretrained_model_name)
+        self.tokenizer = load_tokenizer(Path(pretrained_model_name))
 
 
 def tokenizer_folder(configured: str) -> Path | None:
-    """The tokenizer packed in the checkpoint that NeMo is restoring, else the folder `configured`, if there is one."""
+    """The folder of the tokenizer inside the checkpoint that NeMo is restoring, else the folder `configured`.
+
+    None if there is neither.
+    """
     state = AppState()
     if state.is_model_being_restored and state.nemo_file_folder is not None:
         packed = Path(state.nemo_file_folder, HF_FILES)

@@ -13,7 +13,8 @@ def target_logprobs(logits_BTV: torch.Tensor, tokens_BT: torch.Tensor, temperatu
     Megatron's cross entropy reduces maximum, predicted logit and sum over the ranks, one scalar a position each.
     """
     scaled_BSV = scale(logits_BTV, temperature)
-    return -vocab_parallel_cross_entropy(scaled_BSV, tokens_BT[:, 1:].contiguous())
+    losses_BS: torch.Tensor = vocab_parallel_cross_entropy(scaled_BSV, tokens_BT[:, 1:].contiguous())
+    return -losses_BS
 
 
 def scale(logits_BTV: torch.Tensor, temperature: float) -> torch.Tensor:

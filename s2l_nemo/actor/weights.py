@@ -1,4 +1,4 @@
-"""Weights into and out of a sharded actor: a checkpoint of any format in, full Hugging Face tensors out."""
+"""Weights of a sharded actor: filled from a checkpoint of any format, exported as full Hugging Face tensors."""
 
 from __future__ import annotations
 
@@ -11,8 +11,7 @@ from megatron.core import parallel_state
 from s2l_nemo.models.checkpoints.checkpoint import Checkpoint
 from s2l_nemo.models.checkpoints.tensors import tensor_of
 from s2l_nemo.models.layout import Entry, buckets, entries
-from s2l_nemo.models.names import full_shape
-from s2l_nemo.models.shape import Family, ModelShape
+from s2l_nemo.models.shape import ModelShape, full_shape
 from s2l_nemo.models.shards import pack, shard, shard_rows, shard_shape, unpack
 
 Parameters = Mapping[str, torch.nn.Parameter]
@@ -26,10 +25,10 @@ def parameter_of(entry: Entry, parameters: Parameters) -> torch.nn.Parameter:
 
 @torch.no_grad()
 def load_weights(checkpoint: Checkpoint, parameters: Parameters) -> None:
-    """Copies this rank's shard of every tensor into `parameters`. Reads only the rows that this rank holds, of
-    tensors that are cut along their rows.
+    """Copies this rank's shard of every tensor into `parameters`.
 
-    `checkpoint` has been validated when it was opened. Raises AssertionError if a parameter was left unfilled.
+    Of a tensor that is cut along its rows, only this rank's rows are read. Raises AssertionError if a parameter was
+    left unfilled.
     """
     shape = checkpoint.shape
     tp_size = parallel_state.get_tensor_model_parallel_world_size()
@@ -60,12 +59,12 @@ def load_weights(checkpoint: Checkpoint, parameters: Parameters) -> None:
 
 @torch.no_grad()
 def export_hugging_face(
-    parameters: Parameters, shape: ModelShape, family: Family, bucket_bytes: int, dtype: torch.dtype
+    parameters: Parameters, shape: ModelShape, family: str, bucket_bytes: int, dtype: torch.dtype
 ) -> Iterator[dict[str, torch.Tensor]]:
-    """Yields every tensor under its Hugging Face name in `family`, in full, on every rank, a bucket at a time.
+    """Yields every full tensor under its Hugging Face name in `family`, on every rank, a bucket at a time. Collective.
 
-    A bucket is one all-gather over the tensor-parallel ranks of the stage that owns it and one broadcast over the
-    pipeline: no rank ever holds more than its shards and one bucket. All ranks must consume all buckets.
+    A bucket costs one all-gather over the tensor-parallel ranks of the stage that owns it, and one broadcast over the
+    pipeline. No rank ever holds more than its shards and one bucket. All ranks must consume all buckets.
     """
     tp_size = parallel_state.get_tensor_model_parallel_world_size()
     tp_group = parallel_state.get_tensor_model_parallel_group()

@@ -69,7 +69,7 @@ def make_schedule(name: str, *, steps: int, t_mix: int | None, alpha: float) -> 
     return schedule
 
 
-def _linear(step: int, t_mix: int, alpha: Fraction) -> Fraction:
+def _linear(step: int, t_mix: int, _alpha: Fraction) -> Fraction:
     if step > t_mix:
         return Fraction(0)
     # T_mix = 1 is one step of the explorer alone; the formula of Algorithm 1 would divide by zero.
@@ -86,11 +86,11 @@ def _abrupt(step: int, t_mix: int, alpha: Fraction) -> Fraction:
     return alpha if step <= t_mix else Fraction(0)
 
 
-def _constant(step: int, t_mix: int, alpha: Fraction) -> Fraction:
+def _constant(_step: int, _t_mix: int, alpha: Fraction) -> Fraction:
     return alpha
 
 
-def _none(step: int, t_mix: int, alpha: Fraction) -> Fraction:
+def _none(_step: int, _t_mix: int, _alpha: Fraction) -> Fraction:
     return Fraction(0)
 
 

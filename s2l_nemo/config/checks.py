@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Any
 
 from omegaconf import OmegaConf
 
 from s2l_nemo.algorithm.schedule import SCHEDULES, make_schedule
 from s2l_nemo.config.keys import all_keys
-from s2l_nemo.config.schema import Accelerator, Config, EngineKind, Placement, Precision
+from s2l_nemo.config.schema import Accelerator, Config
+from s2l_nemo.engines.kinds import ENGINES
+from s2l_nemo.engines.options import Placement
 from s2l_nemo.errors import UserError
-from s2l_nemo.models.files import read_config_json, read_shape
+from s2l_nemo.models.open import Model, open_model
+from s2l_nemo.models.precision import Precision
 
 
 def check_config(cfg: Config) -> None:
@@ -32,37 +36,42 @@ def check_ranges(cfg: Any, schema: type) -> None:
             raise UserError(f"{name}={value}: must be {allowed.wanted}")
 
 
-def check_model_files(cfg: Config) -> None:
-    """Reads the config.json of learner and explorer, and no weights.
+@dataclass(frozen=True)
+class Models:
+    """The models of a run, opened."""
 
-    Raises UserError where a model is missing, the model is not supported, the parallel sizes do not divide it, the
-    sequences are too long for it, or the two models do not belong to one family.
+    learner: Model
+    explorer: Model | None  # None if explorer.path is
+
+
+def check_model_files(cfg: Config) -> Models:
+    """Opens learner and explorer. Reads their config.json and no weights.
+
+    Raises UserError if a model is missing or not supported, the parallel sizes do not divide the learner, the sequences
+    are too long for a model that samples, or the two models do not belong to one family.
     """
-    learner = read_config_json("model.path", cfg.model.path)
-    shape = read_shape("model.path", cfg.model.path)
+    learner = open_model("model.path", cfg.model.path)
     tp, pp = cfg.model.tensor_model_parallel_size, cfg.model.pipeline_model_parallel_size
     for name in ("num_attention_heads", "num_key_value_heads", "vocab_size", "intermediate_size"):
-        if learner[name] % tp:
+        if learner.config[name] % tp:
             raise UserError(
-                f"model.tensor_model_parallel_size={tp} does not divide {name}={learner[name]} of {cfg.model.path}: "
-                f"choose a divisor of {learner[name]}"
+                f"model.tensor_model_parallel_size={tp} does not divide {name}={learner.config[name]} of "
+                f"{learner.path}: choose a divisor of {learner.config[name]}"
             )
-    if shape.layers % pp:
+    layers = learner.shape.layers
+    if layers % pp:
         raise UserError(
-            f"model.pipeline_model_parallel_size={pp} does not divide num_hidden_layers={shape.layers} of "
-            f"{cfg.model.path}: choose a divisor of {shape.layers}"
+            f"model.pipeline_model_parallel_size={pp} does not divide num_hidden_layers={layers} of {learner.path}: "
+            f"choose a divisor of {layers}"
         )
-    _check_length(cfg, cfg.model.path, shape.max_positions)
-    if cfg.explorer.path is None or not SCHEDULES[cfg.algorithm.schedule.name].explores:
-        return
-    explorer = read_config_json("explorer.path", cfg.explorer.path)
-    _check_length(cfg, cfg.explorer.path, read_shape("explorer.path", cfg.explorer.path).max_positions)
-    for name in ("vocab_size", "eos_token_id"):
-        if explorer.get(name) != learner.get(name):
-            raise UserError(
-                f"explorer.path={cfg.explorer.path} has {name}={explorer.get(name)}, model.path={cfg.model.path} has "
-                f"{learner.get(name)}: choose two models of one family"
-            )
+    _check_length(cfg, learner)
+    if cfg.explorer.path is None:
+        return Models(learner, None)
+    explorer = open_model("explorer.path", cfg.explorer.path)
+    if SCHEDULES[cfg.algorithm.schedule.name].explores:
+        _check_length(cfg, explorer)
+        _check_one_family(learner, explorer)
+    return Models(learner, explorer)
 
 
 def data_parallel_size(cfg: Config) -> int:
@@ -140,23 +149,36 @@ def _check_data(cfg: Config) -> None:
         raise UserError(f"data.{given}={getattr(cfg.data, given)} without data.{absent}: give both")
 
 
-def _check_length(cfg: Config, path: str, max_positions: int) -> None:
+def _check_length(cfg: Config, model: Model) -> None:
     prompt, response = cfg.rollout.max_prompt_length, cfg.rollout.max_response_length
-    if prompt + response > max_positions:
+    positions = model.shape.max_positions
+    if prompt + response > positions:
         raise UserError(
             f"rollout.max_prompt_length={prompt} + rollout.max_response_length={response} is more than the "
-            f"{max_positions} positions of {path}: lower one of them by {prompt + response - max_positions}"
+            f"{positions} positions of {model.path}: lower one of them by {prompt + response - positions}"
         )
 
 
+def _check_one_family(learner: Model, explorer: Model) -> None:
+    for name in ("vocab_size", "eos_token_id"):
+        mine, its = learner.config.get(name), explorer.config.get(name)
+        if mine != its:
+            raise UserError(
+                f"explorer.path={explorer.path} has {name}={its}, model.path={learner.path} has {mine}: "
+                "choose two models of one family"
+            )
+
+
 def _check_engine(cfg: Config) -> None:
-    engine = cfg.engine
+    engine, served = cfg.engine, ENGINES[cfg.engine.kind].served
     devices = {"engine.explorer_devices": engine.explorer_devices, "engine.learner_devices": engine.learner_devices}
     if cfg.explorer.path is None:
         del devices["engine.explorer_devices"]
     separate = engine.placement is Placement.separate
-    if separate and engine.kind is EngineKind.embedded:
-        raise UserError("engine.placement=separate with engine.kind=embedded: engines in the trainer have its devices")
+    if separate and not served:
+        raise UserError(
+            f"engine.placement=separate with engine.kind={engine.kind}: engines in the trainer have its devices"
+        )
     for key, value in devices.items():
         if separate and value is None:
             raise UserError(
@@ -170,10 +192,12 @@ def _check_engine(cfg: Config) -> None:
                 f"{key}={value}: give {gpus} different GPUs, engine.replicas_per_node={engine.replicas_per_node} x "
                 f"engine.tensor_parallel_size={engine.tensor_parallel_size}"
             )
-    if engine.kind is not EngineKind.embedded and engine.replicas_per_node > cfg.trainer.devices:
+    if served and engine.replicas_per_node > cfg.trainer.devices:
         raise UserError(
             f"engine.replicas_per_node={engine.replicas_per_node} is more than trainer.devices={cfg.trainer.devices}: "
             "each server is spoken to by a rank of its own"
         )
-    if engine.python is not None and engine.kind is EngineKind.embedded:
-        raise UserError(f"engine.python={engine.python} with engine.kind=embedded: only servers have an interpreter")
+    if engine.python is not None and not served:
+        raise UserError(
+            f"engine.python={engine.python} with engine.kind={engine.kind}: only servers have an interpreter"
+        )

@@ -8,9 +8,10 @@ from enum import Enum
 from pathlib import Path
 
 from s2l_nemo.config.checks import check_ranges
-from s2l_nemo.config.schema import Precision, RewardsConfig
+from s2l_nemo.config.schema import RewardsConfig
 from s2l_nemo.errors import UserError
 from s2l_nemo.fields import COUNT, NON_NEGATIVE, POSITIVE_COUNT, SHARE, between, key
+from s2l_nemo.models.precision import Precision
 
 PAPER_BENCHMARKS = ("aime24", "aime25", "math500", "olympiadbench", "commonsenseqa")
 

@@ -7,23 +7,19 @@ from enum import Enum
 from typing import Any
 
 from s2l_nemo.algorithm.options import AlgorithmConfig
+from s2l_nemo.engines.options import EngineConfig
 from s2l_nemo.fields import (
     BELOW_ONE,
     COUNT,
     NON_NEGATIVE,
     POSITIVE,
     POSITIVE_COUNT,
-    PROPER_SHARE,
     SHARE,
     Range,
     at_least,
     key,
 )
-
-
-class Precision(str, Enum):
-    fp32 = "fp32"
-    bf16 = "bf16"
+from s2l_nemo.models.precision import Precision
 
 
 class ActivationCheckpointing(str, Enum):
@@ -62,17 +58,6 @@ class PromptFormat(str, Enum):
 class ExplorerFilter(str, Enum):
     none = "none"
     match_learner_diversity = "match_learner_diversity"
-
-
-class EngineKind(str, Enum):
-    embedded = "embedded"
-    server = "server"
-    tensorrt_llm = "tensorrt_llm"
-
-
-class Placement(str, Enum):
-    colocated = "colocated"
-    separate = "separate"
 
 
 class LrSchedule(str, Enum):
@@ -160,40 +145,6 @@ class ModelConfig:
 @dataclass
 class ExplorerConfig:
     path: str | None = key("models/tiny/explorer", "as model.path; null only with schedule.name=none")
-
-
-@dataclass
-class EngineConfig:
-    kind: EngineKind = key(
-        EngineKind.embedded,
-        "sampling in the trainer's process, the same in server processes, or TensorRT-LLM",
-        may_change=True,
-    )
-    python: str | None = key(None, "interpreter of the server processes; null: the trainer's", may_change=True)
-    startup_s: float = key(600.0, "deadline for a server to load its model", POSITIVE, may_change=True)
-    request_s: float = key(
-        1800.0, "deadline of one call that generates; a hung engine is found by it", POSITIVE, may_change=True
-    )
-    update_s: float = key(
-        300.0, "deadline of one bucket of a refit, and of sleep and resume", POSITIVE, may_change=True
-    )
-    max_restarts: int = key(3, "restarts of each server over the run", COUNT, may_change=True)
-    replicas_per_node: int = key(
-        1, "servers of each model on a node; they share the prompts", POSITIVE_COUNT, may_change=True
-    )
-    tensor_parallel_size: int = key(1, "GPUs of one TensorRT-LLM engine", POSITIVE_COUNT, may_change=True)
-    memory_fraction: float = key(
-        0.4, "share of the free GPU memory for the KV cache of one TensorRT-LLM engine", PROPER_SHARE, may_change=True
-    )
-    placement: Placement = key(
-        Placement.colocated,
-        "colocated: engines sleep while the actor trains; separate: they have GPUs of their own",
-        may_change=True,
-    )
-    explorer_devices: str | None = key(
-        None, "GPUs of the explorer's servers, '\"4,5\"' in a shell; needed with separate", may_change=True
-    )
-    learner_devices: str | None = key(None, "the same of the learner's servers", may_change=True)
 
 
 @dataclass

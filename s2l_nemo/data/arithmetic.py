@@ -60,7 +60,7 @@ def _work(terms: Question, slip_column: int | None = None, slip_by: int = 0) -> 
 
 def split_size(split: Split, digits: int, terms: int) -> int:
     """Number of questions of a split: together the splits hold each question of the space once."""
-    space = (9 * 10 ** (digits - 1)) ** terms
+    space: int = (9 * 10 ** (digits - 1)) ** terms
     held_out = space // _HELD_OUT
     return held_out if split == "valid" else space - held_out
 

@@ -67,7 +67,8 @@ def tokenize(
 def _chats(questions: Sequence[str], tokenizer: PreTrainedTokenizerFast, system_prompt: str | None) -> list[str]:
     system = [] if system_prompt is None else [{"role": "system", "content": system_prompt}]
     chats = [[*system, {"role": "user", "content": question}] for question in questions]
-    return tokenizer.apply_chat_template(chats, add_generation_prompt=True, tokenize=False)
+    texts: list[str] = tokenizer.apply_chat_template(chats, add_generation_prompt=True, tokenize=False)
+    return texts
 
 
 def _encode(texts: list[str], tokenizer: PreTrainedTokenizerFast, is_chat: bool) -> list[tuple[int, ...]]:

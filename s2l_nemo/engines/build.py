@@ -1,49 +1,118 @@
-"""Rollout engines for models of every format: Hugging Face folders, NeMo folders, `.nemo` files."""
+"""The one factory of engines: of any kind, in this process or in server processes."""
 
 from __future__ import annotations
 
+import sys
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TypeVar
 
 import torch
 
-from s2l_nemo.config.schema import Precision
-from s2l_nemo.engines.embedded.engine import EmbeddedEngine
-from s2l_nemo.models.checkpoints.open import open_checkpoint
-from s2l_nemo.models.checkpoints.tensors import named_tensors
-from s2l_nemo.models.files import hf_files_folder, read_config_json
-from s2l_nemo.models.hf_config import llama_config
+from s2l_nemo.engines.absent import AbsentEngine, AbsentLearnerEngine
+from s2l_nemo.engines.kinds import ENGINES
+from s2l_nemo.engines.options import EngineConfig
+from s2l_nemo.engines.protocol import LearnerEngine, RolloutEngine
+from s2l_nemo.engines.served.client import ServedEngine, ServedLearnerEngine
+from s2l_nemo.engines.served.process import Launch
+from s2l_nemo.engines.settings import EngineSettings
+from s2l_nemo.models.open import Model
+from s2l_nemo.models.precision import Precision
 from s2l_nemo.types import Source
 
-DTYPES = {Precision.fp32: torch.float32, Precision.bf16: torch.bfloat16}
 
-Engine = TypeVar("Engine", bound=EmbeddedEngine)
+@dataclass(frozen=True)
+class Servers:
+    """The servers that one rank starts and speaks to."""
+
+    replica: int  # their number on the node
+    logs: Path  # the folder of their logs
+    rank: int = 0  # names the logs
 
 
-def make_engine(
-    engine: type[Engine],
-    key: str,
-    path: str,
-    *,
-    source: Source,
-    device: torch.device,
-    precision: Precision,
-    max_batch_rows: int,
-) -> Engine:
-    """The engine of the model at `path`, which the configuration key `key` names.
+@dataclass(frozen=True)
+class EngineFactory:
+    """Makes engines of the kind that `config` names. All have the same limits.
 
-    A Hugging Face folder is loaded by transformers; a NeMo checkpoint, and an InternLM2.5, whose own class would be
-    remote code, are filled tensor by tensor. Raises UserError where there is no model, or it cannot be read.
+    A kind in this process is made on `device`. A served kind is started as a server; a rank without `servers` gets
+    engines that stand for those of other ranks. Both methods raise UserError if the model cannot be loaded.
     """
-    dtype = DTYPES[precision]
-    config = read_config_json(key, path)
-    if hf_files_folder(key, path) == Path(path) and config["model_type"] != "internlm2":
-        return engine.from_pretrained(path, source=source, device=device, dtype=dtype, max_batch_rows=max_batch_rows)
-    checkpoint = open_checkpoint(Path(path))
-    shape = checkpoint.shape
-    if shape.engine_family != shape.family:
-        config = llama_config(config, shape)
-    tensors = named_tensors(checkpoint, shape.engine_family)
-    return engine.from_weights(
-        config, tensors, source=source, device=device, dtype=dtype, max_batch_rows=max_batch_rows
-    )
+
+    config: EngineConfig
+    precision: Precision
+    device: torch.device
+    max_batch_rows: int
+    max_sequence_length: int
+    servers: Servers | None = None
+
+    def explorer(self, model: Model) -> RolloutEngine:
+        """A frozen engine of the model."""
+        kind, settings = ENGINES[self.config.kind], self._settings(Source.EXPLORER, model)
+        if not kind.served:
+            return kind.load().explorer(settings, model)
+        if self.servers is None:
+            return AbsentEngine()
+        return ServedEngine(self._launch(settings, self.servers), self.config)
+
+    def learner(self, model: Model) -> LearnerEngine:
+        """The same with weights that can be replaced."""
+        kind, settings = ENGINES[self.config.kind], self._settings(Source.LEARNER, model)
+        if not kind.served:
+            return kind.load().learner(settings, model)
+        if self.servers is None:
+            return AbsentLearnerEngine()
+        return ServedLearnerEngine(self._launch(settings, self.servers), self.config)
+
+    def _settings(self, source: Source, model: Model) -> EngineSettings:
+        # a server uses the first of the GPUs that it sees
+        device = self.device.type if ENGINES[self.config.kind].served else str(self.device)
+        return EngineSettings(
+            source=source,
+            key=model.key,
+            path=model.path,
+            precision=self.precision,
+            device=device,
+            max_batch_rows=self.max_batch_rows,
+            max_sequence_length=self.max_sequence_length,
+            tensor_parallel_size=self.config.tensor_parallel_size,
+            memory_fraction=self.config.memory_fraction,
+        )
+
+    def _launch(self, settings: EngineSettings, servers: Servers) -> Launch:
+        maker = ENGINES[self.config.kind].maker
+        assert isinstance(maker, str)  # EngineKind
+        return Launch(
+            maker=maker,
+            settings=settings,
+            python=self.config.python or sys.executable,
+            devices=devices_of(self.config, settings.source, servers.replica, on_gpu=self.device.type == "cuda"),
+            log=servers.logs / f"{settings.source.name.lower()}_rank{servers.rank}.log",
+            startup_s=self.config.startup_s,
+        )
+
+
+def make_engines(
+    factory: EngineFactory, *, explorer: Model | None, learner: Model
+) -> tuple[RolloutEngine | None, LearnerEngine]:
+    """The frozen explorer and the learner's engine of a run. There is none of an explorer that is None.
+
+    Raises UserError if a model cannot be loaded. No server is left then.
+    """
+    frozen = None if explorer is None else factory.explorer(explorer)
+    try:
+        return frozen, factory.learner(learner)
+    except BaseException:
+        if frozen is not None:
+            frozen.close()
+        raise
+
+
+def devices_of(config: EngineConfig, source: Source, replica: int, *, on_gpu: bool) -> str | None:
+    """The GPUs of one server, as CUDA_VISIBLE_DEVICES has them. None: it sees those of the trainer.
+
+    They are the replica's part of the list in the configuration, or of the node's GPUs if there is no list.
+    """
+    first, count = replica * config.tensor_parallel_size, config.tensor_parallel_size
+    listed = config.explorer_devices if source is Source.EXPLORER else config.learner_devices
+    if listed is not None:
+        return ",".join(listed.split(",")[first : first + count])
+    return ",".join(str(gpu) for gpu in range(first, first + count)) if on_gpu else None

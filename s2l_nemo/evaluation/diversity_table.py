@@ -20,6 +20,7 @@ from s2l_nemo.errors import UserError
 from s2l_nemo.evaluation.raw import SUFFIX, read_raw
 from s2l_nemo.measures.diversity import Samples, diversity_P
 from s2l_nemo.measures.statistics import Interval, bootstrap_mean
+from s2l_nemo.models.files import hf_files_folder
 from s2l_nemo.models.tokenizer import load_tokenizer
 from s2l_nemo.rewards.answers import extract_choice, last_boxed, normalize_answer
 
@@ -73,7 +74,8 @@ def measure(cfg: DiversityConfig) -> list[DiversityRow]:
             raise UserError(
                 f"{other.path} has other problems than {outputs[0].path}: evaluate all models on the same file"
             )
-    tokenizer = load_tokenizer(cfg.tokenizer or _tokenizer_of(runs), "tokenizer")
+    path = cfg.tokenizer or _tokenizer_of(runs)
+    tokenizer = load_tokenizer(hf_files_folder("tokenizer", path), path)
     names = [re.sub(r"_\d{8}-\d{6}$", "", run.resolve().name) for run in runs]
     if len({*names}) < len(names):
         names = [run.resolve().name for run in runs]

@@ -15,7 +15,6 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from s2l_nemo.config.evaluation import EvaluateConfig, result_name, samples
 from s2l_nemo.config.load import resolved_yaml
-from s2l_nemo.config.schema import Precision
 from s2l_nemo.data.benchmarks import Benchmark, load_benchmark
 from s2l_nemo.evaluation.console import console, print_facts, print_results
 from s2l_nemo.evaluation.figures import write_summary
@@ -25,7 +24,8 @@ from s2l_nemo.evaluation.raw import append_raw, cut_back, read_raw
 from s2l_nemo.evaluation.results import BenchmarkResult, Summary, read_result
 from s2l_nemo.evaluation.scoring import benchmark_grader, grade_rows, result
 from s2l_nemo.files import write_json_atomic
-from s2l_nemo.models.files import read_shape
+from s2l_nemo.models.open import open_model
+from s2l_nemo.models.precision import Precision
 from s2l_nemo.records.versions import versions
 
 if TYPE_CHECKING:
@@ -43,7 +43,7 @@ def evaluate(cfg: EvaluateConfig) -> None:
     out, data = console(), Path(cfg.evaluate.data)
     benchmarks = [load_benchmark(name, data, cfg.rewards.answer, cfg.evaluate.limit) for name in cfg.benchmarks]
     how = settings(cfg.mode, cfg.evaluate)
-    read_shape("model", cfg.model)  # before torch is loaded: mistakes show at once
+    model = open_model("model", cfg.model)  # before torch is loaded: mistakes show at once
     import torch
 
     device = "cuda" if torch.cuda.is_available() else "cpu"
@@ -60,7 +60,7 @@ def evaluate(cfg: EvaluateConfig) -> None:
 
     from s2l_nemo.evaluation.sampling import load_sampler  # late: its libraries take seconds
 
-    sampler = load_sampler(cfg, benchmarks, how, precision, device)
+    sampler = load_sampler(cfg, model, benchmarks, how, precision, device)
     benchmark_grader(benchmarks[0].name, cfg.rewards).close()  # a wrong rewards.fn shows now, not after sampling
     if folder is None:
         folder = create_folder(root, name, identity, versions())

@@ -11,17 +11,16 @@ from typing import TYPE_CHECKING
 import torch
 
 from s2l_nemo.config.evaluation import EvaluateConfig, Mode, samples
-from s2l_nemo.config.schema import Precision
 from s2l_nemo.data.benchmarks import INSTRUCTIONS, Benchmark, Problem
-from s2l_nemo.engines.build import DTYPES, make_engine
-from s2l_nemo.engines.embedded.engine import EmbeddedEngine
+from s2l_nemo.engines.build import EngineFactory
+from s2l_nemo.engines.options import EngineConfig
 from s2l_nemo.engines.protocol import RolloutEngine
 from s2l_nemo.errors import UserError
 from s2l_nemo.evaluation.modes import Settings
 from s2l_nemo.evaluation.raw import RawRow
-from s2l_nemo.models.files import read_shape
-from s2l_nemo.models.tokenizer import load_tokenizer, stop_token_ids
-from s2l_nemo.types import Completion, SampleRequest, SamplingParams, Source
+from s2l_nemo.models.open import Model
+from s2l_nemo.models.precision import Precision
+from s2l_nemo.types import Completion, SampleRequest, SamplingParams
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerFast
@@ -117,13 +116,10 @@ class Sampler:
 
 
 def load_sampler(
-    cfg: EvaluateConfig, benchmarks: Sequence[Benchmark], how: Settings, precision: Precision, device: str
+    cfg: EvaluateConfig, model: Model, benchmarks: Sequence[Benchmark], how: Settings, precision: Precision, device: str
 ) -> Sampler:
-    """Loads tokenizer and weights. Raises UserError if they do not fit the benchmarks or cannot be read."""
-    assert cfg.model is not None
-    tokenizer = load_tokenizer(cfg.model, "model")
-    stop_ids = stop_token_ids(cfg.model, tokenizer, "model")
-    shape = read_shape("model", cfg.model)
+    """Loads tokenizer and weights of `model`. Raises UserError if they cannot be read or do not fit the benchmarks."""
+    tokenizer = model.tokenizer
     plans = [
         make_plan(
             benchmark,
@@ -132,19 +128,17 @@ def load_sampler(
             instruction=cfg.evaluate.instruction,
             settings=how,
             max_tokens=cfg.evaluate.max_tokens,
-            stop_token_ids=stop_ids,
-            positions=shape.max_positions,
+            stop_token_ids=model.stop_token_ids,
+            positions=model.shape.max_positions,
         )
         for benchmark in benchmarks
     ]
     rows = cfg.evaluate.batch_rows
-    engine = make_engine(
-        EmbeddedEngine, "model", cfg.model, source=Source.LEARNER, device=torch.device(device), precision=precision,
-        max_batch_rows=rows,
-    )  # fmt: skip
+    factory = EngineFactory(EngineConfig(), precision, torch.device(device), rows, model.shape.max_positions)
+    engine = factory.explorer(model)  # frozen
 
     if device == "cuda":
-        token_bytes = shape.kv_elements_per_token * DTYPES[precision].itemsize
+        token_bytes = model.shape.kv_elements_per_token * precision.element_bytes
         check_memory(plans, rows, token_bytes, torch.cuda.mem_get_info()[0])
 
     def decode(token_ids: Sequence[int]) -> str:

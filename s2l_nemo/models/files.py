@@ -1,4 +1,7 @@
-"""The small Hugging Face files of a model: in its folder, in a NeMo folder's `huggingface/`, or in a `.nemo` tar."""
+"""The small Hugging Face files of a model, and where they are.
+
+They lie in its folder, in the `huggingface/` of a NeMo folder, or there in a `.nemo` tar.
+"""
 
 from __future__ import annotations
 
@@ -8,22 +11,23 @@ import os
 import shutil
 import tarfile
 import tempfile
-from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
-from s2l_nemo.models.shape import ModelShape, shape_from_config_json
 from s2l_nemo.errors import UserError
+from s2l_nemo.models.formats.regions import Region, folder_regions
 
 HF_FILES = "huggingface"  # folder of config.json, tokenizer, ... inside a NeMo or Megatron checkpoint
+_WEIGHTS = (".safetensors", ".safetensors.index.json", ".bin", ".bin.index.json", ".pt", ".pth", ".ckpt", ".gguf",
+            ".h5", ".msgpack", ".onnx")  # fmt: skip
+_LARGEST = 256 * 2**20  # bytes; a tokenizer has some ten million
 
 
-@lru_cache
 def hf_files_folder(key: str, path: str) -> Path:
-    """A folder with config.json and tokenizer of the model at `path`; `key` is the configuration key that named it.
+    """A folder with config.json and tokenizer of the model at `path`. `key` is the configuration key that named it.
 
-    A `.nemo` file's are unpacked into a temporary folder that this process removes when it ends. Raises UserError where
-    there is no model, or a NeMo checkpoint without these files.
+    The files of a `.nemo` are unpacked into a temporary folder, which this process removes when it ends. Raises
+    UserError if a NeMo checkpoint has no such files.
     """
     model = Path(path)
     if model.suffix == ".nemo" and model.is_file():
@@ -41,41 +45,34 @@ def hf_files_folder(key: str, path: str) -> Path:
     return folder
 
 
-def read_config_json(key: str, path: str) -> dict[str, Any]:
-    """The Hugging Face config.json of the model at `path`; `key` is the configuration key that named it.
+def small_files(folder: Path) -> dict[str, Region]:
+    """The files that go along with the weights: all of the folder itself that hold none and are not hidden.
 
-    Raises UserError where there is no model, or no config.json of it that is a JSON object.
+    Code files of a model come along as text. Nothing of this project runs them.
     """
-    if not Path(path).exists():
-        raise UserError(
-            f"{key}={path} is not a folder: run tools/make_tiny_family.py for the tiny family, "
-            "or give a Hugging Face folder, a NeMo folder or a .nemo file"
-        )
-    file = hf_files_folder(key, path) / "config.json"
+    return {
+        name: region
+        for name, region in folder_regions(folder, recursive=False).items()
+        if not name.endswith(_WEIGHTS) and not name.startswith(".") and name != "SHA256SUMS" and region.size < _LARGEST
+    }
+
+
+def read_json_object(content: bytes, shown: Path) -> dict[str, Any]:
+    """The JSON object that a file of a model holds. `shown` names the file as its user knows it.
+
+    Raises UserError if it is anything else.
+    """
     try:
-        content = json.loads(file.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise UserError(f"{key}={path} has no config.json: give the folder of a Hugging Face model") from None
+        value = json.loads(content)
     except (ValueError, RecursionError):
-        raise UserError(f"{_shown(key, path)} is not JSON: fetch the model again") from None
-    if not isinstance(content, dict):
-        raise UserError(f"{_shown(key, path)} is not a JSON object: fetch the model again")
-    return content
-
-
-def read_shape(key: str, path: str) -> ModelShape:
-    """The figures of the model at `path`. Raises UserError where they cannot be read or are not supported."""
-    return shape_from_config_json(_shown(key, path), read_config_json(key, path))
-
-
-def _shown(key: str, path: str) -> Path:
-    """The config.json as its user knows it, and not as it is unpacked."""
-    inside = hf_files_folder(key, path) != Path(path)
-    return Path(path, HF_FILES, "config.json") if inside else Path(path, "config.json")
+        raise UserError(f"{shown} is not JSON: fetch the model again") from None
+    if not isinstance(value, dict):
+        raise UserError(f"{shown} is not a JSON object: fetch the model again")
+    return value
 
 
 def _unpack(key: str, path: Path) -> Path:
-    """Only members directly under `huggingface/`, as plain files of their base names."""
+    """Takes only members that lie directly under `huggingface/`, as plain files of their base names."""
     folder = Path(tempfile.mkdtemp(prefix="s2l_nemo_"))
     owner = os.getpid()
     atexit.register(lambda: shutil.rmtree(folder, ignore_errors=True) if os.getpid() == owner else None)

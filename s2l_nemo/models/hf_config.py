@@ -1,48 +1,84 @@
-"""The small files of a Hugging Face folder: which they are, and what changes with the names of the weights."""
+"""config.json of a Hugging Face model: its figures, and what changes in it with the names of the weights."""
 
 from __future__ import annotations
 
-import json
+import math
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from s2l_nemo.models.shape import ModelShape
-from s2l_nemo.models.formats.dtypes import DTYPES, WEIGHTS, Dtype
-from s2l_nemo.models.formats.regions import Region, folder_regions
 from s2l_nemo.errors import UserError
-
-_WEIGHTS = (".safetensors", ".safetensors.index.json", ".bin", ".bin.index.json", ".pt", ".pth", ".ckpt", ".gguf",
-            ".h5", ".msgpack", ".onnx")  # fmt: skip
-_LARGEST = 256 * 2**20  # bytes; a tokenizer has some ten million
-_AS_LLAMA_DROPPED = ("auto_map", "rope_scaling", "bias", "attn_implementation")
+from s2l_nemo.models.families import FAMILIES
+from s2l_nemo.models.formats.dtypes import DTYPES, WEIGHTS, Dtype
+from s2l_nemo.models.shape import ModelShape
 
 
-def small_files(folder: Path) -> dict[str, Region]:
-    """What goes along with the weights: every file of the folder itself that holds none and is not hidden.
+def shape_from_config_json(path: Path, content: Mapping[str, Any]) -> ModelShape:
+    """The figures of a config.json. `path` names it in messages.
 
-    Code files of a model come along as text; nothing of this project runs them.
+    Raises UserError if no family has this name, the model has parts that this project lacks, or a figure is missing.
     """
-    return {
-        name: region
-        for name, region in folder_regions(folder, recursive=False).items()
-        if not name.endswith(_WEIGHTS) and not name.startswith(".") and name != "SHA256SUMS" and region.size < _LARGEST
-    }
+    name = content.get("model_type")
+    if not isinstance(name, str) or name not in FAMILIES:
+        *others, last = FAMILIES.names()
+        raise UserError(f"{path}: model_type={name} is not supported: give a {', '.join(others)} or {last} model")
+    _refuse_variants(path, content, name)
+
+    def figure(name: str) -> int:
+        value = content.get(name)
+        if not isinstance(value, int) or isinstance(value, bool) or value < 1:
+            raise UserError(f"{path}: {name}={value} must be a positive integer: fetch the model again")
+        return value
+
+    def positive(name: str, value: Any) -> float:
+        if not isinstance(value, int | float) or isinstance(value, bool) or not 0 < value < math.inf:
+            raise UserError(f"{path}: {name}={value} must be a positive number: fetch the model again")
+        return float(value)
+
+    hidden, heads = figure("hidden_size"), figure("num_attention_heads")
+    if FAMILIES[name].states_head_dim or content.get("head_dim") is not None:
+        head_dim = figure("head_dim")
+    elif hidden % heads:
+        raise UserError(
+            f"{path}: num_attention_heads={heads} does not divide hidden_size={hidden}: correct config.json"
+        )
+    else:
+        head_dim = hidden // heads
+    rope = content.get("rope_parameters") or content  # transformers 5 moved theta there
+    return ModelShape(
+        family=name,
+        vocab=figure("vocab_size"),
+        hidden=hidden,
+        layers=figure("num_hidden_layers"),
+        heads=heads,
+        kv_heads=figure("num_key_value_heads"),
+        head_dim=head_dim,
+        ffn=figure("intermediate_size"),
+        max_positions=figure("max_position_embeddings"),
+        tied=bool(content.get("tie_word_embeddings", False)),
+        rope_theta=positive("rope_theta", rope.get("rope_theta")),
+        rms_norm_eps=positive("rms_norm_eps", content.get("rms_norm_eps")),
+    )
 
 
-def read_json_object(region: Region) -> dict[str, Any]:
-    """Raises UserError where the file is not a JSON object."""
-    try:
-        content = json.loads(region.read())
-    except (ValueError, RecursionError):
-        raise UserError(f"{region.path}: a JSON file of the checkpoint is not JSON: fetch the model again") from None
-    if not isinstance(content, dict):
-        raise UserError(f"{region.path}: a JSON file of the checkpoint is no object: fetch the model again")
-    return content
+def _refuse_variants(path: Path, content: Mapping[str, Any], name: str) -> None:
+    """Refuses what the actor would otherwise leave out without a word."""
+    family = FAMILIES[name]
+    for switch in family.refused:
+        if content.get(switch):
+            raise UserError(f"{path}: {switch}={content[switch]} is not supported: give a model without it")
+    if content.get("hidden_act", "silu") != "silu":
+        raise UserError(f"{path}: hidden_act={content['hidden_act']} is not supported: give a model with silu")
+    scaling = content.get("rope_scaling") or content.get("rope_parameters") or {}
+    if not isinstance(scaling, dict):
+        raise UserError(f"{path}: rope_scaling={scaling} must be an object: fetch the model again")
+    kind = scaling.get("rope_type") or scaling.get("type") or "default"
+    if kind not in family.rope_scaling:
+        raise UserError(f"{path}: rope_scaling of type {kind} is not supported: remove it to use the plain positions")
 
 
 def stated_dtype(path: Path, config: Mapping[str, Any]) -> Dtype | None:
-    """The type that config.json says the weights have; transformers 5 calls it `dtype`."""
+    """The type that config.json says the weights have. transformers 5 calls it `dtype`."""
     name = config.get("torch_dtype") or config.get("dtype")
     if name is None:
         return None
@@ -57,26 +93,12 @@ def with_dtype(config: Mapping[str, Any], dtype: Dtype) -> dict[str, Any]:
     return {**config, key: dtype.name}
 
 
-def llama_config(config: Mapping[str, Any], shape: ModelShape) -> dict[str, Any]:
-    """InternLM2.5's config.json as that of the Llama which computes the same, for engines that know no InternLM."""
-    kept = {key: value for key, value in config.items() if key not in _AS_LLAMA_DROPPED}
-    return {
-        **kept,
-        "architectures": ["LlamaForCausalLM"],
-        "model_type": "llama",
-        "head_dim": shape.head_dim,
-        "attention_bias": False,
-        "mlp_bias": False,
-        "rope_scaling": None,  # acts only past max_position_embeddings
-    }
-
-
 def config_of_shape(shape: ModelShape, dtype: Dtype) -> dict[str, Any]:
-    """A config.json for weights whose own is not at hand, from the figures in model_config.yaml."""
-    qwen3 = shape.family == "qwen3"
+    """A config.json for weights whose own is not at hand."""
+    family = FAMILIES[shape.family]
     return {
-        "architectures": ["Qwen3ForCausalLM" if qwen3 else "LlamaForCausalLM"],
-        "model_type": "qwen3" if qwen3 else "llama",
+        "architectures": [family.architecture],
+        "model_type": shape.family,
         "vocab_size": shape.vocab,
         "hidden_size": shape.hidden,
         "num_hidden_layers": shape.layers,
@@ -88,14 +110,32 @@ def config_of_shape(shape: ModelShape, dtype: Dtype) -> dict[str, Any]:
         "rope_theta": shape.rope_theta,
         "rms_norm_eps": shape.rms_norm_eps,
         "tie_word_embeddings": shape.tied,
-        "hidden_act": "silu",
-        "attention_bias": False,
+        **family.config,
         "torch_dtype": dtype.name,
     }
 
 
-def tokenizer_config_as_llama(config: Mapping[str, Any], has_tokenizer_json: bool) -> dict[str, Any]:
-    """Without the remote code of InternLM2.5's tokenizer: a tokenizer.json loads without it, a sentencepiece model as
-    Llama's."""
+def engine_config(config: Mapping[str, Any], shape: ModelShape) -> dict[str, Any]:
+    """`config` as engines know the model: that of the family as which they run it (see `EngineForm`)."""
+    form = FAMILIES[shape.family].engine_form
+    if form is None:
+        return dict(config)
+    kept = {key: value for key, value in config.items() if key not in form.dropped}
+    return {
+        **kept,
+        "architectures": [FAMILIES[form.family].architecture],
+        "model_type": form.family,
+        "head_dim": shape.head_dim,
+        **form.added,
+    }
+
+
+def engine_tokenizer_config(
+    config: Mapping[str, Any], shape: ModelShape, *, has_tokenizer_json: bool
+) -> dict[str, Any]:
+    """tokenizer_config.json without remote code: a tokenizer.json loads without it, and so does a known class."""
+    form = FAMILIES[shape.family].engine_form
+    if form is None:
+        return dict(config)
     kept = {key: value for key, value in config.items() if key != "auto_map"}
-    return {**kept, "tokenizer_class": "PreTrainedTokenizerFast" if has_tokenizer_json else "LlamaTokenizer"}
+    return {**kept, "tokenizer_class": "PreTrainedTokenizerFast" if has_tokenizer_json else form.tokenizer_class}

@@ -1,4 +1,4 @@
-"""Which tensor lives where: all tensors of a model in order, with their names and their pipeline stages."""
+"""All tensors of a model in order, with their names and the pipeline stage that holds each."""
 
 from __future__ import annotations
 
@@ -6,40 +6,41 @@ import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from s2l_nemo.models.shape import Family, ModelShape
-from s2l_nemo.models.names import TABLES, Rule, full_shape
+from s2l_nemo.models.families import FAMILIES
+from s2l_nemo.models.names import Rule
+from s2l_nemo.models.shape import ModelShape, full_shape
 
 
 @dataclass(frozen=True)
 class Entry:
-    """One Megatron tensor: its rule, the pipeline stage that holds it and its layer there."""
+    """One tensor of a model."""
 
     rule: Rule
     hf_prefix: str
-    stage: int
-    layer: int | None  # global layer, None outside the layers
-    local_layer: int | None
+    stage: int  # of the pipeline
+    layer: int | None  # counted over all stages; None: it is in no layer
+    local_layer: int | None  # counted within the stage
 
     @property
     def tensor(self) -> tuple[str, int | None]:
-        """What identifies the tensor whatever names it has elsewhere: Megatron's name and the global layer."""
+        """Megatron's name and the layer: they identify the tensor under all Hugging Face names."""
         return self.rule.megatron, self.layer
 
     def hf_names(self) -> tuple[str, ...]:
         return tuple(self.hf_prefix + name for name in self.rule.hf)
 
     def parameter_names(self) -> tuple[str, str]:
-        """Name with Transformer Engine layers and name with local layers, without NeMo's `model.` prefix."""
+        """Its names in a stage of Transformer Engine layers and of local layers, without NeMo's `model.` prefix."""
         prefix = "" if self.local_layer is None else f"decoder.layers.{self.local_layer}."
         return prefix + self.rule.megatron, prefix + self.rule.local_name()
 
 
-def entries(shape: ModelShape, pp_size: int = 1, family: Family | None = None) -> list[Entry]:
+def entries(shape: ModelShape, pp_size: int = 1, family: str | None = None) -> list[Entry]:
     """All tensors of a model in layer order. A tied output layer is not listed: it is the embedding.
 
-    `family` gives Hugging Face names other than the model's own: an InternLM2.5 under Llama's.
+    `family` gives the Hugging Face names; None: the model's own. An InternLM2.5 may have Llama's.
     """
-    table = TABLES[family or shape.family]
+    table = FAMILIES[family or shape.family].table
     per_stage = shape.layers // pp_size
     plan = [Entry(table.embedding, "", 0, None, None)]
     for layer in range(shape.layers):
@@ -52,7 +53,7 @@ def entries(shape: ModelShape, pp_size: int = 1, family: Family | None = None) -
 
 
 def buckets(plan: list[Entry], shape: ModelShape, element_bytes: int, bucket_bytes: int) -> Iterator[list[Entry]]:
-    """Consecutive entries of one stage whose full tensors fit in `bucket_bytes`; a larger tensor stands alone."""
+    """Yields consecutive entries of one stage whose full tensors fit in `bucket_bytes`. A larger one comes alone."""
     bucket: list[Entry] = []
     size = 0
     for entry in plan:

@@ -7,43 +7,41 @@ from collections.abc import Sequence
 
 import torch
 
-from s2l_nemo.models.shape import ModelShape
-from s2l_nemo.models.names import Rule, full_shape, split
-from s2l_nemo.models.layout import Entry
 from s2l_nemo.models.formats.rows import S, count, take
+from s2l_nemo.models.fusion import split
+from s2l_nemo.models.layout import Entry
+from s2l_nemo.models.names import Rule
+from s2l_nemo.models.shape import ModelShape, full_shape
 
 
 def shard_rows(rule: Rule, full: tuple[S, ...], tp_size: int, tp_rank: int) -> tuple[S, ...]:
-    """The rows of this tensor-parallel rank, of a tensor that is not cut along its columns.
+    """The rows that one tensor-parallel rank holds of a full tensor. The tensor must not be cut along its columns.
 
-    `gate_up` on rank i is [gate_i; up_i], not a chunk of [gate; up].
+    Each block of rows is cut by itself: of gate and up, rank i holds [gate_i; up_i], not a chunk of [gate; up].
     """
     assert rule.tp_dim != 1, f"{rule.megatron} is cut along its columns"
     if rule.tp_dim is None or tp_size == 1:
         return full
-    halves = 2 if rule.operation == "gate_up" else 1
-    step = count(full) // halves // tp_size
-    starts = [half * step * tp_size + tp_rank * step for half in range(halves)]
+    step = count(full) // rule.blocks // tp_size
+    starts = [block * step * tp_size + tp_rank * step for block in range(rule.blocks)]
     return tuple(part for start in starts for part in take(full, start, start + step))
 
 
 def shard(rule: Rule, full: torch.Tensor, tp_size: int, tp_rank: int) -> torch.Tensor:
-    """This tensor-parallel rank's part of a full Megatron tensor."""
+    """The part of a full Megatron tensor that one tensor-parallel rank holds."""
     if rule.tp_dim == 1:
         return full.chunk(tp_size, 1)[tp_rank]
     return join(shard_rows(rule, (full,), tp_size, tp_rank))
 
 
 def unshard(rule: Rule, shards: Sequence[torch.Tensor]) -> tuple[torch.Tensor, ...]:
-    """Inverse of `shard`, from the parts of all tensor-parallel ranks in order: the rows of the full tensor."""
+    """Inverse of `shard`: the rows of the full tensor, from the shards of all tensor-parallel ranks in order."""
     if rule.tp_dim is None or len(shards) == 1:
         return (shards[0],)
     if rule.tp_dim == 1:
         return (torch.cat(list(shards), 1),)
-    if rule.operation == "gate_up":
-        halves = [part.chunk(2) for part in shards]
-        return tuple(gate for gate, _ in halves) + tuple(up for _, up in halves)
-    return tuple(shards)
+    blocks = [part.chunk(rule.blocks) for part in shards]
+    return tuple(one[block] for block in range(rule.blocks) for one in blocks)
 
 
 def shard_shape(rule: Rule, shape: ModelShape, tp_size: int) -> tuple[int, ...]:
@@ -54,7 +52,7 @@ def shard_shape(rule: Rule, shape: ModelShape, tp_size: int) -> tuple[int, ...]:
 
 
 def join(rows: tuple[torch.Tensor, ...]) -> torch.Tensor:
-    """The tensor itself; a copy unless it is one part."""
+    """The tensor of these rows. It is a copy unless there is one part."""
     return rows[0] if len(rows) == 1 else torch.cat(rows)
 
 

@@ -1,32 +1,30 @@
-"""Tokenizers of models, and the check that explorer and learner share one."""
+"""Tokenizers of models, from the folder of their Hugging Face files and without running code from it."""
 
 from __future__ import annotations
 
-import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from s2l_nemo.models.files import hf_files_folder
 from s2l_nemo.errors import UserError
+from s2l_nemo.models.files import read_json_object
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerFast
 
 
-def load_tokenizer(path: str | Path, key: str = "model.path") -> PreTrainedTokenizerFast:
-    """The fast tokenizer of a model, a Hugging Face folder or a NeMo checkpoint; runs no code from it.
+def load_tokenizer(folder: Path, path: str | None = None) -> PreTrainedTokenizerFast:
+    """The fast tokenizer of the files in `folder`. `path` is the model that they belong to, if it is elsewhere.
 
-    One whose class is remote code (InternLM2.5's) is read from tokenizer.json, which is the same tokenizer as data.
-    `key` is the configuration key that named `path`. Raises UserError where the model is missing, holds no tokenizer,
-    or holds one without a fast version.
+    If its class is remote code (InternLM2.5's), it is read from tokenizer.json, which is the same tokenizer as data.
+    Raises UserError if the folder is missing, or holds no tokenizer with a fast version.
     """
     from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
-    if not Path(path).exists():
+    path = path or str(folder)
+    if not folder.exists():
         raise UserError(f"no checkpoint folder at {path}: download or create it first, or correct the path")
-    folder = hf_files_folder(key, str(path))
     has_json = (folder / "tokenizer.json").is_file()
     if not has_json and not (folder / "tokenizer_config.json").is_file():
         raise UserError(f"{path} is no Hugging Face checkpoint: it holds no tokenizer_config.json")
@@ -49,14 +47,29 @@ def load_tokenizer(path: str | Path, key: str = "model.path") -> PreTrainedToken
     return tokenizer
 
 
+def stop_token_ids(folder: Path, tokenizer: PreTrainedTokenizerFast, path: str | None = None) -> tuple[int, ...]:
+    """Ids that end an answer, ascending: the tokenizer's EOS and those of generation_config.json.
+
+    `path` is the model that the files belong to, if it is elsewhere. Raises UserError if there is no such id.
+    """
+    ids = set() if tokenizer.eos_token_id is None else {tokenizer.eos_token_id}
+    eos = _read_if_there(folder / "generation_config.json").get("eos_token_id")
+    ids.update([] if eos is None else [eos] if isinstance(eos, int) else eos)
+    if not ids:
+        raise UserError(
+            f"{path or folder} names no end-of-sequence token: set eos_token in its tokenizer_config.json"
+        )
+    return tuple(sorted(ids))
+
+
 def _is_remote_code(folder: Path) -> bool:
-    """Whether the tokenizer's class is a file of the folder, or otherwise none that transformers has."""
+    """Whether the tokenizer's class is a file of the folder, or a class that transformers does not have."""
     from transformers.models.auto.tokenization_auto import tokenizer_class_from_name
 
-    config = _read_json(folder / "tokenizer_config.json")
+    config = _read_if_there(folder / "tokenizer_config.json")
     name = config.get("tokenizer_class")
     if name is None:  # then transformers would look for it in the model's configuration
-        return "auto_map" in config or "auto_map" in _read_json(folder / "config.json")
+        return "auto_map" in config or "auto_map" in _read_if_there(folder / "config.json")
     return "auto_map" in config or not any(tokenizer_class_from_name(name + suffix) for suffix in ("", "Fast"))
 
 
@@ -72,64 +85,9 @@ def _errors_only() -> Iterator[None]:
         logging.set_verbosity(level)
 
 
-def stop_token_ids(path: str | Path, tokenizer: PreTrainedTokenizerFast, key: str = "model.path") -> tuple[int, ...]:
-    """Ids that end an answer, ascending: the tokenizer's EOS and those of generation_config.json.
-
-    Raises UserError where there is none.
-    """
-    ids = set() if tokenizer.eos_token_id is None else {tokenizer.eos_token_id}
-    eos = _read_json(hf_files_folder(key, str(path)) / "generation_config.json").get("eos_token_id")
-    ids.update([] if eos is None else [eos] if isinstance(eos, int) else eos)
-    if not ids:
-        raise UserError(f"{path} names no end-of-sequence token: set eos_token in its tokenizer_config.json")
-    return tuple(sorted(ids))
-
-
-def check_same_tokenizer(learner_path: str | Path, explorer_path: str | Path) -> None:
-    """Raises UserError, naming both folders and the first difference, where explorer and learner cannot share tokens.
-
-    They share tokens when vocabulary, special tokens, EOS ids and the models' `vocab_size` are equal.
-    """
-    learner, explorer = _describe(learner_path, "model.path"), _describe(explorer_path, "explorer.path")
-    for what, expected in learner.items():
-        difference = _first_difference(expected, explorer[what])
-        if difference:
-            raise UserError(
-                f"learner {learner_path} and explorer {explorer_path} differ in {what}: {difference}; choose two "
-                "models of one family"
-            )
-
-
-def _describe(path: str | Path, key: str) -> dict[str, Any]:
-    tokenizer = load_tokenizer(path, key)
-    config = hf_files_folder(key, str(path)) / "config.json"
-    if not config.is_file():
-        raise UserError(f"{path} is no Hugging Face checkpoint: config.json is missing")
-    return {
-        "vocabulary": tokenizer.get_vocab(),
-        "special tokens": {name: str(token) for name, token in tokenizer.special_tokens_map.items()},
-        "EOS ids": stop_token_ids(path, tokenizer, key),
-        "vocab_size": _read_json(config).get("vocab_size"),
-    }
-
-
-def _first_difference(learner: Any, explorer: Any) -> str | None:
-    if learner == explorer:
-        return None
-    if isinstance(learner, Mapping):
-        key = min(key for key in {*learner, *explorer} if learner.get(key) != explorer.get(key))
-        return f"{key!r} is {learner.get(key, 'absent')!r} against {explorer.get(key, 'absent')!r}"
-    return f"{learner} against {explorer}"
-
-
-def _read_json(path: Path) -> dict[str, Any]:
-    """Empty where there is no such file."""
-    if not path.is_file():
-        return {}
-    try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except (UnicodeDecodeError, json.JSONDecodeError) as error:
-        raise UserError(f"{path} is not valid JSON: {_first_line(error)}") from error
+def _read_if_there(path: Path) -> dict[str, Any]:
+    """The JSON object of a file, empty if there is none."""
+    return read_json_object(path.read_bytes(), path) if path.is_file() else {}
 
 
 def _first_line(error: Exception) -> str:

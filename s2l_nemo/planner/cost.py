@@ -10,7 +10,9 @@ from dataclasses import dataclass
 from enum import Enum
 
 from s2l_nemo.config.checks import data_parallel_size, mini_batch_prompts
-from s2l_nemo.config.schema import ActivationCheckpointing, Config, EngineKind, Placement, Precision
+from s2l_nemo.config.schema import ActivationCheckpointing, Config
+from s2l_nemo.engines.kinds import ENGINES, EngineKind
+from s2l_nemo.engines.options import Placement
 from s2l_nemo.errors import UserError
 from s2l_nemo.fields import COUNT, POSITIVE, POSITIVE_COUNT, SHARE, key
 from s2l_nemo.models.shape import ModelShape
@@ -92,10 +94,6 @@ def assumed_of(options: PlanOptions, cfg: Config) -> Assumed:
     return Assumed(length, prompt, options.bandwidth, options.mfu, options.refit_gb_s)
 
 
-def element_bytes(cfg: Config) -> int:
-    return 2 if cfg.model.precision == Precision.bf16 else 4
-
-
 def kv_bytes_per_token(shape: ModelShape, size: int) -> int:
     """Keys and values of one token in all layers, `size` bytes each."""
     return shape.kv_elements_per_token * size
@@ -132,11 +130,16 @@ class Engines:
     gpus: int
 
 
+def kind_of(cfg: Config) -> EngineKind:
+    return ENGINES[cfg.engine.kind]
+
+
 def engines_of(cfg: Config) -> Engines:
-    """The embedded engine is on every rank; of servers each node has `engine.replicas_per_node`."""
-    if cfg.engine.kind == EngineKind.embedded:
+    """An engine in the trainer's process is on every rank. Of servers each node has `engine.replicas_per_node`."""
+    kind = kind_of(cfg)
+    if not kind.served:
         return Engines(cfg.trainer.devices * cfg.trainer.num_nodes, 1)
-    gpus = cfg.engine.tensor_parallel_size if cfg.engine.kind == EngineKind.tensorrt_llm else 1
+    gpus = cfg.engine.tensor_parallel_size if kind.tensor_parallel else 1
     return Engines(cfg.trainer.num_nodes * cfg.engine.replicas_per_node, gpus)
 
 
@@ -154,12 +157,12 @@ class Decoding:
 
 
 def decoding(cfg: Config, shape: ModelShape, gpu: Gpu, assumed: Assumed) -> Decoding:
-    """Rows are limited by rollout.max_batch_rows, by a step's sequences, and in TensorRT-LLM by the KV memory."""
-    engines, size, context = engines_of(cfg), element_bytes(cfg), assumed.context
+    """Rows are limited by rollout.max_batch_rows, a step's sequences, and the KV memory that an engine reserves."""
+    engines, size, context = engines_of(cfg), cfg.model.precision.element_bytes, assumed.context
     weights, kv = shape.parameters * size, kv_bytes_per_token(shape, size)
     step_rows = cfg.algorithm.prompts_per_step * cfg.algorithm.group_size / engines.count
     rows = min(float(cfg.rollout.max_batch_rows), step_rows)
-    if cfg.engine.kind == EngineKind.tensorrt_llm:
+    if kind_of(cfg).reserves_kv_memory:
         rows = min(rows, cfg.engine.memory_fraction * gpu.memory * engines.gpus / (kv * context))
     bandwidth = assumed.bandwidth * gpu.bandwidth * engines.gpus
     full = None
@@ -217,8 +220,8 @@ def step_seconds(
         learner=learned,
         logprobs=flops / 3 * (2 if config.kl_coef > 0 else 1) / rate,
         update=flops * config.optimizer_passes * repeated / rate,
-        refit=shape.parameters * element_bytes(cfg) / (assumed.refit_gb_s * 1e9),
-        at_once=cfg.engine.kind != EngineKind.embedded and cfg.engine.placement == Placement.separate,
+        refit=shape.parameters * cfg.model.precision.element_bytes / (assumed.refit_gb_s * 1e9),
+        at_once=kind_of(cfg).served and cfg.engine.placement == Placement.separate,
     )
 
 
@@ -284,16 +287,17 @@ def predict(cfg: Config, learner: ModelShape, explorer: ModelShape | None, gpu: 
 
 
 def memory_by_part(cfg: Config, learner: ModelShape, explorer: ModelShape | None, gpu: Gpu) -> dict[str, int]:
-    """Bytes by part on the fullest GPU, as `plan.memory_of_rank`, with TensorRT-LLM's own reservation of KV memory."""
-    parts = memory_of_rank(cfg, learner, explorer)
-    if cfg.engine.kind == EngineKind.embedded:
+    """Bytes by part on the fullest GPU, as `plan.memory_of_rank`, with the KV memory that engines reserve."""
+    parts, kind = memory_of_rank(cfg, learner, explorer), kind_of(cfg)
+    if not kind.served:
         return parts
     if cfg.engine.placement == Placement.separate:
         return {name: 0 if name in ENGINE_PARTS else count for name, count in parts.items()}
-    if cfg.engine.kind == EngineKind.tensorrt_llm:
-        engines = 1 if explorer is None else 2
+    if kind.tensor_parallel:
         parts["learner engine weights"] //= cfg.engine.tensor_parallel_size
         parts["explorer engine weights"] //= cfg.engine.tensor_parallel_size
+    if kind.reserves_kv_memory:
+        engines = 1 if explorer is None else 2
         parts["KV cache"] = int(engines * cfg.engine.memory_fraction * gpu.memory)
     return parts
 
@@ -302,8 +306,8 @@ ENGINE_PARTS = ("learner engine weights", "explorer engine weights", "KV cache")
 
 
 def memory_by_phase(cfg: Config, parts: dict[str, int]) -> dict[str, int]:
-    """Bytes on the device while training and while generating; TensorRT-LLM engines give theirs back to training."""
+    """Bytes on the device while training and while generating. Sleeping engines may give theirs back to training."""
     totals = on_device(cfg, parts)
-    if cfg.engine.kind == EngineKind.tensorrt_llm:
+    if kind_of(cfg).releases_memory_on_sleep:
         totals["training"] -= sum(parts[name] for name in ENGINE_PARTS if name != "KV cache")
     return totals

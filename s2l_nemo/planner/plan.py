@@ -9,8 +9,8 @@ from pathlib import Path
 from s2l_nemo.algorithm.schedule import SCHEDULES, Split, make_schedule
 from s2l_nemo.config.checks import data_parallel_size, mini_batch_prompts
 from s2l_nemo.config.load import resolved_yaml
-from s2l_nemo.config.schema import ActivationCheckpointing, Config, Precision
-from s2l_nemo.models.files import read_shape
+from s2l_nemo.config.schema import ActivationCheckpointing, Config
+from s2l_nemo.models.open import open_model
 from s2l_nemo.models.shape import ModelShape, public_shape
 
 # Parts that take no device memory in each phase of a step.
@@ -49,7 +49,7 @@ def memory_of_rank(cfg: Config, learner: ModelShape, explorer: ModelShape | None
     too where the model is in bf16. Gradients are fp32. Activations are those of the sequences in flight (see
     `_activation_bytes`). Engines hold whole models, and the KV cache is full: every row at its longest.
     """
-    size = 2 if cfg.model.precision == Precision.bf16 else 4
+    size = cfg.model.precision.element_bytes
     trained = _parameters_of_rank(cfg, learner)
     states = (12 if size == 2 else 8) * trained // data_parallel_size(cfg)
     T = cfg.rollout.max_prompt_length + cfg.rollout.max_response_length
@@ -156,7 +156,7 @@ def _memory_text(cfg: Config) -> str:
 def find_shape(key: str, path: str) -> tuple[ModelShape | None, str]:
     """Figures of the model at `path`, and a sentence that says where they come from."""
     if Path(path).exists():
-        shape = read_shape(key, path)
+        shape = open_model(key, path).shape
         return shape, f"{shape.parameters:,} parameters ({path})"
     public = public_shape(path)
     if public is None:

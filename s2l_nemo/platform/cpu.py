@@ -84,7 +84,7 @@ def _map_cuda_module() -> None:
     get_state, set_state = torch.get_rng_state, torch.set_rng_state
     replaced: dict[str, Any] = {
         "current_device": lambda: CPU,
-        "set_device": lambda device: None,
+        "set_device": lambda _: None,
         "synchronize": lambda *args: None,
         "empty_cache": lambda: None,
         "reset_peak_memory_stats": lambda *args: None,
@@ -110,7 +110,8 @@ def _map_tensor_methods() -> None:
     def tensor_to(self: torch.Tensor, *args: Any, **kwargs: Any) -> torch.Tensor:
         if _names_cuda(kwargs.get("device")):
             kwargs["device"] = CPU
-        return to(self, *(CPU if _names_cuda(arg) else arg for arg in args), **kwargs)
+        moved: torch.Tensor = to(self, *(CPU if _names_cuda(arg) else arg for arg in args), **kwargs)
+        return moved
 
     def tensor_type(self: torch.Tensor, *args: Any, **kwargs: Any) -> Any:
         # distrib_optimizer.py accepts only 'torch.cuda.FloatTensor' and its half-precision kin
@@ -119,8 +120,8 @@ def _map_tensor_methods() -> None:
 
     torch.Tensor.to = tensor_to  # type: ignore[method-assign, assignment]
     torch.Tensor.type = tensor_type  # type: ignore[method-assign, assignment]
-    torch.Tensor.cuda = lambda self, *args, **kwargs: self  # type: ignore[method-assign, assignment]
-    torch.nn.Module.cuda = lambda self, *args, **kwargs: self  # type: ignore[method-assign, assignment]
+    torch.Tensor.cuda = lambda self, *args, **kwargs: self  # type: ignore[method-assign]
+    torch.nn.Module.cuda = lambda self, *args, **kwargs: self  # type: ignore[method-assign]
 
 
 def _map_megatron() -> None:

@@ -36,7 +36,7 @@ def leave_on_signals(message: bytes = b"interrupted\n") -> None:
     A KeyboardInterrupt would not do: some package always swallows it while it is being imported.
     """
 
-    def leave(signum: int, frame: object) -> None:
+    def leave(signum: int, _frame: object) -> None:
         os.write(2, message)
         os._exit(128 + signum)
 
@@ -131,7 +131,7 @@ def fork_ranks(main: Callable[[], None], world: int) -> int:
     ranks = [context.Process(target=_rank, args=(main, rank, world, port, threads, errors)) for rank in range(world)]
     received: list[int] = []
 
-    def pass_on(signum: int, frame: object) -> None:
+    def pass_on(signum: int, _frame: object) -> None:
         received.append(signum)
         for rank in ranks:
             if rank.is_alive() and rank.pid:

@@ -49,10 +49,11 @@ STYLE: dict[Any, Any] = {
 
 
 class _Series:
-    """Columns of the metrics as floats, NaN where null."""
+    """Columns of the metrics as floats, NaN for null, and the summary of the run, which may be empty."""
 
-    def __init__(self, metrics: Sequence[dict[str, Any]]) -> None:
+    def __init__(self, metrics: Sequence[dict[str, Any]], summary: dict[str, Any]) -> None:
         self._metrics = metrics
+        self.summary = summary
         self.steps = [values["step"] for values in metrics]
         few = len(metrics) <= 60  # beyond, markers and gaps between bars would run together
         self.marker = "o" if few else ""
@@ -87,14 +88,14 @@ def plot_run(run_dir: RunDir) -> list[Path]:
     if not metrics:
         return []
     summary = json.loads(run_dir.summary.read_text(encoding="utf-8")) if run_dir.summary.exists() else {}
-    series = _Series(metrics)
+    series = _Series(metrics, summary)
     run_dir.plots.mkdir(exist_ok=True)
     paths = []
     # `Figure` without pyplot: no window system, no global state, whatever backend is configured.
     with matplotlib.rc_context(STYLE):
         for name, draw in _PLOTS.items():
             figure = Figure(figsize=(7.2, 5.6) if draw is _optimization else None)
-            draw(figure, series, summary)
+            draw(figure, series)
             for axes in figure.axes:
                 _step_axis(axes)
             paths.append(run_dir.plots / f"{name}.png")
@@ -111,7 +112,7 @@ def _step_axis(axes: Axes) -> None:
         axes.set_xlabel("training step")
 
 
-def _pass_at_1(figure: Figure, series: _Series, summary: dict[str, Any]) -> None:
+def _pass_at_1(figure: Figure, series: _Series) -> None:
     key = "validation/pass@1"
     points = {
         step: (value, low, high)
@@ -121,10 +122,11 @@ def _pass_at_1(figure: Figure, series: _Series, summary: dict[str, Any]) -> None
         if not math.isnan(value)
     }
     for step, moment in ((0, "before"), (series.steps[-1], "after")):
-        if step not in points and summary.get(f"pass@1/{moment}") is not None:
-            band = [summary.get(f"pass@1/{moment}_{end}") for end in ("low", "high")]
+        mean = series.summary.get(f"pass@1/{moment}")
+        if step not in points and mean is not None:
+            band = [series.summary.get(f"pass@1/{moment}_{end}") for end in ("low", "high")]
             low, high = (math.nan if end is None else end for end in band)
-            points[step] = (summary[f"pass@1/{moment}"], low, high)
+            points[step] = (mean, low, high)
     steps = sorted(points)
     means, lows, highs = ([points[step][i] for step in steps] for i in range(3))
     axes = figure.subplots()
@@ -136,7 +138,7 @@ def _pass_at_1(figure: Figure, series: _Series, summary: dict[str, Any]) -> None
         axes.legend(loc="lower right")
 
 
-def _reward(figure: Figure, series: _Series, summary: dict[str, Any]) -> None:
+def _reward(figure: Figure, series: _Series) -> None:
     axes = figure.subplots()
     series.plot(axes, "reward/mean", color=MIXED, label="whole group", linewidth=1.2, linestyle="--", marker="")
     series.plot(axes, "reward/explorer", color=EXPLORER, label="explorer")
@@ -145,7 +147,7 @@ def _reward(figure: Figure, series: _Series, summary: dict[str, Any]) -> None:
     axes.legend(loc="best")
 
 
-def _schedule(figure: Figure, series: _Series, summary: dict[str, Any]) -> None:
+def _schedule(figure: Figure, series: _Series) -> None:
     share, axes = figure.subplots(2, 1, sharex=True, height_ratios=(2, 3))
     series.plot(share, "alpha", color=MIXED)
     share.set(title="Explorer share of a group", ylabel="scheduled $\\alpha$", ylim=(-0.05, 1.05))
@@ -156,7 +158,7 @@ def _schedule(figure: Figure, series: _Series, summary: dict[str, Any]) -> None:
     figure.legend(loc="outside lower center", ncols=2)
 
 
-def _response_length(figure: Figure, series: _Series, summary: dict[str, Any]) -> None:
+def _response_length(figure: Figure, series: _Series) -> None:
     length, truncated = figure.subplots(2, 1, sharex=True)
     series.plot(length, "response_length/mean", color=MIXED)
     length.set(title="Response length", ylabel="mean (tokens)")
@@ -165,7 +167,7 @@ def _response_length(figure: Figure, series: _Series, summary: dict[str, Any]) -
     truncated.set_ylim(bottom=0)
 
 
-def _optimization(figure: Figure, series: _Series, summary: dict[str, Any]) -> None:
+def _optimization(figure: Figure, series: _Series) -> None:
     panels = (
         ("kl", "KL to the reference (nats per token)"),
         ("entropy", "entropy (nats per token)"),
@@ -178,7 +180,7 @@ def _optimization(figure: Figure, series: _Series, summary: dict[str, Any]) -> N
         axes.set_ylim(bottom=min(0, axes.get_ylim()[0]) if key == "kl" else 0)
 
 
-def _step_time(figure: Figure, series: _Series, summary: dict[str, Any]) -> None:
+def _step_time(figure: Figure, series: _Series) -> None:
     axes = figure.subplots()
     top = [0.0] * len(series.steps)
     for key, label, color in PHASES:

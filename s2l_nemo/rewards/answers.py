@@ -210,8 +210,13 @@ def decide(gold: str, answer: str) -> bool | None:
         return False
     if _BASED.fullmatch(gold) or _BASED.fullmatch(answer):
         return False
-    gold_value, gold_unit = split_unit(gold)
-    value, unit = split_unit(answer)
+    return _same_quantity(split_unit(gold), split_unit(answer))
+
+
+def _same_quantity(gold: tuple[str, str | None], answer: tuple[str, str | None]) -> bool | None:
+    """Whether two values with their units are equal; None: it takes algebra. A value without a unit fits any unit."""
+    gold_value, gold_unit = gold
+    value, unit = answer
     if gold_unit is not None and unit is not None and gold_unit != unit:
         return False
     if gold_value == value:

@@ -69,7 +69,7 @@ class WorkerPool:
         deadline = time.monotonic() + self._rewards.batch_s
         while todo or any(worker.check for worker in self._workers):
             if time.monotonic() >= deadline:
-                self._expire(outcomes)
+                self._expire()
                 break
             self._start(len(todo))
             for worker in self._workers:
@@ -157,7 +157,7 @@ class WorkerPool:
             outcomes[worker.check] = Outcome(message.get("value"), message.get("error"))
             worker.check = None
 
-    def _expire(self, outcomes: dict[Arguments, Outcome]) -> None:
+    def _expire(self) -> None:
         for worker in list(self._workers):
             if worker.check or not worker.ready:
                 self._end(worker)

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import torch
 
 from s2l_nemo.actor.protocol import Actor
-from s2l_nemo.engines.protocol import LearnerEngine, RolloutEngine
-from s2l_nemo.engines.served.client import EngineDied, ServedEngine, ServedLearnerEngine
+from s2l_nemo.engines.protocol import EngineDied, LearnerEngine, RolloutEngine
 from s2l_nemo.trainer.clock import Clock
 from s2l_nemo.trainer.grading import Grading
 from s2l_nemo.trainer.ranks import Ranks
@@ -19,10 +18,10 @@ from s2l_nemo.types import Completion, Prompt, SampleRequest, SamplingParams
 
 @dataclass
 class Rollouts:
-    """Every method is collective. `concurrent`: the engines are processes of their own and sample at the same time.
+    """The two engines of each rank. `sample`, `refit` and `sleep` are collective.
 
-    A learner's server that died or hung is started again and refitted from the actor, as often as its
-    `engine.max_restarts` allows, and its requests are repeated: the seeds are theirs, so the tokens are the same.
+    If the learner's engine is lost, it is restarted and refitted from the actor, as often as `engine.max_restarts`
+    allows. Its requests are then repeated. Seeds are in the requests, so the tokens are the same.
     """
 
     explorer: RolloutEngine | None
@@ -30,10 +29,9 @@ class Rollouts:
     actor: Actor
     ranks: Ranks
     grading: Grading
-    concurrent: bool = False
+    concurrent: bool = False  # engines are processes of their own and sample at the same time
     sleeps: bool = False  # engines give their memory to the actor between rollouts
-    version: int = 0  # weights that the learner's engine has
-    asleep: set[str] = field(default_factory=set)  # of "explorer" and "learner"
+    version: int = 0  # of the weights that the learner's engine has
 
     def graded(
         self,
@@ -82,7 +80,7 @@ class Rollouts:
         return completions
 
     def refit(self, version: int) -> None:
-        """Gives the learner's engine the actor's weights as this version."""
+        """Gives the learner's engine the actor's weights as this version, and wakes it."""
         while True:
             lost: list[EngineDied] = []
             try:
@@ -93,41 +91,44 @@ class Rollouts:
                 break
             self._start_again(lost)
         self.version = version
-        self._wake("learner", self.learner)
+        self.learner.resume()
 
     def sleep(self) -> None:
-        """Engines on the actor's devices let go of their memory. A refit wakes the learner, its next use the explorer.
+        """Engines on the actor's devices let go of their memory.
 
-        The learner's weights count as lost.
+        A refit wakes the learner's engine, whose weights count as lost. Its next use wakes the explorer.
         """
         if self.sleeps:
-            for name, engine in (("explorer", self.explorer), ("learner", self.learner)):
-                if isinstance(engine, ServedEngine) and name not in self.asleep:
-                    engine.sleep()
-                    self.asleep.add(name)
+            for engine in self._engines():
+                engine.sleep()
             torch.distributed.barrier()
 
     def close(self) -> None:
         """Ends the servers of this rank and the grader's processes."""
         self.grading.close()
-        for engine in (self.explorer, self.learner):
-            if isinstance(engine, ServedEngine):
-                engine.close()
+        for engine in self._engines():
+            engine.close()
 
     def metrics(self) -> dict[str, float | int | None]:
-        """Bytes and rate of the last refit over shared memory, and restarts of both servers, on this rank."""
-        served = [engine for engine in (self.explorer, self.learner) if isinstance(engine, ServedEngine)]
-        refit = self.learner.last_refit if isinstance(self.learner, ServedLearnerEngine) else None
+        """Bytes and rate of the last refit to another process, and restarts of both engines, on this rank.
+
+        They are None for engines in this process.
+        """
+        refit = self.learner.last_refit
+        restarts = [engine.restarts for engine in self._engines() if engine.restarts is not None]
         return {
             "refit/bytes": refit.bytes if refit else None,
             "refit/bytes_per_s": refit.bytes_per_s if refit else None,
-            "engine/restarts": sum(engine.restarts for engine in served) if served else None,
+            "engine/restarts": sum(restarts) if restarts else None,
         }
+
+    def _engines(self) -> list[RolloutEngine]:
+        return [self.learner] if self.explorer is None else [self.explorer, self.learner]
 
     def _by_explorer(self, requests: Sequence[SampleRequest], params: SamplingParams, clock: Clock) -> list[Completion]:
         assert self.explorer is not None
         with clock("rollout_explorer"):
-            self._wake("explorer", self.explorer)
+            self.explorer.resume()
             return self._generate(self.explorer, requests, params)
 
     def _by_learner(
@@ -148,38 +149,10 @@ class Rollouts:
             torch.distributed.barrier()  # so that waiting for the slowest rank counts as generation
         return completions
 
-    def _wake(self, name: str, engine: RolloutEngine | None) -> None:
-        if name in self.asleep:
-            assert isinstance(engine, ServedEngine)
-            engine.resume()
-            self.asleep.discard(name)
-
     def _any_lost(self, lost: Sequence[EngineDied]) -> bool:
         return any(self.ranks.gather(bool(lost)))
 
     def _start_again(self, lost: Sequence[EngineDied]) -> None:
-        """Raises EngineDied on the rank whose server was lost too often; its end ends the run."""
+        """Raises EngineDied on the rank whose engine was lost too often; its end ends the run."""
         if lost:
-            assert isinstance(self.learner, ServedLearnerEngine)
             self.learner.restart()
-            self.asleep.discard("learner")
-
-
-class AbsentEngine:
-    """Stands for the server of a rank's node on the ranks that do not speak to it: they sample nothing."""
-
-    def generate(self, requests: Sequence[SampleRequest], params: SamplingParams) -> list[Completion]:
-        assert not requests
-        return []
-
-    def weight_hash(self) -> str:
-        raise RuntimeError("only the rank that speaks to the server knows its weights")
-
-
-class AbsentLearnerEngine(AbsentEngine):
-    weight_version = 0
-
-    def update_weights(self, buckets: object, version: int) -> None:
-        """Takes part in making the buckets, which is collective."""
-        for _ in buckets:  # type: ignore[attr-defined]
-            pass

@@ -6,25 +6,29 @@ import os
 import signal
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import torch
+from omegaconf import OmegaConf
 
 from s2l_nemo.algorithm.losses.policy import PolicyLoss
 from s2l_nemo.algorithm.schedule import make_schedule
+from s2l_nemo.config.checks import Models
 from s2l_nemo.config.load import resolved_yaml
-from s2l_nemo.config.schema import Config, EngineKind, ExplorerFilter, Placement
+from s2l_nemo.config.schema import Config, ExplorerFilter
 from s2l_nemo.data.prompts import PromptSet, load_prompts
+from s2l_nemo.engines.build import EngineFactory, Servers, make_engines
+from s2l_nemo.engines.kinds import ENGINES
+from s2l_nemo.engines.options import EngineConfig, Placement
 from s2l_nemo.errors import UserError
 from s2l_nemo.files import check_free_space
-from s2l_nemo.models.tokenizer import check_same_tokenizer, load_tokenizer, stop_token_ids
+from s2l_nemo.models.open import Model, check_same_tokenizer
 from s2l_nemo.records.checkpoints import Checkpoint
 from s2l_nemo.records.console import StepConsole
 from s2l_nemo.records.directory import RunDir, create_run_dir
 from s2l_nemo.records.metrics import MetricsWriter
 from s2l_nemo.rewards.grader import Grader, make_grader
 from s2l_nemo.trainer.diversity_filter import DiversityFilter
-from s2l_nemo.trainer.engines import make_engines
 from s2l_nemo.trainer.grading import Grading
 from s2l_nemo.trainer.loop import Limits, Trainer
 from s2l_nemo.trainer.ranks import Ranks
@@ -43,9 +47,9 @@ CHECKPOINT_BYTES_PER_PARAMETER = 16  # weights, fp32 master weights and two mome
 
 @dataclass(frozen=True)
 class Inputs:
-    """What a run reads besides weights."""
+    """What a run reads before it begins."""
 
-    tokenizer: PreTrainedTokenizerFast
+    models: Models
     train: PromptSet
     valid: PromptSet
 
@@ -79,7 +83,8 @@ def build_trainer(cfg: Config, inputs: Inputs, stop: StopRequest) -> Trainer:
     """
     from s2l_nemo.actor.build import init_process_groups
 
-    tokenizer = inputs.tokenizer
+    learner = inputs.models.learner
+    tokenizer, stop_ids = learner.tokenizer, learner.stop_token_ids
     grader = make_grader(cfg.data, cfg.rewards)
     init_process_groups(cfg.model)
     rank = torch.distributed.get_rank()
@@ -88,15 +93,14 @@ def build_trainer(cfg: Config, inputs: Inputs, stop: StopRequest) -> Trainer:
     def decode(token_ids: Sequence[int]) -> str:
         return str(tokenizer.decode(token_ids, skip_special_tokens=True))
 
-    actor = make_actor(cfg)
-    rollouts = make_rollouts(cfg, actor, run_dir, decode, grader)
+    actor = make_actor(cfg, learner)
+    rollouts = make_rollouts(cfg, inputs.models, actor, run_dir, decode, grader)
     identity = {"explorer_weight_hash": explorer_weight_hash(rollouts)}
     state: dict[str, Any] = {"step": 0, "seconds": 0.0}
     if resumed is not None:
         state = actor.load(resumed.path)
         check_identity(state, identity, cfg)
 
-    stop_ids = stop_token_ids(cfg.model.path, tokenizer)
     rollout = cfg.rollout
     sampling = SamplingParams(rollout.max_response_length, stop_ids, rollout.temperature, rollout.top_p, rollout.top_k)
     recorder = make_recorder(cfg, run_dir, resumed, identity, decode, actor, rank, state)
@@ -130,14 +134,14 @@ def build_trainer(cfg: Config, inputs: Inputs, stop: StopRequest) -> Trainer:
     )
 
 
-def load_inputs(cfg: Config) -> Inputs:
+def load_inputs(cfg: Config, models: Models) -> Inputs:
     """Tokenizer, training and held-out prompts.
 
     Raises UserError if explorer and learner cannot share tokens, or if there are too few prompts for one step.
     """
-    tokenizer = load_tokenizer(cfg.model.path)
-    if cfg.explorer.path is not None:
-        check_same_tokenizer(cfg.model.path, cfg.explorer.path)
+    tokenizer = models.learner.tokenizer
+    if models.explorer is not None:
+        check_same_tokenizer(models.learner, models.explorer)
     train = load_prompts(cfg.data, tokenizer, cfg.rollout.max_prompt_length, "train")
     valid = load_prompts(cfg.data, tokenizer, cfg.rollout.max_prompt_length, "valid", cfg.validation.prompts)
     if len(train.prompts) < cfg.algorithm.prompts_per_step:
@@ -146,7 +150,7 @@ def load_inputs(cfg: Config) -> Inputs:
             f"{len(train.prompts)} prompts ({train.filtered} over rollout.max_prompt_length="
             f"{cfg.rollout.max_prompt_length} were left out); lower it or add prompts"
         )
-    return Inputs(tokenizer, train, valid)
+    return Inputs(models, train, valid)
 
 
 def open_run_dir(cfg: Config) -> tuple[RunDir, Checkpoint | None]:
@@ -160,16 +164,18 @@ def open_run_dir(cfg: Config) -> tuple[RunDir, Checkpoint | None]:
     torch.distributed.broadcast_object_list(outcome, 0)
     if isinstance(outcome[0], UserError):
         raise outcome[0]
-    return outcome[0]
+    opened: tuple[RunDir, Checkpoint | None] = outcome[0]
+    return opened
 
 
-def make_actor(cfg: Config) -> S2LActor:
+def make_actor(cfg: Config, learner: Model) -> S2LActor:
     from s2l_nemo.actor.build import build_actor
 
     per_update = cfg.algorithm.mini_batch_prompts or cfg.algorithm.prompts_per_step
     updates = cfg.algorithm.prompts_per_step // per_update * cfg.algorithm.optimizer_passes
     return build_actor(
         cfg.model,
+        learner,
         num_nodes=cfg.trainer.num_nodes,
         sequence_length=cfg.rollout.max_prompt_length + cfg.rollout.max_response_length,
         global_batch_size=per_update * cfg.algorithm.group_size,
@@ -180,28 +186,31 @@ def make_actor(cfg: Config) -> S2LActor:
 
 
 def make_rollouts(
-    cfg: Config, actor: S2LActor, run_dir: RunDir, decode: Callable[[Sequence[int]], str], grader: Grader
+    cfg: Config,
+    models: Models,
+    actor: S2LActor,
+    run_dir: RunDir,
+    decode: Callable[[Sequence[int]], str],
+    grader: Grader,
 ) -> Rollouts:
-    """Engines of this rank. Where they are servers, the first ranks of each node start and speak to one pair each."""
-    embedded = cfg.engine.kind is EngineKind.embedded
+    """Engines of this rank. If they are servers, the first ranks of each node start one pair each and speak to it."""
+    served = ENGINES[cfg.engine.kind].served
     rank, world = torch.distributed.get_rank(), torch.distributed.get_world_size()
     leads: list[Any] = [None] * world
     local = int(os.environ["LOCAL_RANK"])
-    torch.distributed.all_gather_object(leads, embedded or local < cfg.engine.replicas_per_node)
-    explorer, learner = make_engines(
-        cfg, actor.device, replica=local if leads[rank] else None, logs=run_dir.path / "engines"
+    torch.distributed.all_gather_object(leads, not served or local < cfg.engine.replicas_per_node)
+    factory = EngineFactory(
+        config=cast(EngineConfig, OmegaConf.to_object(cast(Any, cfg.engine))),
+        precision=cfg.model.precision,
+        device=actor.device,
+        max_batch_rows=cfg.rollout.max_batch_rows,
+        max_sequence_length=cfg.rollout.max_prompt_length + cfg.rollout.max_response_length,
+        servers=Servers(local, run_dir.path / "engines", rank) if leads[rank] else None,
     )
+    explorer, learner = make_engines(factory, explorer=models.explorer, learner=models.learner)
     ranks = Ranks(rank, world, tuple(one for one in range(world) if leads[one]))
-    sleeps = cfg.engine.placement is Placement.colocated
-    return Rollouts(
-        explorer,
-        learner,
-        actor,
-        ranks,
-        Grading(decode, grader),
-        concurrent=not embedded,
-        sleeps=sleeps and not embedded,
-    )
+    sleeps = served and cfg.engine.placement is Placement.colocated
+    return Rollouts(explorer, learner, actor, ranks, Grading(decode, grader), concurrent=served, sleeps=sleeps)
 
 
 def explorer_weight_hash(rollouts: Rollouts) -> str | None:

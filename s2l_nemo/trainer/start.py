@@ -7,13 +7,14 @@ import warnings
 
 import torch
 
+from s2l_nemo.config.checks import Models
 from s2l_nemo.config.schema import Accelerator, Config
 from s2l_nemo.errors import UserError
 from s2l_nemo.platform import cpu
 from s2l_nemo.platform.launch import launch
 
 
-def start(cfg: Config) -> int:
+def start(cfg: Config, models: Models) -> int:
     """Launches the ranks of this node and returns the exit code of the run."""
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")  # its threads do not survive a fork
     on_gpu = torch.cuda.is_available()
@@ -24,7 +25,8 @@ def start(cfg: Config) -> int:
 
     from s2l_nemo.trainer.setup import load_inputs, run_training
 
-    inputs = load_inputs(cfg)  # before NeMo is imported: mistakes show at once, and forked ranks inherit the prompts
+    # before NeMo is imported: mistakes show at once, and forked ranks inherit the prompts
+    inputs = load_inputs(cfg, models)
 
     def run() -> None:
         preload()

@@ -131,7 +131,7 @@ def gradient(
     for shard in shards:
         for part in shard.split(micro_batch):
             loss, _ = PolicyLoss.of(params)(toy_logprobs(weight_VV, part.tokens_BT), part, scale)
-            torch.autograd.backward(loss)
+            loss.backward()
             total += loss.item()
     assert weight_VV.grad is not None
     return total, weight_VV.grad

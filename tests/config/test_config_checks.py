@@ -142,8 +142,17 @@ def test_a_family_that_fits(tmp_path: Path) -> None:
     check_files(tmp_path, QWEN3, QWEN3 | {"num_hidden_layers": 2, "hidden_size": 16})
 
 
-def test_the_explorer_is_not_read_when_no_step_uses_it(tmp_path: Path) -> None:
-    check_files(tmp_path, QWEN3, None, "algorithm.schedule.name=none")
+def test_an_explorer_that_no_step_uses_may_be_another_model(tmp_path: Path) -> None:
+    check_files(
+        tmp_path, QWEN3, QWEN3 | {"max_position_embeddings": 8, "vocab_size": 3}, "algorithm.schedule.name=none"
+    )
+
+
+def test_a_run_without_an_explorer_opens_none(tmp_path: Path) -> None:
+    (tmp_path / "config.json").write_text(json.dumps(QWEN3))
+    models = check_model_files(load_config([f"model.path={tmp_path}", "experiment=grpo"], CONF))
+    assert models.explorer is None
+    assert models.learner.shape.hidden == 32
 
 
 @pytest.mark.parametrize(

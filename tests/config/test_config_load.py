@@ -17,7 +17,7 @@ from omegaconf import DictConfig, OmegaConf
 from s2l_nemo.config.checks import check_config
 from s2l_nemo.config.keys import all_keys, nearest_key
 from s2l_nemo.config.load import help_text, load_config, presets, resolved_yaml
-from s2l_nemo.config.schema import Config, EngineKind
+from s2l_nemo.config.schema import Config
 from s2l_nemo.errors import UserError
 
 ROOT = Path(__file__).parents[2]
@@ -90,7 +90,7 @@ def test_hardware_of_80_gb_is_what_the_paper_runs_on_there() -> None:
     cfg = load_config(["--config-name", "paper", "hardware=h100_80gb", "engine.memory_fraction=0.3"], CONF)
     engine = cfg.engine
     assert (cfg.trainer.devices, cfg.model.tensor_model_parallel_size, cfg.rollout.max_batch_rows) == (8, 2, 256)
-    assert (engine.kind, engine.python) == (EngineKind.tensorrt_llm, "/opt/engines/bin/python")
+    assert (engine.kind, engine.python) == ("tensorrt_llm", "/opt/engines/bin/python")
     assert (engine.replicas_per_node, engine.tensor_parallel_size, engine.memory_fraction) == (4, 2, 0.3)
     assert cfg.algorithm.prompts_per_step == 1024
 

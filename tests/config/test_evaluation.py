@@ -9,8 +9,9 @@ import pytest
 from s2l_nemo.config.evaluation import EvaluateConfig, Mode, check_evaluate_config, result_name, samples
 from s2l_nemo.config.keys import all_keys
 from s2l_nemo.config.load import keys_text, load_values, resolved_yaml
-from s2l_nemo.config.schema import AnswerKind, Precision
+from s2l_nemo.config.schema import AnswerKind
 from s2l_nemo.errors import UserError
+from s2l_nemo.models.precision import Precision
 
 ROOT = Path(__file__).parents[2]
 

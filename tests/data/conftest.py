@@ -2,34 +2,15 @@
 
 from __future__ import annotations
 
-import string
 import sys
 import types
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import pytest
-from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers
 from transformers import PreTrainedTokenizerFast
 
-TEMPLATE = (
-    "{% for m in messages %}{{ m['role'][0] + '>' + m['content'] + '|' }}{% endfor %}"
-    "{% if add_generation_prompt %}a>{% endif %}"
-)
-
-
-def character_tokenizer(
-    chat_template: str | None = TEMPLATE, alphabet: str = string.printable
-) -> PreTrainedTokenizerFast:
-    """One token a character; EOS `|`."""
-    vocabulary = {character: index for index, character in enumerate(alphabet)}
-    backend = Tokenizer(models.WordLevel(vocabulary, unk_token="?"))
-    backend.pre_tokenizer = pre_tokenizers.Split(Regex(r"[\s\S]"), "isolated")
-    backend.decoder = decoders.Fuse()
-    tokenizer = PreTrainedTokenizerFast(tokenizer_object=backend, eos_token="|", unk_token="?", pad_token="~")
-    tokenizer.chat_template = chat_template
-    return tokenizer
+from tests.character_tokenizer import character_tokenizer
 
 
 @pytest.fixture(name="tokenizer")
@@ -40,20 +21,6 @@ def _tokenizer() -> PreTrainedTokenizerFast:
 @pytest.fixture
 def make_tokenizer() -> Callable[..., PreTrainedTokenizerFast]:
     return character_tokenizer
-
-
-@pytest.fixture
-def checkpoint(tmp_path: Path) -> Callable[..., Path]:
-    """Writes a folder with a tokenizer and the JSON files given by name."""
-
-    def write(name: str, tokenizer: PreTrainedTokenizerFast | None = None, **json_files: str) -> Path:
-        folder = tmp_path / name
-        (tokenizer or character_tokenizer()).save_pretrained(folder)
-        for stem, text in json_files.items():
-            (folder / f"{stem}.json").write_text(text)
-        return folder
-
-    return write
 
 
 class Dataset:

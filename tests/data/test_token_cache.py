@@ -90,7 +90,7 @@ def test_a_damaged_file_is_made_anew_with_a_note(
 
 @given(st.lists(st.text("abc ", max_size=6), min_size=1, max_size=5))
 def test_cached_tokens_equal_fresh_ones(tmp_path_factory: pytest.TempPathFactory, questions: list[str]) -> None:
-    from tests.data.conftest import character_tokenizer
+    from tests.character_tokenizer import character_tokenizer
 
     tokenizer, folder = character_tokenizer(), tmp_path_factory.getbasetemp() / "cache"
     fresh = tokenize(questions, tokenizer, BASE, None, None)

@@ -11,21 +11,21 @@ from s2l_nemo.models.formats.output import new_output
 
 
 def to_nemo(source: Path, output: Path, form: Format | None = None) -> Path:
-    """`form` follows from the name of the output where it is not given."""
-    form = form or ("nemo" if output.suffix == ".nemo" else "nemo-dir")
+    """If `form` is not given, it follows from the name of the output."""
+    form = form or Format.of_output(output)
     plan = NemoExport(open_checkpoint(source), form, "")
-    with new_output(output, plan.files, tar=form == "nemo", force=False) as files:
+    with new_output(output, plan.files, tar=form.tar, force=False) as files:
         plan.write(files)
     return output
 
 
-def to_hf(source: Path, output: Path, *, as_llama: bool = False, hf_files: Path | None = None) -> Path:
+def to_hf(source: Path, output: Path, *, engine_form: bool = False, hf_files: Path | None = None) -> Path:
     checkpoint = open_checkpoint(source, hf_files=hf_files)
     plan = HuggingFaceExport(
         checkpoint.shape,
         checkpoint.dtype,
         checkpoint.hf_files,
-        as_llama=as_llama,
+        engine_form=engine_form,
         redundant_output=checkpoint.redundant_output,
     )
     with new_output(output, plan.files, tar=False, force=False) as files:

@@ -9,8 +9,9 @@ from typing import Any
 import torch
 
 from s2l_nemo.types import TrainBatch
+from tests.random_qwen3 import FIGURES, random_qwen3
 
-VOCAB = 304
+VOCAB: int = FIGURES["vocab_size"]
 
 
 def write_qwen3(
@@ -24,28 +25,11 @@ def write_qwen3(
     shards: int = 1,
     **config: Any,
 ) -> Path:
-    """A random Qwen3 (head_dim unlike hidden / heads) with a byte-level tokenizer, as a Hugging Face folder.
+    """A random Qwen3 with a byte-level tokenizer, as a Hugging Face folder.
 
     It is cut into at least `shards` files of about equal size. `config` overrides figures of config.json.
     """
-    from transformers import Qwen3Config, Qwen3ForCausalLM
-
-    torch.manual_seed(seed)
-    figures: dict[str, Any] = {
-        "vocab_size": VOCAB,
-        "hidden_size": hidden,
-        "intermediate_size": 96,
-        "num_hidden_layers": layers,
-        "num_attention_heads": 4,
-        "num_key_value_heads": 2,
-        "head_dim": 24,
-        "rope_theta": 1e6,
-        "tie_word_embeddings": tied,
-        "max_position_embeddings": 256,
-        "bos_token_id": None,
-        "eos_token_id": 258,
-    }
-    model = Qwen3ForCausalLM(Qwen3Config(**(figures | config)))
+    model = random_qwen3(seed=seed, hidden_size=hidden, num_hidden_layers=layers, tie_word_embeddings=tied, **config)
     with torch.no_grad():
         for parameter in model.parameters():  # norms of all ones would hide a lost one
             parameter.add_(0.05 * torch.randn_like(parameter))

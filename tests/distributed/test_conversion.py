@@ -9,6 +9,7 @@ import pytest
 import torch
 
 from s2l_nemo.models.checkpoints.to_nemo import Format
+from s2l_nemo.models.open import open_model
 from tests.distributed.conversion import to_hf, to_nemo
 from tests.distributed.models import fixed_batch, write_internlm2, write_qwen3
 from tests.distributed.ranks import run_ranks
@@ -40,7 +41,7 @@ def restored_logprobs(other: Path, checkpoint: Path, tp: int, pp: int) -> dict[s
 
     actor = build(other, tp, pp)
     before, _ = actor.infer(fixed_batch(), TEMPERATURE)
-    actor.load_weights(checkpoint)
+    actor.load_weights(open_model("model.path", str(checkpoint)))
     own, _ = actor.infer(fixed_batch(), TEMPERATURE)
     restored = load_from_nemo(S2LActor, actor.cfg, actor.trainer, strict=True, restore_path=str(checkpoint))
     by_nemo, _ = restored.infer(fixed_batch(), TEMPERATURE)
@@ -53,9 +54,9 @@ def restored_logprobs(other: Path, checkpoint: Path, tp: int, pp: int) -> dict[s
 @pytest.mark.parametrize("model", MODELS)
 def test_a_nemo_checkpoint_restores_at_any_layout(tmp_path: Path, model: str, tp: int, pp: int) -> None:
     source, other = (write_model(tmp_path / f"hf{seed}", model, seed) for seed in (1, 2))
-    form: Format = "nemo" if tp == pp else "nemo-dir"  # both forms, each at two layouts
-    checkpoint = to_nemo(source, tmp_path / ("model.nemo" if form == "nemo" else "model"), form)
-    reference = to_hf(checkpoint, tmp_path / "llama", as_llama=True) if model == "internlm2" else source
+    form = Format.NEMO if tp == pp else Format.NEMO_DIR  # both forms, each at two layouts
+    checkpoint = to_nemo(source, tmp_path / ("model.nemo" if form.tar else "model"), form)
+    reference = to_hf(checkpoint, tmp_path / "llama", engine_form=True) if model == "internlm2" else source
     expected = expected_logprobs(reference)
     for rank in run_ranks(restored_logprobs, tp * pp, other, checkpoint, tp, pp):
         assert (rank["own"] - expected).abs().max() < 1e-5
@@ -80,7 +81,7 @@ def megatron_logprobs(other: Path, checkpoint: Path) -> torch.Tensor:
 
 def test_megatron_loads_its_format(tmp_path: Path) -> None:
     source, other = (write_model(tmp_path / f"hf{seed}", "untied", seed) for seed in (1, 2))
-    checkpoint = to_nemo(source, tmp_path / "megatron", "megatron")
+    checkpoint = to_nemo(source, tmp_path / "megatron", Format.MEGATRON)
     assert (checkpoint / "latest_checkpointed_iteration.txt").read_text() == "release"
     (logprobs,) = run_ranks(megatron_logprobs, 1, other, checkpoint / "release")
     assert (logprobs - expected_logprobs(source)).abs().max() < 1e-5

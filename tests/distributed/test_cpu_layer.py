@@ -36,7 +36,7 @@ def mappings() -> dict[str, Any]:
     second = torch.rand(2)
     mcore_random._set_cuda_rng_state(state)
     third = torch.rand(2)
-    with torch.cuda.Stream() as stream:  # type: ignore[no-untyped-call]  # torch's, untyped
+    with torch.cuda.Stream() as stream:
         stream.wait_stream(torch.cuda.current_stream())
         stream.synchronize()
     torch.cuda.synchronize()

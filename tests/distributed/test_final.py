@@ -60,7 +60,7 @@ def test_live_export_equals_offline_export_and_the_actor(tmp_path: Path, kind: s
     readable = tmp_path / "hf"
     if kind == "internlm2":  # transformers knows it as the Llama that it equals
         readable = tmp_path / "llama"
-        to_hf(tmp_path / "final.nemo", readable, as_llama=True)
+        to_hf(tmp_path / "final.nemo", readable, engine_form=True)
     model = AutoModelForCausalLM.from_pretrained(readable, trust_remote_code=False).eval()
     expected_BS, _ = hugging_face_logprobs(model, trained["tokens"])
     assert (trained["logprobs"] - expected_BS).abs().max() < 1e-5

@@ -12,6 +12,7 @@ from s2l_nemo.algorithm.losses.aggregation import LossScale
 from s2l_nemo.algorithm.losses.policy import PolicyLoss
 from s2l_nemo.algorithm.options import AlgorithmConfig
 from s2l_nemo.config.schema import ActivationCheckpointing, ModelConfig
+from s2l_nemo.models.open import open_model
 from s2l_nemo.types import Source
 from tests.distributed.models import fixed_batch, write_qwen3
 from tests.distributed.ranks import run_ranks
@@ -35,6 +36,7 @@ def build(folder: Path, tp: int, pp: int, **model: Any) -> Any:
     init_process_groups(config)
     return build_actor(
         config,
+        open_model("model.path", str(folder)),
         num_nodes=1,
         sequence_length=64,
         global_batch_size=8,

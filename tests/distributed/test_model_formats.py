@@ -54,7 +54,7 @@ def test_nemo_checkpoints_train_bit_for_bit_as_the_hugging_face_folder(tmp_path:
 def test_internlm2_learns_from_a_llama_and_at_any_layout(tmp_path: Path) -> None:
     learner, explorer = write_internlm2(tmp_path / "learner"), write_internlm2(tmp_path / "explorer", seed=1, hidden=32)
     expected, _, result = run(tmp_path / "run", learner, explorer)
-    llama = to_hf(explorer, tmp_path / "llama", as_llama=True)
+    llama = to_hf(explorer, tmp_path / "llama", engine_form=True)
     metrics, files, again = run(tmp_path / "pp", learner, llama, pp=2, tp=1)
     assert again["explorer"] == result["explorer"]
     for mine, theirs in zip(metrics, expected, strict=True):

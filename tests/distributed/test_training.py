@@ -14,8 +14,9 @@ from typing import Any
 import pytest
 from omegaconf import OmegaConf
 
+from s2l_nemo.config.checks import check_model_files
 from s2l_nemo.config.load import load_config
-from s2l_nemo.config.schema import EngineKind
+from s2l_nemo.engines.kinds import ENGINES
 from s2l_nemo.records.dump import read_rollouts
 from s2l_nemo.records.metrics import read_metrics
 from s2l_nemo.rewards.grader import Grade, GradeItem
@@ -77,11 +78,11 @@ def train(overrides: list[str], grader: Any = None) -> dict[str, Any]:
         return trainers[0]
 
     patch.setattr(setup, "build_trainer", build_and_keep)
-    received = setup.run_training(cfg, setup.load_inputs(cfg))
+    received = setup.run_training(cfg, setup.load_inputs(cfg, check_model_files(cfg)))
     trainer = trainers[0]
     engines = trainer.rollouts
     hashes = {}
-    if cfg.engine.kind is EngineKind.embedded:  # servers have ended
+    if not ENGINES[cfg.engine.kind].served:  # servers have ended
         hashes["hash"] = engines.learner.weight_hash()
         hashes["explorer"] = engines.explorer.weight_hash() if engines.explorer else None
     return {

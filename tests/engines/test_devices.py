@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import pytest
 
-from s2l_nemo.config.schema import EngineConfig
-from s2l_nemo.trainer.engines import with_devices
+from s2l_nemo.engines.build import devices_of
+from s2l_nemo.engines.options import EngineConfig
+from s2l_nemo.types import Source
 
 
 @pytest.mark.parametrize(
@@ -22,6 +23,5 @@ def test_devices_of_a_replica(
     explorer: str | None, learner: str | None, tp: int, replica: int, on_gpu: bool, expected: tuple[str, str]
 ) -> None:
     config = EngineConfig(tensor_parallel_size=tp, explorer_devices=explorer, learner_devices=learner)
-    found = with_devices(config, replica, on_gpu=on_gpu)
-    assert (found.explorer_devices, found.learner_devices) == expected
-    assert (found.kind, found.tensor_parallel_size) == (config.kind, tp)
+    found = tuple(devices_of(config, source, replica, on_gpu=on_gpu) for source in (Source.EXPLORER, Source.LEARNER))
+    assert found == expected

@@ -15,11 +15,11 @@ import yaml
 
 from s2l_nemo.config.evaluation import EvaluateConfig
 from s2l_nemo.config.load import load_values
-from s2l_nemo.config.schema import Precision
 from s2l_nemo.data.benchmarks import load_benchmark
 from s2l_nemo.errors import UserError
 from s2l_nemo.evaluation.modes import settings
 from s2l_nemo.evaluation.run import evaluate, make_identity
+from s2l_nemo.models.precision import Precision
 from tests.distributed.models import write_qwen3
 
 ROOT = Path(__file__).parents[2]
@@ -134,7 +134,8 @@ def without_git(contents: dict[str, bytes]) -> dict[str, object]:
     return {**contents, "output/model/config.txt": config}
 
 
-def test_a_finished_run_is_not_repeated(workplace: Path, uninterrupted: dict[str, bytes]) -> None:
+@pytest.mark.usefixtures("uninterrupted")
+def test_a_finished_run_is_not_repeated(workplace: Path) -> None:
     times = {path: path.stat().st_mtime_ns for path in (workplace / "whole").rglob("*")}
     done = run(workplace, "whole")
     assert done.returncode == 0

@@ -10,6 +10,7 @@ import pytest
 from s2l_nemo.config.evaluation import EvaluateOptions, Mode
 from s2l_nemo.config.schema import AnswerKind
 from s2l_nemo.data.benchmarks import INSTRUCTIONS, Benchmark, Problem
+from s2l_nemo.engines.protocol import LocalEngine
 from s2l_nemo.errors import UserError
 from s2l_nemo.evaluation.modes import MODES, Settings, settings
 from s2l_nemo.evaluation.sampling import Plan, Sampler, check_memory, chunk_problems, make_plan, sample_seed
@@ -35,7 +36,7 @@ class Tokenizer:
         return self(["NT"[enable_thinking] + chat[0]["content"] for chat in chats])["input_ids"]
 
 
-class Engine:
+class Engine(LocalEngine):
     """Answers every request with its own seed as text; remembers the batches."""
 
     def __init__(self) -> None:

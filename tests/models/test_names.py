@@ -9,17 +9,17 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from s2l_nemo.models.shape import Family, ModelShape
-from s2l_nemo.models.names import TABLES, Rule, full_shape, fuse, hf_shapes, split
+from s2l_nemo.models.families import FAMILIES
+from s2l_nemo.models.fusion import fuse, hf_shapes, split
 from s2l_nemo.models.layout import buckets, entries
+from s2l_nemo.models.names import QWEN3, Rule
+from s2l_nemo.models.shape import ModelShape, full_shape
 from s2l_nemo.models.shards import join, pack, shard, shard_rows, shard_shape, unpack, unshard
 from tests.models.shapes import small_shape
 
-FAMILIES: tuple[Family, ...] = ("qwen3", "internlm2", "llama")
 
-
-def all_rules(family: Family) -> list[Rule]:
-    table = TABLES[family]
+def all_rules(family: str) -> list[Rule]:
+    table = FAMILIES[family].table
     return [table.embedding, *table.layer, table.final_norm, table.output]
 
 
@@ -48,7 +48,7 @@ def test_qkv_rows_are_grouped_by_kv_head() -> None:
 
 
 def test_wqkv_of_internlm_is_megatrons_layout_already() -> None:
-    (wqkv,) = [rule for rule in TABLES["internlm2"].layer if rule.hf == ("attention.wqkv.weight",)]
+    (wqkv,) = [rule for rule in FAMILIES["internlm2"].table.layer if rule.hf == ("attention.wqkv.weight",)]
     shape = small_shape(heads=4, kv_heads=2)
     assert values(fuse(wqkv, [rows(1, 8)], shape)) == values(rows(1, 8))
 
@@ -63,9 +63,9 @@ def test_gate_up_shard_is_not_a_chunk() -> None:
 
 def test_no_table_can_be_changed() -> None:
     with pytest.raises(TypeError):
-        TABLES["qwen3"] = TABLES["llama"]  # type: ignore[index]
+        FAMILIES["qwen3"] = FAMILIES["llama"]  # type: ignore[index]
     with pytest.raises(AttributeError):
-        TABLES["qwen3"].output = TABLES["qwen3"].embedding  # type: ignore[misc]
+        QWEN3.output = QWEN3.embedding  # type: ignore[misc]
     tied, untied = small_shape(tied=True), small_shape(tied=False)
     before = [entry.hf_names() for entry in entries(untied)]
     entries(tied)  # a tied model first once made peers lose the next model's output layer
@@ -78,7 +78,7 @@ def any_shape(draw: st.DrawFn) -> tuple[ModelShape, int]:
     tp_size = draw(st.sampled_from([1, 2, 4]))
     kv_heads = tp_size * draw(st.integers(1, 2))
     return small_shape(
-        family=draw(st.sampled_from(FAMILIES)),
+        family=draw(st.sampled_from(FAMILIES.names())),
         layers=draw(st.sampled_from([2, 4])),
         hidden=draw(st.integers(1, 5)),
         ffn=tp_size * draw(st.integers(1, 3)),
@@ -126,8 +126,8 @@ def test_plan_gives_every_tensor_once(drawn: tuple[ModelShape, int], pp_size: in
         assert all(torch.equal(seen[name], x) for name, x in zip(entry.hf_names(), wanted, strict=True))
 
 
-@pytest.mark.parametrize("family", FAMILIES)
-def test_local_names_differ_only_in_the_norms(family: Family) -> None:
+@pytest.mark.parametrize("family", FAMILIES.names())
+def test_local_names_differ_only_in_the_norms(family: str) -> None:
     differ = [one.megatron for one in all_rules(family) if one.local_name() != one.megatron]
     assert differ == ["self_attention.linear_qkv.layer_norm_weight", "mlp.linear_fc1.layer_norm_weight"]
 

@@ -1,24 +1,29 @@
+"""Tokenizers of models: they load without remote code, and two models share tokens or are refused."""
+
 from __future__ import annotations
 
-import shutil
 import string
-import tarfile
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 from transformers import AutoConfig, PreTrainedTokenizerFast
 
-from s2l_nemo.models.tokenizer import check_same_tokenizer, load_tokenizer, stop_token_ids
 from s2l_nemo.errors import UserError
+from s2l_nemo.models.open import Model, check_same_tokenizer
+from s2l_nemo.models.tokenizer import load_tokenizer, stop_token_ids
+from tests.character_tokenizer import character_tokenizer
+from tests.models.shapes import small_shape
 
 MakeCheckpoint = Callable[..., Path]
-MakeTokenizer = Callable[..., PreTrainedTokenizerFast]
 
 
-def test_a_saved_tokenizer_loads_and_encodes_the_same(
-    checkpoint: MakeCheckpoint, tokenizer: PreTrainedTokenizerFast
-) -> None:
+def model(folder: Path, *, vocab: int = 128) -> Model:
+    return Model("model.path", str(folder), {}, small_shape(vocab=vocab), folder)
+
+
+def test_a_saved_tokenizer_loads_and_encodes_the_same(checkpoint: MakeCheckpoint) -> None:
+    tokenizer = character_tokenizer()
     loaded = load_tokenizer(checkpoint("learner"))
     assert loaded.is_fast
     characters = string.printable
@@ -94,22 +99,6 @@ def test_a_remote_tokenizer_loads_without_a_word(
     assert not caplog.records
 
 
-def test_a_nemo_checkpoint_carries_its_tokenizer(checkpoint: MakeCheckpoint, tmp_path: Path) -> None:
-    files = {"config": '{"vocab_size": 128}', "generation_config": '{"eos_token_id": 3}'}
-    learner = checkpoint("learner", **files)
-    folder, file = tmp_path / "nemo", tmp_path / "learner.nemo"
-    shutil.copytree(learner, folder / "huggingface")
-    (folder / "model_config.yaml").touch()
-    with tarfile.open(file, "w:") as archive:
-        archive.add(folder, ".")
-    for path in (folder, file):
-        tokenizer = load_tokenizer(path)
-        assert tokenizer.get_vocab() == load_tokenizer(learner).get_vocab()
-        assert stop_token_ids(path, tokenizer) == (3, string.printable.index("|"))
-        check_same_tokenizer(learner, path)
-        check_same_tokenizer(path, learner)
-
-
 def test_stop_ids_are_the_union_of_tokenizer_and_generation_config(checkpoint: MakeCheckpoint) -> None:
     for name, text, extra in [("a", "[7, 3]", {7, 3}), ("b", "5", {5}), ("c", "null", set())]:
         folder = checkpoint(name, generation_config=f'{{"eos_token_id": {text}}}')
@@ -118,36 +107,53 @@ def test_stop_ids_are_the_union_of_tokenizer_and_generation_config(checkpoint: M
         assert stop_token_ids(folder, tokenizer) == expected
 
 
-def test_without_any_end_of_sequence_token_there_is_an_error(
-    checkpoint: MakeCheckpoint, tokenizer: PreTrainedTokenizerFast
-) -> None:
+def test_without_any_end_of_sequence_token_there_is_an_error(checkpoint: MakeCheckpoint) -> None:
+    tokenizer = character_tokenizer()
     tokenizer.eos_token = None
     with pytest.raises(UserError, match="names no end-of-sequence token"):
         stop_token_ids(checkpoint("a", tokenizer), tokenizer)
 
 
+def test_messages_name_the_model_and_not_where_it_was_unpacked(tmp_path: Path) -> None:
+    (tmp_path / "tokenizer_config.json").write_text("{}")
+    with pytest.raises(UserError, match=r"^cannot load the tokenizer of a\.nemo: "):
+        load_tokenizer(tmp_path, "a.nemo")
+
+
+def test_a_tokenizer_file_that_is_no_json_is_named(checkpoint: MakeCheckpoint) -> None:
+    folder = checkpoint("learner", generation_config="{")
+    with pytest.raises(UserError, match=r"learner/generation_config\.json is not JSON: fetch the model again"):
+        stop_token_ids(folder, load_tokenizer(folder))
+
+
 def test_equal_tokenizers_pass(checkpoint: MakeCheckpoint) -> None:
-    files = {"config": '{"vocab_size": 128}', "generation_config": '{"eos_token_id": 3}'}
-    check_same_tokenizer(checkpoint("learner", **files), checkpoint("explorer", **files))
+    folders = [checkpoint(name, generation_config='{"eos_token_id": 3}') for name in ("learner", "explorer")]
+    check_same_tokenizer(*map(model, folders))
 
 
-def test_each_difference_is_named_with_both_folders(checkpoint: MakeCheckpoint, make_tokenizer: MakeTokenizer) -> None:
-    learner = checkpoint("learner", config='{"vocab_size": 128}')
-    swapped = make_tokenizer(alphabet=string.printable.replace("01", "10"))
-    other_eos = make_tokenizer()
-    other_eos.eos_token = "!"
-    cases = {
-        "vocabulary: '0' is 0 against 1": checkpoint("v", swapped, config='{"vocab_size": 128}'),
-        "special tokens: 'eos_token' is '|' against '!'": checkpoint("s", other_eos, config='{"vocab_size": 128}'),
-        "EOS ids": checkpoint("e", config='{"vocab_size": 128}', generation_config='{"eos_token_id": 3}'),
-        "vocab_size: 128 against 256": checkpoint("m", config='{"vocab_size": 256}'),
-    }
-    for difference, explorer in cases.items():
-        with pytest.raises(UserError) as error:
-            check_same_tokenizer(learner, explorer)
-        assert all(part in str(error.value) for part in (difference, str(learner), str(explorer)))
+@pytest.mark.parametrize(
+    ("difference", "vocab", "make"),
+    [
+        (
+            "vocabulary: '0' is 0 against 1",
+            128,
+            lambda write: write("b", character_tokenizer(alphabet=string.printable.replace("01", "10"))),
+        ),
+        ("EOS ids: (91,) against (3, 91)", 128, lambda write: write("b", generation_config='{"eos_token_id": 3}')),
+        ("vocab_size: 128 against 256", 256, lambda write: write("b")),
+    ],
+)
+def test_each_difference_is_named_with_both_folders(
+    checkpoint: MakeCheckpoint, difference: str, vocab: int, make: Callable[[MakeCheckpoint], Path]
+) -> None:
+    learner, explorer = checkpoint("learner"), make(checkpoint)
+    with pytest.raises(UserError) as error:
+        check_same_tokenizer(model(learner), model(explorer, vocab=vocab))
+    assert all(part in str(error.value) for part in (difference, str(learner), str(explorer)))
 
 
-def test_a_tokenizer_without_a_model_is_no_checkpoint(checkpoint: MakeCheckpoint) -> None:
-    with pytest.raises(UserError, match=r"config\.json is missing"):
-        check_same_tokenizer(checkpoint("learner"), checkpoint("explorer"))
+def test_another_special_token_is_a_difference(checkpoint: MakeCheckpoint) -> None:
+    other = character_tokenizer()
+    other.eos_token = "!"
+    with pytest.raises(UserError, match=r"special tokens: 'eos_token' is '\|' against '!'"):
+        check_same_tokenizer(model(checkpoint("learner")), model(checkpoint("explorer", other)))

@@ -11,11 +11,11 @@ from hypothesis import strategies as st
 from s2l_nemo.config.load import load_config
 from s2l_nemo.config.schema import Config
 from s2l_nemo.errors import UserError
-from s2l_nemo.models.shape import PUBLIC_SHAPES, ModelShape
+from s2l_nemo.models.shape import ModelShape, public_shapes
 from s2l_nemo.planner import cost
 
 CONF = Path(__file__).parents[2] / "conf"
-LEARNER, EXPLORER = PUBLIC_SHAPES["Qwen3-8B"], PUBLIC_SHAPES["Qwen3-1.7B"]
+LEARNER, EXPLORER = public_shapes()["Qwen3-8B"], public_shapes()["Qwen3-1.7B"]
 L20, H100, H200 = cost.GPUS
 ASSUMED = cost.Assumed(length=2048, prompt=128, bandwidth=1.0, mfu=0.5, refit_gb_s=16.38147072)
 

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from s2l_nemo.config.load import load_config
-from s2l_nemo.models.shape import PUBLIC_SHAPES, ModelShape, public_shape
+from s2l_nemo.models.shape import ModelShape, public_shape, public_shapes
 from s2l_nemo.planner.plan import memory_of_rank, render_plan, splits
 
 CONF = Path(__file__).parents[2] / "conf"
@@ -18,12 +18,12 @@ PAPER = ["--config-name", "paper"]
     [("Qwen3-0.6B", 0.596), ("Qwen3-1.7B", 1.72), ("Qwen3-4B", 4.02), ("Qwen3-8B", 8.19), ("Qwen3-14B", 14.77)],
 )
 def test_public_figures_give_the_published_sizes(name: str, billions: float) -> None:
-    assert PUBLIC_SHAPES[name].parameters / 1e9 == pytest.approx(billions, rel=2e-3)
+    assert public_shapes()[name].parameters / 1e9 == pytest.approx(billions, rel=2e-3)
 
 
 def test_key_value_bytes_of_a_token() -> None:
-    assert PUBLIC_SHAPES["Qwen3-1.7B"].kv_elements_per_token * 2 == 114_688
-    assert PUBLIC_SHAPES["Qwen3-8B"].kv_elements_per_token * 2 == 147_456
+    assert public_shapes()["Qwen3-1.7B"].kv_elements_per_token * 2 == 114_688
+    assert public_shapes()["Qwen3-8B"].kv_elements_per_token * 2 == 147_456
 
 
 @pytest.mark.parametrize(
@@ -74,7 +74,7 @@ def test_token_table_of_the_paper() -> None:
 
 
 def test_memory_by_hand() -> None:
-    learner, explorer = PUBLIC_SHAPES["Qwen3-8B"], PUBLIC_SHAPES["Qwen3-1.7B"]
+    learner, explorer = public_shapes()["Qwen3-8B"], public_shapes()["Qwen3-1.7B"]
     cfg = load_config([*PAPER, "model.tensor_model_parallel_size=2", "model.pipeline_model_parallel_size=2"], CONF)
     parts = memory_of_rank(cfg, learner, explorer)
     trained = (18 * learner.layer_parameters + 151936 * 4096) // 2  # the first of two stages, half of each matrix
@@ -90,7 +90,7 @@ def test_memory_by_hand() -> None:
 
 
 def test_memory_follows_the_switches() -> None:
-    learner = PUBLIC_SHAPES["Qwen3-8B"]
+    learner = public_shapes()["Qwen3-8B"]
     tiny = load_config(["algorithm.kl_coef=0"], CONF)
     parts = memory_of_rank(tiny, learner, None)
     assert "reference weights (in host memory)" not in parts

@@ -145,7 +145,7 @@ def test_a_kill_while_pruning_leaves_no_half_checkpoint_that_counts(
     publish(tmp_path, 1)
     publish(tmp_path, 2)
 
-    def killed(folder: Path) -> None:
+    def killed(_: Path) -> None:
         raise Killed
 
     monkeypatch.setattr(shutil, "rmtree", killed)

@@ -12,11 +12,11 @@ from s2l_nemo.config.schema import Config, Resume
 from s2l_nemo.errors import UserError
 from s2l_nemo.files import check_free_space, write_json_atomic, write_text_atomic
 from s2l_nemo.records.checkpoints import publish_checkpoint
-from s2l_nemo.records.directory import create_run_dir
+from s2l_nemo.records.directory import RunDir, create_run_dir
 from s2l_nemo.records.versions import _git_state
 
 
-def config(**changes):
+def config(**changes: object) -> str:
     """The default configuration as YAML; dots of keys are written as `__`."""
     values = json.loads(json.dumps(asdict(Config())))
     for key, value in changes.items():
@@ -29,25 +29,25 @@ def config(**changes):
     return yaml.safe_dump(values)
 
 
-def save(run_dir, step):
+def save(run_dir: RunDir, step: int) -> None:
     tmp = run_dir.checkpoint_tmp(step)
     tmp.mkdir(parents=True)
     (tmp / "weights").write_text("x")
     publish_checkpoint(tmp, run_dir.checkpoint(step))
 
 
-def started(path, step=6, **changes):
+def started(path: Path, step: int = 6, **changes: object) -> RunDir:
     run_dir, _ = create_run_dir(path, Resume.auto, config(**changes))
     save(run_dir, step)
     return run_dir
 
 
-def tree(path):
+def tree(path: Path) -> dict[str, bytes]:
     return {file.relative_to(path).as_posix(): file.read_bytes() for file in path.rglob("*") if file.is_file()}
 
 
 @pytest.mark.parametrize("resume", [Resume.auto, Resume.never])
-def test_a_new_directory_gets_config_and_versions(tmp_path, resume):
+def test_a_new_directory_gets_config_and_versions(tmp_path: Path, resume: Resume) -> None:
     run_dir, checkpoint = create_run_dir(tmp_path / "runs" / "a", resume, config())
     assert checkpoint is None
     assert run_dir.config.read_text() == config()
@@ -58,7 +58,7 @@ def test_a_new_directory_gets_config_and_versions(tmp_path, resume):
     assert sorted(path.name for path in run_dir.path.iterdir()) == ["config.yaml", "versions.json"]
 
 
-def test_names_follow_the_contract(tmp_path):
+def test_names_follow_the_contract(tmp_path: Path) -> None:
     run_dir, _ = create_run_dir(tmp_path / "a", Resume.auto, config())
     assert run_dir.rollout_file(1) == tmp_path / "a/rollouts/step_000001.parquet"
     assert run_dir.checkpoint(1) == tmp_path / "a/checkpoints/step_000001"
@@ -67,7 +67,7 @@ def test_names_follow_the_contract(tmp_path):
 
 
 @pytest.mark.parametrize("resume", [Resume.auto, Resume.must])
-def test_continues_from_the_newest_complete_checkpoint(tmp_path, resume):
+def test_continues_from_the_newest_complete_checkpoint(tmp_path: Path, resume: Resume) -> None:
     run_dir = started(tmp_path, step=6)
     save(run_dir, 9)
     run_dir.checkpoint_tmp(12).mkdir()
@@ -81,7 +81,7 @@ def test_continues_from_the_newest_complete_checkpoint(tmp_path, resume):
 
 
 @pytest.mark.parametrize("with_checkpoint", [False, True])
-def test_never_refuses_a_directory_with_a_run(tmp_path, with_checkpoint):
+def test_never_refuses_a_directory_with_a_run(tmp_path: Path, with_checkpoint: bool) -> None:
     run_dir, _ = create_run_dir(tmp_path, Resume.never, config())
     if with_checkpoint:
         save(run_dir, 1)
@@ -91,7 +91,7 @@ def test_never_refuses_a_directory_with_a_run(tmp_path, with_checkpoint):
     assert tree(tmp_path) == before
 
 
-def test_must_refuses_where_there_is_no_complete_checkpoint(tmp_path):
+def test_must_refuses_where_there_is_no_complete_checkpoint(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"run\.resume=must"):
         create_run_dir(tmp_path / "new", Resume.must, config())
     assert not (tmp_path / "new").exists()
@@ -101,7 +101,7 @@ def test_must_refuses_where_there_is_no_complete_checkpoint(tmp_path):
         create_run_dir(run_dir.path, Resume.must, config())
 
 
-def test_another_configuration_is_refused_and_nothing_is_touched(tmp_path):
+def test_another_configuration_is_refused_and_nothing_is_touched(tmp_path: Path) -> None:
     started(tmp_path)
     before = tree(tmp_path)
     with pytest.raises(UserError, match=r"run\.seed=1, now 2"):
@@ -109,7 +109,7 @@ def test_another_configuration_is_refused_and_nothing_is_touched(tmp_path):
     assert tree(tmp_path) == before
 
 
-def test_what_may_change_continues_and_is_recorded(tmp_path):
+def test_what_may_change_continues_and_is_recorded(tmp_path: Path) -> None:
     run_dir = started(tmp_path)
     changed = config(trainer__devices=2, checkpoint__keep=7)
     _, checkpoint = create_run_dir(tmp_path, Resume.auto, changed)
@@ -117,13 +117,13 @@ def test_what_may_change_continues_and_is_recorded(tmp_path):
     assert run_dir.config.read_text() == changed
 
 
-def test_fewer_steps_than_the_checkpoint_has_are_refused(tmp_path):
+def test_fewer_steps_than_the_checkpoint_has_are_refused(tmp_path: Path) -> None:
     started(tmp_path, step=6, algorithm__schedule__t_mix=2)
     with pytest.raises(UserError, match=r"algorithm\.steps=4.*has done 6"):
         create_run_dir(tmp_path, Resume.auto, config(algorithm__steps=4, algorithm__schedule__t_mix=2))
 
 
-def test_leftovers_of_a_crashed_start_are_removed(tmp_path):
+def test_leftovers_of_a_crashed_start_are_removed(tmp_path: Path) -> None:
     run_dir, _ = create_run_dir(tmp_path, Resume.auto, config())
     run_dir.metrics.write_text('{"step": 1}\n')
     for folder in (run_dir.rollouts, run_dir.checkpoint(1), run_dir.tensorboard, run_dir.validation):
@@ -134,12 +134,12 @@ def test_leftovers_of_a_crashed_start_are_removed(tmp_path):
     assert set(tree(tmp_path)) == {"config.yaml", "versions.json"}
 
 
-def test_a_start_killed_in_its_first_write_is_reused(tmp_path):
+def test_a_start_killed_in_its_first_write_is_reused(tmp_path: Path) -> None:
     (tmp_path / ".tmp-versions.json.123").write_text("{")
     assert create_run_dir(tmp_path, Resume.auto, config())[1] is None
 
 
-def test_a_finished_run_without_checkpoints_is_not_emptied(tmp_path):
+def test_a_finished_run_without_checkpoints_is_not_emptied(tmp_path: Path) -> None:
     run_dir, _ = create_run_dir(tmp_path, Resume.auto, config())
     write_json_atomic(run_dir.summary, {"pass@1/after": 0.9})
     with pytest.raises(UserError, match="finished run"):
@@ -148,7 +148,7 @@ def test_a_finished_run_without_checkpoints_is_not_emptied(tmp_path):
 
 
 @pytest.mark.parametrize("resume", [Resume.auto, Resume.never, Resume.must])
-def test_a_foreign_directory_is_left_alone(tmp_path, resume):
+def test_a_foreign_directory_is_left_alone(tmp_path: Path, resume: Resume) -> None:
     (tmp_path / "thesis.tex").write_text("years")
     (tmp_path / "config.yaml").write_text("a: 1")
     before = tree(tmp_path)
@@ -157,7 +157,7 @@ def test_a_foreign_directory_is_left_alone(tmp_path, resume):
     assert tree(tmp_path) == before
 
 
-def test_a_path_that_cannot_be_a_directory(tmp_path):
+def test_a_path_that_cannot_be_a_directory(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(UserError, match="is a file"):
         create_run_dir(tmp_path / "file", Resume.auto, config())
@@ -166,13 +166,13 @@ def test_a_path_that_cannot_be_a_directory(tmp_path):
 
 
 @pytest.mark.skipif(os.geteuid() == 0, reason="root may write everywhere")
-def test_a_read_only_parent(tmp_path):
+def test_a_read_only_parent(tmp_path: Path) -> None:
     tmp_path.chmod(0o500)
     with pytest.raises(UserError, match="Permission denied"):
         create_run_dir(tmp_path / "run", Resume.auto, config())
 
 
-def test_versions_of_earlier_parts_of_a_run_are_kept(tmp_path):
+def test_versions_of_earlier_parts_of_a_run_are_kept(tmp_path: Path) -> None:
     run_dir = started(tmp_path)
     old = json.loads(run_dir.versions.read_text()) | {"python": "3.10.0"}
     write_json_atomic(run_dir.versions, old)
@@ -181,12 +181,12 @@ def test_versions_of_earlier_parts_of_a_run_are_kept(tmp_path):
         assert json.loads(run_dir.versions.read_text())["earlier"] == [old]
 
 
-def git(folder, *arguments):
+def git(folder: Path, *arguments: str) -> None:
     identity = ["-c", "user.name=t", "-c", "user.email=t@example.org"]
     subprocess.run(["git", "-C", str(folder), *identity, *arguments], check=True, capture_output=True)
 
 
-def test_git_state_of_a_tracked_file(tmp_path, monkeypatch):
+def test_git_state_of_a_tracked_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("GIT_CEILING_DIRECTORIES", str(tmp_path.parent))
     file = tmp_path / "code.py"
     file.write_text("1")
@@ -197,13 +197,14 @@ def test_git_state_of_a_tracked_file(tmp_path, monkeypatch):
     git(tmp_path, "add", ".")
     git(tmp_path, "commit", "-m", "two")
     state = _git_state(file)
-    assert len(state["commit"]) == 40
+    assert state is not None
+    assert len(str(state["commit"])) == 40
     assert state["dirty"] is False
     file.write_text("2")
-    assert _git_state(file)["dirty"] is True
+    assert _git_state(file) == {**state, "dirty": True}
 
 
-def test_atomic_write_failing_half_way_keeps_the_old_file(tmp_path):
+def test_atomic_write_failing_half_way_keeps_the_old_file(tmp_path: Path) -> None:
     path = tmp_path / "a.json"
     write_json_atomic(path, {"a": 1})
     with pytest.raises(ValueError):
@@ -214,7 +215,7 @@ def test_atomic_write_failing_half_way_keeps_the_old_file(tmp_path):
     assert list(tmp_path.iterdir()) == [path]
 
 
-def test_free_space_names_need_and_free(tmp_path):
+def test_free_space_names_need_and_free(tmp_path: Path) -> None:
     check_free_space(tmp_path / "not" / "yet", 1)
     with pytest.raises(UserError, match=r"needs 1000000000\.00 GB and .* has [\d.]+ GB free"):
         check_free_space(Path(tmp_path, "not", "yet"), 10**18)

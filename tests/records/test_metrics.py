@@ -77,7 +77,7 @@ def test_resume_drops_later_steps_and_a_torn_line(run_dir: RunDir, metrics_of: M
     assert [event.step for event in events.Scalars("reward/learner")] == [2, 3]  # null at step 1
 
 
-def test_a_new_run_does_not_append(run_dir: RunDir, metrics_of: MetricsOf) -> None:
+def test_a_new_run_does_not_append(run_dir: RunDir) -> None:
     run_dir.metrics.write_text('{"step": 1}\n')
     MetricsWriter(run_dir).close()
     assert steps(run_dir) == []

@@ -1,6 +1,5 @@
 from __future__ import annotations
 
-import json
 import math
 from pathlib import Path
 
@@ -30,8 +29,8 @@ def run_dir(tmp_path: Path, metrics_of: MetricsOf) -> RunDir:
     return run_dir
 
 
-def series(run_dir: RunDir) -> plots._Series:
-    return plots._Series(read_metrics(run_dir.metrics))
+def series(run_dir: RunDir, **summary: float) -> plots._Series:
+    return plots._Series(read_metrics(run_dir.metrics), summary)
 
 
 def test_all_plots_are_drawn_without_a_summary(run_dir: RunDir) -> None:
@@ -50,23 +49,23 @@ def test_nothing_to_draw_before_the_first_step(tmp_path: Path) -> None:
 
 def test_null_is_a_gap(run_dir: RunDir) -> None:
     figure = Figure()
-    plots._reward(figure, series(run_dir), {})
+    plots._reward(figure, series(run_dir))
     lines = {line.get_label(): [y for _, y in points(line)] for line in figure.axes[0].lines}
     assert [math.isnan(value) for value in lines["learner"]] == [True, False, False, False, False]
     assert [math.isnan(value) for value in lines["explorer"]] == [False, False, False, True, True]
 
 
 def test_validation_before_and_after_come_from_the_summary(run_dir: RunDir) -> None:
-    run_dir.summary.write_text(json.dumps({"pass@1/before": 0.5, "pass@1/after": 0.9, "pass@1/before_low": 0.4}))
+    summary = {"pass@1/before": 0.5, "pass@1/after": 0.9, "pass@1/before_low": 0.4}
     figure = Figure()
-    plots._pass_at_1(figure, series(run_dir), json.loads(run_dir.summary.read_text()))
+    plots._pass_at_1(figure, series(run_dir, **summary))
     (line,) = figure.axes[0].lines
     assert points(line) == [(0, 0.5), (4, 0.7), (5, 0.9)]
 
 
 def test_phases_and_the_rest_stack_to_the_step_time(run_dir: RunDir) -> None:
     figure = Figure()
-    plots._step_time(figure, series(run_dir), {})
+    plots._step_time(figure, series(run_dir))
     tops = [bar.get_y() + bar.get_height() for bar in figure.axes[0].containers[-1]]
     assert tops == pytest.approx([12.34] * 5)
 
@@ -76,5 +75,5 @@ def test_a_run_without_explorer_does_not_name_it(tmp_path: Path, metrics_of: Met
     with MetricsWriter(run_dir) as writer:
         writer.write(9, metrics_of(9))
     figure = Figure()
-    plots._reward(figure, series(run_dir), {})
+    plots._reward(figure, series(run_dir))
     assert legend_texts(figure.axes[0].get_legend()) == ["whole group", "learner"]

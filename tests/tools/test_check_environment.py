@@ -189,7 +189,7 @@ def test_a_hanging_interpreter_is_given_up(tmp_path: Path) -> None:
     assert "timed out" in found.fault
 
 
-def test_exit_code_1_without_the_packages(tmp_path: Path) -> None:
+def test_exit_code_1_without_the_packages() -> None:
     bare = [sys.executable, "-S", "-I", "tools/check_environment.py", "--json"]  # no site-packages
     done = subprocess.run(bare, cwd=ROOT, capture_output=True, text=True, timeout=600, check=False)
     assert done.returncode == 1

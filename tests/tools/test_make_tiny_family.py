@@ -19,7 +19,8 @@ from s2l_nemo.config.schema import DataConfig
 from s2l_nemo.data import arithmetic
 from s2l_nemo.data.prompts import load_prompts
 from s2l_nemo.errors import UserError
-from s2l_nemo.models.tokenizer import check_same_tokenizer, load_tokenizer, stop_token_ids
+from s2l_nemo.models.open import check_same_tokenizer, open_model
+from s2l_nemo.models.tokenizer import load_tokenizer, stop_token_ids
 
 
 def load_tool() -> ModuleType:
@@ -64,7 +65,7 @@ def test_the_same_recipe_gives_the_same_bits_and_another_seed_does_not(family: P
 
 
 def test_both_are_ordinary_checkpoints_of_one_family(family: Path) -> None:
-    check_same_tokenizer(family / "learner", family / "explorer")
+    check_same_tokenizer(*(open_model("model.path", str(family / name)) for name in ("learner", "explorer")))
     sizes = {}
     for name in ("learner", "explorer"):
         config = AutoConfig.from_pretrained(family / name)
@@ -137,7 +138,7 @@ def test_distillation_loss_is_zero_for_the_teacher_itself_and_follows_it_otherwi
     assert loss(student, tokens_BT, is_answer_BS).item() == pytest.approx(by_hand.item(), rel=1e-4)
 
 
-def test_a_family_that_is_there_is_kept_until_the_recipe_changes_or_force(family: Path, tmp_path: Path) -> None:
+def test_a_family_that_is_there_is_kept_until_the_recipe_changes_or_force(tmp_path: Path) -> None:
     output = tmp_path / "tiny"
     facts, _ = publish(QUICK, output)
     mark = output / "mark"
@@ -171,9 +172,7 @@ def test_a_foreign_folder_is_left_alone(tmp_path: Path) -> None:
     assert tool.main(["--output", str(tmp_path)]) == 1
 
 
-def test_a_failure_leaves_the_old_family_and_nothing_else(
-    family: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
-) -> None:
+def test_a_failure_leaves_the_old_family_and_nothing_else(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     output = tmp_path / "tiny"
     publish(QUICK, output)
     before = (output / "learner" / "model.safetensors").read_bytes()

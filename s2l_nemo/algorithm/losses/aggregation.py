@@ -25,7 +25,7 @@ class LossScale:
 Aggregation = Callable[[torch.Tensor, torch.Tensor, LossScale], torch.Tensor]
 
 
-def token_mean(losses_BS: torch.Tensor, mask_BS: torch.Tensor, scale: LossScale) -> torch.Tensor:
+def token_mean(losses_BS: torch.Tensor, _mask_BS: torch.Tensor, scale: LossScale) -> torch.Tensor:
     """The mean over all response tokens of the mini-batch."""
     # A mini-batch in which every answer was cut and masked has no tokens: its loss is 0, not nan.
     return losses_BS.sum() / max(scale.tokens, 1)
@@ -36,6 +36,6 @@ def sequence_mean(losses_BS: torch.Tensor, mask_BS: torch.Tensor, scale: LossSca
     return (losses_BS.sum(1) / mask_BS.sum(1).clamp(min=1)).sum() / max(scale.sequences, 1)
 
 
-def constant(losses_BS: torch.Tensor, mask_BS: torch.Tensor, scale: LossScale) -> torch.Tensor:
+def constant(losses_BS: torch.Tensor, _mask_BS: torch.Tensor, scale: LossScale) -> torch.Tensor:
     """The sum over sequences times the response limit (Dr.GRPO, arXiv 2503.20783)."""
     return losses_BS.sum() / (max(scale.sequences, 1) * scale.max_response_length)

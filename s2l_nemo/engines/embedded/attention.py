@@ -21,14 +21,15 @@ def grouped_sdpa(
     scaling: float | None = None,
     **kwargs: Any,
 ) -> tuple[torch.Tensor, None]:
-    """Attention for transformers' interface; `query` is [B, Q heads, L, D], `key` and `value` [B, KV heads, L, D].
+    """Attention for transformers' interface. `query` is [B, Q heads, L, D], `key` and `value` [B, KV heads, L, D].
 
-    transformers' own copies keys and values once per query head of a group at every step. With a single query
-    position the heads of a group can stand where query positions do, and nothing is copied.
+    transformers' own attention copies keys and values once per query head of a group, at every step. If there is only
+    one query position, the heads of a group can take the place of query positions, and nothing is copied.
     """
     rows, heads, length, size = query.shape
     if length > 1:
-        return sdpa_attention_forward(module, query, key, value, attention_mask, scaling=scaling, **kwargs)
+        output, _ = sdpa_attention_forward(module, query, key, value, attention_mask, scaling=scaling, **kwargs)
+        return output, None
     grouped = query.reshape(rows, key.size(1), -1, size)
     output = scaled_dot_product_attention(grouped, key, value, attn_mask=attention_mask, scale=scaling)
     return output.reshape(rows, 1, heads, -1), None

@@ -8,11 +8,11 @@ import torch
 from transformers import Cache, DynamicCache
 
 
-class SlotCache(Cache):
+class SlotCache(Cache):  # type: ignore[misc]  # transformers is not checked
     """Keys and values of up to `rows` sequences of up to `capacity` tokens.
 
-    A sequence's token at position p is in column p of its slot, so sequences of any length decode together, and a
-    row may be replaced by another at any step. Slots 0..n-1 are in use; the caller keeps them dense with `move`.
+    A sequence's token at position p is in column p of its slot. So sequences of any length decode together, and a row
+    may be replaced by another at any step. Slots 0..n-1 are in use; the caller keeps them dense with `move`.
     """
 
     def __init__(self, rows: int, capacity: int) -> None:
@@ -57,9 +57,11 @@ class SlotCache(Cache):
         return keys_RHLD[:rows, :, : self._length], values_RHLD[:rows, :, : self._length]
 
     def get_seq_length(self, layer_idx: int | None = 0) -> int:
+        """Tokens before the one that the next forward pass reads."""
         return self._length - 1
 
     def get_max_cache_shape(self) -> int:
+        """Tokens that a sequence may have."""
         return self._capacity
 
     def _allocate(self, like_RHLD: torch.Tensor) -> torch.Tensor:

@@ -31,7 +31,7 @@ def uniforms(seeds_B: torch.Tensor, positions_B: torch.Tensor) -> torch.Tensor:
 
 
 def sampling_logprobs(logits_BV: torch.Tensor, params: SamplingParams) -> torch.Tensor:
-    """float32 [B, V] log-probabilities of the sampling distribution; -inf where top-k or top-p leave a token out.
+    """float32 [B, V] log-probabilities of the sampling distribution; -inf for tokens that top-k or top-p leave out.
 
     Temperature comes first, then top-k (equal logits at the border all stay), then the smallest set of most likely
     tokens whose probability reaches top-p. At temperature 0 the distribution is that of the unscaled logits.
@@ -64,8 +64,10 @@ def sample_tokens(
 
     `positions_B` counts the tokens that the row has generated before. The token is the first whose cumulative
     probability exceeds the row's uniform number, so it depends on nothing but the row's seed, position and logits.
-    `seen_BV`, bool, marks the tokens that the row has generated, which pay the presence penalty once however often
-    they came (OpenAI's definition, which vLLM follows); it is updated in place. None where there is no penalty.
+
+    `seen_BV`, bool, marks the tokens that the row has generated. It is updated in place, and None if there is no
+    presence penalty. A marked token pays the penalty once, however often it came (OpenAI's definition, which vLLM
+    follows).
     """
     if seen_BV is not None:
         logits_BV = logits_BV.float() - params.presence_penalty * seen_BV

@@ -7,30 +7,22 @@ from collections.abc import Iterator
 from http import HTTPStatus
 from http.client import HTTPConnection, HTTPException
 
+from s2l_nemo.engines.protocol import EngineDied, EngineError, EngineHung
 from s2l_nemo.engines.served.process import Launch, ServerProcess
 from s2l_nemo.engines.served.wire import Arrays, Header, pack, unpack
 
 _CLOSE_S = 30.0  # how long an engine may take to shut down before it is killed
 
 
-class EngineDied(RuntimeError):
-    """The server process is gone: it died, or it was ended because it hung."""
-
-
-class EngineHung(EngineDied):
-    """A call passed its deadline. The server process has been ended."""
-
-
-class EngineError(RuntimeError):
-    """The engine's own error, in a server that goes on."""
-
-
 class Connection:
-    """A server process from its start to its end. `deadline` names the configuration key that a limit comes from."""
+    """A server process from its start to its end.
+
+    Each call has a limit of `seconds`. `deadline` is the configuration key that the limit comes from, for messages.
+    """
 
     def __init__(self, launch: Launch) -> None:
-        """Raises UserError where the server does not start."""
-        self._name = launch.name
+        """Raises UserError if the server does not start."""
+        self._name = launch.settings.name
         self._process = ServerProcess(launch)
         self._http = HTTPConnection("127.0.0.1", self._process.port)
         self._unread = False  # a reply is due
@@ -52,7 +44,8 @@ class Connection:
     def reply(self, path: str, seconds: float, deadline: str) -> tuple[Header, Arrays]:
         """The answer to the last `send`.
 
-        Raises EngineDied, EngineHung, ValueError where that is the engine's own, and else EngineError.
+        Raises EngineDied or EngineHung. An error of the engine is raised as ValueError if it was one, else as
+        EngineError.
         """
         with self._watched(path, seconds, deadline):
             response = self._http.getresponse()
@@ -68,10 +61,11 @@ class Connection:
         raise EngineError(f"{self._name}: {header['error']}")
 
     def last_words(self) -> str:
+        """See `ServerProcess.last_words`."""
         return self._process.last_words()
 
     def close(self) -> None:
-        """Lets the engine shut down; kills it where that takes too long."""
+        """Lets the engine shut down. Kills it if that takes too long."""
         if not self._ended:
             with contextlib.suppress(EngineDied, EngineError):
                 self.ask("/close", pack({}), _CLOSE_S, "shutting down")
@@ -86,7 +80,7 @@ class Connection:
 
     @contextlib.contextmanager
     def _watched(self, path: str, seconds: float, deadline: str) -> Iterator[None]:
-        """Ends the server where it does not answer in `seconds` or breaks the connection, and raises the reason."""
+        """Ends the server if it does not answer in `seconds` or breaks the connection, and raises the reason."""
         if self._ended:
             raise EngineDied(f"{self._name} has ended")
         self._http.timeout = seconds

@@ -1,8 +1,9 @@
 """What an engine server answers over HTTP: POST with the token, on the loopback, in the messages of `wire`.
 
-/health, /generate, /weight_hash, /update/begin, /update/bucket, /update/end, /sleep, /resume, /close. Status 200 is the
-reply; 400 a message that makes no sense, 500 an error of the engine, with the header {"error", "kind"}; 401, 404, 411
-and 413 have no body. Without the token nothing is read but the headers and nothing is done.
+Paths: /generate, /weight_hash, /update/begin, /update/bucket, /update/end, /sleep, /resume, /close. Without the token
+nothing is read but the headers, and nothing is done. The status is 200 with the reply, 400 for a message that makes no
+sense, or 500 for an error of the engine; 400 and 500 come with the header {"error", "kind"}. 401, 404, 411 and 413 have
+no body.
 """
 
 from __future__ import annotations
@@ -35,15 +36,14 @@ class EngineServer(ThreadingHTTPServer):
         self._host = host
         self._segments = SegmentReader()
         self.endpoints: dict[str, Callable[[Header, Arrays], bytes]] = {
-            "/health": self._health,
             "/generate": self._generate,
             "/weight_hash": self._weight_hash,
             "/update/begin": self._begin_update,
             "/update/bucket": self._add_bucket,
             "/update/end": self._finish_update,
-            "/sleep": lambda header, arrays: self._optional("sleep"),
-            "/resume": lambda header, arrays: self._optional("resume"),
-            "/close": lambda header, arrays: self._optional("close"),
+            "/sleep": lambda header, arrays: self._call(host.engine.sleep),
+            "/resume": lambda header, arrays: self._call(host.engine.resume),
+            "/close": lambda header, arrays: self._call(host.engine.close),
         }
 
     def start(self) -> None:
@@ -68,9 +68,6 @@ class EngineServer(ThreadingHTTPServer):
         if path == "/close":
             self._host.stop()
 
-    def _health(self, header: Header, arrays: Arrays) -> bytes:
-        return pack({})
-
     def _generate(self, header: Header, arrays: Arrays) -> bytes:
         requests, params = unpack_requests(header, arrays)
         return pack_completions(self._host.call(lambda: self._host.engine.generate(requests, params)))
@@ -79,8 +76,6 @@ class EngineServer(ThreadingHTTPServer):
         return pack({"hash": self._host.call(self._host.engine.weight_hash)})
 
     def _begin_update(self, header: Header, arrays: Arrays) -> bytes:
-        if not hasattr(self._host.engine, "update_weights"):
-            raise RuntimeError("the explorer is frozen")
         self._host.begin_update(_field(header, "version", int))
         return pack({})
 
@@ -97,11 +92,8 @@ class EngineServer(ThreadingHTTPServer):
         self._host.finish_update()
         return pack({})
 
-    def _optional(self, method: str) -> bytes:
-        """A method that an engine need not have."""
-        function = getattr(self._host.engine, method, None)
-        if function is not None:
-            self._host.call(function)
+    def _call(self, method: Callable[[], None]) -> bytes:
+        self._host.call(method)
         return pack({})
 
 

@@ -5,9 +5,9 @@ from __future__ import annotations
 import queue
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future
-from typing import Any, TypeVar
+from typing import TypeVar
 
-from s2l_nemo.engines.served.shared_memory import Bucket
+from s2l_nemo.engines.protocol import Bucket, LearnerEngine, RolloutEngine
 
 Result = TypeVar("Result")
 
@@ -19,7 +19,7 @@ class UpdateAborted(RuntimeError):
 class Update:
     """One `update_weights` of an engine, whose buckets come in one by one. `run` is for the engine's thread."""
 
-    def __init__(self, engine: Any, version: int) -> None:
+    def __init__(self, engine: LearnerEngine, version: int) -> None:
         self._engine = engine
         self._version = version
         self._buckets: queue.SimpleQueue[Bucket | UpdateAborted | None] = queue.SimpleQueue()
@@ -27,6 +27,7 @@ class Update:
         self.outcome: Future[None] = Future()
 
     def run(self) -> None:
+        """Returns when the engine's call has ended. Its error is in `outcome`."""
         try:
             self._engine.update_weights(self._arriving(), self._version)
         except Exception as error:
@@ -61,12 +62,12 @@ class Update:
 
 
 class EngineHost:
-    """Owns an engine. `run`, in the thread that made it, does what `call` and the update methods ask for.
+    """Owns an engine. `run` does what `call` and the update methods ask for, in the thread that made the engine.
 
-    An update that does not go on to its end is given up as soon as anything else is asked, so no call waits for it.
+    An update that does not go on to its end is given up as soon as anything else is asked. So no call waits for it.
     """
 
-    def __init__(self, engine: Any) -> None:
+    def __init__(self, engine: RolloutEngine) -> None:
         self.engine = engine
         self._calls: queue.SimpleQueue[Callable[[], None] | None] = queue.SimpleQueue()
         self._update: Update | None = None
@@ -77,6 +78,7 @@ class EngineHost:
             call()
 
     def stop(self) -> None:
+        """Ends `run` after the calls that have come."""
         self._give_up()
         self._calls.put(None)
 
@@ -95,15 +97,19 @@ class EngineHost:
         return future.result()
 
     def begin_update(self, version: int) -> None:
+        """Raises RuntimeError if the engine is an explorer."""
+        if not isinstance(self.engine, LearnerEngine):
+            raise RuntimeError("the explorer is frozen")
         self._give_up()
         self._update = Update(self.engine, version)
         self._calls.put(self._update.run)
 
     def add_bucket(self, bucket: Bucket) -> None:
-        """See `Update.add`; the update is over where it raises."""
+        """See `Update.add`. The update is over if this raises."""
         self._going_on().add(bucket)
 
     def finish_update(self) -> None:
+        """See `Update.finish`."""
         update, self._update = self._going_on(), None
         update.finish()
 

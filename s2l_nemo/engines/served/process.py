@@ -14,8 +14,8 @@ import time
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
+from s2l_nemo.engines.settings import EngineSettings
 from s2l_nemo.errors import UserError
 
 ROOT = Path(__file__).resolve().parents[3]
@@ -31,13 +31,13 @@ _LAUNCHERS = re.compile(
 
 @dataclass(frozen=True)
 class Launch:
-    """How to start one engine server. `setup` is what `server` reads, but for the token."""
+    """How to start one engine server."""
 
-    name: str  # in messages: the role, and the key and path of the model
-    python: str
-    setup: Mapping[str, Any]
+    maker: str  # name of the EngineMaker that the server imports, `package.module:name`
+    settings: EngineSettings
+    python: str  # the server's interpreter
     devices: str | None  # CUDA_VISIBLE_DEVICES; None: the trainer's
-    log: Path
+    log: Path  # what the server prints is appended to it
     startup_s: float
 
 
@@ -47,7 +47,7 @@ class ServerProcess:
     def __init__(self, launch: Launch) -> None:
         """Starts the process and waits until its model is loaded.
 
-        Raises UserError where it does not start, with the reason or the last lines of its log.
+        Raises UserError, with the reason or the last lines of its log, if it does not start.
         """
         self.token = secrets.token_hex(32)
         self._log = launch.log
@@ -78,20 +78,20 @@ class ServerProcess:
         assert stdin is not None
         assert stdout is not None
         with contextlib.suppress(BrokenPipeError):  # it has ended, which its answer tells
-            stdin.write(json.dumps({**launch.setup, "token": self.token}).encode() + b"\n")
+            message = {"maker": launch.maker, "settings": launch.settings.to_json(), "token": self.token}
+            stdin.write(json.dumps(message).encode() + b"\n")
             stdin.flush()
+        name = launch.settings.name
         line = _first_line(stdout.fileno(), time.monotonic() + launch.startup_s)
         stdout.close()
         if line is None:
-            raise UserError(
-                f"{launch.name} did not start within engine.startup_s={launch.startup_s:g} s; {self.last_words()}"
-            )
+            raise UserError(f"{name} did not start within engine.startup_s={launch.startup_s:g} s; {self.last_words()}")
         try:
             answer = json.loads(line or b'{"error": "it ended"}')
         except ValueError:
             answer = {"error": f"engine.python={launch.python} wrote {line[:80]!r}"}
         if "error" in answer:
-            raise UserError(f"{launch.name} did not start: {answer['error']}; {self.last_words()}")
+            raise UserError(f"{name} did not start: {answer['error']}; {self.last_words()}")
         return int(answer["port"])
 
     def last_words(self) -> str:
@@ -113,7 +113,7 @@ class ServerProcess:
         return True
 
     def end(self) -> None:
-        """Ends the supervisor, which ends the engine, or kills the session where it does not. Waits for the end."""
+        """Ends the supervisor, which ends the engine. Kills the whole session if it does not. Waits for the end."""
         if self._process.returncode is not None:
             return
         os.kill(self._process.pid, signal.SIGTERM)
@@ -142,7 +142,7 @@ def server_environment(environ: Mapping[str, str], devices: str | None) -> dict[
 
 
 def _first_line(fd: int, deadline: float) -> bytes | None:
-    """What comes up to the first line break, or up to the end; None where neither comes in time."""
+    """What comes up to the first line break, or up to the end. None if neither comes in time."""
     line = b""
     poller = select.poll()
     poller.register(fd, select.POLLIN)

@@ -1,9 +1,10 @@
 """An engine in a process of its own: `python -m s2l_nemo.engines.served.server`, started and watched by `process`.
 
-Its setup is one JSON object on standard input. Standard output gets one line once the model is loaded and the server
-listens, {"port": n}, or {"error": "..."}; everything else that the engine prints goes to standard error, a log file.
+Standard input brings one JSON object: {"maker": the name of an EngineMaker, "settings": EngineSettings, "token": ...}.
+Standard output gets one line once the model is loaded and the server listens: {"port": n}, or {"error": "..."}.
+Everything else that the engine prints goes to standard error, a log file. What the server answers is in `endpoints`.
 
-What it answers is in `endpoints`. This module imports next to nothing, for the supervisor that it forks from.
+This module imports next to nothing, for the supervisor that it forks from.
 """
 
 from __future__ import annotations
@@ -13,9 +14,14 @@ import json
 import os
 import sys
 import traceback
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from s2l_nemo.engines.served.supervisor import supervise
+from s2l_nemo.errors import UserError
+from s2l_nemo.registry import imported
+
+if TYPE_CHECKING:
+    from s2l_nemo.engines.protocol import RolloutEngine
 
 
 def main() -> int:
@@ -26,12 +32,12 @@ def main() -> int:
 def serve() -> int:
     """Loads the engine that standard input asks for and answers until /close."""
     answers = _take_over_output()
-    setup = json.loads(sys.stdin.buffer.readline())
+    message = json.loads(sys.stdin.buffer.readline())
     try:
-        engine = make_hosted_engine(setup)
+        engine = make_hosted_engine(message["maker"], message["settings"])
     except BaseException as error:  # whatever it is, the trainer is told, and shows it
         traceback.print_exc()
-        text = str(error) if type(error).__name__ == "UserError" else f"{type(error).__name__}: {error}"
+        text = str(error) if isinstance(error, UserError) else f"{type(error).__name__}: {error}"
         _answer(answers, {"error": " ".join(text.split())[:1000]})
         return 1
     from s2l_nemo.engines.served.endpoints import EngineServer
@@ -39,47 +45,27 @@ def serve() -> int:
 
     gc.freeze()  # what has been imported is never looked through again, which makes the end six times as fast
     host = EngineHost(engine)
-    server = EngineServer(host, setup["token"])
+    server = EngineServer(host, message["token"])
     server.start()
     _answer(answers, {"port": server.port})
     host.run()  # here, because some engines want the main thread
     return 0
 
 
-def make_hosted_engine(setup: dict[str, Any]) -> Any:
-    """The engine of a setup; imports only what its kind needs."""
-    import torch
+def make_hosted_engine(maker: str, settings: dict[str, Any]) -> RolloutEngine:
+    """The engine of these settings, a LearnerEngine if they ask for the learner's. Imports only what its maker needs.
 
+    `maker` is the name of an EngineMaker, `package.module:name`.
+    """
+    from s2l_nemo.engines.settings import EngineSettings
+    from s2l_nemo.models.open import open_model
     from s2l_nemo.types import Source
 
-    source = Source[setup["role"].upper()]
-    if setup["kind"] == "tensorrt_llm":
-        from s2l_nemo.engines.tensorrt_llm.engine import TensorRTExplorer, TensorRTLearner
-
-        adapter = TensorRTLearner if source is Source.LEARNER else TensorRTExplorer
-        return adapter(
-            setup["path"],
-            source=source,
-            dtype={"fp32": torch.float32, "bf16": torch.bfloat16}[setup["dtype"]],
-            tensor_parallel_size=setup["tensor_parallel_size"],
-            max_batch_rows=setup["max_batch_rows"],
-            max_sequence_length=setup["max_sequence_length"],
-            memory_fraction=setup["memory_fraction"],
-        )
-
-    from s2l_nemo.config.schema import Precision
-    from s2l_nemo.engines.build import make_engine
-    from s2l_nemo.engines.embedded.engine import EmbeddedEngine, EmbeddedLearnerEngine
-
-    return make_engine(
-        EmbeddedLearnerEngine if source is Source.LEARNER else EmbeddedEngine,
-        setup["key"],
-        setup["path"],
-        source=source,
-        device=torch.device(setup["device"]),
-        precision=Precision(setup["dtype"]),
-        max_batch_rows=setup["max_batch_rows"],
-    )
+    parsed = EngineSettings.from_json(settings)
+    model, make = open_model(parsed.key, parsed.path), imported(maker)
+    made = make.learner if parsed.source is Source.LEARNER else make.explorer
+    engine: RolloutEngine = made(parsed, model)
+    return engine
 
 
 def _take_over_output() -> int:

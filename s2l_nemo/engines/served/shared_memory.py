@@ -16,6 +16,7 @@ from typing import Any
 
 import torch
 
+from s2l_nemo.engines.protocol import Bucket
 from s2l_nemo.errors import UserError
 
 _ALIGNMENT = 64  # bytes; a cache line
@@ -23,7 +24,6 @@ _PAGE = 2**21
 _DTYPES = {"bfloat16": torch.bfloat16, "float16": torch.float16, "float32": torch.float32}
 
 Layout = dict[str, Any]
-Bucket = dict[str, torch.Tensor]
 
 
 class Segment:
@@ -37,8 +37,8 @@ class Segment:
     def write(self, bucket: Mapping[str, torch.Tensor]) -> Layout:
         """Copies the tensors, from whichever device, and returns what a `SegmentReader` needs to find them.
 
-        Raises ValueError for a tensor that is not of bfloat16, float16 or float32, and UserError where the memory is
-        not there.
+        Raises ValueError for a tensor that is not of bfloat16, float16 or float32, and UserError if there is not enough
+        memory.
         """
         places, end = [], 0
         for name, tensor in bucket.items():
@@ -79,7 +79,7 @@ class Segment:
 
 
 class SegmentReader:
-    """The reader's side: maps the segment of each slot once, and again where the writer has taken a new one."""
+    """The reader's side: maps the segment of each slot once, and again if the writer has taken a new one."""
 
     def __init__(self) -> None:
         self._mapped: dict[int, tuple[int, mmap.mmap]] = {}  # by slot: inode, memory
@@ -87,8 +87,8 @@ class SegmentReader:
     def read(self, layout: Layout) -> Bucket:
         """Views of the tensors of one bucket, which the writer may overwrite once it has been told so.
 
-        Raises ValueError, KeyError or TypeError for a layout that no `Segment` has written, OSError where its writer
-        is gone.
+        Raises ValueError, KeyError or TypeError for a layout that no `Segment` has written, OSError if its writer is
+        gone.
         """
         inode, memory = self._mapped.get(layout["slot"], (None, None))
         opened = os.open(f"/proc/{int(layout['pid'])}/fd/{int(layout['fd'])}", os.O_RDWR | os.O_CLOEXEC)
@@ -103,15 +103,9 @@ class SegmentReader:
 
 
 def _available_bytes() -> int:
+    """What this machine can give without swapping."""
     with open("/proc/meminfo") as file:
         return next(int(line.split()[1]) * 1024 for line in file if line.startswith("MemAvailable:"))
-
-
-def _available() -> int:
-    """Bytes that this machine can give without swapping."""
-    with open("/proc/meminfo") as file:
-        line = next(line for line in file if line.startswith("MemAvailable:"))
-    return int(line.split()[1]) << 10
 
 
 def _view(memory: mmap.mmap, place: Mapping[str, Any]) -> torch.Tensor:

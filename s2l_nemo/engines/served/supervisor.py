@@ -1,8 +1,8 @@
-"""The parent of an engine, and the trainer's child: ends the engine, with all that it has started, when it must.
+"""The process between the trainer and an engine: the trainer's child and the engine's parent.
 
-It needs nothing but the standard library and does nothing but wait, so no engine that hangs in C code can keep it from
-its work. It ends everything when the engine has ended, when the trainer is gone for whatever reason, and on SIGTERM;
-the engine ends with it even if it is killed.
+It ends the engine and all that the engine has started. It does so when the engine has ended, when the trainer is gone
+for whatever reason, and on SIGTERM. If it is killed itself, the engine ends with it. It needs nothing but the standard
+library and does nothing but wait, so an engine that hangs in C code cannot keep it from its work.
 """
 
 from __future__ import annotations

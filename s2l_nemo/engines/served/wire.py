@@ -93,7 +93,7 @@ def unpack_requests(header: Header, arrays: Arrays) -> tuple[list[SampleRequest]
 
 
 def pack_completions(completions: Sequence[Completion]) -> bytes:
-    """Ids, tokens, log-probs, finish reasons and weight versions; what grading adds stays behind."""
+    """Ids, tokens, log-probs, finish reasons and weight versions. What grading adds is left out."""
     for completion in completions:
         assert len(completion.token_ids) == len(completion.logprobs)
     logprobs = numpy.array([value for c in completions for value in c.logprobs], "<f8")

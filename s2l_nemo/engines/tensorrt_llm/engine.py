@@ -1,8 +1,8 @@
 """Engines of TensorRT-LLM 1.2.x: a frozen explorer on `LLM`, a learner on `AsyncLLM` that is refitted in place.
 
-They run in a server process, in an environment that has tensorrt_llm; it is imported when an engine is built. They are
-written against the 1.2 sources of NVIDIA/TensorRT-LLM and have run on no GPU: the tests run them on a double of that
-interface (tests/doubles/tensorrt_llm). Which file says what:
+They run in a server process, in an environment that has tensorrt_llm, which is imported when an engine is built. They
+are written against the 1.2 sources of NVIDIA/TensorRT-LLM and have run on no GPU. The tests run them on a double of
+that interface (tests/doubles/tensorrt_llm). Which file of the sources says what:
 
 - llmapi/llm.py, llmapi/llm_args.py (`TorchLlmArgs`, `KvCacheConfig`), sampling_params.py: arguments and their defaults.
   executor/result.py: `CompletionOutput`.
@@ -17,22 +17,21 @@ interface (tests/doubles/tensorrt_llm). Which file says what:
 from __future__ import annotations
 
 import asyncio
-import hashlib
-import json
 import os
 import sys
 import tempfile
 from collections.abc import Coroutine, Iterable, Mapping, Sequence
-from contextlib import ExitStack
 from pathlib import Path
 from typing import Any, Literal, TypeVar
 
 import torch
-from safetensors import safe_open
 from safetensors.torch import save_file
 
+from s2l_nemo.engines.protocol import Bucket, LocalEngine, RefitStats
+from s2l_nemo.engines.settings import EngineSettings
+from s2l_nemo.engines.tensorrt_llm.folder import HfFolder
 from s2l_nemo.errors import UserError
-from s2l_nemo.types import Completion, SampleRequest, SamplingParams, Source
+from s2l_nemo.types import Completion, SampleRequest, SamplingParams
 
 _VERSION = "1.2."
 _ENVIRONMENT = {
@@ -60,43 +59,32 @@ Result = TypeVar("Result")
 Transport = Literal["ipc", "file"]
 
 
-class TensorRTExplorer:
-    """Samples from one frozen model (see `engine.RolloutEngine`). Calls come one at a time."""
+class TensorRTExplorer(LocalEngine):
+    """Samples from one frozen model (see `protocol.RolloutEngine`). Calls come one at a time."""
 
-    def __init__(
-        self,
-        path: str | Path,
-        *,
-        source: Source,
-        dtype: torch.dtype,
-        tensor_parallel_size: int,
-        max_batch_rows: int,
-        max_sequence_length: int,
-        memory_fraction: float,
-    ) -> None:
-        """Loads a Hugging Face folder of safetensors.
+    def __init__(self, settings: EngineSettings) -> None:
+        """Loads a Hugging Face folder of safetensors. The engine takes the first GPUs that the process sees.
 
-        `memory_fraction` is that of the free GPU memory which the KV cache takes. Raises UserError where the folder or
-        tensorrt_llm is missing, or is of another version.
+        Raises UserError if the folder or tensorrt_llm is missing, or is of another version.
         """
-        self._folder = _HfFolder(Path(path))
-        self._source = source
-        self._dtype = dtype
-        self._max_length = min(max_sequence_length, self._folder.config["max_position_embeddings"])
+        self._folder = HfFolder(Path(settings.path))
+        self._source = settings.source
+        self._dtype = settings.dtype
+        self._max_length = min(settings.max_sequence_length, self._folder.config["max_position_embeddings"])
         self._weight_version = 0
         self._asleep: set[str] = set()  # tags of memory that is given back
         self._library = _import_tensorrt_llm()
         self._start(
             {
-                "model": str(path),
+                "model": settings.path,
                 "skip_tokenizer_init": True,
-                "tensor_parallel_size": tensor_parallel_size,
-                "dtype": str(dtype).removeprefix("torch."),
-                "max_batch_size": max_batch_rows,
+                "tensor_parallel_size": settings.tensor_parallel_size,
+                "dtype": str(settings.dtype).removeprefix("torch."),
+                "max_batch_size": settings.max_batch_rows,
                 "max_seq_len": self._max_length,
                 "max_num_tokens": max(_MIN_BATCHED_TOKENS, self._max_length),  # a whole prompt in one pass
                 "kv_cache_config": self._library.llmapi.KvCacheConfig(
-                    enable_block_reuse=True, free_gpu_memory_fraction=memory_fraction
+                    enable_block_reuse=True, free_gpu_memory_fraction=settings.memory_fraction
                 ),
                 "sampler_type": "TRTLLMSampler",  # TorchSampler of 1.2 ignores seeds and penalties
                 "enable_sleep": True,
@@ -107,7 +95,7 @@ class TensorRTExplorer:
     def generate(self, requests: Sequence[SampleRequest], params: SamplingParams) -> list[Completion]:
         """One completion per request, in the order of the requests; see `RolloutEngine.generate`.
 
-        Raises RuntimeError where the engine sleeps, cancels a request or times out, or gives what cannot be trained on.
+        Raises RuntimeError if the engine sleeps, cancels a request or times out, or gives what cannot be trained on.
         """
         if self._asleep:
             raise RuntimeError("the engine sleeps: resume it before generate")
@@ -123,11 +111,11 @@ class TensorRTExplorer:
         ]
 
     def weight_hash(self) -> str:
-        """As `RolloutEngine.weight_hash`, from the tensors of the folder in the engine's type, one at a time."""
+        """See `RolloutEngine.weight_hash`. Reads the tensors of the folder, one at a time, in the engine's type."""
         return self._folder.weight_hash(self._dtype)
 
     def sleep(self) -> None:
-        """Gives the GPU memory back, but for the CUDA context. Nothing happens where the engine sleeps already."""
+        """Gives the GPU memory back, but for the CUDA context. Nothing happens if the engine sleeps already."""
         tags = [tag for tag in _WEIGHTS + _KV_CACHE if tag not in self._asleep]
         if tags:
             self._rpc("reset_prefix_cache")  # its blocks are about to go
@@ -143,7 +131,7 @@ class TensorRTExplorer:
         self._llm.shutdown()
 
     def _start(self, settings: dict[str, Any]) -> None:
-        # NCCL: its own all-reduce goes wrong where several engines share a node (async_llm.py says so)
+        # NCCL: its own all-reduce goes wrong if several engines share a node (async_llm.py says so)
         self._llm = self._library.LLM(**settings, orchestrator_type="ray", allreduce_strategy="NCCL")
 
     def _wake(self, tags: Iterable[str]) -> None:
@@ -160,10 +148,12 @@ class TensorRTExplorer:
 
     def _rpc(self, method: str, *args: Any) -> list[Any]:
         """Calls a method of every worker; one answer of each."""
-        return self._llm._collective_rpc(method, args)
+        answers: list[Any] = self._llm._collective_rpc(method, args)
+        return answers
 
     def _sample(self, prompts: list[list[int]], sampling: list[Any]) -> list[Any]:
-        return self._llm.generate(prompts, sampling, use_tqdm=False)
+        outputs: list[Any] = self._llm.generate(prompts, sampling, use_tqdm=False)
+        return outputs
 
     def _check_fits(self, requests: Sequence[SampleRequest], params: SamplingParams) -> None:
         for request in requests:
@@ -217,23 +207,25 @@ class TensorRTExplorer:
 
 
 class TensorRTLearner(TensorRTExplorer):
-    """An engine whose weights follow the actor's (see `engine.LearnerEngine`).
+    """An engine whose weights follow the actor's (see `protocol.LearnerEngine`).
 
-    A step: `update_weights` (takes the memory of the weights again where the engine sleeps), `resume` (takes that of
-    the KV cache), `generate`, `sleep`. After `sleep` the weights count as lost: a complete update must come first.
+    A step is `update_weights`, `resume`, `generate`, `sleep`. After `sleep` the weights count as lost. `update_weights`
+    takes the memory of the weights again, and `resume` that of the KV cache.
     """
 
-    def __init__(self, path: str | Path, *, transport: Transport | None = None, **settings: Any) -> None:
-        """As `TensorRTExplorer`. `transport` is how a bucket reaches the workers; None: "ipc" where there is CUDA.
+    last_refit: RefitStats | None = None  # the client of the server measures it
 
-        "ipc" copies it to every GPU of the engine and shares it by handles; "file" writes it to shared memory, from
-        where the workers load it.
+    def __init__(self, settings: EngineSettings, transport: Transport | None = None) -> None:
+        """As `TensorRTExplorer`. `transport` is how a bucket reaches the workers; None: "ipc" if there is CUDA.
+
+        "ipc" copies it to every GPU of the engine and shares it by handles. "file" writes it to shared memory, from
+        which the workers load it.
         """
         self._transport: Transport = transport or ("ipc" if torch.cuda.is_available() else "file")
         self._incomplete: str | None = None  # why the weights are not those of one version
         self._from_folder = True  # no update has begun
         self._loop = asyncio.new_event_loop()
-        super().__init__(path, **settings)
+        super().__init__(settings)
         self._devices = self._find_devices() if self._transport == "ipc" else {}
 
     @property
@@ -253,10 +245,10 @@ class TensorRTLearner(TensorRTExplorer):
             raise RuntimeError("TensorRT-LLM cannot read back the weights of an update; compare weight_version instead")
         return super().weight_hash()
 
-    def update_weights(self, buckets: Iterable[dict[str, torch.Tensor]], version: int) -> None:
+    def update_weights(self, buckets: Iterable[Bucket], version: int) -> None:
         """Replaces every weight in place; see `LearnerEngine.update_weights`.
 
-        q, k and v of a layer come in one bucket, as do gate and up; ValueError otherwise.
+        q, k and v of a layer must come in one bucket, and so must gate and up. Raises ValueError otherwise.
         """
         self._wake(_WEIGHTS)
         self._from_folder = False
@@ -322,7 +314,7 @@ class TensorRTLearner(TensorRTExplorer):
         ours = {get_device_uuid(device): device for device in range(torch.cuda.device_count())}
         return {uuid: ours[uuid] for uuid in self._rpc("report_device_id")}
 
-    def _send_handles(self, bucket: Mapping[str, torch.Tensor]) -> None:
+    def _send_handles(self, bucket: Bucket) -> None:
         """A handle opens on the tensor's own GPU only: each gets a copy, which lives until all have loaded theirs."""
         from torch.multiprocessing.reductions import reduce_tensor
 
@@ -335,7 +327,7 @@ class TensorRTLearner(TensorRTExplorer):
         handles = {uuid: [(name, reduce_tensor(copy)) for name, copy in own.items()] for uuid, own in copies.items()}
         self._call(self._llm.update_weights(handles))
 
-    def _send_file(self, bucket: Mapping[str, torch.Tensor]) -> None:
+    def _send_file(self, bucket: Bucket) -> None:
         shared = Path("/dev/shm")
         with tempfile.TemporaryDirectory(prefix="s2l-refit-", dir=shared if shared.is_dir() else None) as folder:
             path = Path(folder) / "bucket.safetensors"
@@ -344,7 +336,7 @@ class TensorRTLearner(TensorRTExplorer):
 
 
 def _import_tensorrt_llm() -> Any:
-    """The library, with the environment that its workers inherit. Raises UserError where it is missing or not 1.2."""
+    """The library, with the environment that its workers inherit. Raises UserError if it is missing or not 1.2."""
     os.environ.update(_ENVIRONMENT)
     root = str(Path(__file__).resolve().parents[3])  # Ray workers import the extension by its name
     os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, [root, os.environ.get("PYTHONPATH")]))
@@ -394,48 +386,3 @@ def _fused_with(name: str) -> list[str]:
             if f".{part}." in name:
                 return [name.replace(f".{part}.", f".{other}.") for other in parts]
     return [name]
-
-
-class _HfFolder:
-    """config.json and safetensors of one model, read one tensor at a time; a tied head counts as absent."""
-
-    def __init__(self, path: Path) -> None:
-        """Reads the headers. Raises UserError where there is no model of this format."""
-        self._files = _tensor_files(path)
-        self.config: dict[str, Any] = json.loads((path / "config.json").read_text())
-        if self.config.get("tie_word_embeddings"):
-            self._files.pop("lm_head.weight", None)
-        with ExitStack() as stack:
-            opened = self._open(stack)
-            self.shapes: dict[str, tuple[int, ...]] = {
-                name: tuple(opened[file].get_slice(name).get_shape()) for name, file in self._files.items()
-            }
-
-    def weight_hash(self, dtype: torch.dtype) -> str:
-        """SHA-256 over all tensors in name order, each as `dtype`; equal to `EmbeddedEngine.weight_hash`."""
-        digest = hashlib.sha256()
-        with ExitStack() as stack:
-            opened = self._open(stack)
-            for name, file in sorted(self._files.items()):
-                tensor = opened[file].get_tensor(name).to(dtype)
-                digest.update(f"{name} {tuple(tensor.shape)} {tensor.dtype}\n".encode())
-                digest.update(tensor.view(-1).view(torch.uint8).numpy())
-        return digest.hexdigest()
-
-    def _open(self, stack: ExitStack) -> dict[Path, Any]:
-        return {file: stack.enter_context(safe_open(file, "pt")) for file in set(self._files.values())}
-
-
-def _tensor_files(path: Path) -> dict[str, Path]:
-    """Name and file of every tensor."""
-    index = path / "model.safetensors.index.json"
-    single = path / "model.safetensors"
-    if not (path / "config.json").is_file() or not (index.is_file() or single.is_file()):
-        raise UserError(
-            f"TensorRT-LLM reads Hugging Face folders of safetensors, which {path} is not:"
-            " convert it with tools/convert_nemo_to_hf.py, or set engine.kind=server"
-        )
-    if index.is_file():
-        return {name: path / file for name, file in json.loads(index.read_text())["weight_map"].items()}
-    with safe_open(single, "pt") as opened:
-        return dict.fromkeys(opened.keys(), single)

@@ -1,4 +1,4 @@
-"""What the conversion commands share: checks of their arguments, a progress bar, errors on one line."""
+"""What the conversion commands share: checks of arguments, a progress bar, errors on one line."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ def run_command(command: Callable[[], int]) -> int:
 
 
 def check_paths(source: Path, output: Path, *, tar: bool, force: bool) -> None:
-    """Raises UserError where the output may not be written, before anything is read."""
+    """Raises UserError if the output may not be written, before anything is read."""
     inside, outside = output.resolve(), source.resolve()
     if inside == outside or outside in inside.parents or inside in outside.parents:
         raise UserError(f"--output {output} and --input {source} overlap: choose an output beside the input")

@@ -1,18 +1,20 @@
-"""Bit by bit comparison of two checkpoints of any formats, tensor by tensor."""
+"""Compares two checkpoints of any formats, tensor by tensor and bit by bit."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
+from typing import Any
 
 import numpy
+from numpy.typing import NDArray
 
 from s2l_nemo.models.checkpoints.checkpoint import Checkpoint
 from s2l_nemo.models.formats.dtypes import BFLOAT16, FLOAT16, Dtype
-from s2l_nemo.models.names import full_shape
-from s2l_nemo.models.layout import Entry, entries
 from s2l_nemo.models.formats.rows import blocks
+from s2l_nemo.models.layout import Entry, entries
+from s2l_nemo.models.shape import full_shape
 
 TOKENIZER_FILES = ("tokenizer.json", "tokenizer.model", "vocab.json", "merges.txt")
 _BLOCK = 16 * 2**20  # bytes of each side in memory at a time
@@ -28,16 +30,16 @@ class Difference:
 
 
 def compare(one: Checkpoint, other: Checkpoint, progress: Callable[[int], None]) -> Iterator[Difference]:
-    """Yields every difference. Tensors are compared where figures and types are the same; NaNs count as bits.
+    """Yields every difference. Tensors are compared only if figures and types are the same. NaNs count as bits.
 
-    Reads blocks: memory does not depend on the size of the models. `progress` is told the bytes compared.
+    It reads blocks, so its memory does not depend on the size of the models. `progress` is told the bytes compared.
     """
     figures = list(_figures(one, other))
     yield from figures
     yield from _tokenizers(one, other)
     if figures:
         return
-    for entry in entries(one.shape, family="llama" if one.shape.family == "internlm2" else None):
+    for entry in entries(one.shape):
         yield from _tensors(one, other, entry, progress)
 
 
@@ -48,9 +50,11 @@ def compared_bytes(checkpoint: Checkpoint) -> int:
 
 
 def _figures(one: Checkpoint, other: Checkpoint) -> Iterator[Difference]:
-    left, right = ({**asdict(checkpoint.shape), "dtype": checkpoint.dtype} for checkpoint in (one, other))
-    for figures in (left, right):  # InternLM2.5 and its Llama form are one model under two names
-        figures["family"] = "llama" if figures["family"] == "internlm2" else figures["family"]
+    left, right = (
+        # a model and its engine form are one model under two names
+        {**asdict(checkpoint.shape), "family": checkpoint.shape.engine_family, "dtype": checkpoint.dtype}
+        for checkpoint in (one, other)
+    )
     for name, value in left.items():
         if value != right[name]:
             yield Difference(name, str(value), str(right[name]))
@@ -81,8 +85,8 @@ def _tensors(one: Checkpoint, other: Checkpoint, entry: Entry, progress: Callabl
         yield Difference(name, f"{different:,} of {total:,} elements differ", f"by up to {largest:.3g}")
 
 
-def _values(bits: numpy.ndarray, dtype: Dtype) -> numpy.ndarray:
-    """Numbers that bits stand for. bfloat16 is the upper half of float32."""
+def _values(bits: NDArray[Any], dtype: Dtype) -> NDArray[numpy.float64]:
+    """The numbers that bits stand for. bfloat16 is the upper half of float32."""
     if dtype == FLOAT16:
         return bits.view(numpy.float16).astype(numpy.float64)
     wide = bits.astype(numpy.uint32) << 16 if dtype == BFLOAT16 else bits

@@ -8,17 +8,17 @@ from typing import Any
 
 import yaml
 
-from s2l_nemo.models.files import HF_FILES
-from s2l_nemo.models.shape import ModelShape, shape_from_config_json
+from s2l_nemo.errors import UserError
+from s2l_nemo.models.files import HF_FILES, read_json_object, small_files
 from s2l_nemo.models.formats.dtypes import Dtype
-from s2l_nemo.models.hf_config import read_json_object, small_files
-from s2l_nemo.models.names import EMBEDDING, OUTPUT, full_shape
-from s2l_nemo.models.nemo_config import check_same_figures, shape_from_nemo
-from s2l_nemo.models.layout import Entry, entries
 from s2l_nemo.models.formats.regions import Region, folder_regions, tar_regions
 from s2l_nemo.models.formats.rows import Rows, cast, take
 from s2l_nemo.models.formats.torch_dist import TorchDistReader
-from s2l_nemo.errors import UserError
+from s2l_nemo.models.hf_config import shape_from_config_json
+from s2l_nemo.models.layout import Entry, entries
+from s2l_nemo.models.names import EMBEDDING, OUTPUT
+from s2l_nemo.models.nemo_config import check_same_figures, shape_from_nemo
+from s2l_nemo.models.shape import ModelShape, full_shape
 
 CONFIG, WEIGHTS = "model_config.yaml", "model_weights"
 CONVERSION = "conversion.json"  # what the tensors cannot say: {"redundant_output": bool}
@@ -30,20 +30,21 @@ class NemoCheckpoint:
     """See `Checkpoint`."""
 
     def __init__(self, path: Path, dtype: Dtype | None = None, hf_files: Path | None = None) -> None:
-        """Reads configuration and metadata only. `dtype` casts. `hf_files`: a folder with config.json and tokenizer,
+        """Reads configuration and metadata only. `dtype` casts. `hf_files` is a folder with config.json and tokenizer,
         for a checkpoint that carries none.
 
-        Raises UserError where the files, figures and tensors do not fit together.
+        Raises UserError if the files, figures and tensors do not fit together.
         """
         self.path = path
         files = folder_regions(path) if path.is_dir() else tar_regions(path)
         folder = _weights_folder(path, files)
         self.kind = ".nemo file" if not path.is_dir() else "NeMo folder" if CONFIG in files else "Megatron folder"
         self.hf_files: Mapping[str, Region] = small_files(hf_files) if hf_files else _inside(files, HF_FILES)
+        self._hf_folder = hf_files or path / HF_FILES
         self._reader = TorchDistReader(_inside(files, folder), path / folder)
         self._prefix = self._find_prefix()
         self.shape = self._read_shape(files)
-        conversion = read_json_object(files[CONVERSION]) if CONVERSION in files else {}
+        conversion = read_json_object(files[CONVERSION].read(), path / CONVERSION) if CONVERSION in files else {}
         self.redundant_output = self.shape.tied and conversion.get("redundant_output") is True
         self.dtype = self._check_tensors(dtype)
 
@@ -62,7 +63,7 @@ class NemoCheckpoint:
         raise UserError(f"{self.path} has no tensor {EMBEDDING}: give a GPT model's checkpoint")
 
     def _key(self, megatron: str, layer: int | None) -> tuple[str, int | None]:
-        """Where a tensor is: layers are stacked, or each has a key of its own."""
+        """Where a tensor is stored: layers are stacked, or each has a key of its own."""
         if layer is None:
             return self._prefix + megatron, None
         stacked = f"{self._prefix}decoder.layers.{megatron}"
@@ -81,8 +82,8 @@ class NemoCheckpoint:
             if not isinstance(nemo, dict):
                 raise UserError(f"{self.path}: {CONFIG} is not a mapping: give a NeMo checkpoint")
         if "config.json" in self.hf_files:
-            config = read_json_object(self.hf_files["config.json"])
-            shape = shape_from_config_json(self.hf_files["config.json"].path, config)
+            shown = self._hf_folder / "config.json"
+            shape = shape_from_config_json(shown, read_json_object(self.hf_files["config.json"].read(), shown))
             if nemo is not None:
                 check_same_figures(self.path / CONFIG, nemo, shape)
             return shape
@@ -91,7 +92,7 @@ class NemoCheckpoint:
         return shape_from_nemo(self.path / CONFIG, nemo, rows)
 
     def _check_tensors(self, dtype: Dtype | None) -> Dtype:
-        """Every tensor is there, nothing else is, and shapes and types are as they must be."""
+        """The type of the tensors. Raises UserError if one is missing, there is another, or a shape or type is wrong."""
         known: set[str] = set()
         missing: list[str] = []
         for entry in entries(self.shape):
@@ -120,13 +121,13 @@ class NemoCheckpoint:
         return dtype or next(iter(types))
 
     def _weights_of_the_model(self) -> list[str]:
-        """Keys of weights; a training checkpoint also has those of its optimizer and scheduler."""
+        """The keys of weights. A training checkpoint also has keys of its optimizer and scheduler."""
         roots = tuple(self._prefix + root for root in ("embedding.", "decoder.", "output_layer."))
         return [key for key in self._reader.tensors if key.startswith(roots) and "_extra_state" not in key]
 
 
 def is_nemo(path: Path) -> bool:
-    """Whether a path looks like a checkpoint of this module rather than a Hugging Face folder, which is no file."""
+    """Whether a path looks like a checkpoint of this module: it is a file, or a folder with one of its names."""
     return path.is_file() or any((path / name).exists() for name in (CONFIG, WEIGHTS, RELEASE, "metadata.json"))
 
 

@@ -1,4 +1,4 @@
-"""Between rows of bytes and tensors of torch: what an actor is filled from, and what it exports."""
+"""Rows of bytes as tensors of torch, to fill an actor or an engine; tensors as rows of bytes, to export them."""
 
 from __future__ import annotations
 
@@ -6,12 +6,11 @@ from collections.abc import Iterable, Iterator, Mapping
 
 import torch
 
-from s2l_nemo.models.shape import Family
 from s2l_nemo.models.checkpoints.checkpoint import Checkpoint
 from s2l_nemo.models.formats.dtypes import DTYPES, Dtype
-from s2l_nemo.models.names import hf_shapes, split
-from s2l_nemo.models.layout import entries
 from s2l_nemo.models.formats.rows import MemoryRows, Rows
+from s2l_nemo.models.fusion import hf_shapes, split
+from s2l_nemo.models.layout import entries
 
 
 def dtype_of(dtype: torch.dtype) -> Dtype:
@@ -19,7 +18,7 @@ def dtype_of(dtype: torch.dtype) -> Dtype:
 
 
 def tensor_of(rows: Rows, dtype: Dtype, shape: tuple[int, ...]) -> torch.Tensor:
-    """The tensor that rows hold, read into new memory."""
+    """The tensor that the rows hold, in new memory."""
     flat = torch.empty(sum(len(part) * part.row_bytes for part in rows), dtype=torch.uint8)
     buffer, offset = flat.numpy().data, 0
     for part in rows:
@@ -30,14 +29,14 @@ def tensor_of(rows: Rows, dtype: Dtype, shape: tuple[int, ...]) -> torch.Tensor:
 
 
 def rows_of(tensor: torch.Tensor) -> Rows:
-    """The rows of a tensor on the CPU, without a copy where it is contiguous. A scalar is one row."""
+    """The rows of a tensor on the CPU. A contiguous tensor is not copied. A scalar is one row."""
     data = tensor.detach().contiguous().reshape(-1).view(torch.uint8)
     rows = tensor.size(0) if tensor.dim() else 1
     return (MemoryRows(data.numpy().data, data.numel() // max(rows, 1)),)
 
 
-def named_tensors(checkpoint: Checkpoint, family: Family) -> Iterator[dict[str, torch.Tensor]]:
-    """Every Hugging Face tensor of a checkpoint, one at a time: what an engine is filled with."""
+def named_tensors(checkpoint: Checkpoint, family: str) -> Iterator[dict[str, torch.Tensor]]:
+    """Yields every tensor of a checkpoint, one at a time, under the Hugging Face names of `family`."""
     for entry in entries(checkpoint.shape, family=family):
         parts = split(entry.rule, checkpoint.rows(entry), checkpoint.shape)
         for name, rows, sizes in zip(entry.hf_names(), parts, hf_shapes(entry.rule, checkpoint.shape), strict=True):
@@ -45,7 +44,7 @@ def named_tensors(checkpoint: Checkpoint, family: Family) -> Iterator[dict[str, 
 
 
 def tensors_of_buckets(buckets: Iterable[Mapping[str, torch.Tensor]]) -> Iterator[tuple[str, Rows]]:
-    """Rows of the tensors that an actor exports, a bucket in memory at a time."""
+    """Yields the rows of tensors that come in buckets. One bucket is in memory at a time."""
     for bucket in buckets:
         for name, tensor in bucket.items():
             yield name, rows_of(tensor.cpu())

@@ -6,22 +6,18 @@ import json
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
-from s2l_nemo.models.shape import Family, ModelShape
 from s2l_nemo.models.checkpoints.checkpoint import Checkpoint
+from s2l_nemo.models.families import FAMILIES
+from s2l_nemo.models.files import read_json_object
 from s2l_nemo.models.formats.dtypes import Dtype
-from s2l_nemo.models.hf_config import (
-    config_of_shape,
-    llama_config,
-    read_json_object,
-    tokenizer_config_as_llama,
-    with_dtype,
-)
-from s2l_nemo.models.names import TABLES, hf_shapes, split
 from s2l_nemo.models.formats.output import Output
-from s2l_nemo.models.layout import entries
 from s2l_nemo.models.formats.regions import Region
 from s2l_nemo.models.formats.rows import Rows
 from s2l_nemo.models.formats.safetensors_writer import SafetensorsPlan, TensorPlan
+from s2l_nemo.models.fusion import hf_shapes, split
+from s2l_nemo.models.hf_config import config_of_shape, engine_config, engine_tokenizer_config, with_dtype
+from s2l_nemo.models.layout import entries
+from s2l_nemo.models.shape import ModelShape
 
 MAX_SHARD_BYTES = 5 * 10**9  # of transformers
 
@@ -35,18 +31,18 @@ class HuggingFaceExport:
         dtype: Dtype,
         hf_files: Mapping[str, Region],
         *,
-        as_llama: bool = False,
+        engine_form: bool = False,
         redundant_output: bool = False,
         max_shard_bytes: int = MAX_SHARD_BYTES,
     ) -> None:
-        """`hf_files`: config.json, tokenizer, ... to take over; without a config.json one is made from `shape`.
+        """`hf_files` are taken over: config.json, tokenizer, ... If there is no config.json, one is made from `shape`.
 
-        `as_llama` gives InternLM2.5 Llama's names and configuration. `redundant_output` repeats a tied embedding as
-        output layer, where the source did.
+        `engine_form` gives the model the names and the configuration that engines know (see `EngineForm`).
+        `redundant_output` stores a tied embedding again as output layer.
         """
         self.shape, self.dtype, self._redundant = shape, dtype, redundant_output
-        self.family: Family = "llama" if as_llama else shape.family
-        self._small = _small_contents(shape, dtype, hf_files, as_llama)
+        self.family = shape.engine_family if engine_form else shape.family
+        self._small = _small_contents(shape, dtype, hf_files, engine_form)
         tensors = [
             TensorPlan(name, sizes)
             for entry in entries(shape, family=self.family)
@@ -60,10 +56,10 @@ class HuggingFaceExport:
 
     @property
     def _output_name(self) -> str:
-        return TABLES[self.family].output.hf[0]
+        return FAMILIES[self.family].table.output.hf[0]
 
     def write(self, output: Output, tensors: Iterable[tuple[str, Rows]]) -> None:
-        """`tensors`: rows of bytes of every Hugging Face tensor, in the order of `entries`."""
+        """`tensors` gives the rows of every Hugging Face tensor in the order of `entries`."""
         for name, content in self._small.items():
             with output.file(name) as write:
                 write(content)
@@ -78,32 +74,36 @@ class HuggingFaceExport:
             yield self._output_name, embedding
 
 
-def tensors_of(checkpoint: Checkpoint, family: Family) -> Iterator[tuple[str, Rows]]:
-    """Rows of every Hugging Face tensor of a checkpoint under the names of `family`."""
+def tensors_of(checkpoint: Checkpoint, family: str) -> Iterator[tuple[str, Rows]]:
+    """Yields the rows of every tensor of a checkpoint under the Hugging Face names of `family`."""
     for entry in entries(checkpoint.shape, family=family):
         parts = split(entry.rule, checkpoint.rows(entry), checkpoint.shape)
         yield from zip(entry.hf_names(), parts, strict=True)
 
 
 def _small_contents(
-    shape: ModelShape, dtype: Dtype, hf_files: Mapping[str, Region], as_llama: bool
+    shape: ModelShape, dtype: Dtype, hf_files: Mapping[str, Region], engine_form: bool
 ) -> dict[str, bytes]:
-    """Files of the source as they are; config.json only where names or type of the weights change."""
+    """The files of the source. config.json changes only if the names or the type of the weights do."""
     contents = {name: region.read() for name, region in sorted(hf_files.items())}
     if "config.json" not in contents:
         return {"config.json": _json(config_of_shape(shape, dtype)), **contents}
-    config = read_json_object(hf_files["config.json"])
+    config = _object(contents, hf_files, "config.json")
     changed = with_dtype(config, dtype)
-    if as_llama and config["model_type"] == "internlm2":
-        changed = llama_config(changed, shape)
+    if engine_form and shape.engine_family != shape.family:
+        changed = engine_config(changed, shape)
         contents = {name: content for name, content in contents.items() if not name.endswith(".py")}
         if "tokenizer_config.json" in contents:
-            tokenizer = read_json_object(hf_files["tokenizer_config.json"])
-            tokenizer = tokenizer_config_as_llama(tokenizer, "tokenizer.json" in contents)
+            tokenizer = _object(contents, hf_files, "tokenizer_config.json")
+            tokenizer = engine_tokenizer_config(tokenizer, shape, has_tokenizer_json="tokenizer.json" in contents)
             contents["tokenizer_config.json"] = _json(tokenizer)
     if changed != config:
         contents["config.json"] = _json(changed)
     return contents
+
+
+def _object(contents: Mapping[str, bytes], hf_files: Mapping[str, Region], name: str) -> dict[str, Any]:
+    return read_json_object(contents[name], hf_files[name].path)
 
 
 def _json(content: Mapping[str, Any]) -> bytes:

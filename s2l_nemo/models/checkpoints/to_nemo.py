@@ -3,24 +3,41 @@
 from __future__ import annotations
 
 import json
-from typing import Literal
+from enum import Enum
+from pathlib import Path
 
 import yaml
 
-from s2l_nemo.models.files import HF_FILES
-from s2l_nemo.models.shape import ModelShape
+from s2l_nemo.errors import UserError
 from s2l_nemo.models.checkpoints.checkpoint import Checkpoint
-from s2l_nemo.models.names import DOWN, GATE_UP, PROJECTION, QKV, full_shape
 from s2l_nemo.models.checkpoints.nemo import CONFIG, CONVERSION, RELEASE, WEIGHTS
-from s2l_nemo.models.nemo_config import checkpoint_config
+from s2l_nemo.models.files import HF_FILES
 from s2l_nemo.models.formats.output import Output
-from s2l_nemo.models.layout import Entry, entries
 from s2l_nemo.models.formats.rows import Rows, take
 from s2l_nemo.models.formats.torch_dist_writer import ChunkPlan, TorchDistPlan
-from s2l_nemo.errors import UserError
+from s2l_nemo.models.layout import Entry, entries
+from s2l_nemo.models.names import DOWN, GATE_UP, PROJECTION, QKV
+from s2l_nemo.models.nemo_config import checkpoint_config
+from s2l_nemo.models.shape import ModelShape, full_shape
 
-Format = Literal["nemo-dir", "nemo", "megatron"]
-FORMATS: tuple[Format, ...] = ("nemo-dir", "nemo", "megatron")
+
+class Format(Enum):
+    """What is written. The values are those of `--format`."""
+
+    NEMO_DIR = "nemo-dir"
+    NEMO = "nemo"  # the same files as one `.nemo` tar
+    MEGATRON = "megatron"  # for Megatron-LM: a folder `release` without NeMo's configuration and names
+
+    @property
+    def tar(self) -> bool:
+        return self is Format.NEMO
+
+    @staticmethod
+    def of_output(path: Path) -> Format:
+        """The format that follows from the name of the output."""
+        return Format.NEMO if path.suffix == ".nemo" else Format.NEMO_DIR
+
+
 # Layers with Transformer Engine keep their fp8 state in these; without fp8 it is None, and it must be there.
 _EXTRA_STATE = tuple(name.removesuffix("weight") + "_extra_state" for name in (PROJECTION, QKV, GATE_UP, DOWN))
 
@@ -31,14 +48,14 @@ class NemoExport:
     def __init__(
         self, checkpoint: Checkpoint, form: Format, tokenizer: str, tp_size: int = 1, pp_size: int = 1
     ) -> None:
-        """`tokenizer` and the parallel sizes go into model_config.yaml: what NeMo uses where a restore overrides
-        nothing. Any other sizes restore as well; this project's actor uses the tokenizer inside the checkpoint.
+        """`tokenizer` and the parallel sizes go into model_config.yaml: NeMo uses them if a restore overrides nothing.
+        Any other sizes restore as well, and this project's actor uses the tokenizer inside the checkpoint.
 
-        Raises UserError where the parallel sizes do not divide the model.
+        Raises UserError if the parallel sizes do not divide the model.
         """
         check_divides(checkpoint.shape, tp_size, pp_size)
         self._checkpoint = checkpoint
-        shape, megatron = checkpoint.shape, form == "megatron"
+        shape, megatron = checkpoint.shape, form is Format.MEGATRON
         self._small: dict[str, bytes] = {}
         if megatron:
             self._small["latest_checkpointed_iteration.txt"] = RELEASE.encode()
@@ -64,19 +81,18 @@ class NemoExport:
         self.files |= self._weights.files
 
     def _chunks_of(self, entry: Entry, prefix: str) -> dict[ChunkPlan, tuple[Entry, int]]:
-        """One chunk a tensor, and two of gate and up: a reader at any TP takes rows of each."""
+        """One chunk for each block of rows, so that a reader at any TP takes rows of each."""
         shape = self._checkpoint.shape
         sizes = full_shape(entry.rule, shape)
         if entry.layer is None:
             return {ChunkPlan(prefix + entry.rule.megatron, sizes, (0,) * len(sizes), sizes): (entry, 0)}
         key = f"{prefix}decoder.layers.{entry.rule.megatron}"
-        halves = 2 if entry.rule.operation == "gate_up" else 1
-        rows = sizes[0] // halves
+        rows = sizes[0] // entry.rule.blocks
+        whole, chunk = (shape.layers, *sizes), (1, rows, *sizes[1:])
+        starts = [block * rows for block in range(entry.rule.blocks)]
         return {
-            ChunkPlan(
-                key, (shape.layers, *sizes), (entry.layer, half * rows, *[0] * (len(sizes) - 1)), (1, rows, *sizes[1:])
-            ): (entry, half * rows)
-            for half in range(halves)
+            ChunkPlan(key, whole, (entry.layer, start, *[0] * (len(sizes) - 1)), chunk): (entry, start)
+            for start in starts
         }
 
     def write(self, output: Output) -> None:
@@ -92,7 +108,7 @@ class NemoExport:
 
 
 def check_divides(shape: ModelShape, tp_size: int, pp_size: int) -> None:
-    """Raises UserError where tensor or pipeline parallelism would cut a head, a row or a layer in two."""
+    """Raises UserError if tensor or pipeline parallelism would cut a head, a row or a layer in two."""
     for name, value in (("num_key_value_heads", shape.kv_heads), ("vocab_size", shape.vocab),
                         ("intermediate_size", shape.ffn)):  # fmt: skip
         if tp_size < 1 or value % tp_size:

@@ -58,34 +58,35 @@ class SamplingParams:
     @property
     def greedy(self) -> bool:
         """As `params_imply_greedy_decoding`."""
-        unset = self.temperature is None and self.top_p is None and self.top_k is None
-        return unset or self.top_k == 1 or self.top_p == 0.0 or self.temperature == 0
+        return self._unset or self.top_k == 1 or self.top_p == 0.0 or self.temperature == 0
 
     def submit(self, prompt_length: int) -> None:
         """What `LLM` does to the object. Raises Misuse where the settings give samples that cannot be trained on."""
-        if self._submitted:
-            raise Misuse("a SamplingParams object was submitted twice: LLM changes it, make one per request")
-        if self._built != {f.name: getattr(self, f.name) for f in fields(self)}:
-            raise Misuse("a SamplingParams object was changed after it was built: its values are not validated again")
         if self.end_id is None:
             raise ValueError("tokenizer is required to reset end_id if it is None")
-        if self.end_id != -1:
-            raise Misuse(f"end_id={self.end_id}: the end token is cut off the output; use -1 and stop_token_ids")
-        if not self.stop_token_ids:
-            raise Misuse("no stop_token_ids, and end_id is off: every completion runs to max_tokens")
-        if self.logprobs != 1:
-            raise Misuse(f"logprobs={self.logprobs}: 0 and None return none, more cost time")
-        if self.temperature is None and self.top_p is None and self.top_k is None:
-            raise Misuse("temperature, top_p and top_k are all None: this is greedy")
-        if self.seed is None:
-            raise Misuse("seed is None, which means 0: identical prompts give identical samples")
-        if self.n != 1 or self.best_of not in (None, 1) or self.use_beam_search:
-            raise Misuse("n, best_of or beam search: all samples of the request would share a seed")
-        if self.detokenize:
-            raise Misuse("detokenize=True needs a tokenizer")
-        if self.presence_penalty and (self.prompt_ignore_length or 0) < prompt_length:
-            raise Misuse(f"prompt_ignore_length={self.prompt_ignore_length}: the presence penalty is on the prompt too")
+        changed = self._built != {f.name: getattr(self, f.name) for f in fields(self)}
+        several = self.n != 1 or self.best_of not in (None, 1) or self.use_beam_search
+        penalised = bool(self.presence_penalty) and (self.prompt_ignore_length or 0) < prompt_length
+        mistakes = {
+            "a SamplingParams object was submitted twice: LLM changes it, make one per request": self._submitted,
+            "a SamplingParams object was changed after it was built: its values are not validated again": changed,
+            f"end_id={self.end_id}: the end token is cut off the output; use -1 and stop_token_ids": self.end_id != -1,
+            "no stop_token_ids, and end_id is off: every completion runs to max_tokens": not self.stop_token_ids,
+            f"logprobs={self.logprobs}: 0 and None return none, more cost time": self.logprobs != 1,
+            "temperature, top_p and top_k are all None: this is greedy": self._unset,
+            "seed is None, which means 0: identical prompts give identical samples": self.seed is None,
+            "n, best_of or beam search: all samples of the request would share a seed": several,
+            "detokenize=True needs a tokenizer": self.detokenize,
+            f"prompt_ignore_length={self.prompt_ignore_length}: the presence penalty is on the prompt too": penalised,
+        }
+        for mistake, made in mistakes.items():
+            if made:
+                raise Misuse(mistake)
         self._submitted = True
+
+    @property
+    def _unset(self) -> bool:
+        return self.temperature is None and self.top_p is None and self.top_k is None
 
 
 @dataclass(kw_only=True)

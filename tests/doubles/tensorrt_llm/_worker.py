@@ -148,7 +148,7 @@ def make_worker(args: LlmArgs, keeps_released_weights: bool) -> RayGPUWorker:
     for attribute in dir(extension):
         if not attribute.startswith("__") and hasattr(RayGPUWorker, attribute):
             raise ValueError(f"Worker class RayGPUWorker already defines '{attribute}'")
-    extended = type(f"RayGPUWorkerWith{name}", (RayGPUWorker, extension), {})
+    extended: type[RayGPUWorker] = type(f"RayGPUWorkerWith{name}", (RayGPUWorker, extension), {})
     return extended(args, keeps_released_weights)
 
 

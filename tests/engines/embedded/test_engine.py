@@ -179,7 +179,7 @@ def test_a_group_is_prefilled_once(model: Any) -> None:
 
 
 def test_prefill_passes_are_bounded(model: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("s2l_nemo.engines.embedded.engine._PREFILL_TOKENS", 24)
+    monkeypatch.setattr("s2l_nemo.engines.embedded.runner._PREFILL_TOKENS", 24)
     params = SamplingParams(max_new_tokens=8, stop_token_ids=STOPS)
     requests = make_requests(prompts=9, samples=2)
     shapes = recorded_inputs(model)

@@ -6,11 +6,12 @@ import http.client
 import socket
 import threading
 from collections.abc import Iterable, Iterator, Sequence
-from typing import Any
 
 import pytest
 import torch
 
+from s2l_nemo.engines.absent import AbsentEngine
+from s2l_nemo.engines.protocol import Bucket, LocalEngine, RefitStats
 from s2l_nemo.engines.served import endpoints
 from s2l_nemo.engines.served.endpoints import LARGEST_BODY, EngineServer
 from s2l_nemo.engines.served.host import EngineHost
@@ -22,8 +23,11 @@ TOKEN = "a1" * 32
 REQUEST = pack_requests([SampleRequest(1, 2, (3, 4), 5)], SamplingParams(2, (7,)))
 
 
-class ScriptedEngine:
+class ScriptedEngine(LocalEngine):
     """Answers every request with its prompt; notes what was asked and the thread."""
+
+    weight_version = 0
+    last_refit: RefitStats | None = None
 
     def __init__(self) -> None:
         self.calls: list[str] = []
@@ -42,7 +46,7 @@ class ScriptedEngine:
         self._note("weight_hash")
         return "ab"
 
-    def update_weights(self, buckets: Iterable[dict[str, torch.Tensor]], version: int) -> None:
+    def update_weights(self, buckets: Iterable[Bucket], version: int) -> None:
         self._note(f"begin {version}")
         for bucket in buckets:
             self._note(f"bucket {','.join(bucket)}")
@@ -115,7 +119,7 @@ def authorized(length: str) -> tuple[str, ...]:
     "authorization",
     [None, "", "Bearer", "Bearer ", TOKEN, f"bearer {TOKEN}", f"Bearer {TOKEN[:-1]}b", f"Bearer {TOKEN}0", "Bearer é"],
 )
-@pytest.mark.parametrize("path", ["/generate", "/update/begin", "/close", "/health", "/nothing"])
+@pytest.mark.parametrize("path", ["/generate", "/update/begin", "/close", "/sleep", "/nothing"])
 def test_without_the_token_nothing_is_done(served: Served, path: str, authorization: str | None) -> None:
     assert served.ask(path, REQUEST, authorization) == (401, b"")
     assert served.engine.calls == []
@@ -173,7 +177,7 @@ def test_a_known_peer_may_be_silent(served: Served, monkeypatch: pytest.MonkeyPa
     monkeypatch.setattr(endpoints._Handler, "timeout", 0.1)
     connection = served.connect()
     for _ in range(2):
-        connection.request("POST", "/health", pack({}), {"Authorization": f"Bearer {TOKEN}"})
+        connection.request("POST", "/weight_hash", pack({}), {"Authorization": f"Bearer {TOKEN}"})
         assert connection.getresponse().read()
         sockets = {connection.sock}
         threading.Event().wait(0.5)
@@ -279,8 +283,7 @@ class TestUpdate:
 
 def test_a_frozen_engine_cannot_be_updated() -> None:
     served = Served()
-    frozen: Any = type("Frozen", (), {"generate": served.engine.generate})()
-    served.host.engine = frozen
+    served.host.engine = AbsentEngine()
     assert served.ask("/update/begin", pack({"version": 1}))[0] == 500
     assert served.engine.calls == []
     served.close()

@@ -12,25 +12,21 @@ import threading
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
 from pathlib import Path
 
 import pytest
 import torch
 
 from s2l_nemo.algorithm.groups import assemble_groups
-from s2l_nemo.config.schema import EngineConfig, EngineKind, Precision
-from s2l_nemo.engines.build import make_engine
+from s2l_nemo.engines.build import EngineFactory, Servers
 from s2l_nemo.engines.embedded.engine import EmbeddedEngine, EmbeddedLearnerEngine
+from s2l_nemo.engines.options import EngineConfig
+from s2l_nemo.engines.protocol import Bucket, EngineDied, EngineError, EngineHung
 from s2l_nemo.engines.served import process
-from s2l_nemo.engines.served.client import (
-    EngineDied,
-    EngineError,
-    EngineHung,
-    ServedEngine,
-    ServedLearnerEngine,
-    start_server,
-)
-from s2l_nemo.engines.served.shared_memory import Bucket
+from s2l_nemo.engines.served.client import ServedEngine, ServedLearnerEngine
+from s2l_nemo.models.open import open_model
+from s2l_nemo.models.precision import Precision
 from s2l_nemo.types import Prompt, SampleRequest, SamplingParams, Source
 from tests.agreement import assert_same_completions
 from tests.distributed.models import VOCAB, write_qwen3
@@ -56,6 +52,17 @@ def make_requests(prompts: int = 3, samples: int = 4) -> list[SampleRequest]:
 REQUESTS = make_requests()
 
 
+def factory(config: EngineConfig, folder: Path) -> EngineFactory:
+    return EngineFactory(
+        config,
+        Precision.fp32,
+        CPU,
+        max_batch_rows=8,
+        max_sequence_length=64,
+        servers=Servers(0, folder / "logs"),
+    )
+
+
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return tmp_path_factory.mktemp("served")
@@ -77,7 +84,7 @@ def environment() -> Iterator[None]:
 
 @pytest.fixture(scope="module")
 def explorer_config() -> EngineConfig:
-    return EngineConfig(kind=EngineKind.server, max_restarts=3, explorer_devices="3")
+    return EngineConfig(kind="server", max_restarts=3, explorer_devices="3")
 
 
 @pytest.fixture(scope="module")
@@ -90,53 +97,31 @@ def explorer_model(folder: Path) -> Path:
 def explorer(
     explorer_model: Path, folder: Path, explorer_config: EngineConfig, environment: None
 ) -> Iterator[ServedEngine]:
-    with start_server(
-        explorer_config,
-        "explorer",
-        "explorer.path",
-        str(explorer_model),
-        dtype=Precision.fp32,
-        device=CPU,
-        max_batch_rows=8,
-        max_sequence_length=64,
-        log=folder / "logs" / "explorer.log",
-    ) as served:
+    served = factory(explorer_config, folder).explorer(open_model("explorer.path", str(explorer_model)))
+    assert isinstance(served, ServedEngine)
+    with closing(served):
         yield served
 
 
 @pytest.fixture(scope="module")
 def learner_config() -> EngineConfig:
-    return EngineConfig(kind=EngineKind.server)
+    return EngineConfig(kind="server")
 
 
 @pytest.fixture(scope="module")
 def learner(model: Path, folder: Path, learner_config: EngineConfig) -> Iterator[ServedLearnerEngine]:
-    with start_server(
-        learner_config,
-        "learner",
-        "model.path",
-        str(model),
-        dtype=Precision.fp32,
-        device=CPU,
-        max_batch_rows=8,
-        max_sequence_length=64,
-        log=folder / "logs" / "learner.log",
-    ) as served:
+    served = factory(learner_config, folder).learner(open_model("model.path", str(model)))
+    assert isinstance(served, ServedLearnerEngine)
+    with closing(served):
         yield served
 
 
 @pytest.fixture(scope="module")
-def embedded(model: Path) -> EmbeddedLearnerEngine:
+def embedded(model: Path, folder: Path) -> EmbeddedLearnerEngine:
     """The same model in this process."""
-    return make_engine(
-        EmbeddedLearnerEngine,
-        "model.path",
-        str(model),
-        source=Source.LEARNER,
-        device=CPU,
-        precision=Precision.fp32,
-        max_batch_rows=8,
-    )
+    engine = factory(EngineConfig(), folder).learner(open_model("model.path", str(model)))
+    assert isinstance(engine, EmbeddedLearnerEngine)
+    return engine
 
 
 def processes(served: ServedEngine) -> tuple[int, int]:
@@ -176,7 +161,6 @@ class TestExplorer:
     def test_its_errors_come_over(self, explorer: ServedEngine) -> None:
         with pytest.raises(ValueError, match="lower max_new_tokens"):
             explorer.generate(REQUESTS, SamplingParams(300, ()))
-        explorer.check()
         explorer.sleep()  # which this kind of engine cannot
         explorer.resume()
         assert len(explorer.generate(REQUESTS, PARAMS)) == len(REQUESTS)
@@ -193,7 +177,7 @@ class TestExplorer:
             assert token not in b"".join(variables.values())
             assert token not in Path(f"/proc/{pid}/cmdline").read_bytes()
             assert os.getsid(pid) == processes(explorer)[0] != os.getsid(0)
-        assert token not in (folder / "logs" / "explorer.log").read_bytes()
+        assert token not in (folder / "logs" / "explorer_rank0.log").read_bytes()
 
     def test_it_listens_on_the_loopback_only(self, explorer: ServedEngine) -> None:
         port = f"{explorer._connection._process.port:04X}"
@@ -269,7 +253,7 @@ class TestLearner:
     def test_an_incomplete_update(
         self, learner: ServedLearnerEngine, embedded: EmbeddedLearnerEngine, failure: str
     ) -> None:
-        made = []
+        made: list[Bucket] = []
 
         def buckets() -> Iterator[Bucket]:
             for bucket in buckets_of(embedded, seed=3):
@@ -338,11 +322,14 @@ def test_no_orphan_of_a_killed_trainer(model: Path, tmp_path: Path) -> None:
     script = f"""
 import sys, time
 from pathlib import Path
+from s2l_nemo.engines.kinds import ENGINES
 from s2l_nemo.engines.served.process import Launch, ServerProcess
-from tests.agreement import assert_same_completions
-setup = {{"role": "explorer", "kind": "embedded", "key": "explorer.path", "path": {str(model)!r}, "dtype": "fp32",
-         "device": "cpu", "max_batch_rows": 8}}
-server = ServerProcess(Launch("explorer", sys.executable, setup, None, Path({str(tmp_path / "log")!r}), 60))
+from s2l_nemo.engines.settings import EngineSettings
+from s2l_nemo.models.precision import Precision
+from s2l_nemo.types import Source
+settings = EngineSettings(Source.EXPLORER, "explorer.path", {str(model)!r}, Precision.fp32, "cpu", 8, 64, 1, 0.4)
+log = Path({str(tmp_path / "log")!r})
+server = ServerProcess(Launch(ENGINES["server"].maker, settings, sys.executable, None, log, 60))
 supervisor = server._process.pid
 print(supervisor, Path(f"/proc/{{supervisor}}/task/{{supervisor}}/children").read_text(), flush=True)
 time.sleep(1000)

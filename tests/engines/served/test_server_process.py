@@ -11,10 +11,22 @@ from typing import Any
 import pytest
 
 from s2l_nemo.engines.served.process import ROOT, Launch, ServerProcess, server_environment
+from s2l_nemo.engines.settings import EngineSettings
 from s2l_nemo.errors import UserError
+from s2l_nemo.models.precision import Precision
+from s2l_nemo.types import Source
 
-SETUP = {"role": "explorer", "kind": "tensorrt_llm", "path": "nowhere", "dtype": "bf16", "tensor_parallel_size": 1}
-LIMITS = {"max_batch_rows": 8, "max_sequence_length": 64, "memory_fraction": 0.4}
+SETTINGS = EngineSettings(
+    source=Source.EXPLORER,
+    key="explorer.path",
+    path="nowhere",
+    precision=Precision.bf16,
+    device="cpu",
+    max_batch_rows=8,
+    max_sequence_length=64,
+    tensor_parallel_size=1,
+    memory_fraction=0.4,
+)
 
 
 def start(tmp_path: Path, script: str | None = None, **changes: Any) -> ServerProcess:
@@ -24,12 +36,14 @@ def start(tmp_path: Path, script: str | None = None, **changes: Any) -> ServerPr
         python.write_text(f"#!/bin/sh\n{script}\n")
         python.chmod(0o755)
         changes["python"] = str(python)
-    settings = {
-        "name": "the explorer engine (explorer.path=nowhere)",
+    settings: dict[str, Any] = {
+        "maker": "s2l_nemo.engines.tensorrt_llm.make:MAKER",
+        "settings": SETTINGS,
         "python": sys.executable,
-        "setup": SETUP | LIMITS,
+        "devices": None,
+        "log": tmp_path / "explorer.log",
+        "startup_s": 60.0,
     }
-    settings |= {"devices": None, "log": tmp_path / "explorer.log", "startup_s": 60.0}
     return ServerProcess(Launch(**settings | changes))
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import struct
+from typing import Any, Literal, get_args
 
 import numpy
 import pytest
@@ -18,7 +19,7 @@ from s2l_nemo.engines.served.wire import (
     unpack_completions,
     unpack_requests,
 )
-from s2l_nemo.types import Completion, SampleRequest, SamplingParams, Source
+from s2l_nemo.types import Completion, FinishReason, SampleRequest, SamplingParams, Source
 
 PARAMS = SamplingParams(7, (2, 5), temperature=0.1 + 0.2, top_p=0.95, top_k=20, presence_penalty=1.5)
 TOKENS = st.lists(st.integers(0, 2**31 - 1), max_size=5).map(tuple)
@@ -27,13 +28,13 @@ REQUESTS = st.lists(st.builds(SampleRequest, IDS, IDS, TOKENS, IDS), max_size=6)
 
 
 @st.composite
-def completions(draw: st.DrawFn, width: int) -> list[Completion]:
+def completions(draw: st.DrawFn, width: Literal[32, 64]) -> list[Completion]:
     """`width`: bits of the log-probs."""
     made = []
     for _ in range(draw(st.integers(0, 4))):
         tokens = draw(TOKENS)
         logprobs = draw(st.tuples(*(st.floats(width=width) for _ in tokens)))
-        reason = draw(st.sampled_from(["stop", "length"]))
+        reason: FinishReason = draw(st.sampled_from(get_args(FinishReason)))
         source = draw(st.sampled_from(list(Source)))
         made.append(Completion(draw(IDS), draw(IDS), source, tokens, logprobs, reason, draw(IDS)))
     return made
@@ -49,7 +50,7 @@ def test_requests_come_back(requests: list[SampleRequest]) -> None:
 
 
 @pytest.mark.parametrize("width", [32, 64])
-def test_completions_come_back_bit_for_bit(width: int) -> None:
+def test_completions_come_back_bit_for_bit(width: Literal[32, 64]) -> None:
     @given(completions(width))
     def check(sampled: list[Completion]) -> None:
         back = unpack_completions(unpack(pack_completions(sampled))[1])
@@ -124,10 +125,13 @@ def test_any_bytes_are_a_message_or_refused(body: bytes) -> None:
     ],
     ids=str,
 )
-def test_other_messages_are_no_requests(change: dict[str, object]) -> None:
+def test_other_messages_are_no_requests(change: dict[str, Any]) -> None:
     head, arrays = unpack(pack_requests([SampleRequest(1, 2, (3, 4), 5)], PARAMS))
     unpack_requests(head, arrays)
     for name, value in change.items():
-        (head if name == "params" else arrays)[name] = value  # type: ignore[index]
+        if name == "params":
+            head[name] = value
+        else:
+            arrays[name] = value
     with pytest.raises(WireError):
         unpack_requests(head, {name: array for name, array in arrays.items() if array is not None})

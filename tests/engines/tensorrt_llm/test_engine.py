@@ -16,8 +16,10 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from s2l_nemo.engines.embedded.engine import EmbeddedEngine, EmbeddedLearnerEngine
-from s2l_nemo.engines.tensorrt_llm.engine import TensorRTExplorer, TensorRTLearner
+from s2l_nemo.engines.settings import EngineSettings
+from s2l_nemo.engines.tensorrt_llm.engine import TensorRTExplorer, TensorRTLearner, Transport
 from s2l_nemo.errors import UserError
+from s2l_nemo.models.precision import Precision
 from s2l_nemo.types import Completion, SamplingParams, Source
 from tests.agreement import assert_same_completions
 from tests.engines.random_qwen3 import build_model, make_requests
@@ -25,13 +27,6 @@ from tests.engines.random_qwen3 import build_model, make_requests
 DOUBLES = Path(__file__).resolve().parents[2] / "doubles"
 STOPS = (1, 2, 50, 51, 52, 53)
 PARAMS = SamplingParams(max_new_tokens=16, stop_token_ids=STOPS)
-SETTINGS: dict[str, Any] = {
-    "dtype": torch.float32,
-    "tensor_parallel_size": 1,
-    "max_batch_rows": 64,
-    "max_sequence_length": 48,
-    "memory_fraction": 0.4,
-}
 WEIGHT_TAGS = [
     "sampler", "drafter", "guided_decoder", "spec_resource_manager",
     "model_extra", "executor_extra", "model", "draft_model",
@@ -69,12 +64,26 @@ def tied_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return path
 
 
-def explorer(folder: Path) -> TensorRTExplorer:
-    return TensorRTExplorer(folder, source=Source.EXPLORER, **SETTINGS)
+def settings(folder: Path, source: Source, precision: Precision = Precision.fp32) -> EngineSettings:
+    return EngineSettings(
+        source=source,
+        key="model.path",
+        path=str(folder),
+        precision=precision,
+        device="cuda",
+        max_batch_rows=64,
+        max_sequence_length=48,
+        tensor_parallel_size=1,
+        memory_fraction=0.4,
+    )
 
 
-def learner(folder: Path) -> TensorRTLearner:
-    return TensorRTLearner(folder, source=Source.LEARNER, transport="file", **SETTINGS)
+def explorer(folder: Path, precision: Precision = Precision.fp32) -> TensorRTExplorer:
+    return TensorRTExplorer(settings(folder, Source.EXPLORER, precision))
+
+
+def learner(folder: Path, transport: Transport = "file") -> TensorRTLearner:
+    return TensorRTLearner(settings(folder, Source.LEARNER), transport)
 
 
 def embedded(model: Any, source: Source = Source.EXPLORER) -> EmbeddedEngine:
@@ -146,14 +155,14 @@ def test_too_long(folder: Path) -> None:
         engine.generate(requests, replace(PARAMS, max_new_tokens=49 - length))
 
 
-@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("precision", list(Precision))
 @pytest.mark.parametrize("tied", [False, True])
-def test_weight_hash_equals_the_embedded_engines(tmp_path: Path, tied: bool, dtype: torch.dtype) -> None:
+def test_weight_hash_equals_the_embedded_engines(tmp_path: Path, tied: bool, precision: Precision) -> None:
     model = build_model(tied=tied, seed=3)
     model.save_pretrained(tmp_path, max_shard_size="20KB")  # several files
     assert (tmp_path / "model.safetensors.index.json").is_file()
-    engine = TensorRTExplorer(tmp_path, source=Source.EXPLORER, **{**SETTINGS, "dtype": dtype})
-    assert engine.weight_hash() == embedded(model.to(dtype)).weight_hash()
+    dtype = settings(tmp_path, Source.EXPLORER, precision).dtype
+    assert explorer(tmp_path, precision).weight_hash() == embedded(model.to(dtype)).weight_hash()
 
 
 def test_a_tied_head_in_the_file_is_not_a_weight(tmp_path: Path, tied_folder: Path) -> None:
@@ -284,7 +293,7 @@ def test_the_transfer_leaves_no_file_behind(folder: Path) -> None:
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
 def test_transport_by_cuda_handles(folder: Path) -> None:
-    by_file, by_handles = learner(folder), TensorRTLearner(folder, source=Source.LEARNER, transport="ipc", **SETTINGS)
+    by_file, by_handles = learner(folder), learner(folder, "ipc")
     results = []
     for engine in (by_file, by_handles):
         engine.update_weights(buckets(weights(1)), version=1)
@@ -473,9 +482,9 @@ def test_the_double_refuses_a_wrong_kv_cache_config(double: Any) -> None:
     from tensorrt_llm.llmapi import KvCacheConfig
 
     with pytest.raises(TypeError, match="enable_reuse"):
-        KvCacheConfig(enable_reuse=True)
+        KvCacheConfig(enable_reuse=True)  # type: ignore[call-arg]  # the mistake
     with pytest.raises(TypeError, match="enable_block_reuse must be"):
-        KvCacheConfig(enable_block_reuse=1)
+        KvCacheConfig(enable_block_reuse=1)  # type: ignore[arg-type]  # the mistake
     with pytest.raises(ValueError, match=r"free_gpu_memory_fraction must be in \[0, 1\]"):
         KvCacheConfig(free_gpu_memory_fraction=40.0)
 

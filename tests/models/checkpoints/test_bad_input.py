@@ -20,6 +20,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from s2l_nemo.errors import UserError
+from s2l_nemo.models.checkpoints.to_nemo import Format
 from tests.distributed.models import write_internlm2, write_qwen3
 from tests.distributed.conversion import to_nemo
 from tools import convert_hf_to_nemo, convert_nemo_to_hf
@@ -34,7 +35,7 @@ def hf(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def nemo(hf: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return to_nemo(hf, tmp_path_factory.mktemp("nemo") / "nemo", "nemo-dir")
+    return to_nemo(hf, tmp_path_factory.mktemp("nemo") / "nemo", Format.NEMO_DIR)
 
 
 def edit_weights(change: Callable[[dict[str, torch.Tensor]], Any]) -> Callable[[Path], None]:
@@ -251,7 +252,7 @@ def test_a_hostile_item_is_not_run(nemo: Path, tmp_path: Path, monkeypatch: pyte
 
 
 def test_a_truncated_tar(nemo: Path, hf: Path, tmp_path: Path) -> None:
-    source = to_nemo(hf, tmp_path / "source.nemo", "nemo")
+    source = to_nemo(hf, tmp_path / "source.nemo", Format.NEMO)
     os.truncate(source, source.stat().st_size // 2)
     message = fails(convert_nemo_to_hf, "--input", source, "--output", tmp_path / "out")
     assert "source.nemo" in message

@@ -14,7 +14,7 @@ from safetensors.torch import load_file, save_file
 from s2l_nemo.models.checkpoints.compare import compare
 from s2l_nemo.models.formats.dtypes import BFLOAT16
 from s2l_nemo.models.checkpoints.open import open_checkpoint
-from s2l_nemo.models.checkpoints.to_nemo import FORMATS, Format
+from s2l_nemo.models.checkpoints.to_nemo import Format
 from tests.distributed.models import write_internlm2, write_qwen3
 from tests.distributed.conversion import to_hf, to_nemo
 
@@ -58,7 +58,7 @@ SOURCES: dict[str, Any] = {
 }  # fmt: skip
 
 
-@pytest.mark.parametrize("form", FORMATS)
+@pytest.mark.parametrize("form", Format)
 @pytest.mark.parametrize("source", SOURCES)
 def test_there_and_back(tmp_path: Path, source: str, form: Format) -> None:
     original = numbered(SOURCES[source](tmp_path / "hf"))
@@ -74,12 +74,12 @@ def test_there_and_back(tmp_path: Path, source: str, form: Format) -> None:
 
 def test_the_weights_of_that_test_are_all_different(tmp_path: Path) -> None:
     values = torch.cat([x.view(torch.int32).flatten() for x in tensors(numbered(write_qwen3(tmp_path))).values()])
-    assert len(set(values.tolist())) == len(values)
+    assert len(values.unique()) == len(values)
 
 
 def test_figures_come_from_config_json(tmp_path: Path) -> None:
     source = SOURCES["unusual figures"](tmp_path / "hf")
-    nemo = to_nemo(source, tmp_path / "nemo", "nemo-dir")
+    nemo = to_nemo(source, tmp_path / "nemo", Format.NEMO_DIR)
     config = yaml.safe_load((nemo / "model_config.yaml").read_text())
     wanted = {
         "num_layers": 3, "hidden_size": 40, "ffn_hidden_size": 72, "num_attention_heads": 6, "num_query_groups": 3,
@@ -95,28 +95,28 @@ def test_a_redundant_output_layer_comes_back_only_where_it_was(tmp_path: Path) -
     weights = load_file(source / "model.safetensors")
     weights["lm_head.weight"] = weights["model.embed_tokens.weight"].clone()
     save_file(weights, source / "model.safetensors", {"format": "pt"})
-    for form in FORMATS:
-        checkpoint = open_checkpoint(to_nemo(source, tmp_path / form, form))
+    for form in Format:
+        checkpoint = open_checkpoint(to_nemo(source, tmp_path / form.value, form))
         assert checkpoint.redundant_output
-    plain = open_checkpoint(to_nemo(write_qwen3(tmp_path / "plain"), tmp_path / "plain_nemo", "nemo-dir"))
+    plain = open_checkpoint(to_nemo(write_qwen3(tmp_path / "plain"), tmp_path / "plain_nemo", Format.NEMO_DIR))
     assert not plain.redundant_output
 
 
 def test_an_untied_model_after_a_tied_one(tmp_path: Path) -> None:
     """A peer's shared table was changed by the tied model and lost the next one's output layer."""
-    to_nemo(write_qwen3(tmp_path / "tied", tied=True), tmp_path / "a", "nemo-dir")
+    to_nemo(write_qwen3(tmp_path / "tied", tied=True), tmp_path / "a", Format.NEMO_DIR)
     untied = write_qwen3(tmp_path / "untied", tied=False)
-    back = to_hf(to_nemo(untied, tmp_path / "b", "nemo-dir"), tmp_path / "back")
+    back = to_hf(to_nemo(untied, tmp_path / "b", Format.NEMO_DIR), tmp_path / "back")
     assert_same(tensors(untied), tensors(back))
     assert "lm_head.weight" in tensors(back)
 
 
-def test_as_llama(tmp_path: Path) -> None:
+def test_the_engine_form_of_internlm2(tmp_path: Path) -> None:
     """Names, configuration and tokenizer that need no remote code, and the same weights."""
     from transformers import AutoTokenizer
 
     source = numbered(write_internlm2(tmp_path / "hf"))
-    llama = to_hf(to_nemo(source, tmp_path / "nemo", "nemo-dir"), tmp_path / "llama", as_llama=True)
+    llama = to_hf(to_nemo(source, tmp_path / "nemo", Format.NEMO_DIR), tmp_path / "llama", engine_form=True)
     config = json.loads((llama / "config.json").read_text())
     assert (config["architectures"], config["model_type"]) == (["LlamaForCausalLM"], "llama")
     assert config["rope_theta"] == 1e6
@@ -132,7 +132,7 @@ def test_as_llama(tmp_path: Path) -> None:
     assert torch.equal(theirs["model.layers.1.self_attn.v_proj.weight"], qkv[:, 3].reshape(32, -1))
     assert torch.equal(theirs["model.layers.1.mlp.up_proj.weight"], mine["model.layers.1.feed_forward.w3.weight"])
     assert list(compare(open_checkpoint(source), open_checkpoint(llama), lambda count: None)) == []
-    again = to_hf(to_nemo(llama, tmp_path / "llama_nemo", "nemo"), tmp_path / "llama_back")
+    again = to_hf(to_nemo(llama, tmp_path / "llama_nemo", Format.NEMO), tmp_path / "llama_back")
     assert_same(theirs, tensors(again))
 
 
@@ -150,7 +150,7 @@ def test_casting(tmp_path: Path) -> None:
 def test_a_foreign_checkpoint_without_hugging_face_files(tmp_path: Path) -> None:
     """The figures come from model_config.yaml, or all of it from --hf-files."""
     source = write_qwen3(tmp_path / "hf", tied=False)
-    nemo = to_nemo(source, tmp_path / "nemo", "nemo-dir")
+    nemo = to_nemo(source, tmp_path / "nemo", Format.NEMO_DIR)
     for file in (nemo / "huggingface").iterdir():
         file.unlink()
     assert open_checkpoint(nemo).shape == open_checkpoint(source).shape
@@ -165,7 +165,7 @@ def test_a_foreign_checkpoint_without_hugging_face_files(tmp_path: Path) -> None
 def test_the_padded_vocabulary_is_not_exported(tmp_path: Path) -> None:
     """NeMo pads to a multiple of 128 x TP by default; what it adds is no part of the model."""
     source = write_qwen3(tmp_path / "padded", tied=False, vocab_size=384)
-    nemo = to_nemo(source, tmp_path / "nemo", "nemo-dir")
+    nemo = to_nemo(source, tmp_path / "nemo", Format.NEMO_DIR)
     for file in (nemo / "huggingface" / "config.json", nemo / "model_config.yaml"):
         file.write_text(file.read_text().replace("384", "304"))
     exported = tensors(to_hf(nemo, tmp_path / "back"))

@@ -23,6 +23,7 @@ from s2l_nemo.models.formats.safetensors_folder import INDEX, SINGLE, Safetensor
 from s2l_nemo.models.formats.safetensors_writer import SafetensorsPlan, TensorPlan
 from s2l_nemo.models.checkpoints.tensors import dtype_of, rows_of, tensor_of
 from tests.models.outputs import MemoryOutput
+from tests.random_qwen3 import random_qwen3
 
 BF16, F16, F32 = torch.bfloat16, torch.float16, torch.float32
 
@@ -165,20 +166,12 @@ def test_no_tensor_is_kept_once_written() -> None:
     assert len(alive) == 3
 
 
-def tiny_qwen3(tied: bool) -> PreTrainedModel:
-    torch.manual_seed(0)
-    return Qwen3ForCausalLM(
-        Qwen3Config(
-            vocab_size=40, hidden_size=16, intermediate_size=24, num_hidden_layers=2, num_attention_heads=4,
-            num_key_value_heads=2, head_dim=8, tie_word_embeddings=tied, torch_dtype=BF16,
-        )
-    ).to(BF16)  # fmt: skip
-
-
 @pytest.mark.parametrize("tied", [True, False])
 def test_transformers_writes_what_we_read_and_loads_what_we_write(tmp_path: Path, tied: bool) -> None:
-    model = tiny_qwen3(tied)
-    model.save_pretrained(tmp_path / "theirs", max_shard_size="3KB")
+    from transformers import AutoModelForCausalLM
+
+    model = random_qwen3(vocab_size=40, hidden_size=16, tie_word_embeddings=tied, torch_dtype=BF16).to(BF16)
+    model.save_pretrained(tmp_path / "theirs", max_shard_size="9KB")
     reader = SafetensorsFolder(tmp_path / "theirs")
     assert len({tensor.file for tensor in reader.tensors.values()}) > 2
     wanted = {name: weight for name, weight in model.state_dict().items() if not (tied and name == "lm_head.weight")}

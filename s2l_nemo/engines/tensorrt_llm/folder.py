@@ -1,0 +1,59 @@
+"""The Hugging Face folder that an engine of TensorRT-LLM loads, read without the engine."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import safe_open
+
+from s2l_nemo.errors import UserError
+
+
+class HfFolder:
+    """config.json and safetensors of one model, read one tensor at a time; a tied head counts as absent."""
+
+    def __init__(self, path: Path) -> None:
+        """Reads the headers. Raises UserError if there is no model of this format."""
+        self._files = _tensor_files(path)
+        self.config: dict[str, Any] = json.loads((path / "config.json").read_text())
+        if self.config.get("tie_word_embeddings"):
+            self._files.pop("lm_head.weight", None)
+        with ExitStack() as stack:
+            opened = self._open(stack)
+            self.shapes: dict[str, tuple[int, ...]] = {
+                name: tuple(opened[file].get_slice(name).get_shape()) for name, file in self._files.items()
+            }
+
+    def weight_hash(self, dtype: torch.dtype) -> str:
+        """SHA-256 over all tensors in name order, each as `dtype`; equal to `EmbeddedEngine.weight_hash`."""
+        digest = hashlib.sha256()
+        with ExitStack() as stack:
+            opened = self._open(stack)
+            for name, file in sorted(self._files.items()):
+                tensor = opened[file].get_tensor(name).to(dtype)
+                digest.update(f"{name} {tuple(tensor.shape)} {tensor.dtype}\n".encode())
+                digest.update(tensor.view(-1).view(torch.uint8).numpy())
+        return digest.hexdigest()
+
+    def _open(self, stack: ExitStack) -> dict[Path, Any]:
+        return {file: stack.enter_context(safe_open(file, "pt")) for file in set(self._files.values())}
+
+
+def _tensor_files(path: Path) -> dict[str, Path]:
+    """Name and file of every tensor."""
+    index = path / "model.safetensors.index.json"
+    single = path / "model.safetensors"
+    if not (path / "config.json").is_file() or not (index.is_file() or single.is_file()):
+        raise UserError(
+            f"TensorRT-LLM reads Hugging Face folders of safetensors, which {path} is not:"
+            " convert it with tools/convert_nemo_to_hf.py, or set engine.kind=server"
+        )
+    if index.is_file():
+        return {name: path / file for name, file in json.loads(index.read_text())["weight_map"].items()}
+    with safe_open(single, "pt") as opened:
+        return dict.fromkeys(opened.keys(), single)

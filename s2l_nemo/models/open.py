@@ -1,0 +1,110 @@
+"""Opens a model of any format once. Every room takes the open model, and none reads its path again."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from s2l_nemo.errors import UserError
+from s2l_nemo.models.files import HF_FILES, hf_files_folder, read_json_object
+from s2l_nemo.models.hf_config import shape_from_config_json
+from s2l_nemo.models.shape import ModelShape
+from s2l_nemo.models.tokenizer import load_tokenizer, stop_token_ids
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerFast
+
+    from s2l_nemo.models.checkpoints.checkpoint import Checkpoint
+
+
+@dataclass(frozen=True)
+class Model:
+    """A Hugging Face folder, NeMo folder or `.nemo` file whose config.json has been read and is supported.
+
+    Weights and tokenizer are opened when they are first asked for, and kept.
+    """
+
+    key: str  # the configuration key that named it, for messages
+    path: str
+    config: Mapping[str, Any]  # its Hugging Face config.json
+    shape: ModelShape
+    hf_folder: Path  # of config.json and tokenizer; `path` itself if that is a Hugging Face folder
+
+    @property
+    def is_hugging_face(self) -> bool:
+        """Whether `path` is a folder as transformers loads it."""
+        return self.hf_folder == Path(self.path)
+
+    @cached_property
+    def checkpoint(self) -> Checkpoint:
+        """The weights, validated from their headers. Raises UserError if something about them is wrong."""
+        from s2l_nemo.models.checkpoints.open import open_checkpoint  # late: plans and --help need no numpy
+
+        return open_checkpoint(Path(self.path))
+
+    @cached_property
+    def tokenizer(self) -> PreTrainedTokenizerFast:
+        """The fast tokenizer. Raises UserError if there is none."""
+        return load_tokenizer(self.hf_folder, self.path)
+
+    @cached_property
+    def stop_token_ids(self) -> tuple[int, ...]:
+        """Ids that end an answer, ascending. Raises UserError if there is none."""
+        return stop_token_ids(self.hf_folder, self.tokenizer, self.path)
+
+
+def open_model(key: str, path: str) -> Model:
+    """Opens the model at `path`. `key` is the configuration key that named it. Reads config.json only.
+
+    Raises UserError if there is no model, its config.json cannot be read, or the model is not supported.
+    """
+    if not Path(path).exists():
+        raise UserError(
+            f"{key}={path} is not a folder: run tools/make_tiny_family.py for the tiny family, "
+            "or give a Hugging Face folder, a NeMo folder or a .nemo file"
+        )
+    folder = hf_files_folder(key, path)
+    # as its user knows it, and not as it is unpacked
+    shown = Path(path, "config.json") if folder == Path(path) else Path(path, HF_FILES, "config.json")
+    try:
+        content = (folder / "config.json").read_bytes()
+    except FileNotFoundError:
+        raise UserError(f"{key}={path} has no config.json: give the folder of a Hugging Face model") from None
+    config = read_json_object(content, shown)
+    return Model(key, path, config, shape_from_config_json(shown, config), folder)
+
+
+def check_same_tokenizer(learner: Model, explorer: Model) -> None:
+    """Raises UserError, with both paths and the first difference, if explorer and learner cannot share tokens.
+
+    They share tokens if vocabulary, special tokens, EOS ids and the models' `vocab_size` are equal.
+    """
+    expected, found = _described(learner), _described(explorer)
+    for what, value in expected.items():
+        difference = _first_difference(value, found[what])
+        if difference:
+            raise UserError(
+                f"learner {learner.path} and explorer {explorer.path} differ in {what}: {difference}; choose two "
+                "models of one family"
+            )
+
+
+def _described(model: Model) -> dict[str, Any]:
+    return {
+        "vocabulary": model.tokenizer.get_vocab(),
+        "special tokens": {name: str(token) for name, token in model.tokenizer.special_tokens_map.items()},
+        "EOS ids": model.stop_token_ids,
+        "vocab_size": model.shape.vocab,
+    }
+
+
+def _first_difference(learner: Any, explorer: Any) -> str | None:
+    if learner == explorer:
+        return None
+    if isinstance(learner, Mapping):
+        key = min(key for key in {*learner, *explorer} if learner.get(key) != explorer.get(key))
+        return f"{key!r} is {learner.get(key, 'absent')!r} against {explorer.get(key, 'absent')!r}"
+    return f"{learner} against {explorer}"

@@ -1,0 +1,151 @@
+"""A family is one entry: what its entry says, and one that is added from outside."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+from safetensors import safe_open
+from safetensors.torch import load_file, save_file
+
+from s2l_nemo.errors import UserError
+from s2l_nemo.models.checkpoints.compare import compare
+from s2l_nemo.models.checkpoints.open import open_checkpoint
+from s2l_nemo.models.checkpoints.to_nemo import Format
+from s2l_nemo.models.families import FAMILIES, EngineForm, Family
+from s2l_nemo.models.hf_config import shape_from_config_json
+from s2l_nemo.models.names import LLAMA, Rule, Table
+from s2l_nemo.models.nemo_config import architecture, shape_from_nemo
+from s2l_nemo.models.open import open_model
+from s2l_nemo.models.shape import public_shape
+from tests.distributed.conversion import to_hf, to_nemo
+from tests.distributed.models import write_internlm2
+from tests.models.shapes import small_shape
+
+PATH = Path("config.json")
+
+
+@pytest.fixture
+def registry(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What a test registers is gone after it."""
+    monkeypatch.setattr(FAMILIES, "_choices", dict(FAMILIES._choices))
+
+
+def renamed(name: str) -> str:
+    return name.replace("model.", "transformer.").replace("self_attn", "attn").replace("embed_tokens", "wte")
+
+
+def renamed_rule(rule: Rule) -> Rule:
+    return replace(rule, hf=tuple(map(renamed, rule.hf)))
+
+
+MINE = Table(
+    embedding=renamed_rule(LLAMA.embedding),
+    layer=tuple(map(renamed_rule, LLAMA.layer)),
+    final_norm=renamed_rule(LLAMA.final_norm),
+    output=renamed_rule(LLAMA.output),
+    hf_layer="transformer.layers.{n}.",
+)
+
+
+def write_mine(folder: Path) -> Path:
+    """A random model of the family `mymodel`: a Llama under other names, with a switch of its own."""
+    llama = to_hf(write_internlm2(folder / "internlm2"), folder / "llama", engine_form=True)
+    mine = folder / "mine"
+    mine.mkdir()
+    tensors = {renamed(name): tensor for name, tensor in load_file(llama / "model.safetensors").items()}
+    save_file(dict(sorted(tensors.items())), mine / "model.safetensors", {"format": "pt"})
+    config = json.loads((llama / "config.json").read_text())
+    config |= {"model_type": "mymodel", "architectures": ["MyModelForCausalLM"], "use_alibi": False}
+    (mine / "config.json").write_text(json.dumps(config))
+    for name in ("tokenizer.json", "tokenizer_config.json", "generation_config.json"):
+        (mine / name).write_bytes((llama / name).read_bytes())
+    return mine
+
+
+def weights(folder: Path) -> dict[str, bytes]:
+    with safe_open(folder / "model.safetensors", "np") as file:
+        return {name: file.get_tensor(name).tobytes() for name in file.keys()}  # noqa: SIM118  # not a mapping
+
+
+@pytest.mark.usefixtures("registry")
+@pytest.mark.parametrize("form", Format)
+def test_a_family_from_outside_goes_there_and_back(tmp_path: Path, form: Format) -> None:
+    source = write_mine(tmp_path)
+    with pytest.raises(UserError, match="model_type=mymodel is not supported: give a qwen3, internlm2 or llama model"):
+        open_checkpoint(source)
+    FAMILIES.register("mymodel", Family(table=MINE, architecture="MyModelForCausalLM", refused=("use_alibi",)))
+
+    back = to_hf(to_nemo(source, tmp_path / "nemo", form), tmp_path / "back")
+    assert "transformer.layers.1.attn.q_proj.weight" in weights(source)
+    assert weights(back) == weights(source)
+    for file in source.iterdir():
+        if file.suffix == ".json":
+            assert (back / file.name).read_bytes() == file.read_bytes()
+
+    model = open_model("model.path", str(source))
+    assert (model.shape.family, model.shape.engine_family) == ("mymodel", "mymodel")
+    stored = sum(len(data) for data in weights(source).values()) // 4
+    assert model.shape.parameters == stored
+    llama = open_checkpoint(tmp_path / "llama")
+    assert [one.what for one in compare(model.checkpoint, llama, lambda count: None)] == ["family"]
+
+
+@pytest.mark.usefixtures("registry")
+def test_a_family_may_run_as_another_one(tmp_path: Path) -> None:
+    form = EngineForm("llama", dropped=("use_alibi",), added={}, tokenizer_class="LlamaTokenizer")
+    FAMILIES.register("mymodel", Family(table=MINE, architecture="MyModelForCausalLM", engine_form=form))
+    source = write_mine(tmp_path)
+    llama = to_hf(source, tmp_path / "as_llama", engine_form=True)
+    assert weights(llama) == weights(tmp_path / "llama")
+    config = json.loads((llama / "config.json").read_text())
+    assert (config["model_type"], config["architectures"]) == ("llama", ["LlamaForCausalLM"])
+    assert "use_alibi" not in config
+    assert list(compare(open_checkpoint(source), open_checkpoint(llama), lambda count: None)) == []
+
+
+@pytest.mark.usefixtures("registry")
+def test_what_an_entry_refuses_and_accepts() -> None:
+    config: dict[str, Any] = {
+        "model_type": "mymodel", "vocab_size": 2, "hidden_size": 4, "num_hidden_layers": 1, "num_attention_heads": 2,
+        "num_key_value_heads": 1, "intermediate_size": 3, "max_position_embeddings": 8, "rope_theta": 1e4,
+        "rms_norm_eps": 1e-6,
+    }  # fmt: skip
+    figures = {key: value for key, value in asdict(small_shape(vocab=7)).items() if key != "family"}
+    entry = Family(
+        table=MINE, architecture="A", refused=("use_alibi",), rope_scaling=frozenset({"default", "yarn"}),
+        public={"Mine-1B": figures},
+    )  # fmt: skip
+    FAMILIES.register("mymodel", entry)
+    FAMILIES.register("strict", Family(table=MINE, architecture="A", states_head_dim=True))
+
+    allowed = {"rope_scaling": {"type": "yarn"}, "attention_bias": True}
+    assert shape_from_config_json(PATH, config | allowed).head_dim == 2
+    with pytest.raises(UserError, match=r"^config.json: use_alibi=True is not supported"):
+        shape_from_config_json(PATH, config | {"use_alibi": True})
+    with pytest.raises(UserError, match=r"^config.json: head_dim=None must be a positive integer"):
+        shape_from_config_json(PATH, config | {"model_type": "strict"})
+    with pytest.raises(UserError, match="rope_scaling of type yarn is not supported"):
+        shape_from_config_json(PATH, config | {"model_type": "strict", "rope_scaling": {"type": "yarn"}})
+    assert public_shape("models/Mine-1B-Base") == ("Mine-1B", small_shape(family="mymodel", vocab=7))
+
+
+@pytest.mark.parametrize(("family", "found"), [("qwen3", "qwen3"), ("llama", "llama"), ("internlm2", "llama")])
+def test_nemo_figures_name_the_family_that_engines_know(family: str, found: str) -> None:
+    shape = small_shape(family=family, tied=False)
+    assert shape_from_nemo(PATH, architecture(shape), 2) == replace(shape, family=found)
+
+
+def test_nemo_figures_of_no_family() -> None:
+    config = architecture(small_shape(family="llama")) | {"activation": "gelu"}
+    with pytest.raises(UserError, match="^config.json: activation=gelu is not supported: only activation=fast-swiglu"):
+        shape_from_nemo(PATH, config, 2)
+
+
+@pytest.mark.parametrize("model_type", [None, "gpt2", ["qwen3"]])
+def test_a_family_that_nobody_registered(model_type: Any) -> None:
+    with pytest.raises(UserError, match="is not supported: give a qwen3, internlm2 or llama model"):
+        shape_from_config_json(PATH, {"model_type": model_type})

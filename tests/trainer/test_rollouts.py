@@ -1,0 +1,182 @@
+"""What the trainer asks of its engines, and in which order: scripted engines, no model and no server."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from typing import Any
+
+import pytest
+
+from s2l_nemo.engines.protocol import Bucket, EngineDied, RefitStats
+from s2l_nemo.trainer.clock import Clock
+from s2l_nemo.trainer.grading import Grading
+from s2l_nemo.trainer.ranks import Ranks
+from s2l_nemo.trainer.rollouts import Rollouts
+from s2l_nemo.types import Completion, SampleRequest, SamplingParams, Source
+
+PARAMS = SamplingParams(max_new_tokens=1, stop_token_ids=())
+FOR_EXPLORER = [SampleRequest(0, 0, (1,), seed=5)]
+FOR_LEARNER = [SampleRequest(0, 1, (1,), seed=6)]
+
+
+class Engine:
+    """Writes every call into `calls`. `dies_in` are the calls that lose its process, each once."""
+
+    weight_version = 0
+
+    def __init__(self, source: Source, calls: list[str]) -> None:
+        self.source, self.calls = source, calls
+        self.dies_in: list[str] = []
+        self.restarts: int | None = 0
+        self.last_refit: RefitStats | None = None
+
+    def generate(self, requests: Sequence[SampleRequest], params: SamplingParams) -> list[Completion]:
+        self._call("generate")
+        return [Completion(r.prompt_id, r.sample_id, self.source, (7,), (-1.0,), "length", 0) for r in requests]
+
+    def weight_hash(self) -> str:
+        return ""
+
+    def sleep(self) -> None:
+        self._call("sleep")
+
+    def resume(self) -> None:
+        self._call("resume")
+
+    def restart(self) -> None:
+        self._call("restart")
+        assert self.restarts is not None
+        self.restarts += 1
+
+    def close(self) -> None:
+        self._call("close")
+
+    def update_weights(self, buckets: Iterable[Bucket], version: int) -> None:
+        for _ in buckets:
+            pass
+        self._call(f"update {version}")
+        self.last_refit = RefitStats(seconds=2.0, bytes=8)
+
+    def _call(self, name: str) -> None:
+        self.calls.append(f"{self.source.name.lower()} {name}")
+        if name in self.dies_in:
+            self.dies_in.remove(name)
+            raise EngineDied(f"it died in {name}")
+
+
+class Actor:
+    """Exports one empty bucket."""
+
+    def __init__(self, calls: list[str]) -> None:
+        self.calls = calls
+
+    def release_memory(self) -> None:
+        self.calls.append("actor release_memory")
+
+    def export_weights(self) -> Iterator[Bucket]:
+        yield {}
+
+
+class Grader:
+    def __init__(self, calls: list[str]) -> None:
+        self.calls = calls
+
+    def close(self) -> None:
+        self.calls.append("grader close")
+
+
+class Script:
+    """Rollouts of one rank, and the calls that they make."""
+
+    def __init__(self, *, explores: bool = True, sleeps: bool = True) -> None:
+        self.calls: list[str] = []
+        self.explorer, self.learner = Engine(Source.EXPLORER, self.calls), Engine(Source.LEARNER, self.calls)
+        actor: Any = Actor(self.calls)
+        grader: Any = Grader(self.calls)
+        self.rollouts = Rollouts(
+            self.explorer if explores else None,
+            self.learner,
+            actor,
+            Ranks(rank=0, world=1, leaders=(0,)),
+            Grading(str, grader),
+            concurrent=True,
+            sleeps=sleeps,
+        )
+
+    def sample(self) -> list[tuple[int, Source]]:
+        """Sample and source of all completions."""
+        completions = self.rollouts.sample(FOR_EXPLORER, FOR_LEARNER, PARAMS, Clock())
+        return [(completion.sample_id, completion.source) for completion in completions]
+
+    def of(self, engine: str) -> list[str]:
+        """Calls of one engine since the last time: the two engines work at the same time."""
+        mine = [call.partition(" ")[2] for call in self.calls if call.startswith(engine)]
+        self.calls[:] = [call for call in self.calls if not call.startswith(engine)]
+        return mine
+
+
+def test_a_step_of_a_colocated_run() -> None:
+    script = Script()
+    assert script.sample() == [(0, Source.EXPLORER), (1, Source.LEARNER)]
+    script.rollouts.sleep()
+    script.rollouts.refit(4)
+    assert script.rollouts.version == 4
+    assert script.calls[0] == "actor release_memory"  # before an engine takes memory
+    assert script.of("explorer") == ["resume", "generate", "sleep"]
+    assert script.of("learner") == ["generate", "sleep", "update 4", "resume"]  # awake when it has weights
+
+
+def test_engines_on_devices_of_their_own_never_sleep() -> None:
+    script = Script(sleeps=False)
+    script.rollouts.sleep()
+    assert script.calls == []
+
+
+def test_a_learner_lost_while_it_samples_is_refitted_and_asked_again() -> None:
+    script = Script()
+    script.rollouts.refit(4)
+    script.calls.clear()
+    script.learner.dies_in = ["generate", "generate"]
+    assert script.sample() == [(0, Source.EXPLORER), (1, Source.LEARNER)]
+    again = ["restart", "update 4", "resume", "generate"]
+    assert script.of("learner") == ["generate", *again, *again]
+    assert script.of("explorer") == ["resume", "generate"]
+    assert script.rollouts.metrics()["engine/restarts"] == 2
+
+
+def test_a_learner_lost_in_its_refit_is_refitted_again() -> None:
+    script = Script()
+    script.learner.dies_in = ["update 5"]
+    script.rollouts.refit(5)
+    assert script.of("learner") == ["update 5", "restart", "update 5", "resume"]
+    assert script.rollouts.version == 5
+
+
+def test_a_learner_lost_too_often_ends_the_run() -> None:
+    script = Script()
+    script.learner.dies_in = ["generate", "restart"]
+    with pytest.raises(EngineDied, match="it died in restart"):
+        script.sample()
+
+
+def test_metrics_of_engines_in_other_processes() -> None:
+    script = Script()
+    script.explorer.restarts, script.learner.restarts = 2, 1
+    none: dict[str, int | None] = {"refit/bytes": None, "refit/bytes_per_s": None, "engine/restarts": 3}
+    assert script.rollouts.metrics() == none
+    script.rollouts.refit(1)
+    assert script.rollouts.metrics() == {"refit/bytes": 8, "refit/bytes_per_s": 4.0, "engine/restarts": 3}
+
+
+@pytest.mark.parametrize("explores", [True, False])
+def test_metrics_of_engines_in_this_process(explores: bool) -> None:
+    script = Script(explores=explores)
+    script.explorer.restarts = script.learner.restarts = None
+    assert set(script.rollouts.metrics().values()) == {None}
+
+
+@pytest.mark.parametrize("explores", [True, False])
+def test_close_ends_everything(explores: bool) -> None:
+    script = Script(explores=explores)
+    script.rollouts.close()
+    assert script.calls == ["grader close", *(["explorer close"] if explores else []), "learner close"]
