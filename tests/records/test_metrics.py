@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+from tensorboard.summary.writer import event_file_writer
 
 from s2l_nemo.config.schema import WandbMode
 from s2l_nemo.errors import UserError
@@ -60,7 +61,11 @@ def test_steps_must_increase(run_dir: RunDir, metrics_of: MetricsOf) -> None:
             writer.write(2, metrics_of(2))
 
 
-def test_resume_drops_later_steps_and_a_torn_line(run_dir: RunDir, metrics_of: MetricsOf) -> None:
+def test_resume_drops_later_steps_and_a_torn_line(
+    run_dir: RunDir, metrics_of: MetricsOf, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # Event files of one process and second are read in the order of their number, and 10 sorts before 9.
+    monkeypatch.setattr(event_file_writer, "_global_uid", event_file_writer.AtomicCounter(0))
     with MetricsWriter(run_dir) as writer:
         for step in (1, 2, 3):
             writer.write(step, metrics_of(step))
