@@ -125,7 +125,7 @@ def test_what_is_too_large_is_found(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("modules", "absent"),
     [
-        (["trainer.start"], {"transformers", "datasets", "matplotlib"}),
+        (["trainer.start", "trainer.setup"], {"transformers", "datasets", "matplotlib"}),
         (["config.load", "config.checks", "planner.plan"], {"torch", "transformers"}),
         # conversion starts in a quarter of a second
         (

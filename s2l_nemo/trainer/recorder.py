@@ -67,8 +67,9 @@ class Recorder:
         self, step: int, metrics: Metrics, groups: list[Group], advantages_PG: torch.Tensor, seconds: float
     ) -> None:
         """Writes metrics and rollouts of a step and says its line. `seconds` include those of its validation."""
-        if self.writer is None or self.console is None:
+        if self.console is None:
             return
+        assert self.writer is not None
         metrics["time/step_with_validation"] = seconds
         self.writer.write(step, metrics)
         if self.logging.rollouts_every and step % self.logging.rollouts_every == 0:

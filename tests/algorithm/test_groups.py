@@ -81,6 +81,15 @@ def test_share_of_equal_groups() -> None:
     assert cut == [[7, 7, 7], [7, 3, 3], [3, 3, 5], [5, 5, 5]]
 
 
+def test_the_largest_groups_go_first() -> None:
+    requests = [
+        SampleRequest(prompt, sample, (1,), seed=0)
+        for prompt, size in ((7, 1), (3, 1), (5, 2))
+        for sample in range(size)
+    ]
+    assert [[r.prompt_id for r in share(requests, rank, 2)] for rank in (0, 1)] == [[5, 5], [7, 3]]
+
+
 def test_assemble_groups_orders_prompts_and_samples() -> None:
     shuffled = completions(PROMPTS, explorer=2, learner=1)[::-1]
     groups = assemble_groups(PROMPTS, shuffled, group_size=3, learner_version=9)

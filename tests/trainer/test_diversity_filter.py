@@ -11,11 +11,22 @@ import pytest
 
 from s2l_nemo.algorithm.groups import sample_seed
 from s2l_nemo.algorithm.options import AdvantageStd, AlgorithmConfig, ScheduleConfig
+from s2l_nemo.measures.diversity import match_learner_diversity
 from s2l_nemo.rewards.grader import Grade, GradeItem
 from s2l_nemo.trainer.grading import Grading
 from s2l_nemo.trainer.stop import StopRequest
 from s2l_nemo.types import Completion, SampleRequest
-from tests.trainer.scripted import RUN_SEED, SAMPLING, Answer, Run, ScriptedGrader, decode, make_run, prompts
+from tests.trainer.scripted import (
+    RUN_SEED,
+    SAMPLING,
+    Answer,
+    Run,
+    ScriptedGrader,
+    ScriptedTime,
+    decode,
+    make_run,
+    prompts,
+)
 
 # Tokens are alike to the last, which is the answer: so a different answer is a different text too.
 EXPLORER = {0: Answer((1, 4, 4, 7)), 1: Answer((1, 4, 4, 7)), 2: Answer((0, 5, 6, 8))}
@@ -94,24 +105,73 @@ def test_only_as_many_learner_answers_as_explorer_ones_are_compared(tmp_path: Pa
 @pytest.mark.parametrize("explorer", [0, 1, 2])
 def test_few_explorer_answers_are_all_kept(tmp_path: Path, stop: StopRequest, explorer: int) -> None:
     run = filtered_run(
-        tmp_path, stop, explorer=explorer, learner=2, by_explorer=lambda request: EXPLORER[2 * request.sample_id]
+        tmp_path, stop, explorer=explorer, learner=1, by_explorer=lambda request: EXPLORER[2 * request.sample_id]
     )
     _, groups, _ = run.trainer.train_step(1)
-    assert kept(groups[0].completions) == [True] * (explorer + 2)
-    assert len(run.learner.asked) == 1
+    assert kept(groups[0].completions) == [True] * (explorer + 1)
+    assert len(run.learner.asked) == 1  # nothing to compare, so no more of the learner's
 
 
-class PointGrader(ScriptedGrader):
-    """The first answer ends with a point, as in `7.`"""
+class AnswerGrader(ScriptedGrader):
+    """Every response is right, and its answer is the next one of the script."""
+
+    def __init__(self, time: ScriptedTime, answers: Sequence[str | None]) -> None:
+        super().__init__(time)
+        self.answers = iter(answers)
 
     def grade(self, items: Sequence[GradeItem]) -> list[Grade]:
-        first, *others = super().grade(items)
-        return [replace(first, answer=f"{first.answer}."), *others]
+        return [replace(grade, answer=next(self.answers)) for grade in super().grade(items)]
+
+
+def kept_of_answers(
+    folder: Path, stop: StopRequest, explorer: list[str | None], learner: list[str | None]
+) -> list[bool]:
+    """All texts are equal, so that answers alone decide."""
+    run = filtered_run(folder, stop, explorer=len(explorer), learner=len(learner), by_explorer=lambda request: LEARNER)
+    run.trainer.rollouts.grading = Grading(decode, AnswerGrader(run.time, [*explorer, *learner]))
+    _, groups, _ = run.trainer.train_step(1)
+    return kept(groups[0].completions)[: len(explorer)]
+
+
+def test_answers_alone_can_decide(tmp_path: Path, stop: StopRequest) -> None:
+    # 2 distinct answers of 4 against 1 of 4; without the last one 1 of 3, which is nearer.
+    same: list[str | None] = ["7"] * 4
+    assert kept_of_answers(tmp_path / "a", stop, ["7", "7", "7", "8"], same) == [True, True, True, False]
+    assert kept_of_answers(tmp_path / "b", stop, ["7", "7", "7", None], same) == [True, True, True, False]
+    assert kept_of_answers(tmp_path / "c", stop, same, ["7", "7", "7", None]) == [True] * 4
 
 
 def test_two_ways_to_write_an_answer_are_one_answer(tmp_path: Path, stop: StopRequest) -> None:
-    run = filtered_run(tmp_path, stop, explorer=3, learner=3, by_explorer=lambda request: LEARNER)
-    run.trainer.rollouts.grading = Grading(decode, PointGrader(run.time))
+    assert kept_of_answers(tmp_path, stop, ["7.", " 7", "7", "7"], ["7"] * 4) == [True] * 4
+
+
+def test_texts_alone_can_decide(tmp_path: Path, stop: StopRequest) -> None:
+    texts = [LEARNER, LEARNER, LEARNER, Answer((1, 5, 6, 7))]  # all with answer 7
+    run = filtered_run(
+        tmp_path / "a", stop, explorer=4, learner=4, by_explorer=lambda request: texts[request.sample_id]
+    )
     _, groups, _ = run.trainer.train_step(1)
-    assert [completion.answer for completion in groups[0].completions] == ["7.", *["7"] * 5]
-    assert kept(groups[0].completions) == [True] * 6
+    assert kept(groups[0].completions) == [True, True, True, False, *[True] * 4]
+    # The other way round the explorer is the less diverse one.
+    run = filtered_run(
+        tmp_path / "b", stop, explorer=4, learner=4,
+        by_explorer=lambda request: LEARNER, by_learner=lambda request: texts[request.sample_id - 4],
+    )  # fmt: skip
+    _, groups, _ = run.trainer.train_step(1)
+    assert kept(groups[0].completions) == [True] * 8
+
+
+def test_step_and_prompt_decide_between_equal_rollouts(tmp_path: Path, stop: StopRequest) -> None:
+    # Without its third or without its fourth answer the explorer is as the learner's first four.
+    texts = [LEARNER, LEARNER, Answer((0, 5, 5, 8)), Answer((0, 6, 6, 9)), *[LEARNER] * 3, Answer((0, 5, 5, 8))]
+    run = filtered_run(tmp_path, stop, explorer=4, learner=4, by_explorer=lambda r: texts[r.sample_id],
+                       by_learner=lambda r: texts[r.sample_id])  # fmt: skip
+    tokens, answers = [text.tokens for text in texts], [str(text.tokens[-1]) for text in texts]
+    found, expected = [], []
+    for step in range(1, 9):
+        _, groups, _ = run.trainer.train_step(step)
+        found.append([index for index, is_kept in enumerate(kept(groups[0].completions)[:4]) if is_kept])
+        seed = sample_seed(RUN_SEED, step, 7, 0)
+        expected.append(match_learner_diversity(tokens[:4], answers[:4], tokens[4:], answers[4:], 2, seed))
+    assert found == expected
+    assert len({tuple(one) for one in found}) > 1

@@ -185,10 +185,35 @@ def test_a_disk_without_space_is_refused_before_anything_is_written(
 
 def test_another_rank_saves_its_part_and_publishes_nothing(tmp_path: Path, time: ScriptedTime) -> None:
     recorder = rank_1(tmp_path, time)
-    recorder.run_dir.checkpoint_tmp(1).mkdir(parents=True)  # rank 0 has made it
+    temporary = recorder.run_dir.checkpoint_tmp(1)
+    temporary.mkdir(parents=True)  # rank 0 has made it
+    (temporary / "part of rank 0").touch()
     recorder.save(ScriptedActor(), 1)
-    assert files(recorder.run_dir.checkpoint_tmp(1)) == ["state.json", "weights"]
+    assert files(temporary) == ["part of rank 0", "state.json", "weights"]
     assert not recorder.run_dir.checkpoint(1).exists()
+
+
+def test_ranks_wait_for_each_other_in_a_save(recorder: Recorder, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is on the disk each time that all ranks meet."""
+    run_dir = recorder.run_dir
+    seen: list[list[str]] = []
+
+    def barrier() -> None:
+        temporary, final = run_dir.checkpoint_tmp(1), run_dir.checkpoint(1)
+        seen.append(files(temporary) if temporary.exists() else ["published", *files(final)])
+
+    monkeypatch.setattr(torch.distributed, "barrier", barrier)
+    recorder.save(ScriptedActor(), 1)
+    # The folder is there before a rank writes into it, and has all parts before it is published.
+    assert seen == [[], ["state.json", "weights"], ["published", "COMPLETE.json", "state.json", "weights"]]
+
+
+def test_every_rank_has_the_seconds_of_rank_0(recorder: Recorder, monkeypatch: pytest.MonkeyPatch) -> None:
+    def from_rank_0(values: list[float], source: int) -> None:
+        values[source] = 42.0
+
+    monkeypatch.setattr(torch.distributed, "broadcast_object_list", from_rank_0)
+    assert recorder.elapsed() == 42.0
 
 
 def test_the_summary_compares_before_and_after(
@@ -228,6 +253,7 @@ def test_final_nemo_is_written_whole_or_not_at_all(recorder: Recorder, output: i
     with pytest.raises(OSError, match="no space left"):
         recorder.save_nemo(ScriptedActor(fails_to_save=True))
     assert (final.read_text(), output.getvalue()) == ("of an earlier run", "")
+    assert (folder / "tmp_final.nemo").exists()  # an unfinished one has a name of its own
     recorder.save_nemo(ScriptedActor())
     assert final.read_text() == "half of the weights"
     assert not (folder / "tmp_final.nemo").exists()

@@ -1,0 +1,182 @@
+"""The parts of the set-up that need no model."""
+
+from __future__ import annotations
+
+import io
+from dataclasses import replace
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any, cast
+
+import pytest
+
+from s2l_nemo.config.schema import Config
+from s2l_nemo.data.prompts import PromptSet
+from s2l_nemo.data.sources import BadRow
+from s2l_nemo.errors import UserError
+from s2l_nemo.records.checkpoints import Checkpoint
+from s2l_nemo.trainer.grading import Grading
+from s2l_nemo.trainer.ranks import Ranks
+from s2l_nemo.trainer.rollouts import Rollouts
+from s2l_nemo.trainer.setup import (
+    Inputs,
+    announce,
+    check_identity,
+    explorer_weight_hash,
+    make_recorder,
+    open_run_dir,
+    pad_token_id,
+)
+from s2l_nemo.types import Source
+from tests.trainer.scripted import (
+    ScriptedActor,
+    ScriptedEngine,
+    ScriptedGrader,
+    ScriptedLearnerEngine,
+    ScriptedTime,
+    decode,
+    prompts,
+    right,
+)
+from tests.trainer.scripted import (
+    make_recorder as scripted_recorder,
+)
+
+
+def config(folder: Path) -> Config:
+    """The defaults, written below `folder`."""
+    cfg = Config()
+    cfg.run.dir, cfg.run.seed = str(folder / "run"), 5
+    cfg.model.path, cfg.explorer.path = "large", "small"
+    return cfg
+
+
+def facts(folder: Path, cfg: Config, train: PromptSet, resumed: Checkpoint | None = None) -> dict[str, str]:
+    """What is announced, by the name of the fact."""
+    output = io.StringIO()
+    recorder = scripted_recorder(folder, ScriptedTime(), output)
+    announce(recorder, cfg, Inputs(cast(Any, None), train, PromptSet(prompts(9), 0)), resumed)
+    title, *lines = output.getvalue().splitlines()
+    assert title == "S2L-PO"
+    return {line.split()[0]: line.split(maxsplit=1)[1].strip() for line in lines if line.startswith("  ")}
+
+
+def test_facts_of_a_new_run(tmp_path: Path) -> None:
+    cfg = config(tmp_path)
+    assert facts(tmp_path, cfg, PromptSet(prompts(5, 6, 7), 0)) == {
+        "learner": "large",
+        "explorer": "small",
+        "ranks": "TP 1 x PP 1 x DP 1 on CPU, fp32",
+        "batch": "32 prompts x 16 samples a step",
+        "schedule": "linear, 16 steps",
+        "data": "3 training prompts, 1 held out",
+        "run": f"{tmp_path}/run, new, seed 5",
+    }
+
+
+def test_facts_of_a_run_that_continues(tmp_path: Path) -> None:
+    cfg = config(tmp_path)
+    cfg.explorer.path, cfg.algorithm.schedule.name = None, "none"
+    skipped = [BadRow(line, f"reason {line}") for line in (2, 3, 5, 8)]
+    found = facts(tmp_path, cfg, PromptSet(prompts(5), 4, skipped), Checkpoint(12, tmp_path))
+    assert found["explorer"] == "none (plain GRPO)"
+    assert found["data"] == (
+        "1 training prompts, 4 over 64 tokens left out, 4 malformed rows left out "
+        "(line 2: reason 2; line 3: reason 3; line 5: reason 5), 1 held out"
+    )
+    assert found["run"] == f"{tmp_path}/run, continues after step 12, seed 5"
+
+
+def test_another_explorer_is_refused(tmp_path: Path) -> None:
+    state = {"step": 3, "explorer_weight_hash": "a" * 64}
+    check_identity(state, {"explorer_weight_hash": "a" * 64}, config(tmp_path))
+    with pytest.raises(UserError) as caught:
+        check_identity(state, {"explorer_weight_hash": "b" * 64}, config(tmp_path))
+    assert str(caught.value) == (
+        f"explorer.path=small has weights bbbbbbbbbbbb, the run in {tmp_path}/run began with aaaaaaaaaaaa; restore the "
+        "explorer or choose another run.dir"
+    )
+
+
+class TwoRanks(Ranks):
+    """The other rank has told `other`."""
+
+    other: Any = None
+
+    def gather(self, value: Any) -> list[Any]:
+        return [value, self.other]
+
+
+def rollouts(ranks: Ranks, *, explores: bool = True) -> Rollouts:
+    time = ScriptedTime()
+    explorer = ScriptedEngine(Source.EXPLORER, right, time, 0.0) if explores else None
+    learner = ScriptedLearnerEngine(right, time, 0.0)
+    return Rollouts(explorer, learner, ScriptedActor(), ranks, Grading(decode, ScriptedGrader(time)))
+
+
+def test_the_explorers_weights_are_those_of_every_node(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert explorer_weight_hash(rollouts(Ranks(0, 1, (0,)))) == "hash of explorer"
+    assert explorer_weight_hash(rollouts(Ranks(0, 1, (0,)), explores=False)) is None
+    both = TwoRanks(0, 2, (0, 1))
+    monkeypatch.setattr(TwoRanks, "other", "hash of explorer")
+    assert explorer_weight_hash(rollouts(both)) == "hash of explorer"
+    # A rank without engines knows it from the others, and does not ask an engine.
+    assert explorer_weight_hash(rollouts(replace(both, rank=1, leaders=(0,)))) == "hash of explorer"
+    monkeypatch.setattr(TwoRanks, "other", "another")
+    assert explorer_weight_hash(rollouts(replace(both, rank=1, leaders=(0,)))) == "another"
+    with pytest.raises(UserError) as caught:
+        explorer_weight_hash(rollouts(both))
+    assert str(caught.value) == "explorer.path has 2 different models on the nodes: copy one to all of them"
+
+
+@pytest.mark.parametrize(("pad", "eos", "expected"), [(3, 5, 3), (0, 5, 0), (None, 5, 5), (None, None, 0)])
+def test_padding(pad: int | None, eos: int | None, expected: int) -> None:
+    tokenizer: Any = SimpleNamespace(pad_token_id=pad, eos_token_id=eos)
+    assert pad_token_id(tokenizer) == expected
+
+
+def test_a_run_directory_that_is_not_ours_is_refused_on_every_rank(tmp_path: Path) -> None:
+    cfg = config(tmp_path)
+    run_dir, resumed = open_run_dir(cfg)
+    assert (run_dir.path, resumed) == (tmp_path / "run", None)
+    (tmp_path / "foreign").mkdir()
+    (tmp_path / "foreign" / "thesis.tex").touch()
+    cfg.run.dir = str(tmp_path / "foreign")
+    with pytest.raises(UserError, match=r"foreign is not a run of S2L-PO and holds 'thesis\.tex'"):
+        open_run_dir(cfg)
+
+
+def actor_of(parameters: int) -> Any:
+    return SimpleNamespace(shape=SimpleNamespace(parameters=parameters))
+
+
+def test_the_recorder_continues_where_the_checkpoint_was_taken(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    cfg = config(tmp_path)
+    run_dir, _ = open_run_dir(cfg)
+    run_dir.metrics.write_text('{"step": 3}\n{"step": 4}\n')
+    identity = {"explorer_weight_hash": None}
+    state = {"step": 3, "seconds": 60.0}
+    recorder = make_recorder(cfg, run_dir, Checkpoint(3, tmp_path), identity, decode, actor_of(10), 0, state)
+    recorder.close()
+    assert run_dir.metrics.read_text() == '{"step": 3}\n'
+    assert (recorder.seconds_before, recorder.checkpoint_bytes, recorder.identity) == (60.0, 160, identity)
+    assert (recorder.checkpoint, recorder.logging) == (cfg.checkpoint, cfg.logging)
+    recorder.say("as it continues")
+    assert capsys.readouterr().out == "as it continues\n"
+
+
+def test_other_ranks_have_no_writer(tmp_path: Path) -> None:
+    cfg = config(tmp_path)
+    run_dir, _ = open_run_dir(cfg)
+    recorder = make_recorder(cfg, run_dir, None, {}, decode, actor_of(10), 1, {"step": 0, "seconds": 0.0})
+    assert (recorder.writer, recorder.console) == (None, None)
+    assert not run_dir.metrics.exists()
+
+
+def test_a_model_too_large_for_the_disk_is_refused_before_training(tmp_path: Path) -> None:
+    cfg = config(tmp_path)
+    run_dir, _ = open_run_dir(cfg)
+    with pytest.raises(UserError, match="needs 16000000000"):
+        make_recorder(cfg, run_dir, None, {}, decode, actor_of(10**18), 1, {"step": 0, "seconds": 0.0})
