@@ -14,7 +14,7 @@ from typing import Any
 
 from s2l_nemo.registry import Registry
 
-_FACTS = "facts"  # where the metadata of a dataclass field holds them
+_FACTS = "facts"  # their key in the metadata of a dataclass field
 
 
 @dataclass(frozen=True)
@@ -54,7 +54,7 @@ class Facts:
     help: str
     range: Range | None = None  # null is always allowed
     choices: Registry[Any] | None = None  # the key's text must name one of them
-    may_change: bool = False  # whether a resumed run may have another value than the run began with
+    may_change: bool = False  # a resumed run may have another value than it began with
 
 
 def key(

@@ -11,11 +11,11 @@ from pathlib import Path
 
 from s2l_nemo.errors import UserError
 
-TEMPORARY = ".tmp-"  # prefix of names that are not yet, or never will be, part of a run
+TEMPORARY = ".tmp-"  # prefix of names that are not yet part of a run, or never will be
 
 
 def sync(path: Path) -> None:
-    """Waits until a file's bytes, or a folder's names, are on the disk."""
+    """Waits until the bytes of a file, or the names in a folder, are on the disk."""
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)
@@ -25,7 +25,7 @@ def sync(path: Path) -> None:
 
 @contextmanager
 def replacing(path: Path) -> Iterator[Path]:
-    """Yields a temporary path in the same folder; what is written there takes the place of `path` on success."""
+    """Yields a temporary path in the same folder. On success the file there takes the place of `path`."""
     temporary = path.with_name(f"{TEMPORARY}{path.name}.{os.getpid()}")
     try:
         yield temporary
@@ -48,7 +48,7 @@ def write_json_atomic(path: Path, obj: object) -> None:
 
 
 def check_free_space(path: str | Path, needed_bytes: int) -> None:
-    """Raises UserError where the file system of `path` (which need not exist yet) has less than `needed_bytes` free."""
+    """Raises UserError if the file system of `path` has less than `needed_bytes` free. `path` need not exist yet."""
     existing = Path(path).absolute()
     while not existing.exists():
         existing = existing.parent

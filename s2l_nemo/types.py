@@ -21,7 +21,7 @@ class Source(enum.IntEnum):
 
 @dataclass(frozen=True)
 class Prompt:
-    """One question. `prompt_id` is its row in the data set, unique and stable across epochs."""
+    """One question. `prompt_id` is its row in the data set, so it is unique and the same in every epoch."""
 
     prompt_id: int
     text: str
@@ -31,9 +31,9 @@ class Prompt:
 
 @dataclass(frozen=True)
 class SamplingParams:
-    """How to sample. `temperature` 0 is greedy; `top_k` 0 and `top_p` 1 are off; stop tokens are kept in the output.
+    """How to sample. `temperature` 0 is greedy. `top_k` 0 and `top_p` 1 are off. The output keeps its stop token.
 
-    `presence_penalty` is taken off the logit of every token that the response already holds, before the temperature.
+    `presence_penalty` is taken off the logit of every token that the response already has, before the temperature.
     """
 
     max_new_tokens: int
@@ -58,8 +58,8 @@ class SampleRequest:
 class Completion:
     """One sampled answer.
 
-    `token_ids` excludes the prompt and includes the stop token. `logprobs` are natural logarithms of the probability
-    that the sampler gave each token under the sampling distribution that it used, one per token.
+    `token_ids` has the stop token but not the prompt. `logprobs` has the natural logarithm of the probability of each
+    token, under the distribution from which the sampler drew it.
     """
 
     prompt_id: int
@@ -71,19 +71,19 @@ class Completion:
     weight_version: int
     reward: float | None = None
     answer: str | None = None  # what the grader extracted
-    grader_error: str | None = None  # why the check itself failed; the reward is then 0
+    grader_error: str | None = None  # why the check failed, if it did; the reward is then 0
     kept: bool = True  # False: the explorer filter left it out of advantages and gradient
 
 
 @dataclass(frozen=True)
 class Group:
-    """All G completions of one prompt; explorer and learner completions are told apart by their `source`."""
+    """All G completions of one prompt. The `source` of a completion says whether explorer or learner sampled it."""
 
     prompt: Prompt
     completions: tuple[Completion, ...]
 
     def rewards_G(self) -> list[float]:
-        """Rewards in sample order. Raises ValueError for a completion that has not been graded."""
+        """Rewards in sample order. Raises ValueError if a completion has not been graded."""
         rewards = []
         for completion in self.completions:
             if completion.reward is None:
@@ -98,14 +98,14 @@ class Group:
 
 @dataclass(frozen=True)
 class TrainBatch:
-    """Sequences ready for the actor, right-padded. Per-token tensors are aligned to the targets `tokens_BT[:, 1:]`.
+    """Sequences for the actor, padded on the right. Per-token tensors are aligned to the targets `tokens_BT[:, 1:]`.
 
-    So `x_BS[b, t]` (S = T - 1) speaks of the token at position t + 1, predicted from positions 0..t.
+    So with S = T - 1, `x_BS[b, t]` belongs to the token at position t + 1, which positions 0..t predict.
     """
 
     tokens_BT: torch.Tensor  # int64
     mask_BS: torch.Tensor  # float32, 1 on response tokens
-    sampler_logprobs_BS: torch.Tensor  # float32, what the engine said
+    sampler_logprobs_BS: torch.Tensor  # float32, of the engine that sampled
     advantages_B: torch.Tensor  # float32
     source_B: torch.Tensor  # int64, values of Source
     prompt_id_B: torch.Tensor  # int64
@@ -132,7 +132,7 @@ class TrainBatch:
         return replace(self, **{name: function(value) for name, value in values.items() if value is not None})
 
     def split(self, size: int) -> Iterator[TrainBatch]:
-        """Consecutive batches of `size` rows. Raises ValueError where `size` does not divide the batch."""
+        """Consecutive batches of `size` rows. Raises ValueError if `size` does not divide the batch."""
         if len(self) % size:
             raise ValueError(f"a batch of {len(self)} sequences cannot be split into parts of {size}")
         for start in range(0, len(self), size):

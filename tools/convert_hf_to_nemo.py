@@ -23,7 +23,7 @@ def main(argv: list[str]) -> int:
     parser.add_argument("--input", type=Path, required=True, help="Hugging Face folder of safetensors")
     parser.add_argument("--output", type=Path, required=True, help="new folder, or new .nemo file")
     formats = [form.value for form in Format]
-    parser.add_argument("--format", choices=formats, help="default: nemo where --output ends in .nemo, else nemo-dir")
+    parser.add_argument("--format", choices=formats, help="default: nemo if --output ends in .nemo, else nemo-dir")
     parser.add_argument("--dtype", choices=DTYPES, help="cast the weights; default: as they are")
     parser.add_argument("--tp", type=int, default=1, help="tensor parallelism written into model_config.yaml")
     parser.add_argument("--pp", type=int, default=1, help="pipeline parallelism written into model_config.yaml")

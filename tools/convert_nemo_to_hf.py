@@ -25,7 +25,7 @@ def main(argv: list[str]) -> int:
     parser.add_argument("--input", type=Path, required=True, help="NeMo folder, .nemo file or Megatron folder")
     parser.add_argument("--output", type=Path, required=True, help="new Hugging Face folder")
     parser.add_argument("--as-llama", action="store_true", help="InternLM2.5 under Llama's names, for engines")
-    parser.add_argument("--hf-files", type=Path, help="folder of config.json and tokenizer, where the input has none")
+    parser.add_argument("--hf-files", type=Path, help="folder of config.json and tokenizer, if the input has none")
     parser.add_argument("--dtype", choices=DTYPES, help="cast the weights; default: as they are")
     parser.add_argument("--max-shard-size", type=parse_size, default="5GB", help="of a safetensors file; default 5GB")
     parser.add_argument("--force", action="store_true", help="replace an existing output")

@@ -21,13 +21,15 @@ def group_advantages(
 ) -> torch.Tensor:
     """Returns advantages_PG (float32): A = (r - baseline) / (std + eps) within each row.
 
-    `std`: `sample` (divides by n - 1), `population` (by n) or `none` (no division at all, as in Dr.GRPO).
-    `baseline`: `mean`, or `leave_one_out`, the mean of the other candidates (RLOO).
-    `norm`: `mixed` takes the whole group (the paper); `split` takes explorer and learner candidates apart (the
-    released code). Candidates with equal rewards, or a single one, have advantage exactly 0, and so have those that
-    `kept_PG` (bool) leaves out: the statistics are those of the others.
+    `std` divides by n - 1 (`sample`), by n (`population`), or not at all (`none`, as in Dr.GRPO).
+    `baseline` is the `mean`, or the mean of the other candidates (`leave_one_out`, RLOO).
+    `norm` takes statistics over the whole group (`mixed`, the paper), or over explorer and learner candidates apart
+    (`split`, the released code).
 
-    Raises ValueError where the shapes differ or a reward is not finite.
+    `kept_PG` (bool) leaves candidates out of the statistics, and their advantages are 0. The advantage is exactly 0 if
+    all rewards are equal, and if there is only one candidate.
+
+    Raises ValueError if the shapes differ or a reward is not finite.
     """
     if not rewards_PG.shape == source_PG.shape == kept_PG.shape or rewards_PG.dim() != 2:
         raise ValueError(
@@ -49,7 +51,7 @@ def group_advantages(
 
 
 def zero_variance_fraction(rewards_PG: torch.Tensor, kept_PG: torch.Tensor) -> float:
-    """Share of groups whose kept rewards are all equal; they give no gradient."""
+    """Share of groups whose kept rewards are all equal. They give no gradient."""
     highest_P, lowest_P = _extremes(rewards_PG, kept_PG)
     return (highest_P == lowest_P).float().mean().item()
 
@@ -57,7 +59,7 @@ def zero_variance_fraction(rewards_PG: torch.Tensor, kept_PG: torch.Tensor) -> f
 def _standardise(
     rewards_PG: torch.Tensor, member_PG: torch.Tensor, *, std: AdvantageStd, baseline: Baseline, eps: float
 ) -> torch.Tensor:
-    """Advantages among the members of each row; 0 for all others."""
+    """Advantages of the members of each row among themselves. 0 for all others."""
     n_P1 = member_PG.sum(1, keepdim=True).clamp(min=1)
     mean_P1 = (rewards_PG * member_PG).sum(1, keepdim=True) / n_P1
     centred_PG = (rewards_PG - mean_P1) * member_PG

@@ -1,4 +1,4 @@
-"""From groups of completions to the tensors of a training batch, and who trains on which rows."""
+"""Makes the tensors of a training batch from groups of completions, and says who trains on which rows."""
 
 from __future__ import annotations
 
@@ -23,11 +23,11 @@ def collate(
 ) -> TrainBatch:
     """Rows of all groups in order (row p * G + g), right-padded to a common T that `multiple_of` divides.
 
-    `multiple_of`: the tensor-parallel size, where sequence parallelism splits T. `length`: T itself, for ranks that
-    must agree on it. `mask_truncated`: answers cut at the length limit get mask 0, hence no gradient. So do those
-    that are not `kept`.
+    `multiple_of` is the tensor-parallel size if sequence parallelism splits T. `length` is T itself, if ranks must
+    agree on it. With `mask_truncated`, answers that were cut at the length limit get mask 0, so they give no gradient.
+    Completions that are not `kept` always get mask 0.
 
-    Raises ValueError where `advantages_PG` is not (P, G), or `length` is too short or not a multiple.
+    Raises ValueError if `advantages_PG` is not (P, G), or if `length` is too short or not a multiple.
     """
     rows = [(group.prompt, completion) for group in groups for completion in group.completions]
     group_size = len(groups[0].completions)
@@ -64,9 +64,9 @@ def padded_length(length: int, multiple_of: int) -> int:
 
 
 def shard_groups(items: Sequence[Item], rank: int, world: int) -> Sequence[Item]:
-    """The contiguous share of `rank` among `world` data-parallel ranks; a group is never divided.
+    """The contiguous share of `rank` among `world` data-parallel ranks. A group is never divided.
 
-    Raises ValueError where `world` does not divide the number of items.
+    Raises ValueError if `world` does not divide the number of items.
     """
     if len(items) % world:
         raise ValueError(f"{len(items)} groups cannot be shared equally by {world} data-parallel ranks")
@@ -75,7 +75,7 @@ def shard_groups(items: Sequence[Item], rank: int, world: int) -> Sequence[Item]
 
 
 def mini_batch_counts(batch: TrainBatch) -> tuple[int, int]:
-    """(response tokens, sequences with at least one) of these rows; summed over ranks they make a `LossScale`."""
+    """Response tokens, and sequences with at least one, of these rows. Their sums over ranks make a `LossScale`."""
     return int(batch.mask_BS.sum().item()), int(batch.mask_BS.any(1).sum().item())
 
 
@@ -89,6 +89,6 @@ def _fill_row(
     start = len(prompt.token_ids)
     end = start + len(completion.token_ids)
     tokens_T[:end] = torch.tensor(prompt.token_ids + completion.token_ids)
-    # Index t of a per-token tensor speaks of the token at position t + 1.
+    # Index t of a per-token tensor belongs to the token at position t + 1.
     mask_S[start - 1 : end - 1] = 1
     sampler_logprobs_S[start - 1 : end - 1] = torch.tensor(completion.logprobs)

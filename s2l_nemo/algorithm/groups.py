@@ -10,7 +10,7 @@ from s2l_nemo.types import Completion, Group, Prompt, SampleRequest, Source
 
 
 def sample_seed(run_seed: int, step: int, prompt_id: int, sample_id: int) -> int:
-    """Seed of one completion, 0 <= seed < 2**63, the same in every process and on every machine."""
+    """The seed of one completion, from 0 to 2**63 - 1. It is the same in every process and on every machine."""
     digest = hashlib.blake2b(struct.pack("<4q", run_seed, step, prompt_id, sample_id), digest_size=8).digest()
     return int.from_bytes(digest, "little") >> 1
 
@@ -39,10 +39,11 @@ def mixed_requests(
 
 
 def share(requests: Sequence[SampleRequest], rank: int, world: int) -> list[SampleRequest]:
-    """The requests that one of `world` ranks samples; the shares of all ranks are a partition.
+    """The requests that one of `world` ranks samples. Each request is in the share of exactly one rank.
 
-    The requests of a prompt stay on one rank, so that it is prefilled once, and the largest go first to the rank with
-    the fewest requests. With fewer prompts than ranks the groups are cut, into shares that differ by at most one.
+    The requests of a prompt stay on one rank, so that it is prefilled once. The largest groups come first. Each goes
+    to the rank with the fewest requests. If there are fewer prompts than ranks, groups are cut into shares that differ
+    by at most one.
     """
     by_prompt: dict[int, list[SampleRequest]] = {}
     for request in requests:
@@ -59,11 +60,13 @@ def share(requests: Sequence[SampleRequest], rank: int, world: int) -> list[Samp
 def assemble_groups(
     prompts: Sequence[Prompt], completions: Sequence[Completion], *, group_size: int, learner_version: int
 ) -> list[Group]:
-    """One group per prompt, in the order of the prompts, its completions in sample order.
+    """One group for each prompt, in the order of the prompts. Its completions are in sample order.
 
-    Raises RuntimeError for completions that are missing, repeated or of no prompt, for a group whose explorer samples
-    are not the first ones or are not as many as in the other groups, and for a learner completion whose weights are
-    not of `learner_version`: one sampled before the last update would be off-policy unnoticed.
+    Raises RuntimeError
+    - if completions are missing, come twice or belong to no prompt;
+    - if the explorer samples of a group are not the first ones, or not as many as in the other groups;
+    - if a learner completion is not of `learner_version`. One from before the last update would be off-policy, and
+      nobody would notice.
     """
     by_prompt: dict[int, dict[int, Completion]] = {prompt.prompt_id: {} for prompt in prompts}
     for completion in completions:

@@ -10,11 +10,11 @@ from s2l_nemo.errors import UserError
 def take(position: int, size: int, count: int, seed: int) -> list[int]:
     """Indices of the next `size` of `count` prompts when `position` prompts have been consumed.
 
-    Every epoch is a fresh permutation of all prompts, a pure function of (seed, epoch). An epoch gives
-    `count // size` whole batches; the prompts left over at its end are dropped, other ones in each epoch, so that no
-    batch straddles two epochs and holds a prompt twice.
+    Every epoch is a new permutation of all prompts, a pure function of (seed, epoch). It gives `count // size` whole
+    batches. The prompts that are left at its end are dropped, and they are other ones in each epoch. So no batch spans
+    two epochs, and none has a prompt twice.
 
-    Raises UserError where a batch is larger than the data set, or `position` is not at the start of a batch.
+    Raises UserError if a batch is larger than the data set, or if `position` is not at the start of a batch.
     """
     if size > count:
         raise UserError(

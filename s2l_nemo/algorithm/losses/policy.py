@@ -91,8 +91,11 @@ class PolicyLoss:
     def clipped_surrogate(
         self, ratio_BS: torch.Tensor, advantages_B1: torch.Tensor, unclipped_BS: torch.Tensor
     ) -> tuple[torch.Tensor, torch.Tensor]:
-        """Returns (objective_BS, clipped_BS): min(r A, clip(r, 1 - low, 1 + high) A), to be maximised, and where a clip
-        decided. Dual clip bounds it from below by c A where A < 0 (arXiv 1912.09729, Eq. 5)."""
+        """Returns the objective, which is to be maximised, and the tokens at which a clip decided it (bool).
+
+        The objective is min(r A, clip(r, 1 - low, 1 + high) A). If A < 0, dual clip bounds it from below by c A (arXiv
+        1912.09729, Eq. 5).
+        """
         plain_BS = ratio_BS * advantages_B1
         clamped_BS = ratio_BS.clamp(1 - self.clip_low, 1 + self.clip_high)
         objective_BS = torch.minimum(plain_BS, clamped_BS * advantages_B1)
