@@ -49,7 +49,7 @@ def test_sums_are_in_double_precision_and_without_a_gradient() -> None:
     batch = TrainBatch(
         tokens_BT=torch.zeros(1, 4, dtype=torch.long),
         mask_BS=ones,
-        sampler_logprobs_BS=-ones,
+        sampler_logprobs_BS=-0.75 * ones,
         advantages_B=torch.ones(1),
         source_B=torch.tensor([Source.LEARNER]),
         prompt_id_B=torch.zeros(1, dtype=torch.long),
@@ -60,5 +60,16 @@ def test_sums_are_in_double_precision_and_without_a_gradient() -> None:
     loss, sums = PolicyLoss.of(AlgorithmConfig())((-ones).requires_grad_(), batch, LossScale(3, 1, 3))
     assert loss.requires_grad
     assert {(value.dtype, value.requires_grad, value.dim()) for value in sums.values()} == {(torch.float64, False, 0)}
+    assert sums["logprob_diff_sum"].item() == 3 * 0.25
     names = ("tokens", "clipped", "ratio_sum", "logprob_diff_sum", "kl_sum")
     assert set(sums) == {f"{name}{suffix}" for name in names for suffix in ("", "_explorer", "_learner")}
+
+
+@pytest.mark.parametrize(("advantage", "objective"), [(0.5, 1.2 * 0.5), (-0.5, -3.0 * 0.5), (0.0, 0.0)])
+def test_dual_clip_is_for_negative_advantages_alone(advantage: float, objective: float) -> None:
+    loss = PolicyLoss.of(AlgorithmConfig(dual_clip=3.0))
+    found_BS, clipped_BS = loss.clipped_surrogate(
+        torch.tensor([[5.0]]), torch.tensor([[advantage]]), torch.tensor([[False]])
+    )
+    assert found_BS.item() == pytest.approx(objective)
+    assert clipped_BS.item() == (advantage != 0.0)
