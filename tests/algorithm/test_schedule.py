@@ -106,3 +106,9 @@ def test_bad_schedules(name: str, t_mix: int, alpha: float, message: str) -> Non
 def test_steps_are_counted_from_one() -> None:
     with pytest.raises(ValueError, match="counted from 1"):
         make_schedule("linear", steps=16, t_mix=None, alpha=1.0)(0, 16)
+
+
+def test_what_the_checks_read_of_a_schedule() -> None:
+    kinds = {name: SCHEDULES[name] for name in SCHEDULES.names()}
+    assert [name for name, kind in kinds.items() if not kind.explores] == ["none"]
+    assert [name for name, kind in kinds.items() if not kind.uses_t_mix] == ["constant", "none"]

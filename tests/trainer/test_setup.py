@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import signal
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -10,7 +11,8 @@ from typing import Any, cast
 
 import pytest
 
-from s2l_nemo.config.schema import Config
+from s2l_nemo.algorithm.options import AlgorithmConfig, ScheduleConfig
+from s2l_nemo.config.schema import CheckpointConfig, Config
 from s2l_nemo.data.prompts import PromptSet
 from s2l_nemo.data.sources import BadRow
 from s2l_nemo.errors import UserError
@@ -26,15 +28,19 @@ from s2l_nemo.trainer.setup import (
     make_recorder,
     open_run_dir,
     pad_token_id,
+    run_training,
 )
+from s2l_nemo.trainer.stop import StopRequest
 from s2l_nemo.types import Source
 from tests.trainer.scripted import (
+    Run,
     ScriptedActor,
     ScriptedEngine,
     ScriptedGrader,
     ScriptedLearnerEngine,
     ScriptedTime,
     decode,
+    make_run,
     prompts,
     right,
 )
@@ -180,3 +186,60 @@ def test_a_model_too_large_for_the_disk_is_refused_before_training(tmp_path: Pat
     run_dir, _ = open_run_dir(cfg)
     with pytest.raises(UserError, match="needs 16000000000"):
         make_recorder(cfg, run_dir, None, {}, decode, actor_of(10**18), 1, {"step": 0, "seconds": 0.0})
+
+
+@pytest.fixture
+def scripted(tmp_path: Path, stop: StopRequest, monkeypatch: pytest.MonkeyPatch) -> Run:
+    """The run that `run_training` gets instead of one with models. It has one step of plain GRPO."""
+    algorithm = AlgorithmConfig(
+        steps=2, prompts_per_step=1, group_size=2, kl_coef=0.0, schedule=ScheduleConfig(name="none")
+    )
+    run = make_run(tmp_path / "run", stop, algorithm, train=prompts(5), checkpoint=CheckpointConfig(every=9))
+    monkeypatch.setattr("s2l_nemo.trainer.setup.build_trainer", lambda cfg, inputs, own_stop: run.trainer)
+    monkeypatch.setattr("s2l_nemo.trainer.recorder.plot_run", lambda run_dir: [])
+    return run
+
+
+@pytest.mark.parametrize(("save_nemo", "export_hf"), [(True, False), (False, True), (False, False)])
+def test_a_whole_run_is_summarised_and_delivered(
+    tmp_path: Path, scripted: Run, save_nemo: bool, export_hf: bool
+) -> None:
+    cfg = config(tmp_path)
+    cfg.run.save_nemo, cfg.run.export_hf = save_nemo, export_hf
+    assert run_training(cfg, cast(Any, None)) == 0
+    folder = tmp_path / "run"
+    delivered = [f"trained learner {folder}/final.nemo"] * save_nemo + [f"trained learner {folder}/hf"] * export_hf
+    assert scripted.messages() == [
+        "validation after step 0: pass@1 1.000 [1.000, 1.000] on 2 held-out prompts",
+        "validation after step 2: pass@1 1.000 [1.000, 1.000] on 2 held-out prompts",
+        "pass@1 1.000 -> 1.000, difference +0.000 (95 % paired bootstrap +0.000 to +0.000)",
+        f"summary {folder}/summary.json, 0 plots in {folder}/plots",
+        *delivered,
+    ]
+    assert ((folder / "final.nemo").exists(), (folder / "hf").exists()) == (save_nemo, export_hf)
+    assert scripted.grader.is_closed
+    assert is_closed(scripted)
+
+
+def test_a_run_that_a_signal_ends_says_how_to_continue(tmp_path: Path, scripted: Run, stop: StopRequest) -> None:
+    stop.signal = signal.SIGTERM
+    assert run_training(config(tmp_path), cast(Any, None)) == signal.SIGTERM
+    assert scripted.messages() == [
+        "validation after step 0: pass@1 1.000 [1.000, 1.000] on 2 held-out prompts",
+        "stopped by SIGTERM after step 1; run the same command again to continue",
+    ]
+    assert not (tmp_path / "run" / "summary.json").exists()
+    assert is_closed(scripted)
+
+
+def test_a_run_that_fails_closes_what_it_opened(tmp_path: Path, scripted: Run) -> None:
+    scripted.actor.fails_to_save = True
+    with pytest.raises(OSError, match="no space left"):
+        run_training(config(tmp_path), cast(Any, None))
+    assert scripted.grader.is_closed
+    assert is_closed(scripted)
+
+
+def is_closed(run: Run) -> bool:
+    assert run.recorder.writer is not None
+    return run.recorder.writer._file.closed
