@@ -20,7 +20,7 @@ test: setup
 	$(BIN)/python -m pytest
 
 test-fast: $(FAST)/.installed  ## all tests that need no NeMo; nothing can import it
-	PYTHONPATH=$(WITHOUT_NEMO) $(FAST)/bin/python -m pytest -m "not nemo" -n 2
+	OMP_NUM_THREADS=1 PYTHONPATH=$(WITHOUT_NEMO) $(FAST)/bin/python -m pytest -m "not nemo" -n 2
 
 mutants: $(FAST)/.installed  ## how many small changes of the algorithm and the trainer the fast tests notice
 	OMP_NUM_THREADS=1 PYTHONPATH=$(WITHOUT_NEMO) $(FAST)/bin/python -m mutmut run

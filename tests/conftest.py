@@ -2,8 +2,14 @@
 
 from __future__ import annotations
 
+import functools
+from pathlib import Path
+from typing import Any
+
 import pytest
 from hypothesis import settings
+
+from s2l_nemo.config import load
 
 # How long an example takes says how busy the machine is, and nothing about the code.
 settings.register_profile("any machine", deadline=None)
@@ -14,3 +20,20 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
         if item.nodeid.startswith("tests/distributed/"):
             item.add_marker(pytest.mark.nemo)
+
+
+@pytest.fixture(scope="session", autouse=True)
+def conf_is_composed_once() -> None:
+    """Keeps what Hydra makes of conf/, which no test changes: hundreds of tests ask for it, a quarter second each."""
+    compose, ours = load._compose, Path(__file__).resolve().parent.parent / "conf"
+
+    @functools.cache
+    def composed_once(name: str, groups: tuple[str, ...]) -> dict[Any, Any]:
+        return compose(ours, name, list(groups))
+
+    def composed(conf_dir: Path, config_name: str, groups: list[str]) -> dict[Any, Any]:
+        if conf_dir.resolve() != ours:
+            return compose(conf_dir, config_name, groups)
+        return composed_once(config_name, tuple(groups))
+
+    load._compose = composed

@@ -6,10 +6,13 @@ import json
 import signal
 import subprocess
 import sys
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 
+from recipes import train_s2l
+from s2l_nemo.platform.launch import STOP_SIGNALS
 from tests.distributed.models import write_qwen3
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -18,10 +21,33 @@ SMALL = [
     "rollout.max_prompt_length=40", "rollout.max_response_length=8", "validation.prompts=2", "validation.samples=1",
 ]  # fmt: skip
 
+Refusal = Callable[..., str]
+
 
 def train(*arguments: str) -> subprocess.CompletedProcess[str]:
     command = [sys.executable, "recipes/train_s2l.py", *arguments]
     return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=600)
+
+
+@pytest.fixture
+def refusal(capsys: pytest.CaptureFixture[str]) -> Iterator[Refusal]:
+    """Runs the recipe in this process and returns the one line that it refuses its arguments with.
+
+    A process of its own would import torch and Transformers for every mistake.
+    """
+
+    def of(*arguments: str) -> str:
+        assert train_s2l.main(list(arguments)) == 2
+        captured = capsys.readouterr()
+        assert captured.out == ""
+        (line,) = captured.err.splitlines()
+        assert line.startswith("error: ")
+        return line
+
+    handlers = {signum: signal.getsignal(signum) for signum in STOP_SIGNALS}
+    yield of
+    for signum, handler in handlers.items():
+        signal.signal(signum, handler)
 
 
 @pytest.fixture(scope="module")
@@ -50,38 +76,46 @@ def family(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
     ],
     ids=lambda value: value[0].partition("=")[0] if isinstance(value, list) else "",
 )
-def test_a_mistake_is_one_line(family: list[str], tmp_path: Path, arguments: list[str], message: str) -> None:
+def test_a_mistake_is_one_line(
+    family: list[str], tmp_path: Path, refusal: Refusal, arguments: list[str], message: str
+) -> None:
     run = tmp_path / "run"
-    result = train(*SMALL, *family, f"run.dir={run}", *arguments)
+    assert message in refusal(*SMALL, *family, f"run.dir={run}", *arguments)
+    assert not run.exists()
+
+
+@pytest.mark.parametrize("argument", ["algorithm.steps=many", "rollout.max_prompt_length=3"])
+def test_a_mistake_ends_the_process_with_one_line_and_code_2(family: list[str], tmp_path: Path, argument: str) -> None:
+    result = train(*SMALL, *family, f"run.dir={tmp_path / 'run'}", argument)
     assert result.returncode == 2
     assert result.stdout == ""
     (line,) = result.stderr.splitlines()
     assert line.startswith("error: ")
-    assert message in line
-    assert not run.exists()
+    assert argument in line
+    assert not (tmp_path / "run").exists()
 
 
-def test_empty_data_set(family: list[str], tmp_path: Path) -> None:
+def test_empty_data_set(family: list[str], tmp_path: Path, refusal: Refusal) -> None:
     (tmp_path / "empty.jsonl").write_text("")
     data = [f"data.path={tmp_path / 'empty.jsonl'}", f"data.valid_path={tmp_path / 'empty.jsonl'}"]
-    result = train(*SMALL, *family, *data, f"run.dir={tmp_path / 'run'}")
-    assert result.returncode == 2
-    assert result.stderr == f"error: no train prompts from {tmp_path / 'empty.jsonl'}: it has none\n"
+    line = refusal(*SMALL, *family, *data, f"run.dir={tmp_path / 'run'}")
+    assert line == f"error: no train prompts from {tmp_path / 'empty.jsonl'}: it has none"
 
 
-def test_explorer_with_another_eos_or_tokenizer_is_refused_with_both_named(family: list[str], tmp_path: Path) -> None:
+def test_explorer_with_another_eos_or_tokenizer_is_refused_with_both_named(
+    family: list[str], tmp_path: Path, refusal: Refusal
+) -> None:
     explorer = write_qwen3(tmp_path / "other", seed=1, hidden=32)
     learner = family[0].partition("=")[2]
     config = json.loads((explorer / "tokenizer_config.json").read_text())
     (explorer / "tokenizer_config.json").write_text(json.dumps({**config, "eos_token": "<|im_start|>"}))
-    result = train(*SMALL, family[0], f"explorer.path={explorer}", f"run.dir={tmp_path / 'run'}")
-    assert result.returncode == 2
-    (line,) = result.stderr.splitlines()
+    line = refusal(*SMALL, family[0], f"explorer.path={explorer}", f"run.dir={tmp_path / 'run'}")
     assert learner in line
     assert str(explorer) in line
     assert "<|im_start|>" in line
 
 
+@pytest.mark.nemo
 def test_a_folder_that_is_not_a_run_is_left_alone(family: list[str], tmp_path: Path) -> None:
     (tmp_path / "thesis.txt").write_text("precious")
     result = train(*SMALL, *family, f"run.dir={tmp_path}", "trainer.devices=2")
