@@ -153,6 +153,7 @@ def script(path: Path, text: str) -> Path:
     return path
 
 
+@pytest.mark.nemo
 def test_this_machine_can_run_the_tiny_preset() -> None:
     done = run("--engine-python", sys.executable)
     assert (done.returncode, done.stderr) == (0, "")
