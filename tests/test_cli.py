@@ -30,15 +30,15 @@ def train(*arguments: str) -> subprocess.CompletedProcess[str]:
 
 
 @pytest.fixture
-def refusal(capsys: pytest.CaptureFixture[str]) -> Iterator[Refusal]:
+def refusal(capfd: pytest.CaptureFixture[str]) -> Iterator[Refusal]:
     """Runs the recipe in this process and returns the one line that it refuses its arguments with.
 
-    A process of its own would import torch and Transformers for every mistake.
+    A process of its own would import torch and Transformers for every mistake. What a library writes counts too.
     """
 
     def of(*arguments: str) -> str:
         assert train_s2l.main(list(arguments)) == 2
-        captured = capsys.readouterr()
+        captured = capfd.readouterr()
         assert captured.out == ""
         (line,) = captured.err.splitlines()
         assert line.startswith("error: ")
