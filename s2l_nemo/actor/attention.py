@@ -9,6 +9,9 @@ from megatron.core.transformer.enums import AttnMaskType
 from megatron.core.transformer.module import MegatronModule
 from megatron.core.transformer.transformer_config import TransformerConfig
 
+# cuDNN plans its attention anew for every length, and each micro-batch has its own. Flash attention does not.
+torch.backends.cuda.enable_cudnn_sdp(False)
+
 
 class TorchAttention(MegatronModule):  # type: ignore[misc]  # Megatron has no types
     """Causal attention in place of megatron's DotProductAttention, which holds all T x T scores in memory.

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import dataclasses
 import queue
 import random
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy
@@ -13,6 +15,7 @@ from megatron.core import dist_checkpointing, tensor_parallel
 from megatron.core.dist_checkpointing.mapping import ShardedObject
 from megatron.core.dist_checkpointing.strategies import filesystem_async
 from megatron.core.dist_checkpointing.strategies.base import AsyncSaveShardedStrategy
+from torch.distributed.checkpoint import filesystem
 
 from s2l_nemo.actor.protocol import Trained
 
@@ -30,8 +33,21 @@ def _save_in_process(strategy: AsyncSaveShardedStrategy, sharded_state_dict: Any
     request.execute_sync()
 
 
+def _replace(instance: Any, **changes: Any) -> Any:
+    """`dataclasses.replace` that keeps attributes which are no fields.
+
+    torch 2.9 to 2.11 write such a copy of a checkpoint's metadata, and it lacks Megatron's `mcore_data`: a checkpoint
+    that cannot be loaded (pytorch issue 162948).
+    """
+    copy = dataclasses.replace(instance, **changes)
+    for name in vars(instance).keys() - vars(copy).keys():
+        setattr(copy, name, getattr(instance, name))
+    return copy
+
+
 AsyncSaveShardedStrategy.save = _save_in_process
 filesystem_async._get_write_results_queue = lambda: queue.Queue()
+filesystem.dataclasses = SimpleNamespace(replace=_replace)  # type: ignore[assignment, attr-defined]  # the one name it uses
 
 
 def save(actor: Trained, folder: Path, trainer_state: dict[str, Any]) -> None:

@@ -24,7 +24,7 @@ def needed() -> bool:
 
 
 def install() -> None:
-    """Maps CUDA names to the CPU and fills the gaps that Apex and Transformer Engine leave. Idempotent.
+    """Maps CUDA names to the CPU. Idempotent. `extras.fill` does what a missing Apex or Transformer Engine asks for.
 
     Raises RuntimeError if CUDA is available.
     """
@@ -33,14 +33,11 @@ def install() -> None:
     if getattr(torch, "_s2l_cpu_layer", False):
         return
     torch._s2l_cpu_layer = True  # type: ignore[attr-defined]
-    # NeMo fails without it. A value below 21.11 also turns off persist_layer_norm, which torch's norm does not have.
-    os.environ.setdefault("NVIDIA_PYTORCH_VERSION", "21.01")
     os.environ.setdefault("NVTE_FRAMEWORK", "pytorch")
     _map_factories()
     _map_cuda_module()
     _map_tensor_methods()
     _map_megatron()
-    _fill_apex()
 
 
 def _names_cuda(device: object) -> bool:
@@ -128,57 +125,3 @@ def _map_megatron() -> None:
     get_state, set_state = torch.get_rng_state, torch.set_rng_state
     random._get_cuda_rng_state = lambda *args, **kwargs: get_state()
     random._set_cuda_rng_state = lambda state, *args, **kwargs: set_state(state)
-
-    optimizer: Any = importlib.import_module("megatron.core.optimizer.distrib_optimizer")
-    # It raises without Transformer Engine, even if no parameter is fp8.
-    optimizer.quantize_param_shard = lambda *args, **kwargs: None
-    set_states = optimizer.DistributedOptimizer._set_main_param_and_optimizer_states
-
-    def set_states_with_step(self: Any, model_param: Any, tensors: dict[str, torch.Tensor]) -> None:
-        # torch's AdamW keeps `step` in its state. Those of Apex and TE do not, so megatron's sharded format lacks it.
-        # load_state_dict has already restored it from the parameter groups.
-        group, order = self.model_param_group_index_map[model_param]
-        state = self.optimizer.state[self.optimizer.param_groups[group]["params"][order]]
-        if "step" in state:
-            # load_state_dict gives all parameters the same tensor, and each of them would increment it
-            state["step"] = state["step"].clone()
-            tensors = {**tensors, "step": state["step"]}
-        set_states(self, model_param, tensors)
-
-    state_dict = optimizer.DistributedOptimizer.state_dict
-
-    def state_dict_of_started_optimizer(self: Any) -> dict[str, Any]:
-        # It asserts that all parameters report one `step`. Before the first update torch's AdamW has no state.
-        for group in self.optimizer.param_groups:
-            for parameter in group["params"]:
-                state = self.optimizer.state[parameter]
-                if not state:
-                    state["step"] = torch.tensor(0.0)
-                    state["exp_avg"], state["exp_avg_sq"] = torch.zeros_like(parameter), torch.zeros_like(parameter)
-        return dict(state_dict(self))
-
-    optimizer.DistributedOptimizer._set_main_param_and_optimizer_states = set_states_with_step
-    optimizer.DistributedOptimizer.state_dict = state_dict_of_started_optimizer
-
-
-class _NoSuchNorm(torch.nn.Module):
-    """Stands for Apex's norms, which NeMo names in isinstance checks. Without Apex no module is one."""
-
-
-def _fill_apex() -> None:
-    """Defines the names that NeMo leaves undefined without Apex but uses. GPU images have the real Apex."""
-    overrides: Any = importlib.import_module("nemo.collections.nlp.parts.nlp_overrides")
-    mcore_optim: Any = importlib.import_module("nemo.core.optim.mcore_optim")
-    overrides.HAVE_APEX = True  # else NLPDDPStrategy refuses to start
-    overrides.McoreDistributedOptimizer = mcore_optim.McoreDistributedOptimizer  # imported together with Apex's
-
-    layers: Any = importlib.import_module("megatron.core.tensor_parallel.layers")
-    build_model: Any = importlib.import_module("nemo.collections.nlp.modules.common.megatron.build_model")
-    name = "set_defaults_if_not_set_tensor_model_parallel_attributes"
-    setattr(build_model, name, getattr(layers, name))  # NeMo takes it from Apex; megatron-core has the same function
-
-    utils: Any = importlib.import_module("nemo.collections.nlp.modules.common.megatron.utils")
-    utils.HAVE_APEX = True
-    utils.listify_model = lambda model: model if isinstance(model, list) else [model]
-    for norm in ("FastLayerNorm", "FusedLayerNorm", "MixedFusedRMSNorm"):
-        setattr(utils, norm, _NoSuchNorm)

@@ -256,7 +256,6 @@ def judge(machine: Machine) -> list[Verdict]:
     """What the machine can start. The first verdict is on the tiny preset."""
     trainer = trainer_faults(machine)
     gpu = trainer + gpu_faults(machine)
-    gpu += [fault for fault in extra_faults(machine) if fault.startswith("apex")]  # NeMo's strategy needs it on GPUs
     count = len(machine.devices)
     several = gpu + (["only 1 GPU"] if count == 1 else []) + ([] if machine.nccl else ["no NCCL"])
     several += shm_faults(machine)

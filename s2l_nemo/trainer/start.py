@@ -10,7 +10,7 @@ import torch
 from s2l_nemo.config.checks import Models
 from s2l_nemo.config.schema import Accelerator, Config
 from s2l_nemo.errors import UserError
-from s2l_nemo.platform import cpu
+from s2l_nemo.platform import cpu, extras
 from s2l_nemo.platform.launch import launch
 
 
@@ -45,4 +45,5 @@ def preload() -> None:
     from s2l_nemo.actor.quiet import silence
 
     silence()
+    extras.fill()
     import s2l_nemo.actor.build  # noqa: F401

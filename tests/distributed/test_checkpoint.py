@@ -94,3 +94,22 @@ def test_nemo_file_restores_with_nemo_aligner(folder: Path, tmp_path: Path) -> N
     for pairs in run_ranks(nemo_round_trip, 2, folder, tmp_path / "final.nemo"):
         assert len(pairs) == 34
         assert all(torch.equal(mine, theirs) for mine, theirs in pairs.values())
+
+
+def replaced_metadata() -> tuple[object, object]:
+    from torch.distributed.checkpoint import filesystem
+    from torch.distributed.checkpoint.metadata import Metadata
+
+    import s2l_nemo.actor.checkpoint  # noqa: F401  it mends torch's module
+
+    torch.distributed.init_process_group("gloo")
+    metadata = Metadata({}, planner_data="old")
+    metadata.mcore_data = {"weight": 1}  # type: ignore[attr-defined]  # as Megatron does
+    copy = filesystem.dataclasses.replace(metadata, planner_data="new")  # type: ignore[attr-defined]
+    return copy.mcore_data, copy.planner_data
+
+
+def test_metadata_that_torch_copies_keeps_what_megatron_added() -> None:
+    """torch 2.9 to 2.11 write a copy of it. The rest of such a checkpoint is tested where such a torch is installed."""
+    (found,) = run_ranks(replaced_metadata, 1)
+    assert found == ({"weight": 1}, "new")

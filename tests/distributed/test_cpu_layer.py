@@ -1,4 +1,4 @@
-"""Every mapping of the CPU layer, in a process that has it; and that it keeps out where CUDA is."""
+"""Every mapping of the CPU layer and of `extras`, in a process that has them; and that they keep out if not needed."""
 
 from __future__ import annotations
 
@@ -87,3 +87,12 @@ def test_it_refuses_to_load_where_cuda_is() -> None:
     )
     result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert "must stay inactive where CUDA is available" in result.stdout
+
+
+def test_extras_leave_apex_and_transformer_engine_alone_where_they_are() -> None:
+    code = (
+        "import sys\nfrom s2l_nemo.platform import extras\nextras._installed = lambda package: True\nextras.fill()\n"
+        "print([name for name in ('nemo', 'megatron') if name in sys.modules])"
+    )
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert result.stdout == "[]\n"

@@ -129,16 +129,11 @@ def test_a_wrong_package_of_either_environment_is_named() -> None:
 
 
 def test_a_gpu_without_the_image_runs_torch_layers() -> None:
-    without = machine(extras=(Package("transformer_engine", "", None),))
+    """`platform.extras` stands in for what NeMo and Megatron take from the two packages."""
+    without = machine(extras=(Package("transformer_engine", "", None), Package("apex", "", None)))
     (verdict,) = [verdict for verdict in judge(without) if verdict.what == "one GPU, engine.kind=embedded"]
     assert verdict.can_run
-    assert verdict.reason == "model.transformer_engine=false: transformer_engine is missing"
-
-
-def test_a_gpu_needs_apex() -> None:
-    """NeMo's strategy refuses without it."""
-    verdicts = judge(machine(extras=(Package("apex", "", None),)))
-    assert not any(verdict.can_run for verdict in verdicts if "GPU" in verdict.what)
+    assert verdict.reason == "model.transformer_engine=false: transformer_engine is missing, apex is missing"
 
 
 def run(*arguments: object, path: Path | None = None) -> subprocess.CompletedProcess[str]:

@@ -36,3 +36,6 @@ def grouped_sdpa(
 
 
 AttentionInterface.register(GROUPED_SDPA, grouped_sdpa)
+# cuDNN plans its attention anew for every length of the mask, and decoding has another length at each step: 78 ms a
+# step rather than 28 with a 1.7B model and 256 rows on an H100.
+torch.backends.cuda.enable_cudnn_sdp(False)
