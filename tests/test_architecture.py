@@ -48,6 +48,7 @@ ROOMS: dict[str, set[str]] = {
     },
 }  # fmt: skip
 FOLDERS = ("s2l_nemo", "recipes", "tools", "benchmarks")
+TESTS = sorted((ROOT / "tests").rglob("*.py"))
 FILES = [path for folder in FOLDERS for path in sorted((ROOT / folder).rglob("*.py"))]
 SOURCES = read_sources(ROOT)
 
@@ -56,7 +57,7 @@ def test_the_house_is_in_order() -> None:
     assert faults(SOURCES, ROOMS) == []
 
 
-@pytest.mark.parametrize("path", FILES, ids=lambda path: str(path.relative_to(ROOT)))
+@pytest.mark.parametrize("path", FILES + TESTS, ids=lambda path: str(path.relative_to(ROOT)))
 def test_files_and_functions_stay_small(path: Path) -> None:
     assert too_large(path) == []
 

@@ -15,6 +15,7 @@ from __future__ import annotations
 import re
 import unicodedata
 from fractions import Fraction
+from functools import lru_cache
 
 # A longer answer is right only if it is the text of the gold answer. Proofs are that long; gold answers are not.
 MAX_SYMBOLIC = 2000
@@ -142,6 +143,7 @@ def _vulgar_fraction(match: re.Match[str]) -> str:
     return rf"{match.group(1)}\frac{{{top}}}{{{bottom}}}"
 
 
+@lru_cache(maxsize=4096)
 def exact_number(text: str) -> Fraction | None:
     r"""The value of a plain number: decimal, repeating decimal, a/b, mixed, or scientific. None for anything else."""
     text = text.replace(" ", "") if r"\frac" in text else text

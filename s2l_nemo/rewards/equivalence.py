@@ -141,6 +141,7 @@ def _split(text: str, separator: re.Pattern[str]) -> list[str]:
     return [*pieces, text[start:]]
 
 
+@lru_cache(maxsize=4096)  # each answer of a group meets the same gold
 def _depths(text: str) -> list[int]:
     """How many brackets are open at each character; `(3,4]` counts as a pair."""
     depths, depth, position = [], 0, 0
@@ -373,24 +374,30 @@ def _values(gold: Any, answer: Any) -> list[tuple[Any, Any]] | None:
     """Values of both at the sample points. Without variables there is one point. None if one of them is no number."""
     if gold.has(AppliedUndef) or answer.has(AppliedUndef):
         return None
-    symbols = sorted(gold.free_symbols | answer.free_symbols, key=str)
+    symbols = tuple(sorted(gold.free_symbols | answer.free_symbols, key=str))
     if not symbols:
         values = _constant(gold), _constant(answer)
         return None if None in values else [values]
     discrete = gold.has(*_DISCRETE) or answer.has(*_DISCRETE)
     found: list[tuple[Any, Any]] = []
     for shift in range(len(_POINTS)):
-        point = {}
-        for index, symbol in enumerate(symbols):
-            place = (shift + 3 * index) % len(_POINTS)
-            top, bottom = (_NATURALS[place] + index, 1) if discrete else _POINTS[place]
-            point[symbol] = sympy.Rational(top + index, bottom)
-        left, right = _value(gold, point), _value(answer, point)
+        left, right = _sample(gold, symbols, shift, discrete), _sample(answer, symbols, shift, discrete)
         if left is not None and right is not None:
             found.append((left, right))
             if not _close(left, right) and len(found) > 3:
                 break
     return found if len(found) >= 3 else None
+
+
+@lru_cache(maxsize=4096)
+def _sample(expression: Any, symbols: tuple[Any, ...], shift: int, discrete: bool) -> Any:
+    """The value of an expression at one of the sample points, as `_value` gives it."""
+    point = {}
+    for index, symbol in enumerate(symbols):
+        place = (shift + 3 * index) % len(_POINTS)
+        top, bottom = (_NATURALS[place] + index, 1) if discrete else _POINTS[place]
+        point[symbol] = sympy.Rational(top + index, bottom)
+    return _value(expression, point)
 
 
 @lru_cache(maxsize=4096)

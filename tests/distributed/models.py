@@ -40,6 +40,32 @@ def write_qwen3(
     return folder
 
 
+INTERNLM2 = {  # as on the hub, without the figures
+    "architectures": ["InternLM2ForCausalLM"],
+    "auto_map": {
+        "AutoConfig": "modeling_internlm2.InternLM2Config",
+        "AutoModel": "modeling_internlm2.InternLM2ForCausalLM",
+        "AutoModelForCausalLM": "modeling_internlm2.InternLM2ForCausalLM",
+    },
+    "attn_implementation": "eager",
+    "bias": False,
+    "bos_token_id": 256,
+    "eos_token_id": 258,
+    "hidden_act": "silu",
+    "initializer_range": 0.02,
+    "max_position_embeddings": 256,
+    "model_type": "internlm2",
+    "pad_token_id": 256,
+    "pretraining_tp": 1,
+    "rms_norm_eps": 1e-5,
+    "rope_scaling": {"type": "dynamic", "factor": 2.0},
+    "rope_theta": 1e6,
+    "tie_word_embeddings": False,
+    "use_cache": True,
+    "vocab_size": VOCAB,
+}
+
+
 def write_internlm2(
     folder: Path,
     *,
@@ -84,41 +110,26 @@ def write_internlm2(
                 "feed_forward.w3": matrix(ffn, hidden),
             }.items()
         }
+    folder.mkdir(parents=True, exist_ok=True)
+    save_file(tensors, folder / "model.safetensors", {"format": "pt"})
     config = {
-        "architectures": ["InternLM2ForCausalLM"],
-        "auto_map": {
-            "AutoConfig": "modeling_internlm2.InternLM2Config",
-            "AutoModel": "modeling_internlm2.InternLM2ForCausalLM",
-            "AutoModelForCausalLM": "modeling_internlm2.InternLM2ForCausalLM",
-        },
-        "attn_implementation": "eager",
-        "bias": False,
-        "bos_token_id": 256,
-        "eos_token_id": 258,
-        "hidden_act": "silu",
         "hidden_size": hidden,
-        "initializer_range": 0.02,
         "intermediate_size": ffn,
-        "max_position_embeddings": 256,
-        "model_type": "internlm2",
         "num_attention_heads": heads,
         "num_hidden_layers": layers,
         "num_key_value_heads": kv_heads,
-        "pad_token_id": 256,
-        "pretraining_tp": 1,
-        "rms_norm_eps": 1e-5,
-        "rope_scaling": {"type": "dynamic", "factor": 2.0},
-        "rope_theta": 1e6,
-        "tie_word_embeddings": False,
         "torch_dtype": str(dtype).removeprefix("torch."),
-        "use_cache": True,
-        "vocab_size": VOCAB,
+        **INTERNLM2,
     }
-    folder.mkdir(parents=True, exist_ok=True)
-    save_file(tensors, folder / "model.safetensors", {"format": "pt"})
     (folder / "config.json").write_text(json.dumps(config, indent=2))
     (folder / "generation_config.json").write_text(json.dumps({"eos_token_id": [257, 258]}))
     write_tokenizer(folder)
+    name_remote_code(folder)
+    return folder
+
+
+def name_remote_code(folder: Path) -> None:
+    """Makes the tokenizer's files name code that creates `folder/EXECUTED`."""
     tokenizer = json.loads((folder / "tokenizer_config.json").read_text())
     tokenizer["tokenizer_class"] = "InternLM2Tokenizer"
     tokenizer["auto_map"] = {
@@ -127,7 +138,6 @@ def write_internlm2(
     (folder / "tokenizer_config.json").write_text(json.dumps(tokenizer, indent=2))
     marker = str((folder / "EXECUTED").absolute())
     (folder / "modeling_internlm2.py").write_text(f"open({marker!r}, 'w').close()\n")
-    return folder
 
 
 def write_tokenizer(folder: Path) -> None:

@@ -41,7 +41,7 @@ def workplace(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def command(workplace: Path, root: str, *arguments: str) -> list[str]:
     return [
         sys.executable, "recipes/evaluate.py", f"model={workplace / 'model'}", "benchmarks=[sums,more]", f"k={K}",
-        "evaluate.batch_rows=1", "evaluate.max_tokens=40", f"evaluate.data={workplace / 'data'}",
+        "evaluate.batch_rows=1", "evaluate.max_tokens=20", f"evaluate.data={workplace / 'data'}",
         f"evaluate.dir={workplace / root}", *arguments,
     ]  # fmt: skip
 
@@ -91,11 +91,11 @@ def test_files_of_a_run(uninterrupted: dict[str, bytes]) -> None:
     assert [row["id"] for row in rows] == list(range(PROBLEMS))
     assert all(len(row[key]) == K for row in rows for key in ("outputs", "tokens", "finish_reasons"))
     assert rows[3]["answer"] == "5"
-    assert {tokens for row in rows for tokens in row["tokens"]} > {40}
+    assert {tokens for row in rows for tokens in row["tokens"]} > {20}
     assert len({output for row in rows for output in row["outputs"]}) == PROBLEMS * K
     result = json.loads(uninterrupted["result/model/sums.json"])
     assert (result["name"], result["benchmark"], result["mode"], result["seed"]) == ("model", "sums", "nothink", 1)
-    assert (result["problems"], result["samples"], result["max_tokens"]) == (PROBLEMS, K, 40)
+    assert (result["problems"], result["samples"], result["max_tokens"]) == (PROBLEMS, K, 20)
     assert list(result["pass@k"]) == ["1", "2"]
     assert set(json.loads(uninterrupted["result/model/summary.json"])["benchmarks"]) == {"sums", "more"}
     config = yaml.safe_load(uninterrupted["output/model/config.txt"])
