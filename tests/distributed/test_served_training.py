@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 import signal
 from dataclasses import replace
@@ -17,7 +18,8 @@ from tests.distributed.ranks import RanksFailed, run_ranks
 from tests.distributed.test_training import BASE, layout, rollouts, train, untimed
 
 DOUBLES = Path(__file__).resolve().parents[1] / "doubles"
-SHORT = ["algorithm.steps=3", "algorithm.schedule.t_mix=3", "validation.every=0"]
+STEPS = (1, 2, 3, 4, 5)
+SHORT = ["algorithm.steps=5", "algorithm.schedule.t_mix=5", "validation.every=0"]
 SERVERS = ["engine.kind=server", "engine.startup_s=600", "engine.request_s=600"]
 SERVED_ONLY = ("refit/", "engine/")
 FROM_LOGPROBS = "logprob_diff/"  # metrics of the engine's log-probs, which do not reach the loss in these runs
@@ -33,14 +35,17 @@ def family(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
 
 @pytest.fixture(scope="module")
 def embedded(family: list[str], tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Three steps with engines in the trainer's process, TP 2."""
+    """Five steps with engines in the trainer's process, TP 2."""
     run = tmp_path_factory.mktemp("embedded") / "run"
     run_ranks(train, 2, [*family, f"run.dir={run}", *layout(2, 1, 2)])
     return run
 
 
-def disturbed(overrides: list[str], role: str, signum: int, step: int, environment: dict[str, str]) -> Any:
-    """A run in which a server gets a signal just before this step samples, or, `refit`, before it is refitted."""
+Loss = tuple[str, int]  # which server gets which signal; `refit` stands for the learner when it is to be refitted
+
+
+def disturbed(overrides: list[str], losses: dict[int, list[Loss]], environment: dict[str, str]) -> Any:
+    """A run in which servers get a signal just before a step samples, or just before the refit after it."""
     from s2l_nemo.trainer import setup
 
     os.environ.update(environment)
@@ -48,22 +53,25 @@ def disturbed(overrides: list[str], role: str, signum: int, step: int, environme
 
     def make_and_disturb(*args: Any) -> Any:
         made = make(*args)
-        calls = iter(range(1, 100))
-        name = "refit" if role == "refit" else "sample"
-        engine: Any = made.explorer if role == "explorer" else made.learner
-        real = getattr(made, name)
-
-        def call(*inner: Any) -> Any:
-            # both are called once before the first step
-            if next(calls) == step + 1 and hasattr(engine, "_connection"):
-                os.killpg(engine._connection._process._process.pid, signum)
-            return real(*inner)
-
-        setattr(made, name, call)
+        disturb(made, "sample", {"explorer": made.explorer, "learner": made.learner}, losses)
+        disturb(made, "refit", {"refit": made.learner}, losses)
         return made
 
     pytest.MonkeyPatch().setattr(setup, "make_rollouts", make_and_disturb)
     return train(overrides)
+
+
+def disturb(rollouts: Any, name: str, engines: dict[str, Any], losses: dict[int, list[Loss]]) -> None:
+    """Makes a method of the rollouts send the signals of its step first. It is called once before the first step."""
+    real, steps = getattr(rollouts, name), itertools.count()
+
+    def call(*inner: Any) -> Any:
+        for role, signum in losses.get(next(steps), []):
+            if hasattr(engines.get(role), "_connection"):
+                os.killpg(engines[role]._connection._process._process.pid, signum)
+        return real(*inner)
+
+    setattr(rollouts, name, call)
 
 
 def assert_same_run(one: Path, other: Path) -> None:
@@ -75,57 +83,44 @@ def assert_same_run(one: Path, other: Path) -> None:
                 assert mine[key] == pytest.approx(theirs[key], rel=0, abs=LOGPROB_BOUND), key
             elif not key.startswith(SERVED_ONLY):
                 assert mine[key] == theirs[key], key
-    for step in (1, 2, 3):
+    for step in STEPS:
         for row, same in zip(rollouts(one, step), rollouts(other, step), strict=True):
             assert replace(row, logprobs=[]) == replace(same, logprobs=[])
             assert row.logprobs == pytest.approx(same.logprobs, rel=0, abs=LOGPROB_BOUND)
 
 
-@pytest.mark.parametrize("replicas", [1, 2])
-def test_servers_sample_and_train_as_embedded_engines_do(
-    family: list[str], embedded: Path, tmp_path: Path, replicas: int
-) -> None:
+def logs(run: Path) -> set[str]:
+    return {path.name for path in (run / "engines").iterdir()}
+
+
+def test_servers_sample_and_train_as_embedded_engines_do(family: list[str], embedded: Path, tmp_path: Path) -> None:
+    """With a server of each kind for each rank."""
     run = tmp_path / "run"
-    options = [*SERVERS, f"engine.replicas_per_node={replicas}", f"run.dir={run}"]
-    run_ranks(train_served, 2, [*family, *options, *layout(2, 1, 2)])
+    options = [*SERVERS, "engine.replicas_per_node=2", f"run.dir={run}"]
+    run_ranks(train, 2, [*family, *options, *layout(2, 1, 2)])
     assert_same_run(run, embedded)
     for line in read_metrics(run / "metrics.jsonl"):
         assert line["refit/bytes"] > 0
         assert line["engine/restarts"] == 0
-    assert {path.name for path in (run / "engines").iterdir()} == {
-        f"{role}_rank{rank}.log" for role in ("explorer", "learner") for rank in range(replicas)
-    }
+    assert logs(run) == {f"{role}_rank{rank}.log" for role in ("explorer", "learner") for rank in (0, 1)}
 
 
-def train_served(overrides: list[str]) -> Any:
-    return disturbed(overrides, "nobody", 0, 0, {})
-
-
-@pytest.mark.parametrize(
-    ("role", "signum"),
-    [
-        ("explorer", signal.SIGKILL),
-        ("explorer", signal.SIGSTOP),
-        ("learner", signal.SIGKILL),
-        ("refit", signal.SIGKILL),
-    ],
-)
-def test_a_lost_server_changes_neither_samples_nor_updates(
-    family: list[str], embedded: Path, tmp_path: Path, role: str, signum: int
-) -> None:
+def test_lost_servers_change_neither_samples_nor_updates(family: list[str], embedded: Path, tmp_path: Path) -> None:
+    """With one server of each kind. They are killed before sampling, hang, and are killed before a refit."""
     run = tmp_path / "run"
-    deadline = 20 if signum == signal.SIGSTOP else 600  # on a busy machine a healthy server may take seconds
-    overrides = [
-        *family,
-        *SERVERS,
-        f"engine.request_s={deadline}",
-        f"engine.update_s={deadline}",
-        f"run.dir={run}",
-        *layout(2, 1, 2),
-    ]
-    run_ranks(disturbed, 2, overrides, role, signum, 2, {})
+    deadlines = ["engine.request_s=20", "engine.update_s=20"]  # a healthy server may take seconds on a busy machine
+    overrides = [*family, *SERVERS, *deadlines, f"run.dir={run}", *layout(2, 1, 2)]
+    losses = {
+        2: [("explorer", signal.SIGKILL)],
+        3: [("learner", signal.SIGKILL), ("refit", signal.SIGKILL)],
+        4: [("explorer", signal.SIGSTOP)],
+    }
+    run_ranks(disturbed, 2, overrides, losses, {})
     assert_same_run(run, embedded)
-    assert read_metrics(run / "metrics.jsonl")[-1]["engine/restarts"] == 1
+    restarts = [line["engine/restarts"] for line in read_metrics(run / "metrics.jsonl")]
+    assert restarts[:2] == [0, 1]
+    assert restarts[-1] == 4
+    assert logs(run) == {"explorer_rank0.log", "learner_rank0.log"}
 
 
 def test_a_server_lost_too_often_ends_the_run_with_the_last_checkpoint_good(
@@ -134,9 +129,9 @@ def test_a_server_lost_too_often_ends_the_run_with_the_last_checkpoint_good(
     run = tmp_path / "run"
     overrides = [*family, *SERVERS, f"run.dir={run}", *layout(2, 1, 2)]
     with pytest.raises(RanksFailed, match=r"engine\.max_restarts=0"):
-        run_ranks(disturbed, 2, [*overrides, "engine.max_restarts=0"], "learner", signal.SIGKILL, 2, {})
+        run_ranks(disturbed, 2, [*overrides, "engine.max_restarts=0"], {2: [("learner", signal.SIGKILL)]}, {})
     assert (run / "checkpoints" / "step_000001").is_dir()
-    run_ranks(train_served, 2, overrides)
+    run_ranks(train, 2, overrides)
     assert_same_run(run, embedded)
 
 
@@ -146,8 +141,8 @@ def test_the_whole_loop_runs_through_the_double_of_tensorrt_llm(
     run = tmp_path / "run"
     options = ["engine.kind=tensorrt_llm", "engine.startup_s=600", "engine.request_s=600", "run.save_nemo=false"]
     overrides = [*family, *options, f"run.dir={run}", *layout(2, 1, 2)]
-    run_ranks(disturbed, 2, overrides, "nobody", 0, 0, {"PYTHONPATH": str(DOUBLES)})
-    mixed = {row.source for step in (1, 2, 3) for row in rollouts(run, step)}
+    run_ranks(disturbed, 2, overrides, {}, {"PYTHONPATH": str(DOUBLES)})
+    mixed = {row.source for step in STEPS for row in rollouts(run, step)}
     assert mixed == {"explorer", "learner"}
     assert [row.token_ids for row in rollouts(run, 1)] == [row.token_ids for row in rollouts(embedded, 1)]
     for line in read_metrics(run / "metrics.jsonl"):

@@ -63,13 +63,18 @@ class FailingGrader(ParityGrader):
         return [Grade(None, None, "killed") if index % 2 else grade for index, grade in enumerate(grades)]
 
 
-def train(overrides: list[str], grader: Any = None) -> dict[str, Any]:
-    """One rank of a run. Returns the hash of the learner's engine after the last refit, and the signal that came."""
-    from s2l_nemo.trainer import setup
+def train(overrides: list[str], grader: Any = None, plots: bool = False) -> dict[str, Any]:
+    """One rank of a run. Returns the hash of the learner's engine after the last refit, and the signal that came.
+
+    Drawing takes a quarter of such a run.
+    """
+    from s2l_nemo.trainer import recorder, setup
 
     cfg = load_config(overrides, CONF)
     patch = pytest.MonkeyPatch()
     patch.setattr(setup, "make_grader", lambda *_: grader or ParityGrader())
+    if not plots:
+        patch.setattr(recorder, "plot_run", lambda run_dir: [])
     trainers: list[Any] = []
     build = setup.build_trainer
 
@@ -120,7 +125,7 @@ def rollouts(run: Path, step: int) -> list[Any]:
 def whole(family: list[str], tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, Any]]:
     """Six steps at a stretch, TP 2."""
     run = tmp_path_factory.mktemp("whole") / "run"
-    return run, run_ranks(train, 2, [*family, f"run.dir={run}", *layout(2, 1, 2)])[0]
+    return run, run_ranks(train, 2, [*family, f"run.dir={run}", *layout(2, 1, 2)], None, True)[0]
 
 
 def test_run_directory(whole: tuple[Path, dict[str, Any]]) -> None:
