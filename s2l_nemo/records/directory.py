@@ -6,6 +6,8 @@ import fcntl
 import json
 import os
 import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -82,13 +84,10 @@ def create_run_dir(path: str | Path, resume: Resume, config_yaml: str) -> tuple[
     in it, or if it cannot be written. The directory is then untouched.
     """
     run_dir = RunDir(Path(path))
-    try:
+    with _usable(run_dir):
         _lock(run_dir)
-        ours = _holds_run(run_dir)
-        checkpoint = latest_checkpoint(run_dir.checkpoints) if ours else None
-        _refuse(run_dir, resume, ours, checkpoint)
+        ours, checkpoint = _inspect(run_dir, resume, config_yaml)
         if checkpoint is not None:
-            check_resume(run_dir.path, run_dir.config.read_text(encoding="utf-8"), config_yaml, checkpoint.step)
             _remove_after(run_dir, checkpoint.step)
         elif ours:
             _remove_leftovers(run_dir)
@@ -96,11 +95,34 @@ def create_run_dir(path: str | Path, resume: Resume, config_yaml: str) -> tuple[
         # versions.json comes first. It marks the directory as ours, even if this start is killed.
         write_json_atomic(run_dir.versions, versions(earlier=run_dir.versions if checkpoint else None))
         write_text_atomic(run_dir.config, config_yaml)
+    return run_dir, checkpoint
+
+
+def check_run_dir(path: str | Path, resume: Resume, config_yaml: str) -> None:
+    """Raises UserError for what `create_run_dir` would refuse, as far as reading tells. Changes nothing."""
+    run_dir = RunDir(Path(path))
+    with _usable(run_dir):
+        _inspect(run_dir, resume, config_yaml)
+
+
+@contextmanager
+def _usable(run_dir: RunDir) -> Iterator[None]:
+    try:
+        yield
     except OSError as error:
         raise UserError(
             f"run.dir={run_dir.path} cannot be used ({error.strerror}: {error.filename}); choose another run.dir"
         ) from error
-    return run_dir, checkpoint
+
+
+def _inspect(run_dir: RunDir, resume: Resume, config_yaml: str) -> tuple[bool, Checkpoint | None]:
+    """Whether the directory holds a run, and the checkpoint to continue from."""
+    ours = _holds_run(run_dir)
+    checkpoint = latest_checkpoint(run_dir.checkpoints) if ours else None
+    _refuse(run_dir, resume, ours, checkpoint)
+    if checkpoint is not None:
+        check_resume(run_dir.path, run_dir.config.read_text(encoding="utf-8"), config_yaml, checkpoint.step)
+    return ours, checkpoint
 
 
 def _lock(run_dir: RunDir) -> None:

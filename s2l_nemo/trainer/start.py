@@ -8,10 +8,12 @@ import warnings
 import torch
 
 from s2l_nemo.config.checks import Models
+from s2l_nemo.config.load import resolved_yaml
 from s2l_nemo.config.schema import Accelerator, Config
 from s2l_nemo.errors import UserError
 from s2l_nemo.platform import cpu, extras
 from s2l_nemo.platform.launch import launch
+from s2l_nemo.records.directory import check_run_dir
 
 
 def start(cfg: Config, models: Models) -> int:
@@ -26,6 +28,8 @@ def start(cfg: Config, models: Models) -> int:
     from s2l_nemo.trainer.setup import load_inputs, run_training
 
     # before NeMo is imported: mistakes show at once, and forked ranks inherit the prompts
+    if os.environ.get("RANK", "0") == "0":  # another rank of torchrun may find what rank 0 has begun
+        check_run_dir(cfg.run.dir, cfg.run.resume, resolved_yaml(cfg))
     inputs = load_inputs(cfg, models)
 
     def run() -> None:

@@ -12,7 +12,7 @@ from s2l_nemo.config.schema import Config, Resume
 from s2l_nemo.errors import UserError
 from s2l_nemo.files import check_free_space, write_json_atomic, write_text_atomic
 from s2l_nemo.records.checkpoints import publish_checkpoint
-from s2l_nemo.records.directory import RunDir, create_run_dir
+from s2l_nemo.records.directory import RunDir, check_run_dir, create_run_dir
 from s2l_nemo.records.versions import _git_state
 
 
@@ -155,6 +155,27 @@ def test_a_foreign_directory_is_left_alone(tmp_path: Path, resume: Resume) -> No
     with pytest.raises(UserError, match=r"config\.yaml"):
         create_run_dir(tmp_path, resume, config())
     assert tree(tmp_path) == before
+
+
+def test_a_check_refuses_the_same_and_changes_nothing(tmp_path: Path) -> None:
+    run_dir = started(tmp_path / "run", step=2)
+    run_dir.rollouts.mkdir()
+    run_dir.rollout_file(3).write_text("to be done again")
+    (tmp_path / "foreign").mkdir()
+    (tmp_path / "foreign" / "thesis.tex").write_text("years")
+    before = tree(tmp_path)
+    check_run_dir(run_dir.path, Resume.auto, config())
+    check_run_dir(tmp_path / "new" / "run", Resume.never, config())
+    for path, resume, seed, message in (
+        (run_dir.path, Resume.never, 1, r"run\.resume=never"),
+        (run_dir.path, Resume.auto, 2, r"run\.seed=1, now 2"),
+        (tmp_path / "new", Resume.must, 1, r"run\.resume=must"),
+        (tmp_path / "foreign", Resume.auto, 1, "not a run of S2L-PO"),
+    ):
+        with pytest.raises(UserError, match=message):
+            check_run_dir(path, resume, config(run__seed=seed))
+    assert tree(tmp_path) == before
+    assert not (tmp_path / "new").exists()
 
 
 def test_a_path_that_cannot_be_a_directory(tmp_path: Path) -> None:
