@@ -16,8 +16,9 @@ demo: setup  ## a tiny family, then S2L-PO with TP 2 on this machine, then plots
 	$(BIN)/python tools/make_tiny_family.py
 	$(BIN)/python recipes/train_s2l.py run.dir=$(RUN) run.seed=$(SEED)
 
-test: setup
-	$(BIN)/python -m pytest
+test: setup  ## tests with NeMo have ranks of their own for the cores; the others run two at a time
+	$(BIN)/python -m pytest -m "not nemo" -n 2
+	$(BIN)/python -m pytest -m nemo
 
 test-fast: $(FAST)/.installed  ## all tests that need no NeMo; nothing can import it
 	OMP_NUM_THREADS=1 PYTHONPATH=$(WITHOUT_NEMO) $(FAST)/bin/python -m pytest -m "not nemo" -n 2
