@@ -16,9 +16,8 @@ demo: setup  ## a tiny family, then S2L-PO with TP 2 on this machine, then plots
 	$(BIN)/python tools/make_tiny_family.py
 	$(BIN)/python recipes/train_s2l.py run.dir=$(RUN) run.seed=$(SEED)
 
-test: setup  ## tests with NeMo have ranks of their own for the cores; the others run two at a time
-	$(BIN)/python -m pytest -m "not nemo" -n 2
-	$(BIN)/python -m pytest -m nemo
+test: setup  ## two files at a time: many tests wait for a process to start, and a file's tests share what it trains
+	$(BIN)/python -m pytest -n 2 --dist loadfile
 
 test-fast: $(FAST)/.installed  ## all tests that need no NeMo; nothing can import it
 	OMP_NUM_THREADS=1 PYTHONPATH=$(WITHOUT_NEMO) $(FAST)/bin/python -m pytest -m "not nemo" -n 2
