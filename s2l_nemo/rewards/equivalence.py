@@ -141,8 +141,8 @@ def _split(text: str, separator: re.Pattern[str]) -> list[str]:
     return [*pieces, text[start:]]
 
 
-@lru_cache(maxsize=4096)  # each answer of a group meets the same gold
-def _depths(text: str) -> list[int]:
+@lru_cache(maxsize=1024)  # each answer of a group meets the same gold
+def _depths(text: str) -> tuple[int, ...]:
     """How many brackets are open at each character; `(3,4]` counts as a pair."""
     depths, depth, position = [], 0, 0
     for match in _BRACKET.finditer(text):
@@ -152,7 +152,7 @@ def _depths(text: str) -> list[int]:
         depth += opens
         depths += [depth] * len(token)
         depth -= closes
-    return depths + [depth] * (len(text) - position)
+    return (*depths, *[depth] * (len(text) - position))
 
 
 def _closes_at_end(text: str) -> bool:

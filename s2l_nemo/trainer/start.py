@@ -28,7 +28,7 @@ def start(cfg: Config, models: Models) -> int:
     from s2l_nemo.trainer.setup import load_inputs, run_training
 
     # before NeMo is imported: mistakes show at once, and forked ranks inherit the prompts
-    if os.environ.get("RANK", "0") == "0":  # another rank of torchrun may find what rank 0 has begun
+    if os.environ.get("RANK", "0") == "0":  # one of torchrun's ranks is enough to say it
         check_run_dir(cfg.run.dir, cfg.run.resume, resolved_yaml(cfg))
     inputs = load_inputs(cfg, models)
 

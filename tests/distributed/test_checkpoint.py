@@ -110,6 +110,6 @@ def replaced_metadata() -> tuple[object, object]:
 
 
 def test_metadata_that_torch_copies_keeps_what_megatron_added() -> None:
-    """torch 2.9 to 2.11 write a copy of it. The rest of such a checkpoint is tested where such a torch is installed."""
+    """torch 2.9 to 2.11 write a copy of it. With the torch of the lock file nothing else can show the mend."""
     (found,) = run_ranks(replaced_metadata, 1)
     assert found == ({"weight": 1}, "new")
