@@ -15,6 +15,7 @@ from s2l_nemo.config.load import load_config
 from s2l_nemo.config.schema import Config
 from s2l_nemo.models.shape import public_shapes
 from s2l_nemo.planner import cost
+from s2l_nemo.planner.memory import memory_by_part, memory_by_phase
 from s2l_nemo.platform.environment import TENSORRT_LLM, satisfies
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -159,8 +160,8 @@ def test_every_launch_is_a_valid_run_of_the_paper_that_fits(script: str, tmp_pat
     assert (cfg.engine.kind, cfg.engine.python) == ("tensorrt_llm", "/opt/engines/bin/python")
     assert variables["CUDA_DEVICE_MAX_CONNECTIONS"] == "1"
     h100 = cost.GPUS[1]
-    parts = cost.memory_by_part(cfg, public_shapes()["Qwen3-8B"], public_shapes()["Qwen3-1.7B"], h100)
-    assert all(total < h100.usable for total in cost.memory_by_phase(cfg, parts).values())
+    parts = memory_by_part(cfg, public_shapes()["Qwen3-8B"], public_shapes()["Qwen3-1.7B"], h100.memory)
+    assert all(total < h100.usable for total in memory_by_phase(cfg, parts).values())
 
 
 def test_torchrun_is_told_its_place(tmp_path: Path) -> None:

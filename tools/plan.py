@@ -17,14 +17,14 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # runs from a c
 from rich.console import Console
 from rich.table import Table
 
-from s2l_nemo.algorithm.schedule import SCHEDULES
-from s2l_nemo.config.checks import check_config, check_ranges, data_parallel_size, mini_batch_prompts
+from s2l_nemo.config.checks import check_config, check_ranges
 from s2l_nemo.config.load import load_config, load_values
 from s2l_nemo.config.schema import Config
 from s2l_nemo.errors import UserError
 from s2l_nemo.models.shape import ModelShape
 from s2l_nemo.planner import cost
-from s2l_nemo.planner.plan import find_shape
+from s2l_nemo.planner.memory import Figures, Phase, figures_of_models, layout, memory_by_part, memory_by_phase
+from s2l_nemo.planner.plan import counts_of_step
 
 CONF = Path(__file__).resolve().parent.parent / "conf"
 OWN_KEYS = {field.name for field in fields(cost.PlanOptions)}
@@ -41,15 +41,17 @@ def main(argv: list[str]) -> int:
         cfg = load_config(["--config-name", options.conf, *(rest for rest in argv if rest not in own)], CONF)
         check_config(cfg)
         assumed = cost.assumed_of(options, cfg)
-        (learner, learner_source), (explorer, explorer_source) = shapes(cfg)
+        of_learner, of_explorer = figures_of_models(cfg)
+        learner = known("model.path", cfg.model.path, of_learner)
+        explorer = known("explorer.path", str(cfg.explorer.path), of_explorer) if of_explorer else None
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
     gpus = [gpu for gpu in cost.GPUS if options.gpu in (None, cost.GpuName(gpu.name))]
     predictions = [cost.predict(cfg, learner, explorer, gpu, assumed) for gpu in gpus]
-    say(console, f"learner: {learner_source}")
-    say(console, f"explorer: {explorer_source}")
-    say(console, f"{layout(cfg)}\n")
+    say(console, f"learner: {of_learner.source}")
+    say(console, f"explorer: {of_explorer.source if of_explorer else 'none (plain GRPO)'}")
+    say(console, f"{gpus_of(cfg)}\n")
     console.print(token_table(cfg, assumed), "")
     console.print(memory_table(cfg, learner, explorer, gpus), "")
     console.print(time_table(predictions), "")
@@ -60,59 +62,54 @@ def main(argv: list[str]) -> int:
     return 0
 
 
-def shapes(cfg: Config) -> tuple[tuple[ModelShape, str], tuple[ModelShape | None, str]]:
-    """Figures of learner and explorer, each with a text on their source. Raises UserError if there are none."""
-    found = find_shape("model.path", cfg.model.path)
-    explorer: tuple[ModelShape | None, str] = (None, "none (plain GRPO)")
-    wanted = cfg.explorer.path if SCHEDULES[cfg.algorithm.schedule.name].explores else None
-    if wanted is not None:
-        explorer = find_shape("explorer.path", wanted)
-    for key, path, shape in (("model.path", cfg.model.path, found[0]), ("explorer.path", wanted, explorer[0])):
-        if path is not None and shape is None:
-            raise UserError(f"{key}={path} is not a folder, nor the name of a public model: give a folder, or a name "
-                            "such as Qwen3-8B-Base")  # fmt: skip
-    assert found[0] is not None
-    return (found[0], found[1]), explorer
+def known(key: str, path: str, figures: Figures) -> ModelShape:
+    """The shape of a model. Raises UserError if it is unknown."""
+    if figures.shape is None:
+        raise UserError(f"{key}={path} is not a folder, nor the name of a public model: give a folder, or a name such "
+                        "as Qwen3-8B-Base")  # fmt: skip
+    return figures.shape
 
 
 def say(console: Console, text: str) -> None:
     console.print(text, markup=False, highlight=False)
 
 
-def layout(cfg: Config) -> str:
+def gpus_of(cfg: Config) -> str:
     engines = cost.engines_of(cfg)
-    model, trainer = cfg.model, cfg.trainer
     return (
-        f"{trainer.num_nodes} x {trainer.devices} GPUs, TP {model.tensor_model_parallel_size} x "
-        f"PP {model.pipeline_model_parallel_size} x DP {data_parallel_size(cfg)}, {model.precision.value}; "
-        f"engine.kind={cfg.engine.kind}: {engines.count} of each engine, on {engines.gpus} x GPU each"
+        f"{cfg.trainer.num_nodes} x {cfg.trainer.devices} GPUs, {layout(cfg)}; engine.kind={cfg.engine.kind}: "
+        f"{engines.count} of each engine, on {engines.gpus} x GPU each"
     )
 
 
 def token_table(cfg: Config, assumed: cost.Assumed) -> Table:
-    config, rollout = cfg.algorithm, cfg.rollout
-    sequences = config.prompts_per_step * config.group_size
+    rollout, step = cfg.rollout, counts_of_step(cfg)
     longest = rollout.max_prompt_length + rollout.max_response_length
     table = new_table("One step", "at mean length", "at most")
-    table.add_row("sequences", f"{sequences:,}", f"{sequences:,}")
-    table.add_row("generated tokens", f"{sequences * assumed.length:,}", f"{sequences * rollout.max_response_length:,}")
-    trained = [sequences * length * config.optimizer_passes for length in (assumed.prompt + assumed.length, longest)]
-    table.add_row("trained tokens, with prompts", *(f"{count:,}" for count in trained))
-    updates = f"{config.prompts_per_step // mini_batch_prompts(cfg) * config.optimizer_passes:,}"
-    table.add_row("optimizer steps", updates, updates)
+    for name, at_mean, at_most in (
+        ("sequences", step.sequences, step.sequences),
+        ("generated tokens", step.sequences * assumed.length, step.sequences * rollout.max_response_length),
+        (
+            "trained tokens, with prompts",
+            step.trained_sequences * (assumed.prompt + assumed.length),
+            step.trained_sequences * longest,
+        ),
+        ("optimizer steps", step.updates, step.updates),
+    ):
+        table.add_row(name, f"{at_mean:,}", f"{at_most:,}")
     return table
 
 
 def memory_table(cfg: Config, learner: ModelShape, explorer: ModelShape | None, gpus: list[cost.Gpu]) -> Table:
     table = new_table("Memory of the fullest GPU, GiB", *(f"{gpu.name} ({gib(gpu.memory)})" for gpu in gpus))
-    by_gpu = [cost.memory_by_part(cfg, learner, explorer, gpu) for gpu in gpus]
-    for name in by_gpu[0]:
-        table.add_row(name, *(gib(parts[name]) for parts in by_gpu))
+    by_gpu = [memory_by_part(cfg, learner, explorer, gpu.memory) for gpu in gpus]
+    for part in by_gpu[0]:
+        table.add_row(part.value, *(gib(parts[part]) for parts in by_gpu))
     table.add_section()
-    phases = [cost.memory_by_phase(cfg, parts) for parts in by_gpu]
-    for phase in phases[0]:
-        cells = [fit(totals[phase], gpu) for totals, gpu in zip(phases, gpus, strict=True)]
-        table.add_row(f"on the device while {phase}", *cells)
+    totals = [memory_by_phase(cfg, parts) for parts in by_gpu]
+    for phase in Phase:
+        cells = [fit(total[phase], gpu) for total, gpu in zip(totals, gpus, strict=True)]
+        table.add_row(f"on the device while {phase.value}", *cells)
     return table
 
 

@@ -16,7 +16,7 @@ from s2l_nemo.engines.options import Placement
 from s2l_nemo.errors import UserError
 from s2l_nemo.fields import COUNT, POSITIVE, POSITIVE_COUNT, SHARE, key
 from s2l_nemo.models.shape import ModelShape
-from s2l_nemo.planner.plan import memory_of_rank, on_device, splits
+from s2l_nemo.planner.plan import splits
 
 USABLE = 0.9  # share of the memory of a GPU that a process can use
 GIB = 2**30
@@ -288,30 +288,3 @@ def predict(cfg: Config, learner: ModelShape, explorer: ModelShape | None, gpu: 
 
     steps = tuple(step(split.explorer) for split in splits(cfg))
     return Prediction(gpu, of_learner, of_explorer, steps, step(0), mean_alpha(cfg))
-
-
-def memory_by_part(cfg: Config, learner: ModelShape, explorer: ModelShape | None, gpu: Gpu) -> dict[str, int]:
-    """Bytes of each part on the fullest GPU: as `plan.memory_of_rank`, with the KV memory that engines reserve."""
-    parts, kind = memory_of_rank(cfg, learner, explorer), kind_of(cfg)
-    if not kind.served:
-        return parts
-    if cfg.engine.placement == Placement.separate:
-        return {name: 0 if name in ENGINE_PARTS else count for name, count in parts.items()}
-    if kind.tensor_parallel:
-        parts["learner engine weights"] //= cfg.engine.tensor_parallel_size
-        parts["explorer engine weights"] //= cfg.engine.tensor_parallel_size
-    if kind.reserves_kv_memory:
-        engines = 1 if explorer is None else 2
-        parts["KV cache"] = int(engines * cfg.engine.memory_fraction * gpu.memory)
-    return parts
-
-
-ENGINE_PARTS = ("learner engine weights", "explorer engine weights", "KV cache")
-
-
-def memory_by_phase(cfg: Config, parts: dict[str, int]) -> dict[str, int]:
-    """Bytes on the device while training and while generating. Some engines give their memory back while they sleep."""
-    totals = on_device(cfg, parts)
-    if kind_of(cfg).releases_memory_on_sleep:
-        totals["training"] -= sum(parts[name] for name in ENGINE_PARTS if name != "KV cache")
-    return totals

@@ -3,21 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import dataclass
 from itertools import groupby
-from pathlib import Path
 
-from s2l_nemo.algorithm.schedule import SCHEDULES, Split, make_schedule
+from s2l_nemo.algorithm.schedule import Split, make_schedule
 from s2l_nemo.config.checks import data_parallel_size, mini_batch_prompts
 from s2l_nemo.config.load import resolved_yaml
-from s2l_nemo.config.schema import ActivationCheckpointing, Config
-from s2l_nemo.models.open import open_model
-from s2l_nemo.models.shape import ModelShape, public_shape
-
-# The parts that take no device memory in a phase of a step.
-_IDLE_PARTS = {
-    "training": ("KV cache", "reference weights (in host memory)"),
-    "generating": ("activations", "logits and their gradient", "reference weights (in host memory)"),
-}
+from s2l_nemo.config.schema import Config
+from s2l_nemo.planner.memory import Part, Phase, figures_of_models, layout, memory_by_part, memory_by_phase
 
 
 def render_plan(cfg: Config) -> str:
@@ -42,72 +35,27 @@ def splits(cfg: Config) -> list[Split]:
     return [schedule(step, cfg.algorithm.group_size) for step in range(1, steps + 1)]
 
 
-def memory_of_rank(cfg: Config, learner: ModelShape, explorer: ModelShape | None) -> dict[str, int]:
-    """Bytes of each part on the rank that holds most.
+@dataclass(frozen=True)
+class StepCounts:
+    """What one step is made of. `micro_batches` are those of one optimizer step on one rank."""
 
-    Megatron's distributed optimizer divides its states over data-parallel ranks. They are fp32 moments, and fp32
-    weights if the model is in bf16. Gradients are fp32. Activations: see `_activation_bytes`. Engines hold whole
-    models. The KV cache is full: every row has the largest length.
-    """
-    size = cfg.model.precision.element_bytes
-    trained = _parameters_of_rank(cfg, learner)
-    states = (12 if size == 2 else 8) * trained // data_parallel_size(cfg)
-    T = cfg.rollout.max_prompt_length + cfg.rollout.max_response_length
-    kv_elements = max(shape.kv_elements_per_token for shape in (learner, explorer) if shape)
-    logits = cfg.model.micro_batch_size * T * learner.vocab // cfg.model.tensor_model_parallel_size
-    parts = {
-        "actor weights": trained * size,
-        "gradients": trained * 4,
-        "optimizer states": states,
-        "activations": _activation_bytes(cfg, learner, size, T),
-        "logits and their gradient": 2 * 4 * logits,
-        "learner engine weights": learner.parameters * size,
-        "explorer engine weights": explorer.parameters * size if explorer else 0,
-        "KV cache": cfg.rollout.max_batch_rows * T * kv_elements * size,
-    }
-    if cfg.algorithm.kl_coef > 0:
-        parts["reference weights (in host memory)"] = trained * size
-    return parts
+    sequences: int
+    trained_sequences: int  # each as often as there are optimizer passes
+    updates: int
+    micro_batches: int
 
 
-def on_device(cfg: Config, parts: dict[str, int]) -> dict[str, int]:
-    """Bytes on the device in each phase of a step."""
-    totals = {}
-    for phase, idle in _IDLE_PARTS.items():
-        if phase == "generating" and cfg.model.offload_optimizer:
-            idle = (*idle, "optimizer states")
-        if phase == "generating" and cfg.model.offload_weights:
-            idle = (*idle, "actor weights", "gradients")
-        totals[phase] = sum(count for part, count in parts.items() if part not in idle)
-    return totals
-
-
-def _parameters_of_rank(cfg: Config, shape: ModelShape) -> int:
-    """Parameters of the fullest rank.
-
-    The first pipeline stage holds the embedding and the last one the output layer. A single stage holds both, which are
-    one matrix if they are tied.
-    """
-    tp, pp = cfg.model.tensor_model_parallel_size, cfg.model.pipeline_model_parallel_size
-    matrices = 1 if pp > 1 or shape.tied else 2
-    return (shape.layers // pp * shape.layer_parameters + matrices * shape.embedding_parameters) // tp
-
-
-def _activation_bytes(cfg: Config, shape: ModelShape, size: int, T: int) -> int:
-    """Bytes of the tensors that are kept for the backward pass.
-
-    Attention is fused (no T x T scores), with sequence parallelism. For each token a layer keeps about 4 hidden widths
-    (two residuals, two norms), 3 query widths (before and after the norm, attention output), 3 key-value widths and 3
-    feed-forward widths. The first stage has layers / stages layers and keeps as many micro-batches as there are stages.
-    So it keeps as much as all layers keep of one micro-batch. Full checkpointing keeps one hidden width for each layer,
-    and all of one layer, which is being recomputed.
-    """
-    layer = 4 * shape.hidden + 3 * shape.query + 3 * shape.kv + 3 * shape.ffn
-    if cfg.model.activation_checkpointing == ActivationCheckpointing.full:
-        widths = shape.layers * shape.hidden + layer
-    else:
-        widths = shape.layers * layer
-    return cfg.model.micro_batch_size * T * widths * size // cfg.model.tensor_model_parallel_size
+def counts_of_step(cfg: Config) -> StepCounts:
+    """The counts of one step. `cfg` has passed `check_config`."""
+    algorithm, mini_batch = cfg.algorithm, mini_batch_prompts(cfg)
+    sequences = algorithm.prompts_per_step * algorithm.group_size
+    rank_sequences = mini_batch * algorithm.group_size // data_parallel_size(cfg)
+    return StepCounts(
+        sequences=sequences,
+        trained_sequences=sequences * algorithm.optimizer_passes,
+        updates=algorithm.prompts_per_step // mini_batch * algorithm.optimizer_passes,
+        micro_batches=rank_sequences // cfg.model.micro_batch_size,
+    )
 
 
 def _schedule_rows(cfg: Config) -> Iterator[tuple[str, ...]]:
@@ -123,51 +71,35 @@ def _schedule_rows(cfg: Config) -> Iterator[tuple[str, ...]]:
 
 
 def _token_rows(cfg: Config) -> Iterator[tuple[str, ...]]:
-    algorithm, rollout = cfg.algorithm, cfg.rollout
-    sequences = algorithm.prompts_per_step * algorithm.group_size
-    whole = rollout.max_prompt_length + rollout.max_response_length
-    updates = algorithm.prompts_per_step // mini_batch_prompts(cfg) * algorithm.optimizer_passes
-    rank_sequences = mini_batch_prompts(cfg) * algorithm.group_size // data_parallel_size(cfg)
+    rollout, step = cfg.rollout, counts_of_step(cfg)
+    longest = rollout.max_prompt_length + rollout.max_response_length
     yield "", "one step", "whole run"
     for name, count in (
-        ("sequences", sequences),
-        ("generated tokens, at most", sequences * rollout.max_response_length),
-        ("trained tokens with prompts, at most", sequences * whole * algorithm.optimizer_passes),
-        ("optimizer steps", updates),
+        ("sequences", step.sequences),
+        ("generated tokens, at most", step.sequences * rollout.max_response_length),
+        ("trained tokens with prompts, at most", step.trained_sequences * longest),
+        ("optimizer steps", step.updates),
     ):
-        yield name, f"{count:,}", f"{count * algorithm.steps:,}"
-    yield "micro-batches of an optimizer step on one rank", f"{rank_sequences // cfg.model.micro_batch_size:,}", ""
+        yield name, f"{count:,}", f"{count * cfg.algorithm.steps:,}"
+    yield "micro-batches of an optimizer step on one rank", f"{step.micro_batches:,}", ""
 
 
 def _memory_text(cfg: Config) -> str:
-    tp, pp = cfg.model.tensor_model_parallel_size, cfg.model.pipeline_model_parallel_size
-    lines = [f"TP {tp} x PP {pp} x DP {data_parallel_size(cfg)}, {cfg.model.precision.value}"]
-    learner, source = find_shape("model.path", cfg.model.path)
-    lines.append(f"learner: {source}")
-    explorer = None
-    if cfg.explorer.path is not None and SCHEDULES[cfg.algorithm.schedule.name].explores:
-        explorer, source = find_shape("explorer.path", cfg.explorer.path)
-        lines.append(f"explorer: {source}")
-        if explorer is None:
-            return "\n".join([*lines, "memory: unknown"])
-    if learner is None:
+    learner, explorer = figures_of_models(cfg)
+    lines = [layout(cfg), f"learner: {learner.source}"]
+    if explorer is not None:
+        lines.append(f"explorer: {explorer.source}")
+    if learner.shape is None or (explorer is not None and explorer.shape is None):
         return "\n".join([*lines, "memory: unknown"])
-    parts = memory_of_rank(cfg, learner, explorer)
-    rows = [(name, _bytes(count)) for name, count in parts.items()]
-    rows += [(f"on the device while {phase}", _bytes(total)) for phase, total in on_device(cfg, parts).items()]
+    parts = memory_by_part(cfg, learner.shape, explorer.shape if explorer else None)
+    without = "" if Part.kv_cache in parts else ", without the KV cache"
+    rows = [(part.value, _bytes(count)) for part, count in parts.items()]
+    if without:
+        rows.append((Part.kv_cache.value, f"{cfg.engine.memory_fraction:g} of the GPU for each engine"))
+    totals = memory_by_phase(cfg, parts)
+    rows.append((f"on the device while {Phase.training.value}", _bytes(totals[Phase.training])))
+    rows.append((f"on the device while {Phase.generating.value}{without}", _bytes(totals[Phase.generating])))
     return "\n".join([*lines, _table(iter(rows))])
-
-
-def find_shape(key: str, path: str) -> tuple[ModelShape | None, str]:
-    """The figures of the model at `path`, and a text that says where they come from."""
-    if Path(path).exists():
-        shape = open_model(key, path).shape
-        return shape, f"{shape.parameters:,} parameters ({path})"
-    public = public_shape(path)
-    if public is None:
-        return None, f"unknown ({path} is not a folder, nor the name of a public model)"
-    name, shape = public
-    return shape, f"{shape.parameters:,} parameters (public figures of {name}: {path} is not a folder)"
 
 
 def _bytes(count: int) -> str:

@@ -215,26 +215,6 @@ def test_weights_that_do_not_fit_have_no_full_rate() -> None:
     assert cost.decoding(paper(), huge, H200, ASSUMED).full_tokens_per_s is None
 
 
-def test_memory_of_each_kind_of_engine() -> None:
-    def memory(*overrides: str) -> tuple[dict[str, int], dict[str, int]]:
-        cfg = paper(*overrides)
-        parts = cost.memory_by_part(cfg, LEARNER, EXPLORER, H100)
-        return parts, cost.memory_by_phase(cfg, parts)
-
-    embedded, embedded_phases = memory()
-    trt, phases = memory("engine.kind=tensorrt_llm", "engine.tensor_parallel_size=8", "engine.memory_fraction=0.1")
-    assert trt["learner engine weights"] == 2 * LEARNER.parameters // 8
-    assert trt["KV cache"] == int(0.2 * 80 * 2**30)  # of two engines
-    of_engines = trt["learner engine weights"] + trt["explorer engine weights"]
-    resident = sum(embedded[name] for name in ("learner engine weights", "explorer engine weights"))
-    assert phases["training"] == embedded_phases["training"] - resident  # asleep
-    generating = sum(trt[name] for name in ("actor weights", "gradients", "KV cache")) + of_engines
-    assert phases["generating"] == generating  # optimizer states are offloaded
-    apart, _ = memory("engine.kind=tensorrt_llm", "engine.placement=separate")
-    assert {apart[name] for name in cost.ENGINE_PARTS} == {0}
-    assert apart["gradients"] == embedded["gradients"]
-
-
 @pytest.mark.parametrize(("overrides", "named"), [({"length": 5000}, "length=5000"), ({"prompt": 600}, "prompt=600")])
 def test_lengths_above_the_limit_are_refused(overrides: dict[str, Any], named: str) -> None:
     with pytest.raises(UserError, match=f"{named} is more than rollout.max_"):

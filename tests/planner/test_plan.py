@@ -7,7 +7,7 @@ import pytest
 
 from s2l_nemo.config.load import load_config
 from s2l_nemo.models.shape import ModelShape, public_shape, public_shapes
-from s2l_nemo.planner.plan import memory_of_rank, render_plan, splits
+from s2l_nemo.planner.plan import render_plan, splits
 
 CONF = Path(__file__).parents[2] / "conf"
 PAPER = ["--config-name", "paper"]
@@ -73,33 +73,6 @@ def test_token_table_of_the_paper() -> None:
     assert "micro-batches of an optimizer step on one rank 16" in plan
 
 
-def test_memory_by_hand() -> None:
-    learner, explorer = public_shapes()["Qwen3-8B"], public_shapes()["Qwen3-1.7B"]
-    cfg = load_config([*PAPER, "model.tensor_model_parallel_size=2", "model.pipeline_model_parallel_size=2"], CONF)
-    parts = memory_of_rank(cfg, learner, explorer)
-    trained = (18 * learner.layer_parameters + 151936 * 4096) // 2  # the first of two stages, half of each matrix
-    assert parts["actor weights"] == 2 * trained
-    assert parts["gradients"] == 4 * trained
-    assert parts["optimizer states"] == 12 * trained // 2  # DP 2
-    assert parts["learner engine weights"] == 2 * learner.parameters
-    assert parts["explorer engine weights"] == 2 * explorer.parameters
-    assert parts["KV cache"] == 32 * 4608 * 147_456
-    assert parts["logits and their gradient"] == 2 * 4 * 2 * 4608 * 151936 // 2
-    assert parts["activations"] == 2 * 4608 * 2 * (36 * 4096 + 4 * 4096 + 3 * 4096 + 3 * 1024 + 3 * 12288) // 2
-    assert parts["reference weights (in host memory)"] == parts["actor weights"]
-
-
-def test_memory_follows_the_switches() -> None:
-    learner = public_shapes()["Qwen3-8B"]
-    tiny = load_config(["algorithm.kl_coef=0"], CONF)
-    parts = memory_of_rank(tiny, learner, None)
-    assert "reference weights (in host memory)" not in parts
-    assert parts["explorer engine weights"] == 0
-    assert parts["optimizer states"] == 2 * parts["gradients"]  # fp32: two moments, DP 1
-    full = memory_of_rank(load_config(["model.activation_checkpointing=full"], CONF), learner, None)
-    assert full["activations"] < parts["activations"] / 10
-
-
 def plan_lines(*argv: str) -> dict[str, str]:
     lines = [line.rsplit("  ", 1) for line in render_plan(load_config([*argv], CONF)).splitlines()]
     return {line[0].strip(): line[1].strip() for line in lines if len(line) == 2}
@@ -114,6 +87,19 @@ def test_what_is_offloaded_is_not_counted_while_generating(key: str, parts: list
     difference = float(kept[name].split()[0]) - float(moved[name].split()[0])
     assert difference == pytest.approx(sum(float(kept[part].split()[0]) for part in parts), abs=0.16)
     assert kept["on the device while training"] == moved["on the device while training"]
+
+
+def test_engines_of_tensorrt_llm() -> None:
+    tensorrt_llm = [*PAPER, "engine.kind=tensorrt_llm", "engine.memory_fraction=0.3"]
+    plan = plan_lines(*tensorrt_llm)
+    name = "on the device while generating, without the KV cache"
+    assert plan["KV cache"] == "0.3 of the GPU for each engine"
+    engines = sum(float(plan[f"{model} engine weights"].split()[0]) for model in ("learner", "explorer"))
+    resident = [float(plan[part].split()[0]) for part in ("actor weights", "gradients")]  # the optimizer is offloaded
+    assert float(plan[name].split()[0]) == pytest.approx(sum(resident) + engines, abs=0.21)
+    apart = plan_lines(*tensorrt_llm, "engine.placement=separate", "engine.explorer_devices='4'",
+                       "engine.learner_devices='5'")  # fmt: skip
+    assert apart["KV cache"] == apart["learner engine weights"] == "0.0 KiB"
 
 
 def test_the_source_of_the_figures_is_named() -> None:

@@ -1,0 +1,73 @@
+"""The parts of memory against values worked out by hand."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from s2l_nemo.config.load import load_config
+from s2l_nemo.config.schema import Config
+from s2l_nemo.models.shape import public_shapes
+from s2l_nemo.planner.memory import ENGINE_PARTS, Part, Phase, memory_by_part, memory_by_phase
+
+CONF = Path(__file__).parents[2] / "conf"
+PAPER = ["--config-name", "paper"]
+LEARNER, EXPLORER = public_shapes()["Qwen3-8B"], public_shapes()["Qwen3-1.7B"]
+GIB = 2**30
+
+
+def paper(*overrides: str) -> Config:
+    return load_config([*PAPER, *overrides], CONF)
+
+
+def test_memory_by_hand() -> None:
+    cfg = load_config([*PAPER, "model.tensor_model_parallel_size=2", "model.pipeline_model_parallel_size=2"], CONF)
+    parts = memory_by_part(cfg, LEARNER, EXPLORER)
+    trained = (18 * LEARNER.layer_parameters + 151936 * 4096) // 2  # the first of two stages, half of each matrix
+    assert parts[Part.weights] == 2 * trained
+    assert parts[Part.gradients] == 4 * trained
+    assert parts[Part.optimizer] == 12 * trained // 2  # DP 2
+    assert parts[Part.learner_engine] == 2 * LEARNER.parameters
+    assert parts[Part.explorer_engine] == 2 * EXPLORER.parameters
+    assert parts[Part.kv_cache] == 32 * 4608 * 147_456
+    assert parts[Part.logits] == 2 * 4 * 2 * 4608 * 151936 // 2
+    assert parts[Part.activations] == 2 * 4608 * 2 * (36 * 4096 + 4 * 4096 + 3 * 4096 + 3 * 1024 + 3 * 12288) // 2
+    assert parts[Part.reference] == parts[Part.weights]
+
+
+def test_memory_follows_the_switches() -> None:
+    tiny = load_config(["algorithm.kl_coef=0"], CONF)
+    parts = memory_by_part(tiny, LEARNER, None)
+    assert Part.reference not in parts
+    assert parts[Part.explorer_engine] == 0
+    assert parts[Part.optimizer] == 2 * parts[Part.gradients]  # fp32: two moments, DP 1
+    full = memory_by_part(load_config(["model.activation_checkpointing=full"], CONF), LEARNER, None)
+    assert full[Part.activations] < parts[Part.activations] / 10
+
+
+def test_memory_of_each_kind_of_engine() -> None:
+    def memory(*overrides: str) -> tuple[dict[Part, int], dict[Phase, int]]:
+        cfg = paper(*overrides)
+        parts = memory_by_part(cfg, LEARNER, EXPLORER, 80 * GIB)
+        return parts, memory_by_phase(cfg, parts)
+
+    embedded, embedded_phases = memory()
+    trt, phases = memory("engine.kind=tensorrt_llm", "engine.tensor_parallel_size=8", "engine.memory_fraction=0.1")
+    assert trt[Part.learner_engine] == 2 * LEARNER.parameters // 8
+    assert trt[Part.kv_cache] == int(0.2 * 80 * GIB)  # of two engines
+    of_engines = trt[Part.learner_engine] + trt[Part.explorer_engine]
+    resident = sum(embedded[name] for name in (Part.learner_engine, Part.explorer_engine))
+    assert phases[Phase.training] == embedded_phases[Phase.training] - resident  # asleep
+    generating = sum(trt[name] for name in (Part.weights, Part.gradients, Part.kv_cache)) + of_engines
+    assert phases[Phase.generating] == generating  # optimizer states are offloaded
+    apart, _ = memory("engine.kind=tensorrt_llm", "engine.placement=separate")
+    assert {apart[name] for name in ENGINE_PARTS} == {0}
+    assert apart[Part.gradients] == embedded[Part.gradients]
+
+
+def test_a_reserved_cache_needs_the_memory_of_the_gpu() -> None:
+    cfg = paper("engine.kind=tensorrt_llm")
+    unknown, known = memory_by_part(cfg, LEARNER, EXPLORER), memory_by_part(cfg, LEARNER, EXPLORER, 80 * GIB)
+    assert Part.kv_cache not in unknown
+    assert {part: count for part, count in known.items() if part != Part.kv_cache} == unknown
+    alone = memory_by_part(cfg, LEARNER, None, 80 * GIB)
+    assert known[Part.kv_cache] == 2 * alone[Part.kv_cache]
