@@ -7,8 +7,14 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check -q
 # The full environment if it is installed, else a small one without NeMo, Megatron and Lightning.
 FAST := $(if $(wildcard $(STAMP)),$(VENV),.venv-fast)
 WITHOUT_NEMO := tests/doubles/without_nemo
+# Two files at a time: many tests wait for a process to start, and a file's tests share what it trains. In the order of
+# their names, in which no long file comes last.
+AT_ONCE := -n 2 --dist loadfile --no-loadscope-reorder
 SEED ?= 1
 RUN ?= runs/demo-seed$(SEED)
+
+# Tests start hundreds of processes; without cached bytecode each would compile the package anew.
+unexport PYTHONDONTWRITEBYTECODE
 
 .PHONY: demo test test-fast mutants lint format typecheck bench setup lock clean
 
@@ -16,11 +22,11 @@ demo: setup  ## a tiny family, then S2L-PO with TP 2 on this machine, then plots
 	$(BIN)/python tools/make_tiny_family.py
 	$(BIN)/python recipes/train_s2l.py run.dir=$(RUN) run.seed=$(SEED)
 
-test: setup  ## two files at a time: many tests wait for a process to start, and a file's tests share what it trains
-	$(BIN)/python -m pytest -n 2 --dist loadfile
+test: setup  ## all tests
+	$(BIN)/python -m pytest $(AT_ONCE)
 
 test-fast: $(FAST)/.installed  ## all tests that need no NeMo; nothing can import it
-	OMP_NUM_THREADS=1 PYTHONPATH=$(WITHOUT_NEMO) $(FAST)/bin/python -m pytest -m "not nemo" -n 2
+	OMP_NUM_THREADS=1 PYTHONPATH=$(WITHOUT_NEMO) $(FAST)/bin/python -m pytest -m "not nemo" $(AT_ONCE)
 
 mutants: $(FAST)/.installed  ## how many small changes of the algorithm and the trainer the fast tests notice
 	OMP_NUM_THREADS=1 PYTHONPATH=$(WITHOUT_NEMO) $(FAST)/bin/python -m mutmut run

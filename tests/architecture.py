@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 from collections.abc import Iterable, Iterator, Mapping
+from functools import cache
 from pathlib import Path
 
 PACKAGE = "s2l_nemo"
@@ -27,8 +28,13 @@ def read_sources(root: Path) -> dict[str, ast.Module]:
     return sources
 
 
-def named_imports(source: ast.Module) -> Iterator[str]:
+@cache
+def named_imports(source: ast.Module) -> tuple[str, ...]:
     """Full names of all that a file imports, anywhere in it, and of modules that it names in a text `pkg.mod:name`."""
+    return tuple(_named_imports(source))
+
+
+def _named_imports(source: ast.Module) -> Iterator[str]:
     for node in ast.walk(source):
         if isinstance(node, ast.Import):
             yield from (alias.name for alias in node.names)

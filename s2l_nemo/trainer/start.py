@@ -50,4 +50,4 @@ def preload() -> None:
 
     silence()
     extras.fill()
-    import s2l_nemo.actor.build  # noqa: F401
+    import s2l_nemo.actor.build  # noqa: F401  for what it imports

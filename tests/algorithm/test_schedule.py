@@ -75,6 +75,7 @@ def test_cosine_by_hand() -> None:
 def test_every_schedule_splits_the_group_and_never_rises(name: str, t_mix: int, alpha: float, group_size: int) -> None:
     schedule = make_schedule(name, steps=50, t_mix=t_mix, alpha=alpha)
     splits = [schedule(step, group_size) for step in range(1, 51)]
+    assert [split.step for split in splits] == [*range(1, 51)]
     for split in splits:
         assert split.explorer + split.learner == group_size
         assert split.explorer >= 0

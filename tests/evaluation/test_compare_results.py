@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -13,8 +11,7 @@ import pytest
 from s2l_nemo.errors import UserError
 from s2l_nemo.evaluation.compare import Results, differences, load_all, load_results
 from s2l_nemo.evaluation.results import BenchmarkResult
-
-ROOT = Path(__file__).parents[2]
+from tests.commands import Done, run_here
 
 
 def content(correct_PK: list[list[int]], name: str = "a", benchmark: str = "aime24", **changes: Any) -> dict[str, Any]:
@@ -41,9 +38,8 @@ def write(folder: Path, *contents: dict[str, Any]) -> Path:
     return folder
 
 
-def compare(*arguments: object) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "tools/compare_results.py", *map(str, arguments)]
-    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=600, check=False)
+def compare(*arguments: object) -> Done:
+    return run_here("tools/compare_results.py", *arguments)
 
 
 def test_difference_of_hand_worked_results() -> None:

@@ -20,9 +20,9 @@ from s2l_nemo.errors import UserError
 from s2l_nemo.evaluation.modes import settings
 from s2l_nemo.evaluation.run import evaluate, make_identity
 from s2l_nemo.models.precision import Precision
+from tests.commands import ROOT, Done, run_here
 from tests.distributed.models import write_qwen3
 
-ROOT = Path(__file__).parents[2]
 K, PROBLEMS = 2, 12
 
 
@@ -49,7 +49,11 @@ def command(workplace: Path, root: str, *arguments: str) -> list[str]:
 ENVIRONMENT = os.environ | {"OMP_NUM_THREADS": "1"}
 
 
-def run(workplace: Path, root: str, *arguments: str) -> subprocess.CompletedProcess[str]:
+def run(workplace: Path, root: str, *arguments: str) -> Done:
+    return run_here(*command(workplace, root, *arguments)[1:])
+
+
+def run_process(workplace: Path, root: str, *arguments: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
         command(workplace, root, *arguments), cwd=ROOT, capture_output=True, text=True, timeout=600, env=ENVIRONMENT,
         check=False,
@@ -118,7 +122,7 @@ def test_sigkill_and_again_gives_the_same_files(workplace: Path, uninterrupted: 
     whole = uninterrupted["output/model/sums_raw.jsonl"].splitlines(keepends=True)
     assert whole[: len(rows)] == rows
     raw.write_bytes(b"".join(whole[:3]) + whole[3][:40])
-    done = run(workplace, "killed")
+    done = run_process(workplace, "killed")
     assert (done.returncode, done.stderr) == (0, "")
     assert f"continues in {raw.parent}" in done.stdout
     assert "sums   2/12 problems" not in done.stdout
@@ -154,7 +158,7 @@ def test_ctrl_c_says_how_to_continue(workplace: Path) -> None:
 
 
 def test_a_mistake_is_one_line(workplace: Path) -> None:
-    done = run(workplace, "mistakes", "model=/nowhere")
+    done = run_process(workplace, "mistakes", "model=/nowhere")
     assert (done.returncode, done.stdout) == (2, "")
     (line,) = done.stderr.splitlines()
     assert line.startswith("error: model=/nowhere is not a folder")

@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-ROOT = Path(__file__).parents[2]
+from tests.commands import ROOT, Done, run_here
 
 
 def write_raw(folder: Path, benchmark: str, rows: list[dict[str, Any]]) -> Path:
@@ -45,17 +45,16 @@ def outputs(tmp_path: Path) -> Path:
     return folder
 
 
-def run(*arguments: object, environment: dict[str, str] | None = None) -> subprocess.CompletedProcess[str]:
+def run(*arguments: object) -> Done:
+    return run_here("recipes/evaluate.py", *arguments)
+
+
+def run_process(environment: dict[str, str], *arguments: object) -> Done:
     command = [sys.executable, "recipes/evaluate.py", *map(str, arguments)]
-    return subprocess.run(
-        command,
-        cwd=ROOT,
-        capture_output=True,
-        text=True,
-        timeout=600,
-        env=os.environ | (environment or {}),
-        check=False,
+    done = subprocess.run(
+        command, cwd=ROOT, capture_output=True, text=True, timeout=600, env=os.environ | environment, check=False
     )
+    return Done(done.returncode, done.stdout, done.stderr)
 
 
 def without_gpu_libraries(folder: Path) -> dict[str, str]:
@@ -67,7 +66,7 @@ def without_gpu_libraries(folder: Path) -> dict[str, str]:
 
 
 def test_hand_worked_figures(outputs: Path, tmp_path: Path) -> None:
-    done = run(f"evaluate.rescore={outputs}", environment=without_gpu_libraries(tmp_path))
+    done = run_process(without_gpu_libraries(tmp_path), f"evaluate.rescore={outputs}")
     assert (done.returncode, done.stderr) == (0, "")
     assert {path.name for path in (outputs / "result").iterdir()} == {
         "aime24.json", "aime24.jsonl", "commonsenseqa.json", "commonsenseqa.jsonl", "pass_at_k.png", "summary.json",
@@ -128,7 +127,7 @@ def test_custom_rewards_and_partial_marks(outputs: Path, tmp_path: Path) -> None
     (tmp_path / "my_rewards.py").write_text(
         "def half(response, answer, prompt):\n    return 1.0 if prompt == 'a' else 0.5 if prompt == 'b' else 1 / 0\n"
     )
-    done = run(f"evaluate.rescore={outputs}", "rewards.fn=my_rewards:half", environment={"PYTHONPATH": str(tmp_path)})
+    done = run_process({"PYTHONPATH": str(tmp_path)}, f"evaluate.rescore={outputs}", "rewards.fn=my_rewards:half")
     assert done.returncode == 0, done.stderr
     aime = json.loads((outputs / "result" / "aime24.json").read_text())
     assert aime["correct"] == [[1] * 4, [0] * 4, [0] * 4, [0] * 4]

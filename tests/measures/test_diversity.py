@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import itertools
+import random
 from collections.abc import Sequence
 
 import numpy as np
@@ -174,9 +175,8 @@ def test_match_leaves_identical_sets_alone(rollouts: Rollouts, seed: int) -> Non
     assert match(rollouts, rollouts[::-1], seed=seed) == list(range(len(rollouts)))
 
 
-@settings(max_examples=60)
-@given(rollouts, rollouts, st.integers(2, 4), st.integers(0, 3))
-def test_match_is_the_greedy_search(explorer: Rollouts, learner: Rollouts, keep_min: int, seed: int) -> None:
+def greedy(explorer: Rollouts, learner: Rollouts, keep_min: int, seed: int) -> list[int]:
+    """The search of `match_learner_diversity`, with every metric of every set computed anew."""
     target_3 = scores_3(learner)
     order = np.random.default_rng(seed).permutation(len(explorer)).tolist()
     way = [order]
@@ -188,8 +188,23 @@ def test_match_is_the_greedy_search(explorer: Rollouts, learner: Rollouts, keep_
         order = order[:best] + order[best + 1 :]
         way.append(order)
     gaps = [gap([explorer[k] for k in order], target_3) for order in way]
-    kept = next(order for order, value in zip(way, gaps, strict=True) if value <= min(gaps) + 1e-12)
-    assert match(explorer, learner, keep_min, seed) == sorted(kept)
+    return sorted(next(order for order, value in zip(way, gaps, strict=True) if value <= min(gaps) + 1e-12))
+
+
+@settings(max_examples=60)
+@given(rollouts, rollouts, st.integers(2, 4), st.integers(0, 3))
+def test_match_is_the_greedy_search(explorer: Rollouts, learner: Rollouts, keep_min: int, seed: int) -> None:
+    assert match(explorer, learner, keep_min, seed) == greedy(explorer, learner, keep_min, seed)
+
+
+def test_match_is_the_greedy_search_where_one_sample_repeats_itself() -> None:
+    """A sample that holds an n-gram several times more than any other: its excess grows by more than one."""
+    rng = random.Random(0)
+    for seed in range(30):
+        lengths = [rng.randint(4, 30) for _ in range(6)]
+        explorer = [([rng.choice([0, 0, 0, 0, 1, 2]) for _ in range(length)], "1") for length in lengths]
+        learner = [([0] * 12, "1"), ([0] * 11 + [1], "1"), ([0] * 9, "1")]
+        assert match(explorer, learner, 2, seed) == greedy(explorer, learner, 2, seed)
 
 
 @given(rollouts, rollouts, st.integers(2, 4), st.integers(0, 3))

@@ -121,9 +121,13 @@ def test_hostile_answers_cost_only_their_own_row() -> None:
 
 
 def test_every_way_to_fail_has_its_reason(functions: str) -> None:
-    pool = WorkerPool(RewardsConfig(cpu_s=0.5, wall_s=8.0, memory_mb=200, workers=2), functions)
-    names = ["memory", "swallowed memory", "recursion", "digits", "crash", "exit", "spin", "sleep"]
+    rewards = RewardsConfig(cpu_s=0.5, wall_s=60.0, memory_mb=200, workers=2)
+    pool = WorkerPool(rewards, functions)
+    names = ["memory", "swallowed memory", "recursion", "digits", "crash", "exit", "spin"]
     outcomes = dict(zip(names, run(pool, names), strict=True))
+    rewards.wall_s = 1.0  # the workers are there, and nothing else shares it
+    outcomes |= {"sleep": run(pool, ["sleep"])[0]}
+    rewards.wall_s = 60.0
     healthy = run(pool, ["well", "memory", "fine"])
     pool.close()
     too_much = "out of memory: the check needs more than 200 MiB"
@@ -137,7 +141,7 @@ def test_every_way_to_fail_has_its_reason(functions: str) -> None:
         "crash": "the checking process died of SIGSEGV",
         "exit": "the checking process ended with status 3",
         "spin": "killed after 0.5 s of CPU time",
-        "sleep": "killed after 8 s",
+        "sleep": "killed after 1 s",
     }
     assert healthy == [Outcome(1), Outcome(error=too_much), Outcome(1)]
 
@@ -148,7 +152,7 @@ def test_a_worker_never_holds_more_memory_than_it_may() -> None:
 import resource
 from s2l_nemo.config.schema import RewardsConfig
 from s2l_nemo.rewards.grader import GradeItem, MathGrader
-grader = MathGrader(RewardsConfig(cpu_s=2.0, memory_mb=128))
+grader = MathGrader(RewardsConfig(cpu_s=2.0, memory_mb=128, workers=1))
 items = [GradeItem(0, "", "5", rf"\\boxed{{{answer}}}") for answer in ["1+1", r"\\binom{100000000}{50000000}"]]
 print([grade.reward for grade in grader.grade(items)])
 grader.close()
@@ -161,10 +165,14 @@ print(resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss >> 10)
 
 
 def test_the_batch_ends_by_its_deadline_and_says_what_is_left(functions: str) -> None:
-    pool = WorkerPool(RewardsConfig(wall_s=600.0, batch_s=10.0, workers=1), functions)
+    rewards = RewardsConfig(wall_s=600.0, workers=1)
+    pool = WorkerPool(rewards, functions)
+    assert run(pool, ["start"]) == [Outcome(1)]
+    rewards.batch_s = 3.0
     first, *rest = run(pool, ["well", "sleep", "late"])
     assert first == Outcome(1)
-    assert rest == [Outcome(error="not checked within rewards.batch_s=10 s of the batch")] * 2
+    assert rest == [Outcome(error="not checked within rewards.batch_s=3 s of the batch")] * 2
+    rewards.batch_s = 600.0
     assert run(pool, ["fine"]) == [Outcome(1)]  # the next batch has workers again
     pool.close()
     pool.close()

@@ -11,14 +11,12 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
+from tests.commands import ROOT, Done, run_here
 from tests.distributed.models import write_internlm2, write_qwen3
 
-ROOT = Path(__file__).resolve().parents[2]
 
-
-def run(tool: str, *arguments: object) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, f"tools/{tool}.py", *map(str, arguments)]
-    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=600, check=False)
+def run(tool: str, *arguments: object) -> Done:
+    return run_here(f"tools/{tool}.py", *arguments)
 
 
 @pytest.fixture(scope="module")
@@ -34,7 +32,8 @@ def hf(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def nemo(hf: Path) -> Path:
     out = hf.parent / "model.nemo"
-    done = run("convert_hf_to_nemo", "--input", hf, "--output", out)
+    command = [sys.executable, "tools/convert_hf_to_nemo.py", "--input", str(hf), "--output", str(out)]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=600, check=False)
     assert done.returncode == 0, done.stderr
     assert re.fullmatch(r"wrote \S+: \d+ files, [\d.]+ \w+ in [\d.]+ s \([\d.]+ \w+/s\)\n", done.stdout)
     assert done.stderr == ""

@@ -5,16 +5,14 @@ from __future__ import annotations
 import re
 import subprocess
 import sys
-from pathlib import Path
 
 import pytest
 
-ROOT = Path(__file__).resolve().parents[2]
+from tests.commands import ROOT, Done, run_here
 
 
-def run(*arguments: str) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "tools/plan.py", *arguments]
-    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=600, check=False)
+def run(*arguments: str) -> Done:
+    return run_here("tools/plan.py", *arguments)
 
 
 def rows(output: str) -> dict[str, list[str]]:
@@ -67,8 +65,8 @@ def test_an_engine_on_part_of_a_node_is_pointed_out() -> None:
 
 
 def test_help_lists_the_options() -> None:
-    done = run("--help")
-    assert done.returncode == 0
+    command = [sys.executable, "tools/plan.py", "--help"]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True)
     for name in ("conf=", "gpu=", "length=", "prompt=", "bandwidth=", "mfu=", "refit_gb_s="):
         assert re.search(rf"^  {name}", done.stdout, re.MULTILINE), name
 
