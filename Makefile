@@ -8,7 +8,7 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check -q
 FAST := $(if $(wildcard $(STAMP)),$(VENV),.venv-fast)
 WITHOUT_NEMO := tests/doubles/without_nemo
 # Two files at a time: many tests wait for a process to start, and a file's tests share what it trains. In the order of
-# their names, in which no long file comes last.
+# tests/conftest.py, in which no long file comes last.
 AT_ONCE := -n 2 --dist loadfile --no-loadscope-reorder
 SEED ?= 1
 RUN ?= runs/demo-seed$(SEED)

@@ -21,9 +21,12 @@ settings.load_profile("any machine")
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Marks the distributed tests. Files with tests that need NeMo, which are the longest, come first."""
     for item in items:
         if item.nodeid.startswith("tests/distributed/"):
             item.add_marker(pytest.mark.nemo)
+    long = {item.path for item in items if item.get_closest_marker("nemo")}
+    items.sort(key=lambda item: item.path not in long)
 
 
 @pytest.fixture(scope="session", autouse=True)

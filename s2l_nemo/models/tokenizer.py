@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from s2l_nemo.errors import UserError
 from s2l_nemo.models.files import read_json_object
+from s2l_nemo.models.light_import import import_transformers
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerFast
@@ -20,6 +21,7 @@ def load_tokenizer(folder: Path, path: str | None = None) -> PreTrainedTokenizer
     If its class is remote code (InternLM2.5's), it is read from tokenizer.json, which is the same tokenizer as data.
     Raises UserError if the folder is missing, or holds no tokenizer with a fast version.
     """
+    import_transformers()
     from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
     path = path or str(folder)
