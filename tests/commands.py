@@ -1,4 +1,4 @@
-"""Commands as users type them, but in the process of the tests, which has imported torch and Transformers already."""
+"""Commands as users type them: in a process of their own, or here, where torch and Transformers are imported."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import io
 import os
 import runpy
 import signal
+import subprocess
 import sys
 from contextlib import ExitStack, redirect_stderr, redirect_stdout
 from dataclasses import dataclass
@@ -24,6 +25,14 @@ class Done:
     returncode: int
     stdout: str
     stderr: str
+
+
+def run_process(*arguments: object, environment: dict[str, str] | None = None) -> Done:
+    """Runs `python arguments...` with these variables besides those of this process."""
+    command = [sys.executable, *map(str, arguments)]
+    variables = os.environ | (environment or {})
+    done = subprocess.run(command, cwd=ROOT, env=variables, capture_output=True, text=True, timeout=600, check=False)
+    return Done(done.returncode, done.stdout, done.stderr)
 
 
 def run_here(script: str, *arguments: object) -> Done:

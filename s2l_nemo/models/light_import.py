@@ -1,4 +1,4 @@
-"""Imports Transformers without scikit-learn and scipy, which take longer than the rest of it."""
+"""Imports Transformers without scikit-learn and scipy, which it would import and nothing here uses."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ def import_transformers() -> None:
     """Imports `transformers` as if scikit-learn and scipy were not installed. Call it before anything else imports it.
 
     Transformers looks once which packages are there. It would import these two for assisted generation and for losses
-    of object detection. Nothing here uses those, and every process that loads a model would wait for them.
+    of object detection, and every process that loads a model would wait for them.
     """
     if "transformers" in sys.modules:
         return

@@ -29,8 +29,7 @@ class Part(str, Enum):
     reference = "reference weights (in host memory)"
 
 
-ENGINE_WEIGHTS = {Part.learner_engine, Part.explorer_engine}
-ENGINE_PARTS = {*ENGINE_WEIGHTS, Part.kv_cache}
+ENGINE_PARTS = {Part.learner_engine, Part.explorer_engine, Part.kv_cache}
 
 
 class Phase(str, Enum):

@@ -3,15 +3,12 @@
 from __future__ import annotations
 
 import json
-import os
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from tests.commands import ROOT, Done, run_here
+from tests.commands import Done, run_here, run_process
 
 
 def write_raw(folder: Path, benchmark: str, rows: list[dict[str, Any]]) -> Path:
@@ -49,14 +46,6 @@ def run(*arguments: object) -> Done:
     return run_here("recipes/evaluate.py", *arguments)
 
 
-def run_process(environment: dict[str, str], *arguments: object) -> Done:
-    command = [sys.executable, "recipes/evaluate.py", *map(str, arguments)]
-    done = subprocess.run(
-        command, cwd=ROOT, capture_output=True, text=True, timeout=600, env=os.environ | environment, check=False
-    )
-    return Done(done.returncode, done.stdout, done.stderr)
-
-
 def without_gpu_libraries(folder: Path) -> dict[str, str]:
     """An environment, for workers too, in which importing a model library fails."""
     for name in ("torch", "transformers", "datasets", "tokenizers", "safetensors", "megatron", "nemo"):
@@ -66,7 +55,9 @@ def without_gpu_libraries(folder: Path) -> dict[str, str]:
 
 
 def test_hand_worked_figures(outputs: Path, tmp_path: Path) -> None:
-    done = run_process(without_gpu_libraries(tmp_path), f"evaluate.rescore={outputs}")
+    done = run_process(
+        "recipes/evaluate.py", f"evaluate.rescore={outputs}", environment=without_gpu_libraries(tmp_path)
+    )
     assert (done.returncode, done.stderr) == (0, "")
     assert {path.name for path in (outputs / "result").iterdir()} == {
         "aime24.json", "aime24.jsonl", "commonsenseqa.json", "commonsenseqa.jsonl", "pass_at_k.png", "summary.json",
@@ -127,7 +118,8 @@ def test_custom_rewards_and_partial_marks(outputs: Path, tmp_path: Path) -> None
     (tmp_path / "my_rewards.py").write_text(
         "def half(response, answer, prompt):\n    return 1.0 if prompt == 'a' else 0.5 if prompt == 'b' else 1 / 0\n"
     )
-    done = run_process({"PYTHONPATH": str(tmp_path)}, f"evaluate.rescore={outputs}", "rewards.fn=my_rewards:half")
+    arguments = (f"evaluate.rescore={outputs}", "rewards.fn=my_rewards:half")
+    done = run_process("recipes/evaluate.py", *arguments, environment={"PYTHONPATH": str(tmp_path)})
     assert done.returncode == 0, done.stderr
     aime = json.loads((outputs / "result" / "aime24.json").read_text())
     assert aime["correct"] == [[1] * 4, [0] * 4, [0] * 4, [0] * 4]

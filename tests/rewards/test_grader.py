@@ -107,7 +107,7 @@ def test_no_answer_of_another_problem_is_right() -> None:
 
 
 def test_grades_do_not_depend_on_workers_or_order() -> None:
-    items = [item(gold, boxed(answer)) for answer, gold, _ in PAIRS[::8]] + [item(r"\pi", r"\boxed{9^{9^{9^9}}}")]
+    items = [item(gold, boxed(answer)) for answer, gold, _ in PAIRS[::4]] + [item(r"\pi", r"\boxed{9^{9^{9^9}}}")]
     expected = None
     for workers in (1, 3):
         order = random.Random(workers).sample(range(len(items)), len(items))

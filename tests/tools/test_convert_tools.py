@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 import re
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from tests.commands import ROOT, Done, run_here
+from tests.commands import Done, run_here, run_process
 from tests.distributed.models import write_internlm2, write_qwen3
 
 
@@ -32,8 +30,7 @@ def hf(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def nemo(hf: Path) -> Path:
     out = hf.parent / "model.nemo"
-    command = [sys.executable, "tools/convert_hf_to_nemo.py", "--input", str(hf), "--output", str(out)]
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=600, check=False)
+    done = run_process("tools/convert_hf_to_nemo.py", "--input", hf, "--output", out)
     assert done.returncode == 0, done.stderr
     assert re.fullmatch(r"wrote \S+: \d+ files, [\d.]+ \w+ in [\d.]+ s \([\d.]+ \w+/s\)\n", done.stdout)
     assert done.stderr == ""
@@ -42,7 +39,8 @@ def nemo(hf: Path) -> Path:
 
 def test_there_and_back(hf: Path, nemo: Path, tmp_path: Path) -> None:
     back = tmp_path / "back"
-    assert run("convert_nemo_to_hf", "--input", nemo, "--output", back, "--max-shard-size", "200KB").returncode == 0
+    shards = ("--max-shard-size", "200KB")
+    assert run_process("tools/convert_nemo_to_hf.py", "--input", nemo, "--output", back, *shards).returncode == 0
     assert len(list(back.glob("*.safetensors"))) > 1
     weights = {name: x for file in back.glob("*.safetensors") for name, x in load_file(file).items()}
     original = load_file(hf / "model.safetensors")
@@ -50,7 +48,7 @@ def test_there_and_back(hf: Path, nemo: Path, tmp_path: Path) -> None:
     assert "lm_head.weight" in weights
     assert all(torch.equal(weights[name], x) for name, x in original.items())
     for one, other in ((hf, nemo), (nemo, back), (hf, back)):
-        done = run("verify_checkpoint", one, other)
+        done = run_process("tools/verify_checkpoint.py", one, other)
         assert done.returncode == 0, done.stderr
         assert done.stdout.endswith("the same weights, bit for bit\n")
 

@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import re
-import subprocess
-import sys
 
 import pytest
 
-from tests.commands import ROOT, Done, run_here
+from tests.commands import Done, run_here, run_process
 
 
 def run(*arguments: str) -> Done:
@@ -65,8 +63,8 @@ def test_an_engine_on_part_of_a_node_is_pointed_out() -> None:
 
 
 def test_help_lists_the_options() -> None:
-    command = [sys.executable, "tools/plan.py", "--help"]
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True)
+    done = run_process("tools/plan.py", "--help")
+    assert done.returncode == 0
     for name in ("conf=", "gpu=", "length=", "prompt=", "bandwidth=", "mfu=", "refit_gb_s="):
         assert re.search(rf"^  {name}", done.stdout, re.MULTILINE), name
 

@@ -16,7 +16,7 @@ import pytest
 from s2l_nemo.config.schema import AnswerKind, OnBadRow
 from s2l_nemo.data.benchmarks import INSTRUCTIONS, load_benchmark
 from s2l_nemo.data.rows import read_rows
-from tests.commands import ROOT, Done, run_here
+from tests.commands import ROOT, Done, run_here, run_process
 
 PREFIX = (
     "Solve the following math problem step by step. The last line of your response should be of the form Answer: "
@@ -32,12 +32,6 @@ def wide(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def run(*arguments: object) -> Done:
     return run_here("tools/prepare_data.py", *arguments)
-
-
-def run_process(*arguments: object, python: tuple[str, ...] = ("tools/prepare_data.py",)) -> Done:
-    command = [sys.executable, *python, *map(str, arguments)]
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=600, check=False)
-    return Done(done.returncode, done.stdout, done.stderr)
 
 
 @pytest.fixture
@@ -61,8 +55,9 @@ def dapo(tmp_path: Path) -> Path:
 
 def test_dapo_becomes_a_training_file(dapo: Path, tmp_path: Path) -> None:
     outputs = [tmp_path / name / "train.jsonl" for name in ("one", "two")]
-    for output, command in zip(outputs, (run, run_process), strict=True):
-        done = command("--source", dapo, "--output", output, "--valid", 4)
+    for output in outputs:
+        arguments = ("tools/prepare_data.py", "--source", dapo, "--output", output, "--valid", 4)
+        done = run_process(*arguments) if output is outputs[0] else run_here(*arguments)
         assert (done.returncode, done.stderr) == (0, "")
     assert " read " in done.stdout
     assert "exact duplicate" in done.stdout
@@ -125,7 +120,7 @@ sys.argv = ["tools/prepare_data.py", *sys.argv[1:]]
 runpy.run_path(sys.argv[0], run_name="__main__")
 """
     output = tmp_path / "train.jsonl"
-    done = run_process("--source", "some/set", "--output", output, "--format", "dapo", python=("-c", fake))
+    done = run_process("-c", fake, "--source", "some/set", "--output", output, "--format", "dapo")
     assert done.returncode == 0, done.stderr
     assert json.loads(output.read_text())["prompt"] == "1+1?"
     assert json.loads((tmp_path / "train.jsonl.manifest.json").read_text())["source_sha256"] is None
