@@ -231,11 +231,20 @@ def test_a_bucket_that_fails_in_the_engine(folder: Path, monkeypatch: pytest.Mon
     assert engine.generate(make_requests(1, 1), PARAMS)[0].weight_version == 1
 
 
-def test_the_transfer_leaves_no_file_behind(folder: Path) -> None:
-    shared = Path("/dev/shm")
-    before = set(shared.glob("s2l-refit-*"))
-    learner(folder).update_weights(buckets(weights(1)), version=1)
-    assert set(shared.glob("s2l-refit-*")) == before
+def test_the_transfer_leaves_no_file_behind(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    engine = learner(folder)
+    call, paths = engine._rpc, list[Path]()
+
+    def recorded(method: str, *args: str) -> Any:
+        if method == "update_weights_from_file":
+            paths.append(Path(args[0]))
+            assert paths[-1].is_file()
+        return call(method, *args)
+
+    monkeypatch.setattr(engine, "_rpc", recorded)
+    engine.update_weights(buckets(weights(1)), version=1)
+    assert len(paths) == len(buckets(weights(1)))
+    assert not any(path.exists() or path.parent.exists() for path in paths)
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
