@@ -91,6 +91,10 @@ class Group:
             rewards.append(completion.reward)
         return rewards
 
+    def tokens(self) -> int:
+        """Tokens of the prompt, once, and of all completions."""
+        return len(self.prompt.token_ids) + sum(len(completion.token_ids) for completion in self.completions)
+
     def kept_G(self) -> list[bool]:
         """Which completions are trained on."""
         return [completion.kept for completion in self.completions]
@@ -108,21 +112,33 @@ class TrainBatch:
     sampler_logprobs_BS: torch.Tensor  # float32, of the engine that sampled
     advantages_B: torch.Tensor  # float32
     source_B: torch.Tensor  # int64, values of Source
+    prompt_length_B: torch.Tensor  # int64, tokens
+    length_B: torch.Tensor  # int64, tokens of prompt and response; after them comes padding
     prompt_id_B: torch.Tensor  # int64
     sample_id_B: torch.Tensor  # int64
-    old_logprobs_BS: torch.Tensor | None = None  # learner before this step's updates
+    old_logprobs_BS: torch.Tensor | None = None  # learner before this step's updates; None: nothing is updated yet
     ref_logprobs_BS: torch.Tensor | None = None  # learner before training
 
     def __len__(self) -> int:
         return self.tokens_BT.size(0)
 
-    def with_logprobs(self, old_BS: torch.Tensor, ref_BS: torch.Tensor | None) -> TrainBatch:
+    def with_logprobs(self, old_BS: torch.Tensor | None, ref_BS: torch.Tensor | None) -> TrainBatch:
         return replace(self, old_logprobs_BS=old_BS, ref_logprobs_BS=ref_BS)
 
     def select(self, rows: Sequence[int] | slice) -> TrainBatch:
         """The batch made of these rows."""
         index = rows if isinstance(rows, slice) else torch.as_tensor(rows, dtype=torch.long)
         return self._map(lambda tensor: tensor[index])
+
+    @classmethod
+    def cat(cls, batches: Sequence[TrainBatch]) -> TrainBatch:
+        """The rows of all batches, which have one length T, in order. They carry the same tensors."""
+
+        def joined(name: str) -> torch.Tensor | None:
+            values = [getattr(batch, name) for batch in batches]
+            return None if values[0] is None else torch.cat(values)
+
+        return cls(**{f.name: joined(f.name) for f in fields(cls)})
 
     def to(self, device: torch.device) -> TrainBatch:
         return self._map(lambda tensor: tensor.to(device))

@@ -6,7 +6,7 @@ generate, so `infer` gives log-probs, not text.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -27,13 +27,15 @@ from nemo_aligner.utils.train_utils import (
 from nemo_aligner.utils.utils import cpu_weight_swap, retrieve_model_state_dict_in_cpu
 from omegaconf import DictConfig
 
-from s2l_nemo.actor import checkpoint, export, vocab_parallel
+from s2l_nemo.actor import checkpoint, export
 from s2l_nemo.actor.layers import block_spec
 from s2l_nemo.actor.offload import Offload
+from s2l_nemo.actor.packed_model import PackedGPTModel
 from s2l_nemo.actor.tokenizer import LocalTokenizer, tokenizer_folder
 from s2l_nemo.actor.weights import export_hugging_face, load_weights
 from s2l_nemo.algorithm.losses.aggregation import LossScale
 from s2l_nemo.algorithm.losses.policy import PolicyLoss
+from s2l_nemo.algorithm.packing import PackedRows, cut, pack
 from s2l_nemo.models.checkpoints.checkpoint import Checkpoint
 from s2l_nemo.models.open import Model
 from s2l_nemo.models.shape import ModelShape
@@ -53,11 +55,13 @@ class S2LActor(NLPAdapterModelMixin, MegatronGPTModel, AlignableGenerativeInterf
         self.offload_optimizer = False
         self.offload: Offload | None = None  # of weights and gradients, if the config asks for it
         self.refit_bucket_bytes = 256 * 2**20
+        self.micro_batch_tokens: int | None = None  # instead of micro_batch_size rows
 
     def model_provider_func(self, pre_process: bool, post_process: bool) -> GPTModel:
         """Builds this stage. NeMo's own spec needs Transformer Engine, and drops q/k norms without a word."""
         layers = self.cfg.num_layers // self.cfg.pipeline_model_parallel_size
-        model = GPTModel(
+        self.transformer_config.variable_seq_lengths = True  # of the micro-batches, between stages
+        model = PackedGPTModel(
             config=self.transformer_config,
             transformer_layer_spec=block_spec(self.cfg.transformer_engine, layers, self.cfg.qk_layernorm),
             vocab_size=self.cfg.override_vocab_size,
@@ -98,21 +102,26 @@ class S2LActor(NLPAdapterModelMixin, MegatronGPTModel, AlignableGenerativeInterf
     ) -> dict[str, float]:
         """Forward and backward over this rank's rows of a mini-batch. It leaves gradients in Megatron's buffers.
 
-        Returns the sums of `PolicyLoss` and `loss_sum`, over the whole mini-batch, on every rank.
+        Returns the sums of `PolicyLoss` and `loss_sum`, over the whole mini-batch, on every rank. If the batch has no
+        old log-probs, this pass gives them, and `entropy_sum` too: nobody has computed them ahead.
         """
+        micro_batches = self._micro_batches(batch)
         # Megatron divides by the number of micro-batches and averages gradients over data parallelism. The loss is
         # already divided by global counts, so both are undone here.
-        undo = len(batch) // self.cfg.micro_batch_size * parallel_state.get_data_parallel_world_size()
+        undo = len(micro_batches) * parallel_state.get_data_parallel_world_size()
 
-        def loss_of(rows: TrainBatch) -> LossFunction:
-            def loss_function(logits_BTV: torch.Tensor) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
-                logprobs_BS = vocab_parallel.target_logprobs(logits_BTV, rows.tokens_BT, temperature)
+        def loss_of(rows: TrainBatch, packed: PackedRows) -> LossFunction:
+            def loss_function(figures_2M: torch.Tensor) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
+                logprobs_BS, entropy_BS = packed.unpack(figures_2M, rows.mask_BS.shape)
                 value, sums = loss(logprobs_BS, rows, scale)
+                if rows.old_logprobs_BS is None:
+                    sums["entropy_sum"] = entropy_BS.detach().double().sum()
                 return value * undo, {**sums, "loss_sum": value.detach().double()}
 
             return loss_function
 
-        per_micro_batch = self._run(batch, loss_of, forward_only=forward_only)
+        rows_of = [batch.select(rows) for rows in micro_batches]
+        per_micro_batch = self._run(rows_of, temperature, loss_of, forward_only=forward_only)
         return self._reduce(per_micro_batch)
 
     def finish_training_step(self) -> None:
@@ -159,23 +168,20 @@ class S2LActor(NLPAdapterModelMixin, MegatronGPTModel, AlignableGenerativeInterf
 
     @torch.no_grad()
     def infer(self, batch: TrainBatch, temperature: float) -> tuple[torch.Tensor, torch.Tensor]:
-        """Log-probs [B, S] of the targets and entropy [B, S] in nats, on every rank of the pipeline."""
+        """Log-probs [B, S] of the response tokens and entropy [B, S] in nats, on every rank of the pipeline."""
 
-        def outputs_of(rows: TrainBatch) -> LossFunction:
-            def outputs(logits_BTV: torch.Tensor, non_loss_data: bool = True) -> torch.Tensor:  # noqa: ARG001  Megatron's
-                entropy_BS = vocab_parallel.entropy(logits_BTV, temperature)
-                return torch.stack(
-                    [vocab_parallel.target_logprobs(logits_BTV, rows.tokens_BT, temperature), entropy_BS]
-                )
+        def outputs_of(rows: TrainBatch, packed: PackedRows) -> LossFunction:
+            def outputs(figures_2M: torch.Tensor, non_loss_data: bool = True) -> torch.Tensor:  # noqa: ARG001  Megatron's
+                return packed.unpack(figures_2M, rows.mask_BS.shape)
 
             return outputs
 
-        per_micro_batch = self._run(batch, outputs_of, forward_only=True, collect_non_loss_data=True)
-        shape = (2, *batch.mask_BS.shape)
-        if per_micro_batch:
-            out_2BS = torch.cat(per_micro_batch, dim=1)
-        else:
-            out_2BS = torch.empty(shape, dtype=torch.float32, device=batch.mask_BS.device)
+        micro_batches = self._micro_batches(batch)
+        rows_of = [batch.select(rows) for rows in micro_batches]
+        per_micro_batch = self._run(rows_of, temperature, outputs_of, forward_only=True, collect_non_loss_data=True)
+        out_2BS = torch.empty((2, *batch.mask_BS.shape), dtype=torch.float32, device=batch.mask_BS.device)
+        for rows, values_2bS in zip(micro_batches, per_micro_batch, strict=False):  # only the last stage has values
+            out_2BS[:, rows] = values_2bS
         self._broadcast_from_last_stage(out_2BS)
         return out_2BS[0], out_2BS[1]
 
@@ -188,6 +194,8 @@ class S2LActor(NLPAdapterModelMixin, MegatronGPTModel, AlignableGenerativeInterf
 
     def get_init_policy_logprobs(self, batch: TrainBatch, temperature: float) -> torch.Tensor:
         """Log-probs [B, S] under the reference policy, whose weights are swapped in for the call."""
+
+        assert self.initial_weights is not None, "the actor was built without a reference policy"
         with cpu_weight_swap(self, self.initial_weights, megatron_amp_O2=self.megatron_amp_O2):
             return self.infer(batch, temperature)[0]
 
@@ -264,33 +272,34 @@ class S2LActor(NLPAdapterModelMixin, MegatronGPTModel, AlignableGenerativeInterf
 
     # ---- Megatron's schedules -------------------------------------------------------------------------------------
 
+    def _micro_batches(self, batch: TrainBatch) -> list[list[int]]:
+        return cut(batch, rows=self.cfg.micro_batch_size, tokens=self.micro_batch_tokens)
+
     def _run(
         self,
-        batch: TrainBatch,
-        loss_of: Callable[[TrainBatch], LossFunction],
+        micro_batches: Sequence[TrainBatch],
+        temperature: float,
+        loss_of: Callable[[TrainBatch, PackedRows], LossFunction],
         *,
         forward_only: bool,
         collect_non_loss_data: bool = False,
     ) -> list[Any]:
-        """One pass of Megatron's pipeline schedule over the micro-batches of `batch`."""
+        """One pass of Megatron's pipeline schedule over the micro-batches."""
         set_sync_funcs(self, forward_only)
-        size = self.cfg.micro_batch_size
-        length = batch.tokens_BT.size(1)
-        position_1T = torch.arange(length, device=batch.tokens_BT.device)[None]
 
-        def forward_step(micro_batches: Iterator[TrainBatch], model: Any) -> tuple[torch.Tensor, LossFunction]:
-            rows = next(micro_batches)
-            position_BT = position_1T.expand(len(rows), -1)
-            return model(rows.tokens_BT, position_BT, attention_mask=None), loss_of(rows)
+        def forward_step(rest: Iterator[TrainBatch], model: Any) -> tuple[torch.Tensor, LossFunction]:
+            rows = next(rest)
+            packed = pack(rows, multiple_of=self.cfg.tensor_model_parallel_size)
+            return model(packed, temperature), loss_of(rows, packed)
 
         outputs: list[Any] = get_forward_backward_func()(
             forward_step_func=forward_step,
-            data_iterator=batch.split(size),
+            data_iterator=iter(micro_batches),
             model=self.model,
-            num_microbatches=len(batch) // size,
+            num_microbatches=len(micro_batches),
             forward_only=forward_only,
-            seq_length=length,
-            micro_batch_size=size,
+            seq_length=1,  # not used: stages tell each other the length of each micro-batch
+            micro_batch_size=1,
             collect_non_loss_data=collect_non_loss_data,
         )
         return outputs

@@ -43,8 +43,9 @@ def build_actor(
     optimizer_steps: int,
     refit_bucket_bytes: int,
     seed: int,
+    keeps_reference: bool = True,
 ) -> S2LActor:
-    """The actor with the weights of `learner`, its optimizer and its reference policy.
+    """The actor with the weights of `learner` and its optimizer. `keeps_reference` copies the weights to host memory.
 
     Call `init_process_groups` first. `sequence_length` is in tokens, `global_batch_size` in sequences of one optimizer
     step.
@@ -71,5 +72,7 @@ def build_actor(
     actor.offload_optimizer = model.offload_optimizer
     actor.offload = Offload(actor.parameters_by_name().values()) if model.offload_weights else None
     actor.refit_bucket_bytes = refit_bucket_bytes
-    actor.keep_initial_policy()
+    actor.micro_batch_tokens = model.micro_batch_tokens
+    if keeps_reference:
+        actor.keep_initial_policy()
     return actor

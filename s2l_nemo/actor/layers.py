@@ -34,7 +34,10 @@ class TorchRMSNorm(torch.nn.RMSNorm):
 def block_spec(transformer_engine: bool, layers: int, qk_norm: bool) -> ModuleSpec | TransformerBlockSubmodules:
     """The stack of layers of one pipeline stage, in Megatron-core modules."""
     if transformer_engine:
-        return get_gpt_layer_with_transformer_engine_spec(qk_layernorm=qk_norm)
+        spec = get_gpt_layer_with_transformer_engine_spec(qk_layernorm=qk_norm)
+        # its attention kernels know packed sequences, but not a prompt that several of them share
+        spec.submodules.self_attention.submodules.core_attention = TorchAttention
+        return spec
     spec = get_gpt_layer_local_spec(qk_layernorm=qk_norm, normalization="RMSNorm")
     modules = spec.submodules
     modules.input_layernorm = modules.pre_mlp_layernorm = TorchRMSNorm

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
-from typing import TypeVar
 
 import torch
 
 from s2l_nemo.types import Completion, Group, Prompt, TrainBatch
-
-Item = TypeVar("Item")
 
 
 def collate(
@@ -53,6 +51,8 @@ def collate(
         sampler_logprobs_BS=sampler_logprobs_BS,
         advantages_B=advantages_PG.reshape(-1).float(),
         source_B=torch.tensor([completion.source for _, completion in rows]),
+        prompt_length_B=torch.tensor([len(prompt.token_ids) for prompt, _ in rows]),
+        length_B=torch.tensor([len(prompt.token_ids) + len(completion.token_ids) for prompt, completion in rows]),
         prompt_id_B=torch.tensor([completion.prompt_id for _, completion in rows]),
         sample_id_B=torch.tensor([completion.sample_id for _, completion in rows]),
     )
@@ -63,15 +63,41 @@ def padded_length(length: int, multiple_of: int) -> int:
     return -(-length // multiple_of) * multiple_of
 
 
-def shard_groups(items: Sequence[Item], rank: int, world: int) -> Sequence[Item]:
-    """The contiguous share of `rank` among `world` data-parallel ranks. A group is never divided.
+def balanced_shards(tokens_P: Sequence[int], world: int) -> list[list[int]]:
+    """The groups of each data-parallel rank, in order: equally many each, and about as many tokens.
 
-    Raises ValueError if `world` does not divide the number of items.
+    The largest group left goes to the rank with the fewest tokens. `tokens_P` are the tokens of each group.
+
+    Raises ValueError if `world` does not divide the number of groups.
     """
-    if len(items) % world:
-        raise ValueError(f"{len(items)} groups cannot be shared equally by {world} data-parallel ranks")
-    share = len(items) // world
-    return items[rank * share : (rank + 1) * share]
+    if len(tokens_P) % world:
+        raise ValueError(f"{len(tokens_P)} groups cannot be shared equally by {world} data-parallel ranks")
+    share = len(tokens_P) // world
+    shards: list[list[int]] = [[] for _ in range(world)]
+    totals = [0] * world
+    for group in sorted(range(len(tokens_P)), key=lambda p: -tokens_P[p]):
+        rank = min((r for r in range(world) if len(shards[r]) < share), key=lambda r: totals[r])
+        shards[rank].append(group)
+        totals[rank] += tokens_P[group]
+    return [sorted(shard) for shard in shards]
+
+
+def groups_with_gradient(advantages_PG: torch.Tensor, multiple_of: int) -> list[int]:
+    """The groups in which some advantage is not 0, in order.
+
+    As many of the other groups, the first ones, are added as make P * G a positive multiple of `multiple_of`, the rows
+    of a micro-batch.
+
+    Raises ValueError if all groups together are no such multiple.
+    """
+    has_gradient_P = (advantages_PG != 0).any(1).tolist()
+    groups, group_size = advantages_PG.shape
+    unit = multiple_of // math.gcd(multiple_of, group_size)  # groups
+    if groups % unit:
+        raise ValueError(f"{groups} groups of {group_size} cannot be cut into micro-batches of {multiple_of} rows")
+    count = max(-(-sum(has_gradient_P) // unit) * unit, unit)
+    first = sorted(range(groups), key=lambda group: not has_gradient_P[group])[:count]
+    return sorted(first)
 
 
 def mini_batch_counts(batch: TrainBatch) -> tuple[int, int]:

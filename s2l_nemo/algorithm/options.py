@@ -101,6 +101,9 @@ class AlgorithmConfig:
     kl_on_explorer: bool = key(True, "whether explorer tokens have the KL penalty too")
     explorer_loss_coef: float = key(1.0, "factor of the policy loss on explorer tokens", NON_NEGATIVE)
     aggregation: str = key("token_mean", "how the losses of tokens become one", choices=AGGREGATIONS)
+    drop_zero_variance: bool = key(
+        False, "leave groups whose advantages are all 0 out of log-probs and updates; they lose their KL term"
+    )
     mask_truncated: bool = key(False, "answers cut at max_response_length give no gradient")
     adv_std: AdvantageStd = key(AdvantageStd.sample, "which standard deviation divides advantages; none: no division")
     adv_baseline: Baseline = key(Baseline.mean, "taken off each reward: the group's mean, or the mean of the others")

@@ -109,6 +109,14 @@ def _check_batches(cfg: Config) -> None:
             f"{key}={mini} cannot be shared by {dp} data-parallel ranks (all ranks over TP x PP): "
             f"choose a multiple of {dp}"
         )
+    longest = cfg.rollout.max_prompt_length + cfg.rollout.max_response_length
+    if cfg.model.micro_batch_tokens is not None:
+        if cfg.model.micro_batch_tokens < longest:
+            raise UserError(
+                f"model.micro_batch_tokens={cfg.model.micro_batch_tokens} is less than the {longest} tokens of a "
+                f"sequence (rollout.max_prompt_length + rollout.max_response_length): give at least {longest}"
+            )
+        return
     sequences = mini // dp * cfg.algorithm.group_size
     if sequences % cfg.model.micro_batch_size:
         raise UserError(

@@ -129,6 +129,12 @@ class ModelConfig:
     micro_batch_size: int = key(
         4, "sequences of one forward and backward pass on one rank", POSITIVE_COUNT, may_change=True
     )
+    micro_batch_tokens: int | None = key(
+        None,
+        "tokens of one forward and backward pass instead, a prompt once for the answers to it; null: micro_batch_size",
+        POSITIVE_COUNT,
+        may_change=True,
+    )
     activation_checkpointing: ActivationCheckpointing = key(
         ActivationCheckpointing.none,
         "activations computed again in the backward pass: none, those of attention, all of a layer",

@@ -112,14 +112,45 @@ def seconds_per_token(rows: float, weights: float, kv: float, context: float, ba
     return (weights + rows * kv * context) / (rows * bandwidth)
 
 
-def training_flops(shape: ModelShape, sequences: int, length: float) -> float:
-    """FLOP of forward and backward over `sequences` of `length` tokens: matrix multiplications and causal attention.
+@dataclass(frozen=True)
+class ForwardFlops:
+    """FLOP of one forward pass over the rollouts of a step."""
 
-    6·tokens·(layers·(2hq + 2h·kv + 3h·ffn) + h·V) + 6·layers·Σ(length²)·q. The forward pass alone is a third of it.
+    layers: float
+    output: float  # of the output layer
+
+
+def forward_flops(shape: ModelShape, *, prompts: float, prompt: float, responses: float, length: float) -> ForwardFlops:
+    """FLOP of a forward pass over `responses` of `length` tokens, whose prompts of `prompt` tokens are run `prompts`
+    times: matrix multiplications and causal attention.
+
+    Layers: 2·tokens·layers·(2hq + 2h·kv + 3h·ffn) + 4·layers·pairs·q. A response token sees its prompt and what comes
+    before it: pairs = prompts·prompt²/2 + responses·length·(prompt + length/2). Output: 2·responses·length·hV.
     """
     layer = 2 * shape.hidden * shape.query + 2 * shape.hidden * shape.kv + 3 * shape.hidden * shape.ffn
-    dense = 6 * sequences * length * (shape.layers * layer + shape.embedding_parameters)
-    return dense + 6 * shape.layers * sequences * length**2 * shape.query
+    tokens = prompts * prompt + responses * length
+    pairs = prompts * prompt**2 / 2 + responses * length * (prompt + length / 2)
+    return ForwardFlops(
+        layers=2 * tokens * shape.layers * layer + 4 * shape.layers * pairs * shape.query,
+        output=2 * responses * length * shape.embedding_parameters,
+    )
+
+
+def responses_of_a_prompt(cfg: Config, assumed: Assumed) -> float:
+    """How many responses share one computation of their prompt: those of its group in one micro-batch."""
+    size, tokens = float(cfg.model.micro_batch_size), cfg.model.micro_batch_tokens
+    if tokens is not None:
+        size = max(1.0, (tokens - assumed.prompt) / assumed.length)
+    return min(float(cfg.algorithm.group_size), size)
+
+
+def share_ahead(cfg: Config) -> float:
+    """Share of the rollouts whose old log-probs take a forward pass of their own, ahead of the updates.
+
+    In a single pass, the first update of a step takes them from its own.
+    """
+    updates = cfg.algorithm.prompts_per_step // mini_batch_prompts(cfg)
+    return 1 - 1 / updates if cfg.algorithm.optimizer_passes == 1 else 1.0
 
 
 @dataclass(frozen=True)
@@ -208,31 +239,37 @@ def step_seconds(
 ) -> StepSeconds:
     """One step in which the explorer samples `explorer_samples` of each group of G.
 
-    Log-probs take a forward pass of the policy, and one of the reference if there is a KL term. Full checkpointing
-    repeats the forward pass in each update. A pipeline of p stages idles for p − 1 of m + p − 1 micro-batches.
+    Log-probs take a forward pass of the reference if there is a KL term, and one of the policy for `share_ahead`. An
+    update takes three forward passes' work, four in the output layer, whose logits are computed twice. Full
+    checkpointing repeats the layers. A pipeline of p stages idles for p − 1 of m + p − 1 micro-batches.
     """
     config = cfg.algorithm
     of_one = config.prompts_per_step * assumed.length
     sampled = of_one * explorer_samples / explorer_tokens_per_s if explorer_tokens_per_s else 0.0
     learned = of_one * (config.group_size - explorer_samples) / learner_tokens_per_s
     sequences = config.prompts_per_step * config.group_size
-    flops = training_flops(shape, sequences, assumed.prompt + assumed.length)
-    rate = assumed.mfu * gpu.peak * cfg.trainer.devices * cfg.trainer.num_nodes / (1 + idle_stages(cfg))
-    repeated = 4 / 3 if cfg.model.activation_checkpointing == ActivationCheckpointing.full else 1.0
+    prompts = sequences / responses_of_a_prompt(cfg, assumed)
+    work = forward_flops(shape, prompts=prompts, prompt=assumed.prompt, responses=sequences, length=assumed.length)
+    rate = assumed.mfu * gpu.peak * cfg.trainer.devices * cfg.trainer.num_nodes / (1 + idle_stages(cfg, assumed))
+    of_layers = 4 if cfg.model.activation_checkpointing == ActivationCheckpointing.full else 3
     return StepSeconds(
         explorer=sampled,
         learner=learned,
-        logprobs=flops / 3 * (2 if config.kl_coef > 0 else 1) / rate,
-        update=flops * config.optimizer_passes * repeated / rate,
+        logprobs=(work.layers + work.output) * (share_ahead(cfg) + (config.kl_coef > 0)) / rate,
+        update=(of_layers * work.layers + 4 * work.output) * config.optimizer_passes / rate,
         refit=shape.parameters * cfg.model.precision.element_bytes / (assumed.refit_gb_s * 1e9),
         at_once=kind_of(cfg).served and cfg.engine.placement == Placement.separate,
     )
 
 
-def idle_stages(cfg: Config) -> float:
+def idle_stages(cfg: Config, assumed: Assumed) -> float:
     """Idle time / busy time of a pipeline: (p − 1) / m. An optimizer step has m micro-batches on one rank."""
     rank_sequences = mini_batch_prompts(cfg) * cfg.algorithm.group_size / data_parallel_size(cfg)
-    return (cfg.model.pipeline_model_parallel_size - 1) / (rank_sequences / cfg.model.micro_batch_size)
+    rows = float(cfg.model.micro_batch_size)
+    if cfg.model.micro_batch_tokens is not None:
+        shared = responses_of_a_prompt(cfg, assumed)
+        rows = cfg.model.micro_batch_tokens / (assumed.length + assumed.prompt / shared)
+    return (cfg.model.pipeline_model_parallel_size - 1) / max(1.0, rank_sequences / rows)
 
 
 def mean_alpha(cfg: Config) -> float:

@@ -22,13 +22,14 @@ class Part(str, Enum):
     gradients = "gradients"
     optimizer = "optimizer states"
     activations = "activations"
-    logits = "logits and their gradient"
+    logits = "logits of a chunk"
     learner_engine = "learner engine weights"
     explorer_engine = "explorer engine weights"
     kv_cache = "KV cache"
     reference = "reference weights (in host memory)"
 
 
+LOGITS_OF_A_CHUNK = 2**24  # as CHUNK_ELEMENTS of actor.vocab_parallel, which imports torch
 ENGINE_PARTS = {Part.learner_engine, Part.explorer_engine, Part.kv_cache}
 
 
@@ -91,13 +92,14 @@ def memory_by_part(
     trained = _parameters_of_rank(cfg, learner)
     states = (12 if size == 2 else 8) * trained // data_parallel_size(cfg)
     T = cfg.rollout.max_prompt_length + cfg.rollout.max_response_length
-    logits = cfg.model.micro_batch_size * T * learner.vocab // cfg.model.tensor_model_parallel_size
+    targets = cfg.model.micro_batch_tokens or cfg.model.micro_batch_size * cfg.rollout.max_response_length
+    logits = min(LOGITS_OF_A_CHUNK, targets * learner.vocab // cfg.model.tensor_model_parallel_size)
     parts = {
         Part.weights: trained * size,
         Part.gradients: trained * 4,
         Part.optimizer: states,
         Part.activations: _activation_bytes(cfg, learner, size, T),
-        Part.logits: 2 * 4 * logits,
+        Part.logits: 3 * 4 * logits,  # themselves, their exponentials or slopes, and the copy before fp32
         **_engine_parts(cfg, learner, explorer, gpu_memory),
     }
     if cfg.algorithm.kl_coef > 0:

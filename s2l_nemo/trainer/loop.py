@@ -42,13 +42,13 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 
 from s2l_nemo.actor.protocol import Actor
 from s2l_nemo.algorithm.advantages import group_advantages
-from s2l_nemo.algorithm.batching import collate, mini_batch_counts, shard_groups
+from s2l_nemo.algorithm.batching import balanced_shards, collate, groups_with_gradient, mini_batch_counts
 from s2l_nemo.algorithm.groups import assemble_groups, mixed_requests
 from s2l_nemo.algorithm.losses.aggregation import LossScale
 from s2l_nemo.algorithm.losses.policy import PolicyLoss
@@ -74,6 +74,16 @@ class Limits:
     max_response_length: int  # tokens
     pad_token_id: int
     sequence_multiple: int  # divides T: the tensor-parallel size, into which sequence parallelism cuts a row
+    micro_batch_size: int  # rows
+
+
+@dataclass(frozen=True)
+class Update:
+    """One optimizer step: the rows of this replica, and the counts by which their loss is divided."""
+
+    rows: TrainBatch
+    scale: LossScale
+    dropped: int  # groups without a gradient that have no rows here, over all replicas
 
 
 @dataclass
@@ -144,11 +154,11 @@ class Trainer:
                 groups = self.explorer_filter(groups, step)
         self.rollouts.sleep()
         advantages_PG = self.advantages(groups)
-        batch = self.batch_of_replica(groups, advantages_PG)
+        updates = self.updates(self.batch_of_replica(groups, advantages_PG))
         with clock("logprobs"):
-            batch, sums = self.with_logprobs(batch)
+            updates, sums = self.with_logprobs(updates)
         with clock("update"):
-            sums = self.update(batch, sums)
+            sums = self.update(updates, sums)
         with clock("refit"):
             self.rollouts.refit(step)
         metrics = {
@@ -157,6 +167,7 @@ class Trainer:
             **throughput(clock, groups, sums.total.tokens),
             **clock.metrics(),
             **self.rollouts.metrics(),
+            "group/dropped": sum(update.dropped for update in updates),
             "lr": sums.lr,
         }
         return metrics, groups, advantages_PG
@@ -187,9 +198,11 @@ class Trainer:
         """The rows of this replica, those of the first mini-batch first. No group is divided between replicas."""
         rank, size = self.actor.data_parallel()
         per_update = self.mini_batch_prompts()
+        tokens_P = [group.tokens() for group in groups]
         mine: list[int] = []
         for start in range(0, len(groups), per_update):
-            mine += shard_groups(range(start, start + per_update), rank, size)
+            shards = balanced_shards(tokens_P[start : start + per_update], size)
+            mine += [start + group for group in shards[rank]]
         return collate(
             [groups[p] for p in mine],
             advantages_PG[mine],
@@ -198,40 +211,70 @@ class Trainer:
             mask_truncated=self.algorithm.mask_truncated,
         ).to(self.actor.device)
 
-    def with_logprobs(self, batch: TrainBatch) -> tuple[TrainBatch, StepSums]:
-        """Adds log-probs of the learner before the update, and of the reference policy unless `kl_coef` is 0.
+    def updates(self, batch: TrainBatch) -> list[Update]:
+        """The optimizer steps of one pass. Each loss is divided by the counts of its mini-batch on all replicas.
 
-        Returns the batch with them, and sums that hold the learner's entropy and no update yet.
+        With `drop_zero_variance`, groups whose advantages are all 0 have no rows. They still count in the division, so
+        the gradient of the policy term is the same without them.
         """
-        temperature = self.sampling.temperature
-        self.actor.prepare_for_inference()
-        old_BS, entropy_BS = self.actor.infer(batch, temperature)
-        ref_BS = self.actor.get_init_policy_logprobs(batch, temperature) if self.algorithm.kl_coef else None
-        self.actor.finish_inference()
-        local = {"entropy": (entropy_BS * batch.mask_BS).sum().item(), "tokens": batch.mask_BS.sum().item()}
-        totals = self.actor.sum_over_replicas(local)
-        return batch.with_logprobs(old_BS, ref_BS), StepSums(totals["entropy"], totals["tokens"])
-
-    def update(self, batch: TrainBatch, sums: StepSums) -> StepSums:
-        """Takes U passes of optimizer steps over the mini-batches. Returns `sums` with those of all updates."""
         _, replicas = self.actor.data_parallel()
-        rows = self.mini_batch_prompts() * self.algorithm.group_size // replicas
+        size = self.algorithm.group_size
+        updates = []
+        for mini_batch in batch.split(self.mini_batch_prompts() * size // replicas):
+            tokens, sequences = mini_batch_counts(mini_batch)
+            rows = mini_batch
+            if self.algorithm.drop_zero_variance:
+                advantages_PG = mini_batch.advantages_B.view(-1, size)
+                kept = groups_with_gradient(advantages_PG, self.limits.micro_batch_size)
+                rows = mini_batch.select([group * size + row for group in kept for row in range(size)])
+            dropped = (len(mini_batch) - len(rows)) // size
+            counts = self.actor.sum_over_replicas({"tokens": tokens, "sequences": sequences, "dropped": dropped})
+            scale = LossScale(int(counts["tokens"]), int(counts["sequences"]), self.limits.max_response_length)
+            updates.append(Update(rows, scale, int(counts["dropped"])))
+        return updates
+
+    def with_logprobs(self, updates: list[Update]) -> tuple[list[Update], StepSums]:
+        """Adds the log-probs that the updates do not compute themselves.
+
+        Those are the reference policy's, unless `kl_coef` is 0, and those of the learner before the step's updates. The
+        first update needs no old ones in a single pass: it finds them in its own forward pass.
+
+        Returns also sums that hold the entropy of the rows that have old log-probs.
+        """
+        temperature, sums = self.sampling.temperature, StepSums()
+        first = 1 if self.algorithm.optimizer_passes == 1 else 0
+        old: list[torch.Tensor | None] = [None] * len(updates)
+        ref: list[torch.Tensor | None] = [None] * len(updates)
+        sizes = [len(update.rows) for update in updates]
+        if not updates[first:] and not self.algorithm.kl_coef:
+            return updates, sums
+        self.actor.prepare_for_inference()
+        if updates[first:]:
+            ahead = TrainBatch.cat([update.rows for update in updates[first:]])
+            old_BS, entropy_BS = self.actor.infer(ahead, temperature)
+            old[first:] = old_BS.split(sizes[first:])
+            local = {"entropy": (entropy_BS * ahead.mask_BS).sum().item(), "tokens": ahead.mask_BS.sum().item()}
+            totals = self.actor.sum_over_replicas(local)
+            sums = StepSums(totals["entropy"], totals["tokens"])
+        if self.algorithm.kl_coef:
+            whole = TrainBatch.cat([update.rows for update in updates])
+            ref = list(self.actor.get_init_policy_logprobs(whole, temperature).split(sizes))
+        self.actor.finish_inference()
+        rows = [update.rows.with_logprobs(*its) for update, *its in zip(updates, old, ref, strict=True)]
+        return [replace(update, rows=its) for update, its in zip(updates, rows, strict=True)], sums
+
+    def update(self, updates: Sequence[Update], sums: StepSums) -> StepSums:
+        """Takes U passes of the optimizer steps. Returns `sums` with those of all of them."""
+        temperature = self.sampling.temperature
         self.actor.prepare_for_training()
         for _ in range(self.algorithm.optimizer_passes):
-            for mini_batch in batch.split(rows):
-                scale = self.scale(mini_batch)
+            for update in updates:
                 self.actor.prepare_for_training_step()
-                of_loss = self.actor.get_loss_and_metrics(mini_batch, self.loss, scale, self.sampling.temperature)
+                of_loss = self.actor.get_loss_and_metrics(update.rows, self.loss, update.scale, temperature)
                 self.actor.finish_training_step()
                 sums = sums.plus(of_loss, self.actor.optimizer_step())
         self.actor.finish_training()
         return sums
-
-    def scale(self, mini_batch: TrainBatch) -> LossScale:
-        """The counts by which the loss of a mini-batch is divided: those of all replicas together."""
-        tokens, sequences = mini_batch_counts(mini_batch)
-        counts = self.actor.sum_over_replicas({"tokens": tokens, "sequences": sequences})
-        return LossScale(int(counts["tokens"]), int(counts["sequences"]), self.limits.max_response_length)
 
     def validate(self) -> Validation:
         """Rewards of the held-out prompts with the learner's present weights."""

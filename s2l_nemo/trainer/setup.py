@@ -111,7 +111,12 @@ def build_trainer(cfg: Config, inputs: Inputs, stop: StopRequest) -> Trainer:
         loss=PolicyLoss.of(cfg.algorithm),
         validation=cfg.validation,
         checkpoint=cfg.checkpoint,
-        limits=Limits(rollout.max_response_length, pad_token_id(tokenizer), cfg.model.tensor_model_parallel_size),
+        limits=Limits(
+            rollout.max_response_length,
+            pad_token_id(tokenizer),
+            cfg.model.tensor_model_parallel_size,
+            1 if cfg.model.micro_batch_tokens else cfg.model.micro_batch_size,
+        ),
         run_seed=cfg.run.seed,
         schedule=make_schedule(
             cfg.algorithm.schedule.name,
@@ -182,6 +187,7 @@ def make_actor(cfg: Config, learner: Model) -> S2LActor:
         optimizer_steps=cfg.algorithm.steps * updates,
         refit_bucket_bytes=cfg.rollout.refit_bucket_mb * 2**20,
         seed=cfg.run.seed,
+        keeps_reference=cfg.algorithm.kl_coef > 0,
     )
 
 

@@ -42,8 +42,8 @@ class StepSums:
     `by_source` count it once a pass.
     """
 
-    entropy: float  # nats, summed over `entropy_tokens`
-    entropy_tokens: float
+    entropy: float = 0.0  # nats, summed over `entropy_tokens`
+    entropy_tokens: float = 0.0
     updates: int = 0  # optimizer steps
     loss: float = 0.0  # summed over updates
     grad_norm: float = 0.0  # before clipping, summed over updates
@@ -54,11 +54,13 @@ class StepSums:
     def plus(self, sums: Mapping[str, float], stepped: Mapping[str, float]) -> StepSums:
         """With one more update.
 
-        `sums` are those of `Actor.get_loss_and_metrics`, `stepped` holds `grad_norm` and `lr` of the optimizer step.
+        `sums` are those of `Actor.get_loss_and_metrics`, with the entropy if nothing was updated before. `stepped`
+        holds `grad_norm` and `lr` of the optimizer step.
         """
+        has_entropy = "entropy_sum" in sums
         return StepSums(
-            entropy=self.entropy,
-            entropy_tokens=self.entropy_tokens,
+            entropy=self.entropy + (sums["entropy_sum"] if has_entropy else 0.0),
+            entropy_tokens=self.entropy_tokens + (sums["tokens"] if has_entropy else 0.0),
             updates=self.updates + 1,
             loss=self.loss + sums["loss_sum"],
             grad_norm=self.grad_norm + stepped["grad_norm"],

@@ -2,8 +2,16 @@ from __future__ import annotations
 
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 
-from s2l_nemo.algorithm.batching import collate, mini_batch_counts, padded_length, shard_groups
+from s2l_nemo.algorithm.batching import (
+    balanced_shards,
+    collate,
+    groups_with_gradient,
+    mini_batch_counts,
+    padded_length,
+)
 from s2l_nemo.algorithm.losses.aggregation import LossScale
 from s2l_nemo.algorithm.losses.policy import PolicyLoss
 from s2l_nemo.algorithm.options import AGGREGATIONS, IMPORTANCE, AlgorithmConfig
@@ -76,10 +84,29 @@ def test_shapes_that_do_not_agree() -> None:
         collate(ragged, torch.zeros(2, 2), pad_token_id=PAD)
 
 
-def test_shards_are_contiguous_and_complete() -> None:
-    assert [list(shard_groups(range(6), rank, 3)) for rank in range(3)] == [[0, 1], [2, 3], [4, 5]]
-    with pytest.raises(ValueError, match="6 groups cannot be shared equally by 4"):
-        shard_groups(range(6), 0, 4)
+@pytest.mark.parametrize(
+    ("tokens", "world", "expected"),
+    [
+        ([5, 5, 5, 5, 5, 5], 3, [[0, 3], [1, 4], [2, 5]]),
+        ([9, 1, 1, 1], 2, [[0, 3], [1, 2]]),  # equally many each, however long
+        ([1, 2, 3, 10, 4, 6], 2, [[0, 2, 3], [1, 4, 5]]),  # 10 + 3 + 1 and 6 + 4 + 2
+        ([7, 8], 1, [[0, 1]]),
+    ],
+)
+def test_shards_by_hand(tokens: list[int], world: int, expected: list[list[int]]) -> None:
+    assert balanced_shards(tokens, world) == expected
+
+
+@given(st.integers(1, 4), st.data())
+def test_every_group_has_one_replica(world: int, data: st.DataObject) -> None:
+    share = data.draw(st.integers(1, 5))
+    tokens = data.draw(st.lists(st.integers(1, 99), min_size=world * share, max_size=world * share))
+    shards = balanced_shards(tokens, world)
+    assert [len(shard) for shard in shards] == [share] * world
+    assert sorted(group for shard in shards for group in shard) == list(range(world * share))
+    assert all(shard == sorted(shard) for shard in shards)
+    totals = [sum(tokens[group] for group in shard) for shard in shards]
+    assert max(totals) - min(totals) <= max(tokens)
 
 
 VOCAB = 11
@@ -117,12 +144,8 @@ def gradient(
     weight_VV = old_VV + 0.2 * weight_VV
     weight_VV.requires_grad_()
     shards: list[TrainBatch] = []
-    for rank in range(ranks):
-        batch = collate(
-            shard_groups(groups, rank, ranks),
-            torch.stack(list(shard_groups(list(advantages_PG), rank, ranks))),
-            pad_token_id=PAD,
-        )
+    for mine in balanced_shards([group.tokens() for group in groups], ranks):
+        batch = collate([groups[p] for p in mine], advantages_PG[mine], pad_token_id=PAD)
         old_BS, ref_BS = toy_logprobs(old_VV, batch.tokens_BT), toy_logprobs(ref_VV, batch.tokens_BT)
         shards.append(batch.with_logprobs(old_BS, ref_BS))
     tokens, sequences = (sum(counts) for counts in zip(*map(mini_batch_counts, shards), strict=True))
@@ -149,3 +172,38 @@ def test_gradient_does_not_depend_on_the_division(aggregation: str, importance: 
         other_loss, other_VV = gradient(groups, advantages_PG, params, ranks=ranks, micro_batch=micro_batch)
         assert other_loss == pytest.approx(loss, rel=1e-5)
         torch.testing.assert_close(other_VV, whole_VV, rtol=1e-5, atol=1e-7)
+
+
+@pytest.mark.parametrize(
+    ("advantages", "multiple_of", "expected"),
+    [
+        ([[1, -1], [0, 0], [2, -2], [0, 0]], 1, [0, 2]),
+        ([[1, -1], [0, 0], [2, -2], [0, 0]], 4, [0, 2]),
+        ([[0, 0], [0, 0], [0, 1], [0, 0]], 4, [0, 2]),  # the first without a gradient fills the micro-batch
+        ([[0, 0], [0, 0], [0, 1], [0, 0]], 8, [0, 1, 2, 3]),
+        ([[0, 0], [0, 0], [0, 0], [0, 0]], 1, [0]),  # a replica always has a micro-batch
+        ([[0, 0], [0, 0], [0, 0], [1, 0]], 3, None),
+    ],
+)
+def test_groups_with_gradient_by_hand(
+    advantages: list[list[float]], multiple_of: int, expected: list[int] | None
+) -> None:
+    advantages_PG = torch.tensor(advantages, dtype=torch.float32)
+    if expected is None:
+        with pytest.raises(ValueError, match="4 groups of 2 cannot be cut into micro-batches of 3 rows"):
+            groups_with_gradient(advantages_PG, multiple_of)
+    else:
+        assert groups_with_gradient(advantages_PG, multiple_of) == expected
+
+
+@given(st.lists(st.booleans(), min_size=1, max_size=12), st.integers(1, 8), st.data())
+def test_no_group_with_a_gradient_is_left_out(has: list[bool], group_size: int, data: st.DataObject) -> None:
+    rows = len(has) * group_size
+    multiple_of = data.draw(st.sampled_from([n for n in range(1, rows + 1) if rows % n == 0]))
+    found = groups_with_gradient(torch.tensor(has).float()[:, None].expand(-1, group_size), multiple_of)
+    assert found == sorted(set(found))
+    assert {group for group, own in enumerate(has) if own} <= set(found)
+    assert len(found) * group_size % multiple_of == 0
+    assert found
+    fewer = [n for n in range(1, len(found)) if n >= sum(has) and n * group_size % multiple_of == 0]
+    assert not fewer

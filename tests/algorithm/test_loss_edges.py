@@ -52,6 +52,8 @@ def test_sums_are_in_double_precision_and_without_a_gradient() -> None:
         sampler_logprobs_BS=-0.75 * ones,
         advantages_B=torch.ones(1),
         source_B=torch.tensor([Source.LEARNER]),
+        prompt_length_B=torch.ones(1, dtype=torch.long),
+        length_B=torch.tensor([4]),
         prompt_id_B=torch.zeros(1, dtype=torch.long),
         sample_id_B=torch.zeros(1, dtype=torch.long),
         old_logprobs_BS=-ones,

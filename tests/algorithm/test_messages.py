@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from s2l_nemo.algorithm.advantages import group_advantages
-from s2l_nemo.algorithm.batching import collate, shard_groups
+from s2l_nemo.algorithm.batching import balanced_shards, collate
 from s2l_nemo.algorithm.groups import assemble_groups
 from s2l_nemo.algorithm.options import AdvantageNorm, AdvantageStd, Baseline
 from s2l_nemo.algorithm.order import take
@@ -65,7 +65,7 @@ def test_batches_that_do_not_fit() -> None:
     with pytest.raises(ValueError, match=r"^length 6 must be at least 4 and a multiple of 4$"):
         collate([GROUP], torch.zeros(1, 2), pad_token_id=0, length=6, multiple_of=4)
     with pytest.raises(ValueError, match=r"^5 groups cannot be shared equally by 2 data-parallel ranks$"):
-        shard_groups(range(5), 0, 2)
+        balanced_shards([1] * 5, 2)
 
 
 def test_what_the_filter_left_out_has_no_mask() -> None:

@@ -47,6 +47,8 @@ def make_batch(
         sampler_logprobs_BS=full(sampler),
         advantages_B=torch.tensor(advantages),
         source_B=torch.tensor(sources),
+        prompt_length_B=torch.ones(B, dtype=torch.long),
+        length_B=torch.full((B,), S + 1),
         prompt_id_B=torch.zeros(B, dtype=torch.long),
         sample_id_B=torch.arange(B),
         old_logprobs_BS=full(old),
@@ -138,6 +140,27 @@ def test_shaped_explorer_tokens_are_never_clipped() -> None:
     assert value == pytest.approx(1.0)
     assert slope == pytest.approx(3 * 0.05 * 0.1 / 0.15**2)
     assert sums["clipped"] == 0
+
+
+@pytest.mark.parametrize("importance", IMPORTANCE.names())
+def test_before_the_first_update_the_old_logprobs_are_those_of_the_policy(importance: str) -> None:
+    generator = torch.Generator().manual_seed(3)
+    logprobs_BS = -torch.rand(2, 4, generator=generator) * 3
+    given = make_batch(
+        [[1, 1, 1, 0.0], [1, 1, 0, 0.0]], [1.0, -0.5], [Source.LEARNER, Source.EXPLORER], old=logprobs_BS, sampler=-1.0
+    )
+    scale, params = (
+        LossScale(tokens=5, sequences=2, max_response_length=8),
+        AlgorithmConfig(importance=importance, kl_coef=0),
+    )
+    found = []
+    for batch in (given, given.with_logprobs(None, None)):
+        policy_BS = logprobs_BS.clone().requires_grad_()
+        loss, sums = policy_loss(policy_BS, batch, params, scale)
+        (slope_BS,) = torch.autograd.grad(loss, policy_BS)
+        found.append((loss.item(), slope_BS.tolist(), {name: total.item() for name, total in sums.items()}))
+    assert found[0] == found[1]
+    assert any(slope for row in found[0][1] for slope in row)
 
 
 @pytest.mark.parametrize("aggregation", AGGREGATIONS.names())

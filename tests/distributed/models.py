@@ -154,22 +154,28 @@ def write_tokenizer(folder: Path) -> None:
 
 
 def fixed_batch(rows: int = 8, length: int = 24) -> TrainBatch:
-    """Prompts of different lengths, answers of different lengths, both sources, advantages of both signs."""
+    """Two groups of four with prompts and answers of different lengths, both sources, advantages of both signs."""
     generator = torch.Generator().manual_seed(1)
 
     def uniform(*shape: int) -> torch.Tensor:
         return torch.rand(*shape, generator=generator)
 
+    tokens_BT = torch.randint(0, VOCAB, (rows, length), generator=generator)
+    prompt_id_B = torch.arange(rows) // 4
+    prompt_length_B, length_B = 5 + 2 * prompt_id_B, 11 + torch.arange(rows)
     mask_BS = torch.zeros(rows, length - 1)
-    for row in range(rows):
-        mask_BS[row, 4 + row % 3 : 10 + row] = 1
+    for row, (prompt, end) in enumerate(zip(prompt_length_B.tolist(), length_B.tolist(), strict=True)):
+        tokens_BT[row, :prompt] = tokens_BT[row // 4 * 4, :prompt]
+        mask_BS[row, prompt - 1 : end - 1] = 1
     return TrainBatch(
-        tokens_BT=torch.randint(0, VOCAB, (rows, length), generator=generator),
+        tokens_BT=tokens_BT,
         mask_BS=mask_BS,
         sampler_logprobs_BS=-6 * uniform(rows, length - 1),
         advantages_B=2 * uniform(rows) - 0.4,  # a sum near 0 would magnify rounding in the relative error
         source_B=torch.arange(rows) % 2,
-        prompt_id_B=torch.arange(rows) // 4,
+        prompt_length_B=prompt_length_B,
+        length_B=length_B,
+        prompt_id_B=prompt_id_B,
         sample_id_B=torch.arange(rows) % 4,
         old_logprobs_BS=-6 + 0.4 * uniform(rows, length - 1),
         ref_logprobs_BS=-6 + 0.4 * uniform(rows, length - 1),

@@ -30,7 +30,7 @@ def expected_logprobs(folder: Path) -> torch.Tensor:
     from transformers import AutoModelForCausalLM
 
     model = AutoModelForCausalLM.from_pretrained(folder, trust_remote_code=False, attn_implementation="eager")
-    return hugging_face_logprobs(model.eval(), fixed_batch().tokens_BT)[0]
+    return hugging_face_logprobs(model.eval(), fixed_batch())[0]
 
 
 def restored_logprobs(other: Path, checkpoint: Path, tp: int, pp: int) -> dict[str, Any]:

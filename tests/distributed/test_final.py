@@ -23,7 +23,7 @@ def train_and_save(folder: Path, tp: int, pp: int, out: Path) -> dict[str, Any]:
     actor.save_nemo(out / "final.nemo")
     batch = own_rows(actor, fixed_batch())
     actor.prepare_for_inference()
-    return {"tokens": batch.tokens_BT, "logprobs": actor.infer(batch, 0.8)[0]}
+    return {"batch": batch, "logprobs": actor.infer(batch, 0.8)[0]}
 
 
 def contents(folder: Path) -> dict[str, bytes]:
@@ -62,7 +62,7 @@ def test_live_export_equals_offline_export_and_the_actor(tmp_path: Path, kind: s
         readable = tmp_path / "llama"
         to_hf(tmp_path / "final.nemo", readable, engine_form=True)
     model = AutoModelForCausalLM.from_pretrained(readable, trust_remote_code=False).eval()
-    expected_BS, _ = hugging_face_logprobs(model, trained["tokens"])
+    expected_BS, _ = hugging_face_logprobs(model, trained["batch"])
     assert (trained["logprobs"] - expected_BS).abs().max() < 1e-5
     assert not (folder / "EXECUTED").exists()
 

@@ -13,7 +13,7 @@ from s2l_nemo.algorithm.losses.policy import PolicyLoss
 from s2l_nemo.algorithm.options import AlgorithmConfig
 from s2l_nemo.config.schema import ActivationCheckpointing, ModelConfig
 from s2l_nemo.models.open import open_model
-from s2l_nemo.types import Source
+from s2l_nemo.types import Source, TrainBatch
 from tests.distributed.models import fixed_batch, write_qwen3
 from tests.distributed.ranks import run_ranks
 
@@ -58,10 +58,10 @@ def two_updates(actor: Any) -> list[dict[str, float]]:
     scale = LossScale(int(whole.mask_BS.sum()), len(whole), 64)
     loss = PolicyLoss.of(AlgorithmConfig(kl_coef=0.05, importance="truncated"))
     results = []
-    for _ in range(2):
+    for old_BS in (None, batch.old_logprobs_BS):  # the first update computes its own
         actor.prepare_for_training()
         actor.prepare_for_training_step()
-        sums = actor.get_loss_and_metrics(batch, loss, scale, TEMPERATURE)
+        sums = actor.get_loss_and_metrics(batch.with_logprobs(old_BS, batch.ref_logprobs_BS), loss, scale, TEMPERATURE)
         actor.finish_training_step()
         results.append({**sums, **actor.optimizer_step()})
         actor.finish_training()
@@ -101,14 +101,16 @@ def engine_logprobs(folder: Path, weights: dict[str, torch.Tensor], batch: Any) 
         folder, source=Source.LEARNER, device=torch.device("cpu"), dtype=torch.float32, max_batch_rows=8
     )
     engine.update_weights(iter([weights]), version=2)
-    return hugging_face_logprobs(engine._model, batch.tokens_BT)[0]
+    return hugging_face_logprobs(engine._model, batch)[0]
 
 
 @torch.no_grad()
-def hugging_face_logprobs(model: Any, tokens_BT: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    logprobs_BSV = (model(tokens_BT).logits[:, :-1] / TEMPERATURE).log_softmax(-1)
+def hugging_face_logprobs(model: Any, batch: TrainBatch) -> tuple[torch.Tensor, torch.Tensor]:
+    """Log-probs and entropy of the response tokens from padded rows, 0 elsewhere."""
+    logprobs_BSV = (model(batch.tokens_BT).logits[:, :-1] / TEMPERATURE).log_softmax(-1)
     entropy_BS = -(logprobs_BSV.exp() * logprobs_BSV).sum(-1)
-    return logprobs_BSV.gather(-1, tokens_BT[:, 1:, None]).squeeze(-1), entropy_BS
+    target_BS = logprobs_BSV.gather(-1, batch.tokens_BT[:, 1:, None]).squeeze(-1)
+    return target_BS * batch.mask_BS, entropy_BS * batch.mask_BS
 
 
 @pytest.fixture(scope="module")
@@ -131,9 +133,7 @@ def test_layouts_agree(folder: Path, single: dict[str, Any], tp: int, pp: int, w
     from transformers import AutoModelForCausalLM
 
     ranks = run_ranks(everything, world, folder, tp, pp, {})
-    expected, entropy = hugging_face_logprobs(
-        AutoModelForCausalLM.from_pretrained(folder).eval(), fixed_batch().tokens_BT
-    )
+    expected, entropy = hugging_face_logprobs(AutoModelForCausalLM.from_pretrained(folder).eval(), fixed_batch())
     replicas = world // (tp * pp)
     for result in ranks:
         rows = slice(result["replica"] * 8 // replicas, (result["replica"] + 1) * 8 // replicas)
@@ -145,6 +145,10 @@ def test_layouts_agree(folder: Path, single: dict[str, Any], tp: int, pp: int, w
         assert (result["engine"] - result["after"]).abs().max() < 1e-5
         for update, wanted in zip(result["updates"], single["updates"], strict=True):
             assert update == pytest.approx(wanted, rel=1e-5)
+        first, second = result["updates"]
+        assert first["entropy_sum"] == pytest.approx(entropy.sum().item(), rel=1e-5)
+        assert first["ratio_sum"] == first["tokens"]
+        assert "entropy_sum" not in second
         for name, tensor in result["weights"].items():
             assert relative(tensor, single["weights"][name]) < 1e-5, name
             assert torch.equal(tensor, ranks[0]["weights"][name]), name
@@ -157,11 +161,16 @@ def test_layouts_agree(folder: Path, single: dict[str, Any], tp: int, pp: int, w
         {"activation_checkpointing": ActivationCheckpointing.selective},
         {"offload_optimizer": True},
         {"offload_weights": True},
+        {"micro_batch_tokens": 40},
     ],
     ids=lambda model: "-".join(f"{key}={getattr(value, 'value', value)}" for key, value in model.items()),
 )
-def test_memory_switches_change_no_number(folder: Path, single: dict[str, Any], model: dict[str, Any]) -> None:
-    result = run_ranks(everything, 2, folder, 2, 1, model)[0]
+@pytest.mark.parametrize(("tp", "pp"), [(2, 1), (1, 2)])
+def test_switches_change_no_number(
+    folder: Path, single: dict[str, Any], tp: int, pp: int, model: dict[str, Any]
+) -> None:
+    result = run_ranks(everything, 2, folder, tp, pp, model)[0]
+    assert (result["logprobs"] - single["logprobs"]).abs().max() < 1e-5
     assert result["updates"][1] == pytest.approx(single["updates"][1], rel=1e-5)
     assert all(relative(tensor, single["weights"][name]) < 1e-5 for name, tensor in result["weights"].items())
 

@@ -245,6 +245,22 @@ def test_other_choices_of_the_algorithm_train(family: list[str], tmp_path: Path,
     assert (line["logprob_diff/learner"] < 1e-5) == ("rollout.top_k=50" not in options)
 
 
+def test_groups_without_a_gradient_can_be_left_out_of_every_replica(family: list[str], tmp_path: Path) -> None:
+    options = ["algorithm.kl_coef=0", "algorithm.group_size=2", "algorithm.prompts_per_step=16", "algorithm.steps=2",
+               "algorithm.schedule.t_mix=2", "model.micro_batch_size=2", "model.optim.lr=1e-5"]  # fmt: skip
+    found = []
+    for name, world, drop in (("all", 1, "false"), ("some", 2, "true")):
+        run = tmp_path / name
+        drops = f"algorithm.drop_zero_variance={drop}"
+        run_ranks(train, world, [*family, *options, drops, f"run.dir={run}", *layout(1, 1, world)])
+        found.append(read_metrics(run / "metrics.jsonl"))
+    for whole, part in zip(*found, strict=True):
+        assert (whole["group/dropped"], part["group/dropped"]) == (0, 16 * part["group/zero_variance_fraction"])
+        assert 0 < part["group/dropped"] < 16
+        for name in ("loss", "grad_norm"):
+            assert part[name] == pytest.approx(whole[name], rel=1e-4, abs=1e-7)
+
+
 def test_the_explorer_filter_leaves_rollouts_out_on_every_layout_alike(family: list[str], tmp_path: Path) -> None:
     options = ["rollout.explorer_filter=match_learner_diversity", "algorithm.steps=2", "algorithm.schedule.t_mix=2",
                "algorithm.group_size=8"]  # fmt: skip

@@ -86,27 +86,52 @@ def test_full_memory_is_the_closed_form(
     assert cost.seconds_per_token(rows, weights, kv, context, bandwidth) == pytest.approx(closed, rel=1e-9)
 
 
-def test_training_flops_by_hand() -> None:
-    # Dense, a token: 2 layers x (2·4·6 + 2·4·3 + 3·4·5) + 4·10 = 304. Two sequences of 7: 14 tokens.
-    # Attention: 6 x 2 layers x 2 sequences x 7² x q 6.
-    assert cost.training_flops(toy_shape(), 2, 7) == 6 * 14 * 304 + 6 * 2 * 2 * 49 * 6
+def test_forward_flops_by_hand() -> None:
+    # Layers, a token: 2 layers x (2·4·6 + 2·4·3 + 3·4·5) = 264. Tokens: 1 prompt of 3, 2 responses of 4: 11.
+    # Attention, 4·q a pair in 2 layers: 3²/2 pairs in the prompt, 2·4·(3 + 2) from the responses.
+    work = cost.forward_flops(toy_shape(), prompts=1, prompt=3, responses=2, length=4)
+    assert work.layers == 2 * 11 * 264 + 4 * 2 * (4.5 + 40) * 6
+    assert work.output == 2 * 8 * 40  # response tokens alone: h·V
 
 
-def test_training_flops_of_8b_are_near_six_a_parameter() -> None:
+def test_forward_flops_of_8b_are_near_two_a_parameter() -> None:
     inputs_only = LEARNER.parameters - LEARNER.embedding_parameters  # the embedding is looked up
-    assert cost.training_flops(LEARNER, 1, 1) == pytest.approx(6 * inputs_only, rel=1e-3)
+    work = cost.forward_flops(LEARNER, prompts=0, prompt=0, responses=1, length=1)
+    assert work.layers + work.output == pytest.approx(2 * inputs_only, rel=1e-3)
+
+
+@pytest.mark.parametrize(
+    ("overrides", "shared"),
+    [
+        ((), 2),  # model.micro_batch_size
+        (("model.micro_batch_size=64",), 16),  # no more than the group
+        (("model.micro_batch_tokens=8320",), 4),  # (8,320 - 128) / 2,048
+        (("model.micro_batch_tokens=4608", "rollout.max_response_length=4096"), 2.1875),
+    ],
+)
+def test_responses_that_share_a_prompt(overrides: tuple[str, ...], shared: float) -> None:
+    assert cost.responses_of_a_prompt(paper(*overrides), ASSUMED) == shared
+
+
+def test_what_is_computed_ahead_of_the_updates() -> None:
+    assert cost.share_ahead(paper()) == 63 / 64
+    assert cost.share_ahead(paper("algorithm.mini_batch_prompts=1024")) == 0
+    assert cost.share_ahead(paper("algorithm.mini_batch_prompts=1024", "algorithm.optimizer_passes=2")) == 1
 
 
 def test_phases_of_a_step_by_hand() -> None:
     cfg = paper("algorithm.prompts_per_step=64", "algorithm.group_size=4", "trainer.devices=4")
-    flops = cost.training_flops(LEARNER, 64 * 4, 2176)
+    # 64 x 4 responses; two rows of a micro-batch share a prompt, so that every prompt is computed twice
+    work = cost.forward_flops(LEARNER, prompts=128, prompt=128, responses=256, length=2048)
+    rate = 0.5 * 989e12 * 4
     step = cost.step_seconds(
         cfg, LEARNER, H100, ASSUMED, explorer_tokens_per_s=2048.0, learner_tokens_per_s=1024.0, explorer_samples=1
     )
     assert step.explorer == 64  # 64 prompts x 1 sample x 2,048 tokens
     assert step.learner == 64 * 3 * 2
-    assert step.logprobs == pytest.approx(2 / 3 * flops / (0.5 * 989e12 * 4))  # old and reference, a forward each
-    assert step.update == pytest.approx(4 / 3 * flops / (0.5 * 989e12 * 4))  # full checkpointing: one forward more
+    # the reference for all rows, the policy for three of four mini-batches
+    assert step.logprobs == pytest.approx(1.75 * (work.layers + work.output) / rate)
+    assert step.update == pytest.approx((4 * work.layers + 4 * work.output) / rate)  # full checkpointing
     assert step.refit == 1  # 8,190,735,360 parameters x 2 bytes at that rate
     assert step.rollouts == step.explorer + step.learner
     assert step.total == step.explorer + step.learner + step.logprobs + step.update + step.refit
@@ -120,9 +145,12 @@ def test_phases_follow_the_configuration() -> None:
         )
 
     base = step()
-    assert step("algorithm.kl_coef=0").logprobs == pytest.approx(base.logprobs / 2)
+    assert step("algorithm.kl_coef=0").logprobs == pytest.approx(base.logprobs * (63 / 64) / (1 + 63 / 64))
+    assert step("algorithm.kl_coef=0", "algorithm.mini_batch_prompts=1024").logprobs == 0
     assert step("algorithm.optimizer_passes=3").update == pytest.approx(base.update * 3)
-    assert step("model.activation_checkpointing=selective").update == pytest.approx(base.update * 3 / 4)
+    work = cost.forward_flops(LEARNER, prompts=8192, prompt=128, responses=16384, length=2048)
+    three, four = (layers * work.layers + 4 * work.output for layers in (3, 4))
+    assert step("model.activation_checkpointing=selective").update == pytest.approx(base.update * three / four)
     assert step("trainer.num_nodes=2").update == pytest.approx(base.update / 2)
     apart = step("engine.kind=tensorrt_llm", "engine.placement=separate")
     assert apart.rollouts == max(base.explorer, base.learner)
@@ -130,8 +158,11 @@ def test_phases_follow_the_configuration() -> None:
 
 def test_a_pipeline_idles_at_its_ends() -> None:
     # 16 prompts x 16 samples over DP 4 = 64 sequences, 32 micro-batches of 2, and one more of idling.
-    assert cost.idle_stages(paper("model.pipeline_model_parallel_size=2")) == 1 / 32
-    assert cost.idle_stages(paper()) == 0
+    assert cost.idle_stages(paper("model.pipeline_model_parallel_size=2"), ASSUMED) == 1 / 32
+    assert cost.idle_stages(paper(), ASSUMED) == 0
+    # 64 sequences of 2,048 tokens and a quarter of a prompt of 128 in micro-batches of 8,320 tokens: 16
+    tokens = ("model.pipeline_model_parallel_size=2", "model.micro_batch_tokens=8320")
+    assert cost.idle_stages(paper(*tokens), ASSUMED) == 1 / 16
 
 
 def test_rows_that_decode_together() -> None:
@@ -194,7 +225,7 @@ def test_the_worked_example_of_the_docs() -> None:
         f"{learner.tokens_per_s:,.0f} on 8 GPUs",
         f"{explorer.tokens_per_s:,.0f} on 8 GPUs, {1 / ratio:.2f} times",
         f"tokens in {grpo.learner:,.0f} s",
-        f"update 4/3 of it, {grpo.update:.0f} s; log-probs 2/3, {grpo.logprobs:.0f} s",
+        f"update 4 times it, {grpo.update:.0f} s; log-probs 1 + 63/64 times, {grpo.logprobs:.0f} s",
         f"10 GB/s, {grpo.refit:.1f} s",
         f" = {grpo.learner:,.0f} / {grpo.total:,.0f} = {prediction.rollout_share:.1%}",
         f"= {cost.saving(1, prediction.alpha, ratio):.1%} of the rollout time, "

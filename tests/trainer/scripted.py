@@ -161,7 +161,7 @@ class ScriptedActor:
     updates: int = 0
     calls: list[str] = field(default_factory=list)
     temperatures: set[float] = field(default_factory=set)
-    batches: list[TrainBatch] = field(default_factory=list)  # one for each step
+    batches: list[TrainBatch] = field(default_factory=list)  # those of `infer`
     mini_batches: list[TrainBatch] = field(default_factory=list)
     scales: list[LossScale] = field(default_factory=list)
     fails_to_save: bool = False
@@ -208,7 +208,11 @@ class ScriptedActor:
             return self.old(prompt, sample) + math.log(self.ratio(self.updates, prompt, sample))
 
         value, sums = loss(self._rows(batch, policy), batch, scale)
-        return {name: total.item() for name, total in sums.items()} | {"loss_sum": value.item()}
+        totals = {name: total.item() for name, total in sums.items()} | {"loss_sum": value.item()}
+        if batch.old_logprobs_BS is None:
+            entropy = (self._rows(batch, self.entropy) * batch.mask_BS).sum().item()
+            totals["entropy_sum"] = entropy + self.elsewhere.get("entropy_sum", 0.0)
+        return totals
 
     def finish_training_step(self) -> None:
         self.calls.append("finish_training_step")
@@ -320,6 +324,7 @@ def make_run(
     actor: ScriptedActor | None = None,
     filtered: bool = False,
     sequence_multiple: int = 1,
+    micro_batch_size: int = 1,
     step: int = 0,
     **recorder: Any,
 ) -> Run:
@@ -336,7 +341,7 @@ def make_run(
         loss=PolicyLoss.of(algorithm),
         validation=validation or ValidationConfig(every=0, samples=1),
         checkpoint=records.checkpoint,
-        limits=Limits(SAMPLING.max_new_tokens, PAD, sequence_multiple),
+        limits=Limits(SAMPLING.max_new_tokens, PAD, sequence_multiple, micro_batch_size),
         run_seed=RUN_SEED,
         schedule=make_schedule(
             algorithm.schedule.name,

@@ -36,6 +36,12 @@ def test_two_updates_add_up_and_the_last_rate_stays() -> None:
     )
 
 
+def test_an_update_that_nothing_came_before_brings_its_entropy() -> None:
+    sums = StepSums().plus(of_loss(1.0, kl=False) | {"entropy_sum": 5.0}, {"grad_norm": 2.0, "lr": 0.5})
+    sums = sums.plus(of_loss(2.0, kl=False), {"grad_norm": 2.0, "lr": 0.5})
+    assert (sums.entropy, sums.entropy_tokens, sums.total.tokens) == (5.0, 10.0, 30.0)
+
+
 def test_without_a_reference_policy_there_is_no_kl() -> None:
     sums = StepSums(0.0, 0.0).plus(of_loss(1.0, kl=False), {"grad_norm": 2.0, "lr": 0.5})
     assert sums.total == TokenSums(tokens=10.0, clipped=20.0, ratio=30.0, logprob_diff=40.0, kl=None)

@@ -24,6 +24,7 @@ from s2l_nemo.rewards.grader import GradeItem
 from s2l_nemo.trainer.stop import StopRequest
 from s2l_nemo.types import SampleRequest, Source
 from tests.trainer.scripted import (
+    GARBAGE,
     PAD,
     RUN_SEED,
     SAMPLING,
@@ -96,6 +97,7 @@ OUTSIDE_THE_LOSS = {
     "group/learner": 3,
     "group/zero_variance_fraction": 0.0,
     "group/kept": 4.0,
+    "group/dropped": 0,
     "reward/mean": 3 / 8,
     "reward/explorer": 1 / 2,
     "reward/learner": 2 / 6,
@@ -230,6 +232,81 @@ def test_without_mini_batches_all_prompts_are_one_update(tmp_path: Path, stop: S
     assert (metrics["lr"], metrics["grad_norm"]) == (0.1, 1.0)
 
 
+ENTROPY = (2 * 0.5 + 5 * 0.25 + 4 * 0.75 + 5 * 0.125) / 16
+
+
+def test_a_single_update_computes_its_old_logprobs_itself(tmp_path: Path, stop: StopRequest) -> None:
+    run = step_run(tmp_path, stop, replace(ALGORITHM, mini_batch_prompts=None, optimizer_passes=1))
+    metrics, _, _ = run.trainer.train_step(1)
+    assert "infer" not in run.actor.calls
+    (mini_batch,) = run.actor.mini_batches
+    assert mini_batch.old_logprobs_BS is None
+    assert mini_batch.ref_logprobs_BS is not None
+    assert metrics["ratio/mean"] == 1
+    assert metrics["entropy"] == pytest.approx(ENTROPY)
+    assert metrics["logprob_diff/learner"] == OUTSIDE_THE_LOSS["logprob_diff/learner"]
+    assert metrics["kl/explorer"] == pytest.approx((2 * 0.25 + 4 * 0.5) / 6)
+
+
+def test_of_several_updates_only_the_first_computes_its_own(tmp_path: Path, stop: StopRequest) -> None:
+    run = step_run(tmp_path, stop, replace(ALGORITHM, optimizer_passes=1))
+    metrics, _, _ = run.trainer.train_step(1)
+    (ahead,) = run.actor.batches
+    assert ahead.prompt_id_B.tolist() == [9] * 4
+    first, second = run.actor.mini_batches
+    assert first.old_logprobs_BS is None
+    assert second.old_logprobs_BS is not None
+    assert second.old_logprobs_BS[:, 3].tolist() == [-2.0, GARBAGE, GARBAGE, GARBAGE]  # only (9, 0) is that long
+    assert metrics["entropy"] == pytest.approx(ENTROPY)
+
+
+def test_nothing_is_computed_ahead_of_a_single_update_without_a_reference(tmp_path: Path, stop: StopRequest) -> None:
+    run = step_run(tmp_path, stop, replace(ALGORITHM, mini_batch_prompts=None, optimizer_passes=1, kl_coef=0.0))
+    metrics, _, _ = run.trainer.train_step(1)
+    assert not {"prepare_for_inference", "infer", "get_init_policy_logprobs"} & {*run.actor.calls}
+    assert metrics["time/logprobs"] == 0.0
+    assert metrics["entropy"] == pytest.approx(ENTROPY)
+
+
+DROPPING = replace(ALGORITHM, mini_batch_prompts=None, optimizer_passes=1, kl_coef=0.0, drop_zero_variance=True)
+
+
+def right_but_for_9(request: SampleRequest) -> Answer:
+    """All four answers to prompt 7 are right: its advantages are 0."""
+    return Answer((1, 2)) if request.prompt_id == 7 else ANSWERS[9, request.sample_id]
+
+
+@pytest.mark.parametrize(
+    ("micro_batch_size", "prompts_left"), [(1, [9] * 4), (4, [9] * 4), (8, [7] * 4 + [9] * 4)]
+)  # a micro-batch of 8 rows needs both groups
+def test_groups_without_a_gradient_can_be_left_out(
+    tmp_path: Path, stop: StopRequest, micro_batch_size: int, prompts_left: list[int]
+) -> None:
+    run = make_run(
+        tmp_path, stop, DROPPING, train=prompts(7, 9), by_explorer=right_but_for_9, by_learner=right_but_for_9,
+        actor=actor(), micro_batch_size=micro_batch_size,
+    )  # fmt: skip
+    metrics, groups, _ = run.trainer.train_step(1)
+    (mini_batch,) = run.actor.mini_batches
+    assert mini_batch.prompt_id_B.tolist() == prompts_left
+    assert run.actor.scales == [LossScale(8 + 9, 8, 8)]  # the loss is divided as before
+    assert metrics["group/dropped"] == (8 - len(prompts_left)) // 4
+    assert metrics["group/zero_variance_fraction"] == 0.5
+    assert len(groups) == 2
+
+
+def test_leaving_out_changes_no_loss_without_a_kl_penalty(tmp_path: Path, stop: StopRequest) -> None:
+    losses = []
+    for name, algorithm in (("all", replace(DROPPING, drop_zero_variance=False)), ("some", DROPPING)):
+        run = make_run(
+            tmp_path / name, stop, algorithm, train=prompts(7, 9), by_explorer=right_but_for_9,
+            by_learner=right_but_for_9, actor=actor(),
+        )  # fmt: skip
+        losses.append(run.trainer.train_step(1)[0]["loss"])
+    assert losses[0] == pytest.approx(losses[1])
+    assert losses[0] != 0
+
+
 def test_rows_are_padded_to_a_multiple(tmp_path: Path, stop: StopRequest) -> None:
     run = step_run(tmp_path, stop, sequence_multiple=4)
     run.trainer.train_step(1)
@@ -261,15 +338,17 @@ def test_a_replica_trains_on_its_part_of_every_mini_batch(tmp_path: Path, stop: 
     algorithm = AlgorithmConfig(
         steps=1, prompts_per_step=4, group_size=2, mini_batch_prompts=2, schedule=ScheduleConfig(name="none")
     )
-    elsewhere = {"tokens": 5, "sequences": 3, "entropy": 1.0}
+    elsewhere = {"tokens": 5, "sequences": 3, "entropy": 1.0, "entropy_sum": 2.0}
     script = ScriptedActor(rank=1, replicas=2, elsewhere=elsewhere)
     run = make_run(tmp_path, stop, algorithm, train=prompts(5, 6, 7, 8), actor=script)
     metrics, groups, advantages_PG = run.trainer.train_step(1)
     assert [group.prompt.prompt_id for group in groups] == [8, 5, 6, 7]
-    assert [batch.prompt_id_B.tolist() for batch in run.actor.mini_batches] == [[5, 5], [7, 7]]
+    # prompt 7 is a token longer than 6, so it goes to the first replica
+    assert [batch.prompt_id_B.tolist() for batch in run.actor.mini_batches] == [[5, 5], [6, 6]]
     # 2 answers of 2 tokens here, 5 tokens of 3 answers there
     assert run.actor.scales == [LossScale(9, 5, 8)] * 2
-    assert metrics["entropy"] == pytest.approx((8 * 0.5 + 1) / (8 + 5))
+    # 4 tokens of each mini-batch here: the first gives its entropy with its update, the second ahead of it
+    assert metrics["entropy"] == pytest.approx((4 * 0.5 + 2 + 4 * 0.5 + 1) / (4 + 4 + 5))
     assert advantages_PG.shape == (4, 2)
 
 
@@ -277,7 +356,9 @@ def test_a_replica_takes_the_advantages_of_its_own_groups(tmp_path: Path, stop: 
     algorithm = replace(ALGORITHM, mini_batch_prompts=2, optimizer_passes=1)
     run = step_run(tmp_path, stop, algorithm, actor(rank=1, replicas=2))
     run.trainer.train_step(1)
-    assert run.actor.batches[0].advantages_B.tolist() == [-0.5, 0.5, 0.5, -0.5]
+    # prompt 9 has a token more, so it goes to the first replica
+    assert run.actor.mini_batches[0].prompt_id_B.tolist() == [7] * 4
+    assert run.actor.mini_batches[0].advantages_B.tolist() == [0.75, -0.25, -0.25, -0.25]
 
 
 @pytest.mark.parametrize(

@@ -50,12 +50,14 @@ class PolicyLoss:
     ) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
         """Returns this micro-batch's share of the mini-batch loss, and detached sums for the metrics.
 
-        `logprobs_BS` are those of the policy that learns. `batch` must carry `old_logprobs_BS`, and `ref_logprobs_BS`
-        unless `kl_coef` is 0. The sums (float64 scalars) can be added over micro-batches and ranks: `tokens`, `clipped`
-        (tokens whose ratio a clip stopped), `ratio_sum`, `logprob_diff_sum` (|old - sampler|), and `kl_sum` if there is
-        a reference. Each comes also with the suffix `_learner` and `_explorer`. Divide by `tokens` of the same suffix.
+        `logprobs_BS` are those of the policy that learns. If `batch` carries no `old_logprobs_BS`, nothing has been
+        updated yet in this step, and they are the old ones too. It must carry `ref_logprobs_BS` unless `kl_coef` is 0.
+
+        The sums (float64 scalars) can be added over micro-batches and ranks: `tokens`, `clipped` (tokens whose ratio a
+        clip stopped), `ratio_sum`, `logprob_diff_sum` (|old - sampler|), and `kl_sum` if there is a reference. Each
+        comes also with the suffix `_learner` and `_explorer`. Divide by `tokens` of the same suffix.
         """
-        assert batch.old_logprobs_BS is not None, "old log-probs are computed before the first update of a step"
+        old_BS = logprobs_BS.detach() if batch.old_logprobs_BS is None else batch.old_logprobs_BS
         response_BS = batch.mask_BS.bool()
 
         # Before any arithmetic: what stands at padded positions may be anything, and inf * 0 is nan.
@@ -64,7 +66,7 @@ class PolicyLoss:
 
         tokens = TokenLogprobs(
             on_response(logprobs_BS),
-            on_response(batch.old_logprobs_BS),
+            on_response(old_BS),
             on_response(batch.sampler_logprobs_BS),
             response_BS & (batch.source_B == Source.EXPLORER).unsqueeze(1),
         )

@@ -1,0 +1,70 @@
+"""Log-probs in chunks against torch's log_softmax of all logits: values, entropy and gradients, whole and cut."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from s2l_nemo.config.schema import ModelConfig
+from s2l_nemo.planner.memory import LOGITS_OF_A_CHUNK
+from tests.distributed.ranks import run_ranks
+
+M, H, V, TEMPERATURE = 37, 8, 24, 0.7
+
+
+def inputs() -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]:
+    generator = torch.Generator().manual_seed(2)
+    hidden_MH, weight_VH = (torch.randn(rows, H, generator=generator) for rows in (M, V))
+    target_M = torch.randint(0, V, (M,), generator=generator)
+    return hidden_MH, weight_VH, target_M, torch.randn(M, generator=generator)
+
+
+def chunked(tp: int, elements: int) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """[2, M], and the gradients of hidden states and weights, of a weighted sum of the log-probs."""
+    from megatron.core import parallel_state
+
+    from s2l_nemo.actor import vocab_parallel
+    from s2l_nemo.actor.build import init_process_groups
+
+    init_process_groups(ModelConfig(tensor_model_parallel_size=tp))
+    vocab_parallel.CHUNK_ELEMENTS = elements
+    hidden_MH, weight_VH, target_M, weights_M = inputs()
+    own_VH = weight_VH.chunk(tp)[parallel_state.get_tensor_model_parallel_rank()].clone()
+    for tensor in (hidden_MH, own_VH):
+        tensor.requires_grad_()
+    figures_2M = vocab_parallel.target_logprobs(hidden_MH, own_VH, target_M, TEMPERATURE)
+    (figures_2M[0] * weights_M).sum().backward()
+    assert hidden_MH.grad is not None
+    assert own_VH.grad is not None
+    torch.distributed.all_reduce(hidden_MH.grad, group=parallel_state.get_tensor_model_parallel_group())
+    return figures_2M.detach(), hidden_MH.grad, own_VH.grad
+
+
+@pytest.mark.parametrize("elements", [1, 5 * V, 2**24])  # one target at a time, a few, all
+@pytest.mark.parametrize("tp", [1, 2])
+def test_chunks_equal_the_whole(tp: int, elements: int) -> None:
+    hidden_MH, weight_VH, target_M, weights_M = inputs()
+    hidden_MH.requires_grad_()
+    weight_VH.requires_grad_()
+    logprobs_MV = ((hidden_MH @ weight_VH.t()) / TEMPERATURE).log_softmax(-1)
+    wanted_M = logprobs_MV.gather(1, target_M[:, None])[:, 0]
+    (wanted_M * weights_M).sum().backward()
+    entropy_M = -(logprobs_MV.exp() * logprobs_MV).sum(-1)
+    ranks = run_ranks(chunked, tp, tp, elements)
+    for figures_2M, grad_hidden_MH, _ in ranks:
+        assert (figures_2M[0] - wanted_M).abs().max() < 1e-5
+        assert (figures_2M[1] - entropy_M).abs().max() < 1e-5
+        assert hidden_MH.grad is not None
+        assert (grad_hidden_MH - hidden_MH.grad).abs().max() < 1e-5
+    assert weight_VH.grad is not None
+    assert (torch.cat([grad_VH for _, _, grad_VH in ranks]) - weight_VH.grad).abs().max() < 1e-5
+
+
+def chunk_elements() -> int:
+    from s2l_nemo.actor.vocab_parallel import CHUNK_ELEMENTS
+
+    return CHUNK_ELEMENTS
+
+
+def test_the_planner_knows_the_chunk() -> None:
+    assert run_ranks(chunk_elements, 1) == [LOGITS_OF_A_CHUNK]
