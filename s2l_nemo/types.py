@@ -7,8 +7,12 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, fields, replace
 from typing import Literal
 
+import numpy as np
+import numpy.typing as npt
 import torch
 
+TokenIds = npt.NDArray[np.int32]
+LogProbs = npt.NDArray[np.float32]
 FinishReason = Literal["stop", "length"]
 
 
@@ -54,25 +58,34 @@ class SampleRequest:
     seed: int
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Completion:
     """One sampled answer.
 
     `token_ids` has the stop token but not the prompt. `logprobs` has the natural logarithm of the probability of each
-    token, under the distribution from which the sampler drew it.
+    token, under the distribution from which the sampler drew it. Both are arrays: a step of 16,384 completions of 2,048
+    tokens takes 0.27 GB, and would take 2.4 GB as Python numbers.
     """
 
     prompt_id: int
     sample_id: int
     source: Source
-    token_ids: tuple[int, ...]
-    logprobs: tuple[float, ...]
+    token_ids: TokenIds
+    logprobs: LogProbs
     finish_reason: FinishReason
     weight_version: int
     reward: float | None = None
     answer: str | None = None  # what the grader extracted
     grader_error: str | None = None  # why the check failed, if it did; the reward is then 0
     kept: bool = True  # False: the explorer filter left it out of advantages and gradient
+
+    def __eq__(self, other: object) -> bool:
+        """Whether all fields are equal, and all values of the arrays."""
+        return isinstance(other, Completion) and all(
+            np.array_equal(getattr(self, f.name), getattr(other, f.name)) for f in fields(self)
+        )
+
+    __hash__ = None  # type: ignore[assignment]  # arrays have none
 
 
 @dataclass(frozen=True)
@@ -90,10 +103,6 @@ class Group:
                 raise ValueError(f"prompt {completion.prompt_id} sample {completion.sample_id} has no reward")
             rewards.append(completion.reward)
         return rewards
-
-    def tokens(self) -> int:
-        """Tokens of the prompt, once, and of all completions."""
-        return len(self.prompt.token_ids) + sum(len(completion.token_ids) for completion in self.completions)
 
     def kept_G(self) -> list[bool]:
         """Which completions are trained on."""
@@ -134,11 +143,8 @@ class TrainBatch:
     def cat(cls, batches: Sequence[TrainBatch]) -> TrainBatch:
         """The rows of all batches, which have one length T, in order. They carry the same tensors."""
 
-        def joined(name: str) -> torch.Tensor | None:
-            values = [getattr(batch, name) for batch in batches]
-            return None if values[0] is None else torch.cat(values)
-
-        return cls(**{f.name: joined(f.name) for f in fields(cls)})
+        columns = {f.name: [getattr(batch, f.name) for batch in batches] for f in fields(cls)}
+        return cls(**{name: torch.cat(its) for name, its in columns.items() if its[0] is not None})
 
     def to(self, device: torch.device) -> TrainBatch:
         return self._map(lambda tensor: tensor.to(device))

@@ -13,14 +13,16 @@ from dataclasses import replace
 import pytest
 
 from s2l_nemo.types import Completion
+from tests.arrays import lps
 
 LOGPROB_BOUND = 1e-5  # nats a token, in float32
 
 
 def assert_same_completions(one: Sequence[Completion], other: Sequence[Completion]) -> None:
     """Everything is equal except the log-probs, which agree within `LOGPROB_BOUND`."""
-    assert [replace(completion, logprobs=()) for completion in one] == [
-        replace(completion, logprobs=()) for completion in other
+    nothing = lps([])
+    assert [replace(completion, logprobs=nothing) for completion in one] == [
+        replace(completion, logprobs=nothing) for completion in other
     ]
     for mine, theirs in zip(one, other, strict=True):
         assert mine.logprobs == pytest.approx(theirs.logprobs, rel=0, abs=LOGPROB_BOUND)

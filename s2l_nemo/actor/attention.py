@@ -60,8 +60,8 @@ class TorchAttention(MegatronModule):  # type: ignore[misc]  # Megatron has no t
             n = len(span.responses)
             rows = [packed[span.rows_R].unflatten(0, (n, -1)) for packed in (query_NHD, key_NHD, value_NHD)]
             shared = [packed[prompt].expand(n, -1, -1, -1) for packed in (key_NHD, value_NHD)]
-            seen = [torch.cat(pair, dim=1) for pair in zip(shared, rows[1:], strict=True)]
-            parts.append(self._attend(rows[0], *seen, sees_RK=span.sees_RK).flatten(0, 1)[span.tokens_R])
+            keys, values = (torch.cat(pair, dim=1) for pair in zip(shared, rows[1:], strict=True))
+            parts.append(self._attend(rows[0], keys, values, span.sees_RK).flatten(0, 1)[span.tokens_R])
         out_ND = torch.cat([part.flatten(1) for part in parts])
         return torch.nn.functional.pad(out_ND, (0, 0, 0, size - len(out_ND)))[:, None]
 

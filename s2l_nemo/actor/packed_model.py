@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import cast
+
 import torch
 from megatron.core.models.gpt import GPTModel
 from megatron.core.tensor_parallel import gather_from_sequence_parallel_region
@@ -23,7 +25,7 @@ class PackedGPTModel(GPTModel):  # type: ignore[misc]  # Megatron has no types
             rotary_pos_emb=self.rotary_pos_emb(self.max_sequence_length)[rows.position_1N[0]],
         )
         if not self.post_process:
-            return hidden_N1H
+            return cast(torch.Tensor, hidden_N1H)
         if self.config.sequence_parallel:  # each rank's part of the vocabulary gives a part of the gradient
             hidden_N1H = gather_from_sequence_parallel_region(hidden_N1H, tensor_parallel_output_grad=True)
         tied = self.share_embeddings_and_output_weights

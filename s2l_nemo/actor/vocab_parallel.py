@@ -23,13 +23,13 @@ def target_logprobs(
     V is this rank's part of the vocabulary. Every rank gets the values for the whole of it. Entropy has no gradient.
     The gradient of `hidden_MH` is this rank's part: the caller sums it over the tensor-parallel ranks.
     """
-    logprobs_M, entropy_M = _TargetLogprobs.apply(hidden_MH, weight_VH, target_M, temperature)
+    logprobs_M, entropy_M = _TargetLogprobs.apply(hidden_MH, weight_VH, target_M, temperature)  # type: ignore[no-untyped-call]
     return torch.stack([logprobs_M, entropy_M])
 
 
 class _TargetLogprobs(torch.autograd.Function):
     @staticmethod
-    def forward(  # type: ignore[override]
+    def forward(
         ctx: Any, hidden_MH: torch.Tensor, weight_VH: torch.Tensor, target_M: torch.Tensor, temperature: float
     ) -> tuple[torch.Tensor, torch.Tensor]:
         logprobs_M, entropy_M, log_z_M = (torch.empty(len(target_M), device=hidden_MH.device) for _ in range(3))
@@ -53,9 +53,7 @@ class _TargetLogprobs(torch.autograd.Function):
         return logprobs_M, entropy_M
 
     @staticmethod
-    def backward(  # type: ignore[override]
-        ctx: Any, grad_M: torch.Tensor, _: torch.Tensor
-    ) -> tuple[torch.Tensor, torch.Tensor, None, None]:
+    def backward(ctx: Any, grad_M: torch.Tensor, _: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, None, None]:
         hidden_MH, weight_VH, target_M, log_z_M = ctx.saved_tensors
         grad_hidden_MH, grad_weight_VH = torch.empty_like(hidden_MH), torch.zeros_like(weight_VH)
         for rows in _chunks(len(target_M), len(weight_VH)):

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 import torch
 
-from s2l_nemo.types import Completion, Group, Prompt, TrainBatch
+from s2l_nemo.types import Group, TrainBatch
 
 
 def collate(
@@ -42,7 +42,13 @@ def collate(
     mask_BS = torch.zeros(len(rows), T - 1)
     sampler_logprobs_BS = torch.zeros(len(rows), T - 1)
     for b, (prompt, completion) in enumerate(rows):
-        _fill_row(tokens_BT[b], mask_BS[b], sampler_logprobs_BS[b], prompt, completion)
+        start = len(prompt.token_ids)
+        end = start + len(completion.token_ids)
+        tokens_BT.numpy()[b, :start] = prompt.token_ids
+        tokens_BT.numpy()[b, start:end] = completion.token_ids
+        # Index t of a per-token tensor belongs to the token at position t + 1.
+        mask_BS[b, start - 1 : end - 1] = 1
+        sampler_logprobs_BS.numpy()[b, start - 1 : end - 1] = completion.logprobs
         if not completion.kept or (mask_truncated and completion.finish_reason == "length"):
             mask_BS[b] = 0
     return TrainBatch(
@@ -63,23 +69,26 @@ def padded_length(length: int, multiple_of: int) -> int:
     return -(-length // multiple_of) * multiple_of
 
 
-def balanced_shards(tokens_P: Sequence[int], world: int) -> list[list[int]]:
-    """The groups of each data-parallel rank, in order: equally many each, and about as many tokens.
+def balanced_replicas(tokens_P: Sequence[int], replicas: int, per_update: int) -> list[int]:
+    """The data-parallel replica of each of the P groups.
 
-    The largest group left goes to the rank with the fewest tokens. `tokens_P` are the tokens of each group.
+    Each replica gets as many groups of each `per_update` in a row, which are one optimizer step, and about as many
+    tokens: the largest group left goes to the replica with the fewest. `tokens_P` are the tokens of each group.
 
-    Raises ValueError if `world` does not divide the number of groups.
+    Raises ValueError if `replicas` does not divide `per_update`.
     """
-    if len(tokens_P) % world:
-        raise ValueError(f"{len(tokens_P)} groups cannot be shared equally by {world} data-parallel ranks")
-    share = len(tokens_P) // world
-    shards: list[list[int]] = [[] for _ in range(world)]
-    totals = [0] * world
-    for group in sorted(range(len(tokens_P)), key=lambda p: -tokens_P[p]):
-        rank = min((r for r in range(world) if len(shards[r]) < share), key=lambda r: totals[r])
-        shards[rank].append(group)
-        totals[rank] += tokens_P[group]
-    return [sorted(shard) for shard in shards]
+    if per_update % replicas:
+        raise ValueError(f"{per_update} groups cannot be shared equally by {replicas} data-parallel ranks")
+    replica_P = [0] * len(tokens_P)
+    for start in range(0, len(tokens_P), per_update):
+        groups, totals = [0] * replicas, [0] * replicas
+        for group in sorted(range(start, min(start + per_update, len(tokens_P))), key=lambda p: -tokens_P[p]):
+            free = [replica for replica in range(replicas) if groups[replica] < per_update // replicas]
+            replica = min(free, key=lambda replica: totals[replica])
+            replica_P[group] = replica
+            groups[replica] += 1
+            totals[replica] += tokens_P[group]
+    return replica_P
 
 
 def groups_with_gradient(advantages_PG: torch.Tensor, multiple_of: int) -> list[int]:
@@ -103,18 +112,3 @@ def groups_with_gradient(advantages_PG: torch.Tensor, multiple_of: int) -> list[
 def mini_batch_counts(batch: TrainBatch) -> tuple[int, int]:
     """Response tokens, and sequences with at least one, of these rows. Their sums over ranks make a `LossScale`."""
     return int(batch.mask_BS.sum().item()), int(batch.mask_BS.any(1).sum().item())
-
-
-def _fill_row(
-    tokens_T: torch.Tensor,
-    mask_S: torch.Tensor,
-    sampler_logprobs_S: torch.Tensor,
-    prompt: Prompt,
-    completion: Completion,
-) -> None:
-    start = len(prompt.token_ids)
-    end = start + len(completion.token_ids)
-    tokens_T[:end] = torch.tensor(prompt.token_ids + completion.token_ids)
-    # Index t of a per-token tensor belongs to the token at position t + 1.
-    mask_S[start - 1 : end - 1] = 1
-    sampler_logprobs_S[start - 1 : end - 1] = torch.tensor(completion.logprobs)

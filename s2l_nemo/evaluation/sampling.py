@@ -109,7 +109,7 @@ class Sampler:
             id=problem.problem_id,
             question=problem.question,
             answer=problem.gold,
-            outputs=[self.decode(completion.token_ids) for completion in samples],
+            outputs=[self.decode(completion.token_ids.tolist()) for completion in samples],
             tokens=[len(completion.token_ids) for completion in samples],
             finish_reasons=[completion.finish_reason for completion in samples],
         )

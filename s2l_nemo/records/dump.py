@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from s2l_nemo.files import replacing
 from s2l_nemo.types import Group
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+ROW_GROUP_BYTES = 2**26
 
 
 @dataclass(frozen=True)
@@ -32,48 +38,88 @@ class RolloutRow:
     weight_version: int
 
 
-def rollout_rows(
-    step: int, groups: Iterable[Group], advantages_B: Sequence[float], decode: Callable[[Sequence[int]], str]
-) -> list[RolloutRow]:
-    """The rows of a step. Groups, their completions and `advantages_B` have one order, and rows have it too."""
-    pairs = [(group.prompt, completion) for group in groups for completion in group.completions]
-    return [
-        RolloutRow(
-            step=step,
-            prompt_id=completion.prompt_id,
-            sample_id=completion.sample_id,
-            source=completion.source.name.lower(),
-            prompt=prompt.text,
-            response=decode(completion.token_ids),
-            answer=prompt.answer,
-            token_ids=list(completion.token_ids),
-            logprobs=list(completion.logprobs),
-            advantage=float(advantage),
-            reward=completion.reward,
-            extracted=completion.answer,
-            grader_error=completion.grader_error,
-            kept=completion.kept,
-            finish_reason=completion.finish_reason,
-            weight_version=completion.weight_version,
-        )
-        for (prompt, completion), advantage in zip(pairs, advantages_B, strict=True)
-    ]
-
-
-def write_rollouts(path: Path, rows: Sequence[RolloutRow]) -> None:
-    """Writes the rows as parquet (zstd), all or nothing. Makes the folder if it is missing."""
+def rollout_table(
+    step: int, group: Group, advantages_G: Sequence[float], decode: Callable[[Sequence[int]], str]
+) -> pa.Table:
+    """The rows of one group, in its order. Raises ValueError unless each completion has an advantage."""
+    if len(advantages_G) != len(group.completions):
+        raise ValueError(f"{len(group.completions)} completions have {len(advantages_G)} advantages")
+    columns: dict[str, list[Any]] = {field.name: [] for field in fields(RolloutRow)}
+    for completion, advantage in zip(group.completions, advantages_G, strict=True):
+        row = {
+            "step": step,
+            "prompt_id": completion.prompt_id,
+            "sample_id": completion.sample_id,
+            "source": completion.source.name.lower(),
+            "prompt": group.prompt.text,
+            "response": decode(completion.token_ids.tolist()),
+            "answer": group.prompt.answer,
+            "token_ids": completion.token_ids,
+            "logprobs": completion.logprobs,
+            "advantage": advantage,
+            "reward": completion.reward,
+            "extracted": completion.answer,
+            "grader_error": completion.grader_error,
+            "kept": completion.kept,
+            "finish_reason": completion.finish_reason,
+            "weight_version": completion.weight_version,
+        }
+        for name, values in columns.items():
+            values.append(row[name])
     import pyarrow as pa
+
+    return pa.table(columns, schema=_schema())
+
+
+def table_bytes(table: pa.Table) -> bytes:
+    """A table for another rank, which reads it with `table_of_bytes`."""
+    import pyarrow as pa
+
+    sink = pa.BufferOutputStream()
+    with pa.ipc.new_stream(sink, table.schema) as stream:
+        stream.write_table(table)
+    return bytes(sink.getvalue().to_pybytes())
+
+
+def table_of_bytes(data: bytes) -> pa.Table:
+    import pyarrow as pa
+
+    return pa.ipc.open_stream(data).read_all()
+
+
+def write_rollouts(path: Path, tables: Iterable[pa.Table]) -> None:
+    """Writes the rows of all tables as parquet (zstd), all or nothing. Makes the folder if it is missing.
+
+    It holds about 64 MiB of them at a time.
+    """
     from pyarrow import parquet
+
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with replacing(path) as temporary, parquet.ParquetWriter(temporary, _schema(), compression="zstd") as writer:
+        for row_group in _row_groups(tables):
+            writer.write_table(row_group)
+
+
+def _row_groups(tables: Iterable[pa.Table]) -> Iterator[pa.Table]:
+    import pyarrow as pa
+
+    held: list[pa.Table] = []
+    for table in tables:
+        held.append(table)
+        if sum(one.nbytes for one in held) >= ROW_GROUP_BYTES:
+            yield pa.concat_tables(held)
+            held = []
+    if held:
+        yield pa.concat_tables(held)
+
+
+def _schema() -> pa.Schema:
+    import pyarrow as pa
 
     types = {"token_ids": pa.list_(pa.int32()), "logprobs": pa.list_(pa.float32())}
     types |= dict.fromkeys(("step", "prompt_id", "sample_id", "weight_version"), pa.int64())
     types |= dict.fromkeys(("advantage", "reward"), pa.float32()) | {"kept": pa.bool_()}
-    names = [field.name for field in fields(RolloutRow)]
-    schema = pa.schema([(name, types.get(name, pa.string())) for name in names])
-    table = pa.table({name: [getattr(row, name) for row in rows] for name in names}, schema=schema)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with replacing(path) as temporary:
-        parquet.write_table(table, temporary, compression="zstd")
+    return pa.schema([(field.name, types.get(field.name, pa.string())) for field in fields(RolloutRow)])
 
 
 def read_rollouts(path: Path) -> list[RolloutRow]:

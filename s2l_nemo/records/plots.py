@@ -20,6 +20,7 @@ EXPLORER, LEARNER, MIXED, GREY = "#E69F00", "#0072B2", "#333333", "#999999"
 PHASES = (
     ("time/rollout_explorer", "explorer rollouts", EXPLORER),
     ("time/rollout_learner", "learner rollouts", LEARNER),
+    ("time/exchange", "exchange", "#666666"),
     ("time/reward", "grading", "#CC79A7"),
     ("time/explorer_filter", "explorer filter", "#F0E442"),
     ("time/logprobs", "log-probs", "#56B4E9"),

@@ -9,7 +9,10 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
-PHASES = ("rollout", "rollout_explorer", "rollout_learner", "reward", "explorer_filter", "logprobs", "update", "refit")
+PHASES = (
+    "rollout", "rollout_explorer", "rollout_learner", "exchange", "reward", "explorer_filter", "logprobs", "update",
+    "refit",
+)  # fmt: skip
 
 
 class Clock:

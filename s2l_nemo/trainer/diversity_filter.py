@@ -8,8 +8,9 @@ from dataclasses import dataclass, replace
 from s2l_nemo.algorithm.groups import mixed_requests, sample_seed
 from s2l_nemo.measures.diversity import match_learner_diversity
 from s2l_nemo.rewards.answers import normalize_answer
+from s2l_nemo.trainer.exchange import StepGroups
 from s2l_nemo.trainer.rollouts import Rollouts
-from s2l_nemo.types import Completion, Group, SamplingParams, Source
+from s2l_nemo.types import Completion, Group, Prompt, SamplingParams, Source
 
 KEEP_MIN = 2  # fewer have no diversity
 
@@ -26,38 +27,49 @@ class DiversityFilter:
     sampling: SamplingParams
     run_seed: int
 
-    def __call__(self, groups: Sequence[Group], step: int) -> list[Group]:
-        """The same groups, in which the explorer rollouts to leave out are no longer `kept`. Collective."""
-        explorer = sum(completion.source is Source.EXPLORER for completion in groups[0].completions)
+    def __call__(self, groups: StepGroups, prompts: Sequence[Prompt], step: int) -> StepGroups:
+        """The same groups, in which the explorer rollouts to leave out are no longer `kept`. Collective.
+
+        `prompts` are those of all groups. The ranks of a replica share its groups.
+        """
+        explorer = int((groups.source_PG[0] == Source.EXPLORER).sum())
         if explorer <= KEEP_MIN:
-            return list(groups)
-        ranks = self.rollouts.ranks
-        more = self._more_learner_samples(groups, explorer, step)
+            return groups
+        ranks, own = self.rollouts.ranks, list(groups.own.values())
+        more = self._more_learner_samples(groups, prompts, explorer, step)
+        members = ranks.members(ranks.replica)
         kept: dict[int, list[int]] = {}
-        for group in groups[ranks.rank :: ranks.world]:
-            own = [completion for completion in group.completions if completion.source is Source.LEARNER]
-            reference = [*own, *more[group.prompt.prompt_id]][:explorer]
+        for group in own[members.index(ranks.rank) :: len(members)]:
+            learners = [completion for completion in group.completions if completion.source is Source.LEARNER]
+            reference = [*learners, *more[group.prompt.prompt_id]][:explorer]
             seed = sample_seed(self.run_seed, step, group.prompt.prompt_id, 0)
             kept[group.prompt.prompt_id] = _kept(group.completions[:explorer], reference, seed)
-        everywhere = {prompt: indices for part in ranks.gather(kept) for prompt, indices in part.items()}
-        return [_marked(group, explorer, everywhere[group.prompt.prompt_id]) for group in groups]
+        of_replica = {prompt: indices for part in ranks.gather_in_replica(kept) for prompt, indices in part.items()}
+        marked = [_marked(group, explorer, of_replica[group.prompt.prompt_id]) for group in own]
+        return StepGroups.gather(ranks, prompts, marked)
 
-    def _more_learner_samples(self, groups: Sequence[Group], explorer: int, step: int) -> dict[int, list[Completion]]:
-        """Graded learner samples beside those of the groups, by prompt. Their sample ids follow those of the group."""
-        size = len(groups[0].completions)
-        prompts = [group.prompt for group in groups]
+    def _more_learner_samples(
+        self, groups: StepGroups, prompts: Sequence[Prompt], explorer: int, step: int
+    ) -> dict[int, list[Completion]]:
+        """Graded learner samples beside those of this replica's groups, by prompt.
+
+        Their sample ids follow those of the group.
+        """
+        size = groups.source_PG.size(1)
         missing = max(0, explorer - (size - explorer))
-        samples: dict[int, list[Completion]] = {prompt.prompt_id: [] for prompt in prompts}
+        samples: dict[int, list[Completion]] = {group.prompt.prompt_id: [] for group in groups.own.values()}
         if missing:
             _, requests = mixed_requests(prompts, explorer=size, learner=missing, step=step, run_seed=self.run_seed)
-            completions = self.rollouts.graded([], requests, self.sampling, prompts)
+            ranks = self.rollouts.ranks
+            replica_P = [ranks.replica_of[holder] for holder in groups.holder_P]
+            _, completions = self.rollouts.graded([], requests, self.sampling, prompts, lambda _: replica_P)
             for completion in sorted(completions, key=lambda completion: completion.sample_id):
                 samples[completion.prompt_id].append(completion)
         return samples
 
 
 def _kept(explorer: Sequence[Completion], reference: Sequence[Completion], seed: int) -> list[int]:
-    tokens = [[completion.token_ids for completion in side] for side in (explorer, reference)]
+    tokens = [[completion.token_ids.tolist() for completion in side] for side in (explorer, reference)]
     answers = [
         [None if completion.answer is None else normalize_answer(completion.answer) for completion in side]
         for side in (explorer, reference)

@@ -29,11 +29,11 @@ Who waits for whom. Time runs to the right, and a phase begins once all before i
 
     explorer engine   [ G_w of each prompt ]
     learner engine    [ G_s of each prompt    ]                                                  [ refit ]
-    grader                                     [ rewards ]
-    all ranks                                             [ exchange, advantages ]
+    all ranks                                  [ exchange ][ rewards ][ advantages ]
     actor                                                                         [ log-probs ][ updates ]
 
-Engines that are servers sample at the same time, and grading waits for the slower one. Embedded engines sample one
+Engines that are servers sample at the same time, and the exchange waits for the slower one. In it the completions of
+a group go to the replica that trains on it, whose ranks then grade them. Embedded engines sample one
 after the other. The next step waits for the refit, so the learner's engine never samples with older weights.
 `trainer.rollouts` runs the engines' part.
 """
@@ -48,7 +48,7 @@ import torch
 
 from s2l_nemo.actor.protocol import Actor
 from s2l_nemo.algorithm.advantages import group_advantages
-from s2l_nemo.algorithm.batching import balanced_shards, collate, groups_with_gradient, mini_batch_counts
+from s2l_nemo.algorithm.batching import balanced_replicas, collate, groups_with_gradient, mini_batch_counts
 from s2l_nemo.algorithm.groups import assemble_groups, mixed_requests
 from s2l_nemo.algorithm.losses.aggregation import LossScale
 from s2l_nemo.algorithm.losses.policy import PolicyLoss
@@ -58,13 +58,14 @@ from s2l_nemo.algorithm.schedule import Schedule
 from s2l_nemo.config.schema import CheckpointConfig, ValidationConfig
 from s2l_nemo.trainer.clock import Clock
 from s2l_nemo.trainer.diversity_filter import DiversityFilter
+from s2l_nemo.trainer.exchange import StepGroups
 from s2l_nemo.trainer.metrics import Metrics, rollout_metrics, throughput, update_metrics
 from s2l_nemo.trainer.recorder import Recorder
 from s2l_nemo.trainer.rollouts import Rollouts
 from s2l_nemo.trainer.stop import StopRequest
 from s2l_nemo.trainer.sums import StepSums
 from s2l_nemo.trainer.validation import Validation, validate, validation_metrics
-from s2l_nemo.types import Group, Prompt, SamplingParams, TrainBatch
+from s2l_nemo.types import Prompt, SamplingParams, TrainBatch
 
 
 @dataclass(frozen=True)
@@ -90,7 +91,8 @@ class Update:
 class Trainer:
     """One run, on one rank.
 
-    Every rank runs the same code and knows every group. Each data-parallel replica trains on groups of its own.
+    Every rank runs the same code. Each data-parallel replica gets and trains on groups of its own, and knows the
+    figures of all.
     """
 
     algorithm: AlgorithmConfig
@@ -139,19 +141,22 @@ class Trainer:
                 return received
         return 0
 
-    def train_step(self, step: int) -> tuple[Metrics, list[Group], torch.Tensor]:
-        """Iteration `step` of Algorithm 1, counted from 1. Returns its metrics, its P groups and advantages_PG."""
+    def train_step(self, step: int) -> tuple[Metrics, StepGroups, torch.Tensor]:
+        """Iteration `step` of Algorithm 1, counted from 1. Returns its metrics, its groups and advantages_PG."""
         clock = Clock(self.now)
         split = self.schedule(step, self.algorithm.group_size)
         prompts = self.next_prompts(step)
         for_explorer, for_learner = mixed_requests(
             prompts, explorer=split.explorer, learner=split.learner, step=step, run_seed=self.run_seed
         )
-        graded = self.rollouts.graded(for_explorer, for_learner, self.sampling, prompts, clock)
-        groups = assemble_groups(prompts, graded, group_size=self.algorithm.group_size, learner_version=step - 1)
+        own_prompts, graded = self.rollouts.graded(
+            for_explorer, for_learner, self.sampling, prompts, self.replicas, clock
+        )
+        own = assemble_groups(own_prompts, graded, group_size=self.algorithm.group_size, learner_version=step - 1)
+        groups = StepGroups.gather(self.rollouts.ranks, prompts, own)
         if self.explorer_filter is not None:
             with clock("explorer_filter"):
-                groups = self.explorer_filter(groups, step)
+                groups = self.explorer_filter(groups, prompts, step)
         self.rollouts.sleep()
         advantages_PG = self.advantages(groups)
         updates = self.updates(self.batch_of_replica(groups, advantages_PG))
@@ -178,12 +183,17 @@ class Trainer:
         order = take((step - 1) * size, size, len(self.train_prompts), self.run_seed)
         return [self.train_prompts[index] for index in order]
 
-    def advantages(self, groups: Sequence[Group]) -> torch.Tensor:
+    def replicas(self, tokens_P: Sequence[int]) -> list[int]:
+        """The replica that trains on each group. All have about as many tokens in every optimizer step."""
+        _, replicas = self.actor.data_parallel()
+        return balanced_replicas(tokens_P, replicas, self.mini_batch_prompts())
+
+    def advantages(self, groups: StepGroups) -> torch.Tensor:
         """advantages_PG over each whole group. Explorer and learner stand together unless `adv_norm` parts them."""
         return group_advantages(
-            torch.tensor([group.rewards_G() for group in groups]),
-            torch.tensor([[completion.source for completion in group.completions] for group in groups]),
-            torch.tensor([group.kept_G() for group in groups]),
+            groups.reward_PG.float(),
+            groups.source_PG,
+            groups.kept_PG,
             std=self.algorithm.adv_std,
             baseline=self.algorithm.adv_baseline,
             norm=self.algorithm.adv_norm,
@@ -194,18 +204,11 @@ class Trainer:
         """Prompts of one optimizer step, over all replicas."""
         return self.algorithm.mini_batch_prompts or self.algorithm.prompts_per_step
 
-    def batch_of_replica(self, groups: list[Group], advantages_PG: torch.Tensor) -> TrainBatch:
+    def batch_of_replica(self, groups: StepGroups, advantages_PG: torch.Tensor) -> TrainBatch:
         """The rows of this replica, those of the first mini-batch first. No group is divided between replicas."""
-        rank, size = self.actor.data_parallel()
-        per_update = self.mini_batch_prompts()
-        tokens_P = [group.tokens() for group in groups]
-        mine: list[int] = []
-        for start in range(0, len(groups), per_update):
-            shards = balanced_shards(tokens_P[start : start + per_update], size)
-            mine += [start + group for group in shards[rank]]
         return collate(
-            [groups[p] for p in mine],
-            advantages_PG[mine],
+            list(groups.own.values()),
+            advantages_PG[list(groups.own)],
             pad_token_id=self.limits.pad_token_id,
             multiple_of=self.limits.sequence_multiple,
             mask_truncated=self.algorithm.mask_truncated,

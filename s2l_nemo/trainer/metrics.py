@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-
 import torch
 
 from s2l_nemo.algorithm.advantages import zero_variance_fraction
 from s2l_nemo.algorithm.schedule import Split
 from s2l_nemo.measures.statistics import mean
 from s2l_nemo.trainer.clock import Clock
+from s2l_nemo.trainer.exchange import StepGroups
 from s2l_nemo.trainer.sums import StepSums
-from s2l_nemo.types import Completion, Group, Source
+from s2l_nemo.types import Source
 
 Metrics = dict[str, float | int | None]
 
@@ -21,44 +20,32 @@ def ratio(numerator: float | None, denominator: float | None) -> float | None:
     return numerator / denominator if numerator is not None and denominator else None
 
 
-def rollout_metrics(split: Split, groups: Sequence[Group]) -> Metrics:
+def rollout_metrics(split: Split, groups: StepGroups) -> Metrics:
     """Rewards, lengths in tokens, and the share of answers cut at the limit: of all completions and by source.
 
     Completions that the explorer filter left out are counted too.
     """
-    completions = [completion for group in groups for completion in group.completions]
-    rewards_PG = torch.tensor([group.rewards_G() for group in groups])
-    kept_PG = torch.tensor([group.kept_G() for group in groups])
+    everyone_PG = torch.ones_like(groups.kept_PG)
 
-    def of(figure: Callable[[Completion], float], chosen: Sequence[Completion]) -> float | None:
-        return mean([figure(completion) for completion in chosen])
-
-    def reward(completion: Completion) -> float:
-        return completion.reward or 0.0
-
-    def length(completion: Completion) -> float:
-        return float(len(completion.token_ids))
-
-    def truncated(completion: Completion) -> float:
-        return float(completion.finish_reason == "length")
+    def of(figure_PG: torch.Tensor, chosen_PG: torch.Tensor = everyone_PG) -> float | None:
+        return mean(figure_PG[chosen_PG].double().tolist())
 
     metrics: Metrics = {
         "alpha": split.alpha,
         "group/explorer": split.explorer,
         "group/learner": split.learner,
-        "group/zero_variance_fraction": zero_variance_fraction(rewards_PG, kept_PG),
-        "group/kept": kept_PG.sum(1).float().mean().item(),
-        "reward/mean": of(reward, completions),
-        "reward/grader_errors": sum(completion.grader_error is not None for completion in completions),
-        "response_length/mean": of(length, completions),
-        "response_length/truncated_fraction": of(truncated, completions),
+        "group/zero_variance_fraction": zero_variance_fraction(groups.reward_PG, groups.kept_PG),
+        "group/kept": groups.kept_PG.sum(1).float().mean().item(),
+        "reward/mean": of(groups.reward_PG),
+        "reward/grader_errors": int(groups.failed_PG.sum().item()),
+        "response_length/mean": of(groups.length_PG),
+        "response_length/truncated_fraction": of(groups.truncated_PG),
     }
     for source in Source:
-        name = source.name.lower()
-        chosen = [completion for completion in completions if completion.source is source]
-        metrics[f"reward/{name}"] = of(reward, chosen)
-        metrics[f"response_length/{name}"] = of(length, chosen)
-        metrics[f"response_length/truncated_fraction_{name}"] = of(truncated, chosen)
+        name, chosen_PG = source.name.lower(), groups.source_PG == source
+        metrics[f"reward/{name}"] = of(groups.reward_PG, chosen_PG)
+        metrics[f"response_length/{name}"] = of(groups.length_PG, chosen_PG)
+        metrics[f"response_length/truncated_fraction_{name}"] = of(groups.truncated_PG, chosen_PG)
     return metrics
 
 
@@ -85,13 +72,13 @@ def update_metrics(sums: StepSums) -> Metrics:
     return metrics
 
 
-def throughput(clock: Clock, groups: Sequence[Group], trained_tokens: float) -> Metrics:
+def throughput(clock: Clock, groups: StepGroups, trained_tokens: float) -> Metrics:
     """Response tokens a second, of all ranks together.
 
     Rollout: the sampled tokens, over the seconds of the rollout phase. Train: `trained_tokens`, which counts a token
     once for each pass, over the seconds of log-probs and updates.
     """
-    sampled = sum(len(completion.token_ids) for group in groups for completion in group.completions)
+    sampled = int(groups.length_PG.sum().item())
     seconds = clock.seconds
     train = seconds.get("logprobs", 0.0) + seconds.get("update", 0.0)
     return {

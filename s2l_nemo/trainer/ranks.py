@@ -1,17 +1,20 @@
-"""The ranks of a run: which requests each of them samples, and how all come to know the same."""
+"""The ranks of a run: which requests each of them samples, and how they speak to each other."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
+import numpy as np
+import numpy.typing as npt
 import torch
 
 from s2l_nemo.algorithm.groups import share
-from s2l_nemo.types import Completion, SampleRequest
+from s2l_nemo.types import SampleRequest
 
 Value = TypeVar("Value")
+Words = npt.NDArray[np.int32]
 
 
 @dataclass(frozen=True)
@@ -20,11 +23,27 @@ class Ranks:
 
     `leaders` are the ranks that speak to engines. With embedded engines that is every rank. With servers it is one rank
     for each pair of servers.
+
+    A replica is the TP x PP ranks that train one copy of the model. All of them train on the same groups.
     """
 
     rank: int  # this one
-    world: int
     leaders: tuple[int, ...]
+    replica_of: tuple[int, ...]  # of each rank
+    torch_group: Any = None  # the ranks of this replica; None: all ranks
+
+    @property
+    def world(self) -> int:
+        return len(self.replica_of)
+
+    @property
+    def replica(self) -> int:
+        """That of this rank."""
+        return self.replica_of[self.rank]
+
+    def members(self, replica: int) -> list[int]:
+        """The ranks of a replica. The first one speaks for it."""
+        return [rank for rank, its in enumerate(self.replica_of) if its == replica]
 
     def share(self, requests: Sequence[SampleRequest]) -> list[SampleRequest]:
         """The requests that this rank's engine samples; none if this rank is no leader.
@@ -35,12 +54,40 @@ class Ranks:
             return []
         return share(requests, self.leaders.index(self.rank), len(self.leaders))
 
-    def exchange(self, completions: list[Completion]) -> list[Completion]:
-        """The completions of all ranks, the same list on every rank. Collective."""
-        return [completion for part in self.gather(completions) for completion in part]
-
     def gather(self, value: Value) -> list[Value]:
         """The values of all ranks, in their order, on every rank. Collective."""
         gathered: list[Any] = [None] * self.world
         torch.distributed.all_gather_object(gathered, value)
         return gathered
+
+    def gather_in_replica(self, value: Value) -> list[Value]:
+        """The values of this replica's ranks, in their order, on each of them. Collective."""
+        gathered: list[Any] = [None] * len(self.members(self.replica))
+        torch.distributed.all_gather_object(gathered, value, group=self.torch_group)
+        return gathered
+
+    def swap(self, sent: Mapping[int, Words], sizes: Mapping[int, int]) -> dict[int, Words]:
+        """Sends an array to each rank of `sent`, and receives one of the given size from each rank of `sizes`.
+
+        An array that goes to several ranks is not copied. Collective: what one rank sends, the other must expect.
+        """
+        received = {rank: np.empty(size, np.int32) for rank, size in sizes.items()}
+        waiting = [torch.distributed.irecv(torch.from_numpy(array), rank) for rank, array in received.items()]
+        waiting += [torch.distributed.isend(torch.from_numpy(array), rank) for rank, array in sent.items()]
+        for work in waiting:
+            assert work is not None  # this rank is in the group
+            work.wait()
+        return received
+
+    def send(self, data: bytes, rank: int) -> None:
+        """Waits until the other rank takes it with `receive`."""
+        torch.distributed.send(torch.tensor([len(data)]), rank)
+        torch.distributed.send(torch.frombuffer(bytearray(data), dtype=torch.uint8), rank)
+
+    def receive(self, rank: int) -> bytes:
+        """What the other rank gives to `send`; it may not be empty."""
+        size = torch.empty(1, dtype=torch.long)
+        torch.distributed.recv(size, rank)
+        data = torch.empty(int(size.item()), dtype=torch.uint8)
+        torch.distributed.recv(data, rank)
+        return data.numpy().tobytes()

@@ -1,6 +1,6 @@
 """Everything that a run writes.
 
-All ranks call the same methods. Rank 0 writes, the other ranks only take part in checkpoints.
+All ranks call the same methods. Rank 0 writes. The other ranks take part in checkpoints and give it their rollouts.
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ import shutil
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 
@@ -20,12 +20,17 @@ from s2l_nemo.measures.statistics import bootstrap_mean, paired_bootstrap
 from s2l_nemo.records.checkpoints import prune_checkpoints, publish_checkpoint
 from s2l_nemo.records.console import StepConsole
 from s2l_nemo.records.directory import RunDir
-from s2l_nemo.records.dump import rollout_rows, write_rollouts
+from s2l_nemo.records.dump import rollout_table, table_bytes, table_of_bytes, write_rollouts
 from s2l_nemo.records.metrics import MetricsWriter
 from s2l_nemo.records.plots import plot_run
+from s2l_nemo.trainer.exchange import StepGroups
 from s2l_nemo.trainer.metrics import Metrics
+from s2l_nemo.trainer.ranks import Ranks
 from s2l_nemo.trainer.validation import Validation, named_interval, read_correct, write_validation
-from s2l_nemo.types import Group, Prompt
+from s2l_nemo.types import Prompt
+
+if TYPE_CHECKING:
+    import pyarrow as pa
 
 
 @dataclass
@@ -41,6 +46,7 @@ class Recorder:
     logging: LoggingConfig
     identity: dict[str, Any]
     decode: Callable[[Sequence[int]], str]
+    ranks: Ranks
     checkpoint_bytes: int  # estimate of one checkpoint, for the check of free space
     writer: MetricsWriter | None
     console: StepConsole | None
@@ -64,18 +70,37 @@ class Recorder:
         )
 
     def stepped(
-        self, step: int, metrics: Metrics, groups: list[Group], advantages_PG: torch.Tensor, seconds: float
+        self, step: int, metrics: Metrics, groups: StepGroups, advantages_PG: torch.Tensor, seconds: float
     ) -> None:
-        """Writes metrics and rollouts of a step and says its line. `seconds` include those of its validation."""
-        if self.console is None:
-            return
-        assert self.writer is not None
-        metrics["time/step_with_validation"] = seconds
-        self.writer.write(step, metrics)
+        """Writes metrics and rollouts of a step and says its line. `seconds` include those of its validation.
+
+        Collective.
+        """
+        if self.writer is not None:
+            metrics["time/step_with_validation"] = seconds
+            self.writer.write(step, metrics)
         if self.logging.rollouts_every and step % self.logging.rollouts_every == 0:
-            rows = rollout_rows(step, groups, advantages_PG.reshape(-1).tolist(), self.decode)
-            write_rollouts(self.run_dir.rollout_file(step), rows)
-        self.console.step(step, metrics)
+            self._dump(step, groups, advantages_PG.tolist())
+        if self.console is not None:
+            self.console.step(step, metrics)
+
+    def _dump(self, step: int, groups: StepGroups, advantages_PG: Sequence[Sequence[float]]) -> None:
+        """Rank 0 writes the rollouts. One rank of each other replica sends its groups, when it is their turn."""
+        rank = self.ranks.rank
+
+        def table(p: int) -> pa.Table:
+            return rollout_table(step, groups.own[p], advantages_PG[p], self.decode)
+
+        if self.writer is None:
+            for p, holder in enumerate(groups.holder_P):
+                if holder == rank:
+                    self.ranks.send(table_bytes(table(p)), 0)
+        else:
+            tables = (
+                table(p) if holder == rank else table_of_bytes(self.ranks.receive(holder))
+                for p, holder in enumerate(groups.holder_P)
+            )
+            write_rollouts(self.run_dir.rollout_file(step), tables)
 
     def save(self, actor: Actor, step: int) -> None:
         """Writes a checkpoint and removes the oldest. Nothing counts as a checkpoint until it is complete. Collective.

@@ -11,7 +11,8 @@ import torch
 from s2l_nemo.actor.protocol import Actor
 from s2l_nemo.engines.protocol import EngineDied, LearnerEngine, RolloutEngine
 from s2l_nemo.trainer.clock import Clock
-from s2l_nemo.trainer.grading import Grading
+from s2l_nemo.trainer.exchange import Place, deliver
+from s2l_nemo.trainer.grading import Grading, graded
 from s2l_nemo.trainer.ranks import Ranks
 from s2l_nemo.types import Completion, Prompt, SampleRequest, SamplingParams
 
@@ -39,17 +40,24 @@ class Rollouts:
         for_learner: Sequence[SampleRequest],
         params: SamplingParams,
         prompts: Sequence[Prompt],
+        place: Place,
         clock: Clock | None = None,
-    ) -> list[Completion]:
-        """One completion with its reward for every request, in any order, the same list on every rank.
+    ) -> tuple[list[Prompt], list[Completion]]:
+        """A completion with its reward for every request whose prompt `place` gives to this replica, and those prompts.
 
-        Each rank grades what its own engines have sampled. `prompts` holds the prompt of every request.
+        `prompts` holds the prompt of every request. The ranks of a replica share the grading.
         """
         clock = clock or Clock()
         with clock("rollout"):
             sampled = self.sample(for_explorer, for_learner, params, clock)
+        with clock("exchange"):
+            own_prompts, completions = deliver(self.ranks, sampled, prompts, place)
         with clock("reward"):
-            return self.ranks.exchange(self.grading(sampled, prompts))
+            members = self.ranks.members(self.ranks.replica)
+            mine = self.grading.grades(completions[members.index(self.ranks.rank) :: len(members)], own_prompts)
+            shares = self.ranks.gather_in_replica(mine)
+            grades = [shares[index % len(members)][index // len(members)] for index in range(len(completions))]
+            return own_prompts, [graded(*pair) for pair in zip(completions, grades, strict=True)]
 
     def sample(
         self,

@@ -103,7 +103,7 @@ def build_trainer(cfg: Config, inputs: Inputs, stop: StopRequest) -> Trainer:
 
     rollout = cfg.rollout
     sampling = SamplingParams(rollout.max_response_length, stop_ids, rollout.temperature, rollout.top_p, rollout.top_k)
-    recorder = make_recorder(cfg, run_dir, resumed, identity, decode, actor, rank, state)
+    recorder = make_recorder(cfg, run_dir, resumed, identity, decode, actor, rollouts.ranks, state)
     if rank == 0:
         announce(recorder, cfg, inputs, resumed)
     return Trainer(
@@ -202,9 +202,11 @@ def make_rollouts(
     """Engines of this rank. If they are servers, the first ranks of each node start one pair each and speak to it."""
     served = ENGINES[cfg.engine.kind].served
     rank, world = torch.distributed.get_rank(), torch.distributed.get_world_size()
-    leads: list[Any] = [None] * world
     local = int(os.environ["LOCAL_RANK"])
-    torch.distributed.all_gather_object(leads, not served or local < cfg.engine.replicas_per_node)
+    replica, replicas = actor.data_parallel()
+    everyone: list[Any] = [None] * world
+    torch.distributed.all_gather_object(everyone, (not served or local < cfg.engine.replicas_per_node, replica))
+    leads, replica_of = zip(*everyone, strict=True)
     factory = EngineFactory(
         config=cast(EngineConfig, OmegaConf.to_object(cast(Any, cfg.engine))),
         precision=cfg.model.precision,
@@ -214,7 +216,9 @@ def make_rollouts(
         servers=Servers(local, run_dir.path / "engines", rank) if leads[rank] else None,
     )
     explorer, learner = make_engines(factory, explorer=models.explorer, learner=models.learner)
-    ranks = Ranks(rank, world, tuple(one for one in range(world) if leads[one]))
+    members = [[one for one in range(world) if replica_of[one] == replica] for replica in range(replicas)]
+    own_group, _ = torch.distributed.new_subgroups_by_enumeration(members, backend="gloo")
+    ranks = Ranks(rank, tuple(one for one in range(world) if leads[one]), replica_of, own_group)
     sleeps = served and cfg.engine.placement is Placement.colocated
     return Rollouts(explorer, learner, actor, ranks, Grading(decode, grader), concurrent=served, sleeps=sleeps)
 
@@ -254,11 +258,11 @@ def make_recorder(
     identity: dict[str, Any],
     decode: Callable[[Sequence[int]], str],
     actor: S2LActor,
-    rank: int,
+    ranks: Ranks,
     state: dict[str, Any],
 ) -> Recorder:
     writer = console = None
-    if rank == 0:
+    if ranks.rank == 0:
         writer = MetricsWriter(
             run_dir,
             wandb_project=cfg.logging.wandb_project,
@@ -275,6 +279,7 @@ def make_recorder(
         logging=cfg.logging,
         identity=identity,
         decode=decode,
+        ranks=ranks,
         checkpoint_bytes=checkpoint_bytes,
         writer=writer,
         console=console,

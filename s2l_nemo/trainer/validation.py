@@ -14,6 +14,7 @@ from typing import Any
 from s2l_nemo.algorithm.groups import assemble_groups, mixed_requests
 from s2l_nemo.files import write_json_atomic
 from s2l_nemo.measures.statistics import Interval, bootstrap_mean
+from s2l_nemo.trainer.exchange import StepGroups
 from s2l_nemo.trainer.rollouts import Rollouts
 from s2l_nemo.types import Prompt, SamplingParams
 
@@ -39,10 +40,14 @@ def validate(
 ) -> Validation:
     """Samples `samples` completions of every prompt with the learner's present weights, and grades them. Collective."""
     _, requests = mixed_requests(prompts, explorer=0, learner=samples, step=SEED_STEP, run_seed=run_seed)
-    graded = rollouts.graded([], requests, params, prompts)
-    groups = assemble_groups(prompts, graded, group_size=samples, learner_version=rollouts.version)
-    errors = sum(completion.grader_error is not None for completion in graded)
-    return Validation([group.rewards_G() for group in groups], errors)
+    ranks = rollouts.ranks
+    replicas = len(set(ranks.replica_of))
+    own_prompts, graded = rollouts.graded(
+        [], requests, params, prompts, lambda tokens_P: [p % replicas for p in range(len(tokens_P))]
+    )
+    own = assemble_groups(own_prompts, graded, group_size=samples, learner_version=rollouts.version)
+    groups = StepGroups.gather(ranks, prompts, own)
+    return Validation(groups.reward_PG.tolist(), int(groups.failed_PG.sum().item()))
 
 
 def validation_metrics(validation: Validation | None) -> dict[str, float | int | None]:

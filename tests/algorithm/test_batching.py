@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from s2l_nemo.algorithm.batching import (
-    balanced_shards,
+    balanced_replicas,
     collate,
     groups_with_gradient,
     mini_batch_counts,
@@ -16,6 +16,7 @@ from s2l_nemo.algorithm.losses.aggregation import LossScale
 from s2l_nemo.algorithm.losses.policy import PolicyLoss
 from s2l_nemo.algorithm.options import AGGREGATIONS, IMPORTANCE, AlgorithmConfig
 from s2l_nemo.types import Completion, FinishReason, Group, Prompt, Source, TrainBatch
+from tests.arrays import ids, lps
 
 PAD = 99
 
@@ -24,7 +25,7 @@ def completion(
     prompt_id: int, sample_id: int, tokens: tuple[int, ...], source: Source, finish: FinishReason = "stop"
 ) -> Completion:
     logprobs = tuple(-0.1 * token for token in tokens)
-    return Completion(prompt_id, sample_id, source, tokens, logprobs, finish, weight_version=0, reward=1.0)
+    return Completion(prompt_id, sample_id, source, ids(tokens), lps(logprobs), finish, weight_version=0, reward=1.0)
 
 
 def two_groups() -> list[Group]:
@@ -87,25 +88,27 @@ def test_shapes_that_do_not_agree() -> None:
 @pytest.mark.parametrize(
     ("tokens", "world", "expected"),
     [
-        ([5, 5, 5, 5, 5, 5], 3, [[0, 3], [1, 4], [2, 5]]),
-        ([9, 1, 1, 1], 2, [[0, 3], [1, 2]]),  # equally many each, however long
-        ([1, 2, 3, 10, 4, 6], 2, [[0, 2, 3], [1, 4, 5]]),  # 10 + 3 + 1 and 6 + 4 + 2
-        ([7, 8], 1, [[0, 1]]),
+        ([5, 5, 5, 5, 5, 5], 3, [0, 1, 2, 0, 1, 2]),
+        ([9, 1, 1, 1], 2, [0, 1, 1, 0]),  # equally many each, however long
+        ([1, 2, 3, 10, 4, 6], 2, [0, 1, 0, 0, 1, 1]),  # 10 + 3 + 1 and 6 + 4 + 2
+        ([7, 8], 1, [0, 0]),
     ],
 )
-def test_shards_by_hand(tokens: list[int], world: int, expected: list[list[int]]) -> None:
-    assert balanced_shards(tokens, world) == expected
+def test_replicas_by_hand(tokens: list[int], world: int, expected: list[int]) -> None:
+    assert balanced_replicas(tokens, world, len(tokens)) == expected
+
+
+def test_every_optimizer_step_is_balanced() -> None:
+    assert balanced_replicas([1, 9, 1, 1, 8, 1, 1, 1], 2, per_update=4) == [1, 0, 1, 0, 0, 1, 1, 0]
 
 
 @given(st.integers(1, 4), st.data())
 def test_every_group_has_one_replica(world: int, data: st.DataObject) -> None:
     share = data.draw(st.integers(1, 5))
     tokens = data.draw(st.lists(st.integers(1, 99), min_size=world * share, max_size=world * share))
-    shards = balanced_shards(tokens, world)
-    assert [len(shard) for shard in shards] == [share] * world
-    assert sorted(group for shard in shards for group in shard) == list(range(world * share))
-    assert all(shard == sorted(shard) for shard in shards)
-    totals = [sum(tokens[group] for group in shard) for shard in shards]
+    replica_P = balanced_replicas(tokens, world, len(tokens))
+    assert sorted(replica_P) == sorted([*range(world)] * share)
+    totals = [sum(tokens[p] for p in range(len(tokens)) if replica_P[p] == replica) for replica in range(world)]
     assert max(totals) - min(totals) <= max(tokens)
 
 
@@ -144,7 +147,9 @@ def gradient(
     weight_VV = old_VV + 0.2 * weight_VV
     weight_VV.requires_grad_()
     shards: list[TrainBatch] = []
-    for mine in balanced_shards([group.tokens() for group in groups], ranks):
+    replica_P = balanced_replicas([len(group.prompt.token_ids) for group in groups], ranks, len(groups))
+    for replica in range(ranks):
+        mine = [p for p in range(len(groups)) if replica_P[p] == replica]
         batch = collate([groups[p] for p in mine], advantages_PG[mine], pad_token_id=PAD)
         old_BS, ref_BS = toy_logprobs(old_VV, batch.tokens_BT), toy_logprobs(ref_VV, batch.tokens_BT)
         shards.append(batch.with_logprobs(old_BS, ref_BS))

@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 
 from s2l_nemo.algorithm.groups import assemble_groups, mixed_requests, sample_seed, share
 from s2l_nemo.types import Completion, Prompt, SampleRequest, Source
+from tests.arrays import ids, lps
 
 PROMPTS = [Prompt(prompt_id=i, text=f"q{i}", answer=str(i), token_ids=(i, i + 1)) for i in (7, 3, 5)]
 
@@ -18,7 +19,7 @@ PROMPTS = [Prompt(prompt_id=i, text=f"q{i}", answer=str(i), token_ids=(i, i + 1)
 def completions(prompts: list[Prompt], explorer: int, learner: int, version: int = 9) -> list[Completion]:
     both = mixed_requests(prompts, explorer=explorer, learner=learner, step=1, run_seed=1)
     return [
-        Completion(request.prompt_id, request.sample_id, source, (4, 5), (-1.0, -2.0), "stop", weight_version)
+        Completion(request.prompt_id, request.sample_id, source, ids([4, 5]), lps([-1.0, -2.0]), "stop", weight_version)
         for requests, source, weight_version in zip(both, (Source.EXPLORER, Source.LEARNER), (0, version), strict=True)
         for request in requests
     ]

@@ -8,20 +8,21 @@ import pytest
 import torch
 
 from s2l_nemo.algorithm.advantages import group_advantages
-from s2l_nemo.algorithm.batching import balanced_shards, collate
+from s2l_nemo.algorithm.batching import balanced_replicas, collate
 from s2l_nemo.algorithm.groups import assemble_groups
 from s2l_nemo.algorithm.options import AdvantageNorm, AdvantageStd, Baseline
 from s2l_nemo.algorithm.order import take
 from s2l_nemo.algorithm.schedule import make_schedule
 from s2l_nemo.errors import UserError
 from s2l_nemo.types import Completion, Group, Prompt, Source
+from tests.arrays import ids, lps
 
 PROMPT = Prompt(7, "?", "!", (1, 2))
 E, L = Source.EXPLORER, Source.LEARNER
 
 
 def completion(sample: int, source: Source = L, version: int = 4) -> Completion:
-    return Completion(7, sample, source, (5,) * (sample + 1), (-1.0,) * (sample + 1), "stop", version, 1.0)
+    return Completion(7, sample, source, ids([5] * (sample + 1)), lps([-1.0] * (sample + 1)), "stop", version, 1.0)
 
 
 GROUP = Group(PROMPT, (completion(0), completion(1)))
@@ -65,7 +66,7 @@ def test_batches_that_do_not_fit() -> None:
     with pytest.raises(ValueError, match=r"^length 6 must be at least 4 and a multiple of 4$"):
         collate([GROUP], torch.zeros(1, 2), pad_token_id=0, length=6, multiple_of=4)
     with pytest.raises(ValueError, match=r"^5 groups cannot be shared equally by 2 data-parallel ranks$"):
-        balanced_shards([1] * 5, 2)
+        balanced_replicas([1] * 5, 2, 5)
 
 
 def test_what_the_filter_left_out_has_no_mask() -> None:

@@ -10,13 +10,14 @@ from hypothesis import strategies as st
 from s2l_nemo.algorithm.batching import collate
 from s2l_nemo.algorithm.packing import cut, pack
 from s2l_nemo.types import Completion, Group, Prompt, Source, TrainBatch
+from tests.arrays import ids, lps
 
 
 def make_batch(groups: list[tuple[list[int], list[list[int]]]], multiple_of: int = 1) -> TrainBatch:
     """Groups of (prompt, responses)."""
 
     def completion(prompt: int, sample: int, tokens: list[int]) -> Completion:
-        return Completion(prompt, sample, Source.LEARNER, tuple(tokens), (-1.0,) * len(tokens), "stop", 0, 1.0)
+        return Completion(prompt, sample, Source.LEARNER, ids(tokens), lps([-1.0] * len(tokens)), "stop", 0, 1.0)
 
     made = [
         Group(Prompt(p, "", "", tuple(prompt)), tuple(completion(p, g, tokens) for g, tokens in enumerate(responses)))

@@ -9,6 +9,7 @@ from s2l_nemo.engines.settings import EngineSettings
 from s2l_nemo.errors import UserError
 from s2l_nemo.models.open import Model
 from s2l_nemo.types import Completion, SampleRequest, SamplingParams
+from tests.arrays import ids, lps
 
 
 class ScriptedEngine(LocalEngine):
@@ -26,8 +27,8 @@ class ScriptedEngine(LocalEngine):
                 prompt_id=request.prompt_id,
                 sample_id=request.sample_id,
                 source=self.settings.source,
-                token_ids=request.prompt_token_ids[::-1][: params.max_new_tokens],
-                logprobs=(-0.5,) * min(len(request.prompt_token_ids), params.max_new_tokens),
+                token_ids=ids(request.prompt_token_ids[::-1][: params.max_new_tokens]),
+                logprobs=lps([-0.5] * min(len(request.prompt_token_ids), params.max_new_tokens)),
                 finish_reason="length",
                 weight_version=self.weight_version,
             )

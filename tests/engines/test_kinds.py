@@ -24,6 +24,7 @@ from s2l_nemo.models.open import Model, open_model
 from s2l_nemo.models.precision import Precision
 from s2l_nemo.planner import cost
 from s2l_nemo.types import Completion, SampleRequest, SamplingParams, Source
+from tests.arrays import ids, lps
 from tests.engines.scripted import ScriptedEngine, ScriptedLearnerEngine, ScriptedMaker
 from tests.models.shapes import small_shape
 from tests.registered import registered
@@ -61,7 +62,7 @@ def served() -> Iterator[EngineKind]:
 
 
 def completion(source: Source, version: int) -> Completion:
-    return Completion(1, 2, source, (7, 6), (-0.5, -0.5), "length", version)
+    return Completion(1, 2, source, ids([7, 6]), lps([-0.5, -0.5]), "length", version)
 
 
 def test_both_engines_in_this_process(maker: ScriptedMaker) -> None:

@@ -15,6 +15,7 @@ from s2l_nemo.errors import UserError
 from s2l_nemo.evaluation.modes import MODES, Settings, settings
 from s2l_nemo.evaluation.sampling import Plan, Sampler, check_memory, chunk_problems, make_plan, sample_seed
 from s2l_nemo.types import Completion, SampleRequest, SamplingParams, Source
+from tests.arrays import ids, lps
 
 INSTRUCTION = INSTRUCTIONS[AnswerKind.math]
 
@@ -45,7 +46,15 @@ class Engine(LocalEngine):
     def generate(self, requests: Sequence[SampleRequest], params: SamplingParams) -> list[Completion]:
         self.batches.append([(request.prompt_id, request.sample_id) for request in requests])
         return [
-            Completion(request.prompt_id, request.sample_id, Source.LEARNER, (request.seed, 0), (0.0, 0.0), "length", 0)
+            Completion(
+                request.prompt_id,
+                request.sample_id,
+                Source.LEARNER,
+                ids([request.seed, 0]),
+                lps([0.0, 0.0]),
+                "length",
+                0,
+            )
             for request in requests
         ]
 

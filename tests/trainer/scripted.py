@@ -30,10 +30,12 @@ from s2l_nemo.trainer.recorder import Recorder
 from s2l_nemo.trainer.rollouts import Rollouts
 from s2l_nemo.trainer.stop import StopRequest
 from s2l_nemo.types import Completion, FinishReason, Prompt, SampleRequest, SamplingParams, Source, TrainBatch
+from tests.arrays import ids, lps
 
 GARBAGE = 77.0  # at padded positions, where no one must look
 PAD = 99
 RUN_SEED = 3
+ONE_RANK = Ranks(0, (0,), (0,))
 SAMPLING = SamplingParams(max_new_tokens=8, stop_token_ids=(2,), temperature=0.5)
 VALID_SAMPLING = SamplingParams(max_new_tokens=8, stop_token_ids=(2,), temperature=0.25)
 
@@ -96,8 +98,8 @@ class ScriptedEngine:
             request.prompt_id,
             request.sample_id,
             self.source,
-            answer.tokens,
-            (answer.logprob,) * len(answer.tokens),
+            ids(answer.tokens),
+            lps([answer.logprob] * len(answer.tokens)),
             answer.finish,
             self.weight_version,
         )
@@ -301,6 +303,7 @@ def make_recorder(folder: Path, time: ScriptedTime, output: io.StringIO, **chang
         "logging": LoggingConfig(),
         "identity": {"explorer_weight_hash": "e" * 64},
         "decode": decode,
+        "ranks": ONE_RANK,
         "checkpoint_bytes": 1000,
         "now": time,
     } | changes
@@ -326,16 +329,20 @@ def make_run(
     sequence_multiple: int = 1,
     micro_batch_size: int = 1,
     step: int = 0,
+    ranks: Ranks = ONE_RANK,
     **recorder: Any,
 ) -> Run:
-    """A run of one rank. The explorer takes 1.5 seconds to generate, the learner half a second."""
+    """A run as one rank sees it, by default the only one.
+
+    The explorer takes 1.5 seconds to generate, the learner half a second.
+    """
     actor = actor or ScriptedActor()
     time, output = actor.time, io.StringIO()
     explorer = ScriptedEngine(Source.EXPLORER, by_explorer, time, 1.5)
     learner = ScriptedLearnerEngine(by_learner, time, 0.5)
     grader = ScriptedGrader(time)
-    rollouts = Rollouts(explorer, learner, actor, Ranks(0, 1, (0,)), Grading(decode, grader))
-    records = make_recorder(folder, time, output, **recorder)
+    rollouts = Rollouts(explorer, learner, actor, ranks, Grading(decode, grader))
+    records = make_recorder(folder, time, output, ranks=ranks, **recorder)
     trainer = Trainer(
         algorithm=algorithm,
         loss=PolicyLoss.of(algorithm),

@@ -58,7 +58,7 @@ def test_the_explorer_is_brought_down_to_the_learners_diversity(tmp_path: Path, 
     run = filtered_run(tmp_path, stop, explorer=3, learner=3)
     metrics, groups, advantages_PG = run.trainer.train_step(1)
     # The learner says the same three times. Without its third answer, so does the explorer.
-    assert kept(groups[0].completions) == [True, True, False, True, True, True]
+    assert kept(groups.own[0].completions) == [True, True, False, True, True, True]
     assert metrics["group/kept"] == 5.0
     assert metrics["time/explorer_filter"] == 0.0
     assert metrics["group/zero_variance_fraction"] == 1.0
@@ -72,7 +72,7 @@ def test_the_explorer_is_brought_down_to_the_learners_diversity(tmp_path: Path, 
 def test_a_learner_with_fewer_answers_samples_the_missing_ones(tmp_path: Path, stop: StopRequest) -> None:
     run = filtered_run(tmp_path, stop, explorer=3, learner=1)
     metrics, groups, _ = run.trainer.train_step(1)
-    assert kept(groups[0].completions) == [True, True, False, True]
+    assert kept(groups.own[0].completions) == [True, True, False, True]
     (for_group, _), (more, params) = run.learner.asked
     assert [one.sample_id for one in for_group] == [3]
     # Two more. Their numbers follow those of the group, so their seeds are new.
@@ -81,7 +81,7 @@ def test_a_learner_with_fewer_answers_samples_the_missing_ones(tmp_path: Path, s
     assert metrics["time/explorer_filter"] == 0.75  # sampling and grading
     assert (metrics["time/rollout_learner"], metrics["time/reward"]) == (0.5, 0.25)
     assert metrics["response_length/mean"] == 4.0
-    assert len(groups[0].completions) == 4
+    assert len(groups.own[0].completions) == 4
 
 
 def test_the_missing_ones_are_compared_with(tmp_path: Path, stop: StopRequest) -> None:
@@ -90,7 +90,7 @@ def test_the_missing_ones_are_compared_with(tmp_path: Path, stop: StopRequest) -
 
     run = filtered_run(tmp_path, stop, explorer=3, learner=1, by_learner=as_diverse)
     _, groups, _ = run.trainer.train_step(1)
-    assert kept(groups[0].completions) == [True] * 4
+    assert kept(groups.own[0].completions) == [True] * 4
 
 
 def test_only_as_many_learner_answers_as_explorer_ones_are_compared(tmp_path: Path, stop: StopRequest) -> None:
@@ -99,7 +99,7 @@ def test_only_as_many_learner_answers_as_explorer_ones_are_compared(tmp_path: Pa
 
     run = filtered_run(tmp_path, stop, explorer=3, learner=4, by_learner=late)
     _, groups, _ = run.trainer.train_step(1)
-    assert kept(groups[0].completions) == [True, True, False, True, True, True, True]
+    assert kept(groups.own[0].completions) == [True, True, False, True, True, True, True]
 
 
 @pytest.mark.parametrize("explorer", [0, 1, 2])
@@ -108,7 +108,7 @@ def test_few_explorer_answers_are_all_kept(tmp_path: Path, stop: StopRequest, ex
         tmp_path, stop, explorer=explorer, learner=1, by_explorer=lambda request: EXPLORER[2 * request.sample_id]
     )
     _, groups, _ = run.trainer.train_step(1)
-    assert kept(groups[0].completions) == [True] * (explorer + 1)
+    assert kept(groups.own[0].completions) == [True] * (explorer + 1)
     assert len(run.learner.asked) == 1  # nothing to compare, so no more of the learner's
 
 
@@ -130,7 +130,7 @@ def kept_of_answers(
     run = filtered_run(folder, stop, explorer=len(explorer), learner=len(learner), by_explorer=lambda request: LEARNER)
     run.trainer.rollouts.grading = Grading(decode, AnswerGrader(run.time, [*explorer, *learner]))
     _, groups, _ = run.trainer.train_step(1)
-    return kept(groups[0].completions)[: len(explorer)]
+    return kept(groups.own[0].completions)[: len(explorer)]
 
 
 def test_answers_alone_can_decide(tmp_path: Path, stop: StopRequest) -> None:
@@ -151,14 +151,14 @@ def test_texts_alone_can_decide(tmp_path: Path, stop: StopRequest) -> None:
         tmp_path / "a", stop, explorer=4, learner=4, by_explorer=lambda request: texts[request.sample_id]
     )
     _, groups, _ = run.trainer.train_step(1)
-    assert kept(groups[0].completions) == [True, True, True, False, *[True] * 4]
+    assert kept(groups.own[0].completions) == [True, True, True, False, *[True] * 4]
     # The other way round the explorer is the less diverse one.
     run = filtered_run(
         tmp_path / "b", stop, explorer=4, learner=4,
         by_explorer=lambda request: LEARNER, by_learner=lambda request: texts[request.sample_id - 4],
     )  # fmt: skip
     _, groups, _ = run.trainer.train_step(1)
-    assert kept(groups[0].completions) == [True] * 8
+    assert kept(groups.own[0].completions) == [True] * 8
 
 
 def test_step_and_prompt_decide_between_equal_rollouts(tmp_path: Path, stop: StopRequest) -> None:
@@ -170,7 +170,7 @@ def test_step_and_prompt_decide_between_equal_rollouts(tmp_path: Path, stop: Sto
     found, expected = [], []
     for step in range(1, 9):
         _, groups, _ = run.trainer.train_step(step)
-        found.append([index for index, is_kept in enumerate(kept(groups[0].completions)[:4]) if is_kept])
+        found.append([index for index, is_kept in enumerate(kept(groups.own[0].completions)[:4]) if is_kept])
         seed = sample_seed(RUN_SEED, step, 7, 0)
         expected.append(match_learner_diversity(tokens[:4], answers[:4], tokens[4:], answers[4:], 2, seed))
     assert found == expected

@@ -5,16 +5,17 @@ from __future__ import annotations
 import pytest
 
 from s2l_nemo.rewards.grader import GradeItem
-from s2l_nemo.trainer.grading import Grading
+from s2l_nemo.trainer.grading import Grading, graded
 from s2l_nemo.trainer.ranks import Ranks
 from s2l_nemo.types import Completion, SampleRequest, Source
+from tests.arrays import ids, lps
 from tests.trainer.scripted import ScriptedGrader, ScriptedTime, decode, prompts
 
 REQUESTS = [SampleRequest(prompt, sample, (1,), seed=0) for prompt in (5, 6, 7, 8) for sample in range(2)]
 
 
 def shares(world: int, leaders: tuple[int, ...]) -> list[list[int]]:
-    return [[one.prompt_id for one in Ranks(rank, world, leaders).share(REQUESTS)] for rank in range(world)]
+    return [[one.prompt_id for one in Ranks(rank, leaders, (0,) * world).share(REQUESTS)] for rank in range(world)]
 
 
 @pytest.mark.parametrize(
@@ -31,20 +32,30 @@ def test_leaders_share_whole_prompts(world: int, leaders: tuple[int, ...], expec
 
 
 def completion(prompt: int, *tokens: int) -> Completion:
-    return Completion(prompt, 0, Source.LEARNER, tokens, (-1.0,) * len(tokens), "stop", 0)
+    return Completion(prompt, 0, Source.LEARNER, ids(tokens), lps([-1.0] * len(tokens)), "stop", 0)
 
 
-def test_gather_and_exchange() -> None:
-    ranks = Ranks(0, 1, (0,))
+def test_one_rank_is_everyone() -> None:
+    ranks = Ranks(0, (0,), (0,))
+    assert (ranks.world, ranks.replica, ranks.members(0)) == (1, 0, [0])
     assert ranks.gather("mine") == ["mine"]
-    mine = [completion(7, 1), completion(9, 2)]
-    assert ranks.exchange(mine) == mine
+    assert ranks.gather_in_replica("mine") == ["mine"]
+    assert ranks.swap({}, {}) == {}
+
+
+def test_replicas_of_several_ranks() -> None:
+    """As Megatron numbers them with TP 2, PP 1 and DP 2, and with TP 1, PP 2 and DP 2."""
+    assert [Ranks(3, (), (0, 0, 1, 1)).members(replica) for replica in (0, 1)] == [[0, 1], [2, 3]]
+    assert [Ranks(3, (), (0, 1, 0, 1)).members(replica) for replica in (0, 1)] == [[0, 2], [1, 3]]
+    assert Ranks(2, (), (0, 1, 0, 1)).replica == 0
 
 
 def test_grades_come_to_the_completions() -> None:
     grader = ScriptedGrader(ScriptedTime())
     grading = Grading(decode, grader)
-    one, two, three = grading([completion(9, 1, 4), completion(7, 0, 3), completion(9, 9)], prompts(7, 8, 9))
+    completions = [completion(9, 1, 4), completion(7, 0, 3), completion(9, 9)]
+    grades = grading.grades(completions, prompts(7, 8, 9))
+    one, two, three = (graded(*pair) for pair in zip(completions, grades, strict=True))
     assert grader.items == [
         GradeItem(9, "question 9", "answer 9", "1 4"),
         GradeItem(7, "question 7", "answer 7", "0 3"),
@@ -53,7 +64,7 @@ def test_grades_come_to_the_completions() -> None:
     assert (one.reward, one.answer, one.grader_error) == (1.0, "4", None)
     assert (two.reward, two.answer, two.grader_error) == (0.0, "3", None)
     assert (three.reward, three.answer, three.grader_error) == (0.0, None, "killed")
-    assert (one.prompt_id, one.token_ids, one.logprobs) == (9, (1, 4), (-1.0, -1.0))
+    assert (one.prompt_id, one.token_ids.tolist(), one.logprobs.tolist()) == (9, [1, 4], [-1.0, -1.0])
     assert not grader.is_closed
     grading.close()
     assert grader.is_closed

@@ -19,12 +19,16 @@ from s2l_nemo.records.checkpoints import latest_checkpoint
 from s2l_nemo.records.directory import RunDir
 from s2l_nemo.records.dump import read_rollouts
 from s2l_nemo.records.metrics import REQUIRED_KEYS, read_metrics
+from s2l_nemo.trainer.exchange import StepGroups
 from s2l_nemo.trainer.metrics import Metrics
+from s2l_nemo.trainer.ranks import Ranks
 from s2l_nemo.trainer.recorder import Recorder
 from s2l_nemo.trainer.stop import StopRequest
 from s2l_nemo.trainer.validation import Validation
 from s2l_nemo.types import Completion, Group, SampleRequest, Source
-from tests.trainer.scripted import Answer, ScriptedActor, ScriptedTime, make_recorder, make_run, prompts
+from tests.arrays import ids, lps
+from tests.trainer.scripted import ONE_RANK, Answer, ScriptedActor, ScriptedTime, make_recorder, make_run, prompts
+from tests.trainer.world import ThreadRanks, on_all_ranks
 
 BEFORE = Validation([[0.0, 0.0], [1.0, 1.0]], grader_errors=0)
 AFTER = Validation([[0.5, 0.5], [1.5, 1.5]], grader_errors=2)
@@ -34,11 +38,11 @@ def metrics_of(step: int) -> Metrics:
     return {**dict.fromkeys(REQUIRED_KEYS, 1.0), "lr": step / 8, "kl": None}
 
 
-def groups() -> list[Group]:
-    (prompt,) = prompts(7)
-    first = Completion(7, 0, Source.EXPLORER, (1, 4), (-1.0, -2.0), "stop", 0, 1.0, "4", None, kept=False)
-    second = Completion(7, 1, Source.LEARNER, (0,), (-0.5,), "length", 3, 0.0, None, "killed")
-    return [Group(prompt, (first, second))]
+def groups() -> StepGroups:
+    asked = (prompt,) = prompts(7)
+    first = Completion(7, 0, Source.EXPLORER, ids([1, 4]), lps([-1.0, -2.0]), "stop", 0, 1.0, "4", None, kept=False)
+    second = Completion(7, 1, Source.LEARNER, ids([0]), lps([-0.5]), "length", 3, 0.0, None, "killed")
+    return StepGroups.gather(ONE_RANK, asked, [Group(prompt, (first, second))])
 
 
 @pytest.fixture
@@ -71,8 +75,8 @@ def plotted(monkeypatch: pytest.MonkeyPatch) -> list[RunDir]:
 
 
 def rank_1(folder: Path, time: ScriptedTime) -> Recorder:
-    """The recorder of another rank, which writes and says nothing."""
-    quiet = make_recorder(folder, time, io.StringIO())
+    """The recorder of another rank of the same replica, which writes and says nothing."""
+    quiet = make_recorder(folder, time, io.StringIO(), ranks=Ranks(1, (0,), (0, 0)))
     quiet.writer = quiet.console = None
     return quiet
 
@@ -138,6 +142,34 @@ def test_other_ranks_write_and_say_nothing(tmp_path: Path, time: ScriptedTime) -
     recorder.say("nothing")
     recorder.close()
     assert files(tmp_path) == before
+
+
+@pytest.mark.parametrize("replica_of", [(0, 1, 2), (0, 0, 1, 1), (0, 1, 0, 1)])
+def test_rank_0_writes_the_rollouts_of_all_replicas_in_the_order_of_the_prompts(
+    tmp_path: Path, time: ScriptedTime, replica_of: tuple[int, ...]
+) -> None:
+    asked = prompts(9, 7, 8, 5)
+    replica_P = [1, 0, 1, max(replica_of)]
+
+    def job(ranks: ThreadRanks) -> None:
+        own = [
+            Group(prompt, (Completion(prompt.prompt_id, 0, Source.LEARNER, ids([p]), lps([-p]), "stop", 0, 1.0),))
+            for p, prompt in enumerate(asked)
+            if replica_P[p] == ranks.replica
+        ]
+        recorder = make_recorder(tmp_path / str(ranks.rank), time, io.StringIO(), ranks=ranks)
+        if ranks.rank:
+            recorder.writer = recorder.console = None
+        gathered = StepGroups.gather(ranks, asked, own)
+        recorder.stepped(1, metrics_of(1), gathered, torch.tensor([[0.25], [0.5], [0.75], [1.0]]), seconds=1.0)
+
+    on_all_ranks(job, replica_of)
+    rows = read_rollouts(RunDir(tmp_path / "0").rollout_file(1))
+    assert [(row.prompt_id, row.token_ids, row.logprobs, row.advantage) for row in rows] == [
+        (9, [0], [0.0], 0.25), (7, [1], [-1.0], 0.5), (8, [2], [-2.0], 0.75), (5, [3], [-3.0], 1.0),
+    ]  # fmt: skip
+    for rank in range(1, len(replica_of)):
+        assert not RunDir(tmp_path / str(rank)).rollout_file(1).exists()
 
 
 def test_a_checkpoint_has_the_trainers_state(recorder: Recorder, time: ScriptedTime) -> None:

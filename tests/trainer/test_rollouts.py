@@ -13,6 +13,7 @@ from s2l_nemo.trainer.grading import Grading
 from s2l_nemo.trainer.ranks import Ranks
 from s2l_nemo.trainer.rollouts import Rollouts
 from s2l_nemo.types import Completion, SampleRequest, SamplingParams, Source
+from tests.arrays import ids, lps
 
 PARAMS = SamplingParams(max_new_tokens=1, stop_token_ids=())
 FOR_EXPLORER = [SampleRequest(0, 0, (1,), seed=5)]
@@ -32,7 +33,7 @@ class Engine:
 
     def generate(self, requests: Sequence[SampleRequest], params: SamplingParams) -> list[Completion]:
         self._call("generate")
-        return [Completion(r.prompt_id, r.sample_id, self.source, (7,), (-1.0,), "length", 0) for r in requests]
+        return [Completion(r.prompt_id, r.sample_id, self.source, ids([7]), lps([-1.0]), "length", 0) for r in requests]
 
     def weight_hash(self) -> str:
         return ""
@@ -97,7 +98,7 @@ class Script:
             self.explorer if explores else None,
             self.learner,
             actor,
-            Ranks(rank=0, world=1, leaders=(0,)),
+            Ranks(0, leaders=(0,), replica_of=(0,)),
             Grading(str, grader),
             concurrent=True,
             sleeps=sleeps,

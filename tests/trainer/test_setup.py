@@ -33,6 +33,7 @@ from s2l_nemo.trainer.setup import (
 from s2l_nemo.trainer.stop import StopRequest
 from s2l_nemo.types import Source
 from tests.trainer.scripted import (
+    ONE_RANK,
     Run,
     ScriptedActor,
     ScriptedEngine,
@@ -104,6 +105,9 @@ def test_another_explorer_is_refused(tmp_path: Path) -> None:
     )
 
 
+RANK_1 = Ranks(1, (0,), (0, 0))
+
+
 class TwoRanks(Ranks):
     """The other rank has told `other`."""
 
@@ -121,9 +125,9 @@ def rollouts(ranks: Ranks, *, explores: bool = True) -> Rollouts:
 
 
 def test_the_explorers_weights_are_those_of_every_node(monkeypatch: pytest.MonkeyPatch) -> None:
-    assert explorer_weight_hash(rollouts(Ranks(0, 1, (0,)))) == "hash of explorer"
-    assert explorer_weight_hash(rollouts(Ranks(0, 1, (0,)), explores=False)) is None
-    both = TwoRanks(0, 2, (0, 1))
+    assert explorer_weight_hash(rollouts(Ranks(0, (0,), (0,)))) == "hash of explorer"
+    assert explorer_weight_hash(rollouts(Ranks(0, (0,), (0,)), explores=False)) is None
+    both = TwoRanks(0, (0, 1), (0, 1))
     monkeypatch.setattr(TwoRanks, "other", "hash of explorer")
     assert explorer_weight_hash(rollouts(both)) == "hash of explorer"
     # A rank without engines knows it from the others, and does not ask an engine.
@@ -164,7 +168,7 @@ def test_the_recorder_continues_where_the_checkpoint_was_taken(
     run_dir.metrics.write_text('{"step": 3}\n{"step": 4}\n')
     identity = {"explorer_weight_hash": None}
     state = {"step": 3, "seconds": 60.0}
-    recorder = make_recorder(cfg, run_dir, Checkpoint(3, tmp_path), identity, decode, actor_of(10), 0, state)
+    recorder = make_recorder(cfg, run_dir, Checkpoint(3, tmp_path), identity, decode, actor_of(10), ONE_RANK, state)
     recorder.close()
     assert run_dir.metrics.read_text() == '{"step": 3}\n'
     assert (recorder.seconds_before, recorder.checkpoint_bytes, recorder.identity) == (60.0, 160, identity)
@@ -176,7 +180,7 @@ def test_the_recorder_continues_where_the_checkpoint_was_taken(
 def test_other_ranks_have_no_writer(tmp_path: Path) -> None:
     cfg = config(tmp_path)
     run_dir, _ = open_run_dir(cfg)
-    recorder = make_recorder(cfg, run_dir, None, {}, decode, actor_of(10), 1, {"step": 0, "seconds": 0.0})
+    recorder = make_recorder(cfg, run_dir, None, {}, decode, actor_of(10), RANK_1, {"step": 0, "seconds": 0.0})
     assert (recorder.writer, recorder.console) == (None, None)
     assert not run_dir.metrics.exists()
 
@@ -185,7 +189,7 @@ def test_a_model_too_large_for_the_disk_is_refused_before_training(tmp_path: Pat
     cfg = config(tmp_path)
     run_dir, _ = open_run_dir(cfg)
     with pytest.raises(UserError, match="needs 16000000000"):
-        make_recorder(cfg, run_dir, None, {}, decode, actor_of(10**18), 1, {"step": 0, "seconds": 0.0})
+        make_recorder(cfg, run_dir, None, {}, decode, actor_of(10**18), RANK_1, {"step": 0, "seconds": 0.0})
 
 
 @pytest.fixture

@@ -9,29 +9,37 @@ import pytest
 
 from s2l_nemo.algorithm.schedule import Split
 from s2l_nemo.trainer.clock import Clock
+from s2l_nemo.trainer.exchange import StepGroups
 from s2l_nemo.trainer.metrics import rollout_metrics, throughput, update_metrics
 from s2l_nemo.trainer.sums import StepSums
 from s2l_nemo.types import Completion, FinishReason, Group, Prompt, Source
+from tests.arrays import ids, lps
 from tests.trainer.scripted import ScriptedTime
+from tests.trainer.world import on_all_ranks
 
 
 def completion(
     prompt: int, sample: int, source: Source, length: int, reward: float, finish: FinishReason = "stop"
 ) -> Completion:
-    return Completion(prompt, sample, source, tuple(range(length)), (-1.0,) * length, finish, 0, reward)
+    return Completion(prompt, sample, source, ids(range(length)), lps([-1.0] * length), finish, 0, reward)
 
 
 def group(prompt: int, *completions: Completion) -> Group:
     return Group(Prompt(prompt, "?", "!", (1,)), completions)
 
 
+def step_groups(*groups: Group) -> StepGroups:
+    (gathered,) = on_all_ranks(lambda ranks: StepGroups.gather(ranks, [group.prompt for group in groups], groups), [0])
+    return gathered
+
+
 E, L = Source.EXPLORER, Source.LEARNER
 NAMES = ("tokens", "clipped", "ratio_sum", "logprob_diff_sum")
 LEARNER, EXPLORER = ([f"{name}_{source}" for name in NAMES] for source in ("learner", "explorer"))
-GROUPS = [
+GROUPS = step_groups(
     group(7, completion(7, 0, E, 4, 1.0), completion(7, 1, L, 2, 0.0)),
     group(9, completion(9, 0, E, 8, 1.0, "length"), completion(9, 1, L, 6, 1.0)),
-]
+)
 
 
 def test_rollout_metrics_by_source() -> None:
@@ -57,7 +65,7 @@ def test_rollout_metrics_by_source() -> None:
 def test_what_the_filter_left_out_is_counted_as_a_rollout_and_not_as_kept() -> None:
     right, wrong = completion(7, 0, E, 4, 1.0), completion(7, 1, L, 2, 0.0)
     failed = replace(wrong, grader_error="killed")
-    groups = [group(7, replace(right, kept=False), wrong, wrong), group(9, right, failed, failed)]
+    groups = step_groups(group(7, replace(right, kept=False), wrong, wrong), group(9, right, failed, failed))
     metrics = rollout_metrics(Split(step=3, alpha=0.4, explorer=1, learner=2), groups)
     assert metrics["group/kept"] == 2.5
     assert metrics["group/zero_variance_fraction"] == 0.5  # without the explorer's answer the first group is equal
@@ -66,7 +74,7 @@ def test_what_the_filter_left_out_is_counted_as_a_rollout_and_not_as_kept() -> N
 
 
 def test_a_figure_without_a_basis_is_none() -> None:
-    only_learner = [group(7, completion(7, 0, L, 4, 1.0), completion(7, 1, L, 2, 0.0))]
+    only_learner = step_groups(group(7, completion(7, 0, L, 4, 1.0), completion(7, 1, L, 2, 0.0)))
     metrics = rollout_metrics(Split(step=9, alpha=0.0, explorer=0, learner=2), only_learner)
     assert metrics["reward/explorer"] is None
     assert metrics["response_length/explorer"] is None
@@ -99,8 +107,9 @@ def test_clock_sums_a_phase_and_leaves_out_what_was_not_needed() -> None:
         time.passes(2.0)
         raise RuntimeError  # a phase that fails has taken its time too
     assert clock.metrics() == {
-        "time/rollout": None, "time/rollout_explorer": None, "time/rollout_learner": None, "time/reward": 3.5,
-        "time/explorer_filter": None, "time/logprobs": None, "time/update": None, "time/refit": None, "time/step": 3.75,
+        "time/rollout": None, "time/rollout_explorer": None, "time/rollout_learner": None, "time/exchange": None,
+        "time/reward": 3.5, "time/explorer_filter": None, "time/logprobs": None, "time/update": None,
+        "time/refit": None, "time/step": 3.75,
     }  # fmt: skip
 
 
@@ -114,6 +123,6 @@ def test_throughput_is_tokens_over_the_seconds_of_its_phases() -> None:
 
 
 def test_an_ungraded_completion_is_an_error() -> None:
-    ungraded = Completion(7, 0, L, (1,), (-1.0,), "stop", 0)
+    ungraded = Completion(7, 0, L, ids([1]), lps([-1.0]), "stop", 0)
     with pytest.raises(ValueError, match="has no reward"):
         group(7, ungraded).rewards_G()

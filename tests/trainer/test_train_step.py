@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
 from s2l_nemo.algorithm.groups import sample_seed
 from s2l_nemo.algorithm.losses.aggregation import LossScale
@@ -19,8 +20,9 @@ from s2l_nemo.algorithm.options import (
     KLEstimator,
     ScheduleConfig,
 )
-from s2l_nemo.records.dump import rollout_rows
 from s2l_nemo.rewards.grader import GradeItem
+from s2l_nemo.trainer.exchange import StepGroups
+from s2l_nemo.trainer.metrics import Metrics
 from s2l_nemo.trainer.stop import StopRequest
 from s2l_nemo.types import SampleRequest, Source
 from tests.trainer.scripted import (
@@ -32,10 +34,10 @@ from tests.trainer.scripted import (
     Run,
     ScriptedActor,
     assert_metrics,
-    decode,
     make_run,
     prompts,
 )
+from tests.trainer.world import ThreadRanks, on_all_ranks
 
 # Explorer: sample 0 of each group. Learner: samples 1, 2 and 3. Rewards of prompt 7: 1 0 0 0; of prompt 9: 0 1 1 0.
 ANSWERS = {
@@ -113,6 +115,7 @@ OUTSIDE_THE_LOSS = {
     "time/rollout": 2.0,
     "time/rollout_explorer": 1.5,
     "time/rollout_learner": 0.5,
+    "time/exchange": 0.0,
     "time/reward": 0.25,
     "time/explorer_filter": None,
     "time/logprobs": 0.1875,
@@ -174,13 +177,12 @@ def test_every_metric_of_a_step(tmp_path: Path, stop: StopRequest) -> None:
 
 def test_groups_and_advantages_of_a_step(tmp_path: Path, stop: StopRequest) -> None:
     _, groups, advantages_PG = step_run(tmp_path, stop).trainer.train_step(1)
-    assert [group.prompt.prompt_id for group in groups] == [7, 9]
-    assert [group.rewards_G() for group in groups] == [[1, 0, 0, 0], [0, 1, 1, 0]]
-    assert [completion.source for completion in groups[0].completions] == [Source.EXPLORER, *[Source.LEARNER] * 3]
-    assert [completion.answer for completion in groups[1].completions] == ["6", "1", "8", None]
-    assert [completion.grader_error for completion in groups[1].completions] == [None, None, None, "killed"]
+    assert [group.prompt.prompt_id for group in groups.own.values()] == [7, 9]
+    assert groups.reward_PG.tolist() == [[1, 0, 0, 0], [0, 1, 1, 0]]
+    assert groups.source_PG.tolist() == [[Source.EXPLORER, *[Source.LEARNER] * 3]] * 2
+    assert [completion.answer for completion in groups.own[1].completions] == ["6", "1", "8", None]
+    assert [completion.grader_error for completion in groups.own[1].completions] == [None, None, None, "killed"]
     assert advantages_PG.tolist() == [[0.75, -0.25, -0.25, -0.25], [-0.5, 0.5, 0.5, -0.5]]
-    assert len(rollout_rows(1, groups, advantages_PG.reshape(-1).tolist(), decode)) == 8
 
 
 def test_who_is_asked_for_what(tmp_path: Path, stop: StopRequest) -> None:
@@ -292,7 +294,7 @@ def test_groups_without_a_gradient_can_be_left_out(
     assert run.actor.scales == [LossScale(8 + 9, 8, 8)]  # the loss is divided as before
     assert metrics["group/dropped"] == (8 - len(prompts_left)) // 4
     assert metrics["group/zero_variance_fraction"] == 0.5
-    assert len(groups) == 2
+    assert len(groups.own) == 2
 
 
 def test_leaving_out_changes_no_loss_without_a_kl_penalty(tmp_path: Path, stop: StopRequest) -> None:
@@ -339,10 +341,19 @@ def test_a_replica_trains_on_its_part_of_every_mini_batch(tmp_path: Path, stop: 
         steps=1, prompts_per_step=4, group_size=2, mini_batch_prompts=2, schedule=ScheduleConfig(name="none")
     )
     elsewhere = {"tokens": 5, "sequences": 3, "entropy": 1.0, "entropy_sum": 2.0}
-    script = ScriptedActor(rank=1, replicas=2, elsewhere=elsewhere)
-    run = make_run(tmp_path, stop, algorithm, train=prompts(5, 6, 7, 8), actor=script)
-    metrics, groups, advantages_PG = run.trainer.train_step(1)
-    assert [group.prompt.prompt_id for group in groups] == [8, 5, 6, 7]
+
+    def job(ranks: ThreadRanks) -> tuple[Run, Metrics, StepGroups, torch.Tensor]:
+        script = ScriptedActor(rank=ranks.rank, replicas=2, elsewhere=elsewhere)
+        folder = tmp_path / str(ranks.rank)
+        run = make_run(folder, stop, algorithm, train=prompts(5, 6, 7, 8), actor=script, ranks=ranks)
+        return run, *run.trainer.train_step(1)
+
+    (first, _, first_groups, _), (run, metrics, groups, advantages_PG) = on_all_ranks(job, replica_of=[0, 1])
+    assert {p: group.prompt.prompt_id for p, group in groups.own.items()} == {1: 5, 2: 6}
+    assert {p: group.prompt.prompt_id for p, group in first_groups.own.items()} == {0: 8, 3: 7}
+    assert groups.holder_P == first_groups.holder_P == (0, 1, 1, 0)
+    assert groups.length_PG.tolist() == first_groups.length_PG.tolist() == [[2, 2]] * 4
+    assert len(run.grader.items) == len(first.grader.items) == 4
     # prompt 7 is a token longer than 6, so it goes to the first replica
     assert [batch.prompt_id_B.tolist() for batch in run.actor.mini_batches] == [[5, 5], [6, 6]]
     # 2 answers of 2 tokens here, 5 tokens of 3 answers there
@@ -354,8 +365,13 @@ def test_a_replica_trains_on_its_part_of_every_mini_batch(tmp_path: Path, stop: 
 
 def test_a_replica_takes_the_advantages_of_its_own_groups(tmp_path: Path, stop: StopRequest) -> None:
     algorithm = replace(ALGORITHM, mini_batch_prompts=2, optimizer_passes=1)
-    run = step_run(tmp_path, stop, algorithm, actor(rank=1, replicas=2))
-    run.trainer.train_step(1)
+
+    def job(ranks: ThreadRanks) -> Run:
+        run = step_run(tmp_path / str(ranks.rank), stop, algorithm, actor(rank=ranks.rank, replicas=2), ranks=ranks)
+        run.trainer.train_step(1)
+        return run
+
+    _, run = on_all_ranks(job, replica_of=[0, 1])
     # prompt 9 has a token more, so it goes to the first replica
     assert run.actor.mini_batches[0].prompt_id_B.tolist() == [7] * 4
     assert run.actor.mini_batches[0].advantages_B.tolist() == [0.75, -0.25, -0.25, -0.25]

@@ -26,13 +26,34 @@ def grouped_sdpa(
     transformers' own attention copies keys and values once per query head of a group, at every step. If there is only
     one query position, the heads of a group can take the place of query positions, and nothing is copied.
     """
-    rows, heads, length, size = query.shape
-    if length > 1:
+    if query.size(2) > 1:
         output, _ = sdpa_attention_forward(module, query, key, value, attention_mask, scaling=scaling, **kwargs)
         return output, None
-    grouped = query.reshape(rows, key.size(1), -1, size)
-    output = scaled_dot_product_attention(grouped, key, value, attn_mask=attention_mask, scale=scaling)
-    return output.reshape(rows, 1, heads, -1), None
+    output = grouped_attention(query[:, :, 0], key, value, attention_mask, scaling)
+    return output.view(query.size(0), 1, query.size(1), -1), None
+
+
+def grouped_attention(
+    query_BQD: torch.Tensor,
+    key_BKLD: torch.Tensor,
+    value_BKLD: torch.Tensor,
+    mask: torch.Tensor | None,
+    scaling: float | None = None,
+) -> torch.Tensor:
+    """[B, Q * D]: attention of Q heads, of which Q / K share a head of keys and values.
+
+    In float32 on a CPU two batched products take half the time of torch's fused attention, which is made for many
+    query positions.
+    """
+    grouped_BKGD = query_BQD.unflatten(1, (key_BKLD.size(1), -1))
+    if query_BQD.is_cuda or query_BQD.dtype != torch.float32:
+        out_BKGD = scaled_dot_product_attention(grouped_BKGD, key_BKLD, value_BKLD, attn_mask=mask, scale=scaling)
+        return out_BKGD.flatten(1)
+    scaled_NGD = (grouped_BKGD * (scaling or query_BQD.size(2) ** -0.5)).flatten(0, 1)
+    scores_NGL = torch.bmm(scaled_NGD, key_BKLD.flatten(0, 1).transpose(1, 2))
+    if mask is not None:
+        scores_NGL.unflatten(0, key_BKLD.shape[:2]).add_(mask)
+    return torch.bmm(scores_NGL.softmax(-1), value_BKLD.flatten(0, 1)).view(query_BQD.size(0), -1)
 
 
 AttentionInterface.register(GROUPED_SDPA, grouped_sdpa)

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
+import numpy as np
 import torch
 from transformers import AutoConfig, AutoModelForCausalLM
 from transformers.modeling_utils import no_init_weights
 
 from s2l_nemo.engines.embedded.attention import GROUPED_SDPA
+from s2l_nemo.engines.embedded.decoder import Decoder
 from s2l_nemo.engines.embedded.runner import Runner
 from s2l_nemo.engines.embedded.scheduler import Row, Scheduler
 from s2l_nemo.engines.protocol import Bucket, LocalEngine, RefitStats
@@ -39,6 +41,7 @@ class EmbeddedEngine(LocalEngine):
         self._model = model.eval().requires_grad_(False)
         if model._supports_attention_backend:  # else the model keeps transformers' own attention
             model.config._attn_implementation = GROUPED_SDPA
+        self._decoder = Decoder.of(self._model)
         self._source = source
         self._max_batch_rows = max_batch_rows
         self._weight_version = 0
@@ -100,19 +103,18 @@ class EmbeddedEngine(LocalEngine):
     def generate(self, requests: Sequence[SampleRequest], params: SamplingParams) -> list[Completion]:
         """One completion per request, in the order of the requests; see `RolloutEngine.generate`."""
         self._check_fits(requests, params)
-        rows = sorted(self._decode(requests, params), key=lambda row: row.index)
-        return [
-            Completion(
+        completions: list[Completion | None] = [None] * len(requests)
+        for row in self._decode(requests, params):
+            completions[row.index] = Completion(
                 prompt_id=row.request.prompt_id,
                 sample_id=row.request.sample_id,
                 source=self._source,
-                token_ids=tuple(row.tokens),
-                logprobs=tuple(row.logprobs),
+                token_ids=np.array(row.tokens, np.int32),
+                logprobs=np.array(row.logprobs, np.float32),
                 finish_reason="stop" if row.tokens[-1] in params.stop_token_ids else "length",
                 weight_version=self._weight_version,
             )
-            for row in rows
-        ]
+        return [completion for completion in completions if completion is not None]
 
     def weight_hash(self) -> str:
         """See `RolloutEngine.weight_hash`."""
@@ -123,20 +125,18 @@ class EmbeddedEngine(LocalEngine):
         return digest.hexdigest()
 
     @torch.no_grad()
-    def _decode(self, requests: Sequence[SampleRequest], params: SamplingParams) -> list[Row]:
+    def _decode(self, requests: Sequence[SampleRequest], params: SamplingParams) -> Iterator[Row]:
         """All rows, in the order in which they finish."""
         scheduler = Scheduler(requests, params, self._max_batch_rows)
         longest = max((len(request.prompt_token_ids) for request in requests), default=0)
-        runner = Runner(self._model, params, scheduler.slots, longest + params.max_new_tokens)
-        done: list[Row] = []
+        runner = Runner(self._model, self._decoder, params, scheduler.slots, longest + params.max_new_tokens)
         while scheduler.busy:
             step = scheduler.schedule()
             tokens, logprobs = runner.run(step)
             finished, moves = scheduler.postprocess(step, tokens, logprobs)
             if moves is not None:
                 runner.move(moves)
-            done += finished
-        return done
+            yield from finished
 
     def _weights(self) -> dict[str, torch.Tensor]:
         """Parameters and persistent buffers, tied ones under their first name only."""

@@ -9,9 +9,11 @@ import torch
 from transformers import DynamicCache
 from typing_extensions import assert_never
 
-from s2l_nemo.engines.embedded.kv_cache import SlotCache
+from s2l_nemo.engines.embedded.decoder import Decoder
+from s2l_nemo.engines.embedded.kv_cache import SlotCache, additive_mask
 from s2l_nemo.engines.embedded.sampling import sample_tokens
 from s2l_nemo.engines.embedded.scheduler import Decode, Join, Moves, PromptTokens, Row, Step
+from s2l_nemo.engines.embedded.shared_cache import SharedCache
 from s2l_nemo.types import SamplingParams
 
 _PREFILL_TOKENS = 32768  # padded tokens of one prefill pass; bounds its activations
@@ -30,13 +32,14 @@ class _Prefilled:
 class Runner:
     """The model, and what one call of `generate` keeps for each slot: keys and values, and the tokens generated."""
 
-    def __init__(self, model: Any, params: SamplingParams, slots: int, capacity: int) -> None:
-        """A sequence has at most `capacity` tokens."""
+    def __init__(self, model: Any, decoder: Decoder | None, params: SamplingParams, slots: int, longest: int) -> None:
+        """A sequence has at most `longest` tokens. Without a `decoder` of its weights, the model decodes itself."""
         self._model = model
+        self._decoder = decoder
         self._device: torch.device = model.device
-        self._dtype: torch.dtype = model.dtype
         self._params = params
-        self._cache = SlotCache(slots, capacity)
+        on_cpu = self._device.type == "cpu"  # on a GPU a token is as slow as it has operations, and sharing needs more
+        self._cache = SharedCache(slots, params.max_new_tokens) if decoder and on_cpu else SlotCache(slots, longest)
         self._prefilled: dict[PromptTokens, _Prefilled] = {}
         self._seen_SV: torch.Tensor | None = None  # which tokens the row of each slot has generated
         if params.presence_penalty:
@@ -56,8 +59,7 @@ class Runner:
 
     def move(self, moves: Moves) -> None:
         """Follows the rows to their new slots."""
-        if moves.targets:
-            self._cache.move(moves.sources, moves.targets, moves.columns)
+        self._cache.move(moves.sources, moves.targets, moves.free.start)
         if self._seen_SV is not None:
             if moves.targets:
                 self._seen_SV[moves.targets] = self._seen_SV[moves.sources]
@@ -92,7 +94,7 @@ class Runner:
             cache = DynamicCache()
             logits_PV = self._model(
                 input_ids=tokens_PL,
-                attention_mask=self._additive(visible_PLL[:, None]),
+                attention_mask=additive_mask(visible_PLL[:, None], self._model.dtype),
                 position_ids=(columns_L - starts_P1).clamp(min=0),
                 past_key_values=cache,
                 use_cache=True,
@@ -104,15 +106,16 @@ class Runner:
     def _decode(self, rows: list[Row]) -> torch.Tensor:
         """Logits after the newest token of each row, [B, V]."""
         positions = [row.last_position for row in rows]
-        length = max(positions) + 1
-        inputs_2B = torch.tensor([[row.tokens[-1] for row in rows], positions], device=self._device)
-        tokens_B, positions_B = inputs_2B[0], inputs_2B[1]
-        visible_BL = torch.arange(length, device=self._device) <= positions_B[:, None]
+        tokens_B, positions_B = torch.tensor([[row.tokens[-1] for row in rows], positions], device=self._device)
+        self._cache.at(positions)
+        if self._decoder is not None:
+            return self._decoder(tokens_B, positions_B, self._cache)
+        assert isinstance(self._cache, SlotCache)
         logits_BV: torch.Tensor = self._model(
             input_ids=tokens_B[:, None],
-            attention_mask=self._additive(visible_BL[:, None, None]),
+            attention_mask=self._cache.mask_B11L,
             position_ids=positions_B[:, None],
-            past_key_values=self._cache.at(positions_B, length),
+            past_key_values=self._cache,
             use_cache=True,
         ).logits[:, -1]
         return logits_BV
@@ -124,8 +127,3 @@ class Runner:
         seeds_B, counts_B = state_2B.to(self._device)
         tokens_B, logprobs_B = sample_tokens(logits_BV, seeds_B, counts_B, self._params, seen_BV)
         return tokens_B.tolist(), logprobs_B.tolist()
-
-    def _additive(self, visible: torch.Tensor) -> torch.Tensor:
-        """Attention mask to add to the scores: 0 if visible, else the lowest finite number."""
-        mask = torch.zeros(visible.shape, dtype=self._dtype, device=self._device)
-        return mask.masked_fill_(~visible, torch.finfo(self._dtype).min)

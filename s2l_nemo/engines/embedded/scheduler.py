@@ -68,7 +68,6 @@ class Moves:
 
     sources: list[int]
     targets: list[int]
-    columns: int  # how many tokens the longest moved row has in the cache
     free: range  # slots that were in use and are not any more
 
 
@@ -120,8 +119,7 @@ class Scheduler:
         active = [slot for slot, row in enumerate(rows) if not row.done]
         holes = [slot for slot in range(len(active)) if rows[slot].done]
         movers = active[len(active) - len(holes) :]
-        columns = max((rows[slot].last_position for slot in movers), default=0)
         for hole, mover in zip(holes, movers, strict=True):
             rows[hole] = rows[mover]
         self._running = rows[: len(active)]
-        return Moves(movers, holes, columns, range(len(active), len(rows)))
+        return Moves(movers, holes, range(len(active), len(rows)))

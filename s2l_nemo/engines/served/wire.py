@@ -20,7 +20,7 @@ Array = numpy.ndarray[Any, Any]
 Arrays = Mapping[str, Array]
 
 _LENGTH_BYTES = 4
-_DTYPES = ("<i4", "<i8", "<f4", "<f8")
+_DTYPES = ("<i4", "<i8", "<f4")
 _FINISH_REASONS = ("stop", "length")
 
 
@@ -81,7 +81,7 @@ def unpack_requests(header: Header, arrays: Arrays) -> tuple[list[SampleRequest]
     try:
         params = SamplingParams(**header["params"])
         params = SamplingParams(**{**asdict(params), "stop_token_ids": tuple(params.stop_token_ids)})
-        prompts = _cut(arrays["tokens"], arrays["lengths"])
+        prompts = [tuple(prompt.tolist()) for prompt in _cut(arrays["tokens"], arrays["lengths"])]
         columns = [arrays[name].tolist() for name in ("prompt_id", "sample_id", "prompt", "seed")]
         requests = [
             SampleRequest(prompt_id, sample_id, prompts[prompt], seed)
@@ -96,9 +96,6 @@ def pack_completions(completions: Sequence[Completion]) -> bytes:
     """Ids, tokens, log-probs, finish reasons and weight versions. What grading adds is left out."""
     for completion in completions:
         assert len(completion.token_ids) == len(completion.logprobs)
-    logprobs = numpy.array([value for c in completions for value in c.logprobs], "<f8")
-    with numpy.errstate(over="ignore"):
-        narrow = logprobs.astype("<f4")
     arrays = {
         "prompt_id": _integers([c.prompt_id for c in completions], "<i8"),
         "sample_id": _integers([c.sample_id for c in completions], "<i8"),
@@ -106,15 +103,14 @@ def pack_completions(completions: Sequence[Completion]) -> bytes:
         "finish_reason": _integers([_FINISH_REASONS.index(c.finish_reason) for c in completions], "<i4"),
         "weight_version": _integers([c.weight_version for c in completions], "<i8"),
         "lengths": _integers([len(c.token_ids) for c in completions], "<i4"),
-        "tokens": _integers([token for c in completions for token in c.token_ids], "<i4"),
-        # an engine that computes in float32 loses nothing by half the bytes
-        "logprobs": narrow if numpy.array_equal(narrow.astype("<f8"), logprobs) else logprobs,
+        "tokens": _joined([c.token_ids for c in completions], "<i4"),
+        "logprobs": _joined([c.logprobs for c in completions], "<f4"),
     }
     return pack({}, arrays)
 
 
 def unpack_completions(arrays: Arrays) -> list[Completion]:
-    """The completions of `pack_completions`."""
+    """The completions of `pack_completions`. Their arrays are parts of the message."""
     names = ("prompt_id", "sample_id", "source", "finish_reason", "weight_version")
     tokens, logprobs = (_cut(arrays[name], arrays["lengths"]) for name in ("tokens", "logprobs"))
     return [
@@ -137,11 +133,14 @@ def _integers(values: Sequence[int], dtype: str) -> Array:
     return numpy.array(values, dtype)
 
 
-def _cut(values: Array, lengths: Array) -> list[tuple[Any, ...]]:
+def _joined(pieces: Sequence[Array], dtype: str) -> Array:
+    return numpy.concatenate([numpy.empty(0, dtype), *pieces])
+
+
+def _cut(values: Array, lengths: Array) -> list[Array]:
     """Consecutive pieces of the given lengths. Raises ValueError unless they make up all the values."""
     if (lengths < 0).any() or lengths.sum(dtype=numpy.int64) != len(values):
         raise ValueError(f"lengths of {len(lengths)} pieces do not make up {len(values)} values")
     ends = lengths.cumsum(dtype=numpy.int64).tolist()
     starts = [0, *ends[:-1]]
-    flat = values.tolist()
-    return [tuple(flat[start:end]) for start, end in zip(starts, ends, strict=False)]
+    return [values[start:end] for start, end in zip(starts, ends, strict=False)]

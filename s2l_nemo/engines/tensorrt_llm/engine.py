@@ -24,6 +24,7 @@ from collections.abc import Coroutine, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal, TypeVar
 
+import numpy as np
 import torch
 from safetensors.torch import save_file
 
@@ -31,7 +32,7 @@ from s2l_nemo.engines.protocol import Bucket, LocalEngine, RefitStats
 from s2l_nemo.engines.settings import EngineSettings
 from s2l_nemo.engines.tensorrt_llm.folder import HfFolder
 from s2l_nemo.errors import UserError
-from s2l_nemo.types import Completion, SampleRequest, SamplingParams
+from s2l_nemo.types import Completion, LogProbs, SampleRequest, SamplingParams
 
 _VERSION = "1.2."
 _ENVIRONMENT = {
@@ -186,7 +187,7 @@ class TensorRTExplorer(LocalEngine):
 
     def _completion(self, request: SampleRequest, output: Any, params: SamplingParams) -> Completion:
         what = f"prompt {request.prompt_id} sample {request.sample_id}"
-        tokens = tuple(output.token_ids)
+        tokens = output.token_ids
         if output.finish_reason not in ("stop", "length"):
             raise RuntimeError(f"{what}: TensorRT-LLM ended it with {output.finish_reason!r}")
         stopped = bool(tokens) and tokens[-1] in params.stop_token_ids
@@ -199,7 +200,7 @@ class TensorRTExplorer(LocalEngine):
             prompt_id=request.prompt_id,
             sample_id=request.sample_id,
             source=self._source,
-            token_ids=tokens,
+            token_ids=np.array(tokens, np.int32),
             logprobs=_sampled_logprobs(what, tokens, output.logprobs),
             finish_reason="stop" if stopped else "length",
             weight_version=self._weight_version,
@@ -351,14 +352,15 @@ def _import_tensorrt_llm() -> Any:
     return tensorrt_llm
 
 
-def _sampled_logprobs(what: str, tokens: tuple[int, ...], logprobs: Sequence[Mapping[int, Any]]) -> tuple[float, ...]:
+def _sampled_logprobs(what: str, tokens: Sequence[int], logprobs: Sequence[Mapping[int, Any]]) -> LogProbs:
     """The log-prob of each sampled token, which must be among those that the engine lists for its position."""
     if len(logprobs) != len(tokens):
         raise RuntimeError(f"{what}: {len(tokens)} tokens have {len(logprobs)} log-probs")
     for position, (token, at_position) in enumerate(zip(tokens, logprobs, strict=True)):
         if token not in at_position:
             raise RuntimeError(f"{what}: position {position} has no log-prob of the sampled token {token}")
-    return tuple(at_position[token].logprob for token, at_position in zip(tokens, logprobs, strict=True))
+    sampled = [at_position[token].logprob for token, at_position in zip(tokens, logprobs, strict=True)]
+    return np.array(sampled, np.float32)
 
 
 def _take(

@@ -158,12 +158,12 @@ def _settings(params: SamplingParams) -> str:
 
 
 def _output(completion: Any, params: SamplingParams) -> CompletionOutput:
-    tokens = list(completion.token_ids)
+    tokens = completion.token_ids.tolist()
     stopped = completion.finish_reason == "stop"
     output = CompletionOutput(
         index=0,
         token_ids=tokens,
-        logprobs=[{token: Logprob(p, 1)} for token, p in zip(tokens, completion.logprobs, strict=True)],
+        logprobs=[{token: Logprob(p, 1)} for token, p in zip(tokens, completion.logprobs.tolist(), strict=True)],
         finish_reason=completion.finish_reason,
         stop_reason=tokens[-1] if stopped else None,
     )

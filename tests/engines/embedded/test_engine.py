@@ -15,6 +15,7 @@ from transformers import AutoModelForCausalLM, LlamaConfig, StableLmConfig
 from s2l_nemo.engines.embedded.engine import EmbeddedEngine, EmbeddedLearnerEngine
 from s2l_nemo.errors import UserError
 from s2l_nemo.types import Completion, SampleRequest, SamplingParams, Source
+from tests.arrays import tokens_of
 from tests.engines.random_qwen3 import VOCAB, build_model, make_requests
 
 STOPS = (1, 2, 50, 51, 52, 53)  # about one token in sixteen, so that rows end at different steps
@@ -39,7 +40,7 @@ def recorded_inputs(model: Any) -> list[torch.Size]:
     return shapes
 
 
-def transformers_greedy(model: Any, prompts: list[tuple[int, ...]], params: SamplingParams) -> list[tuple[int, ...]]:
+def transformers_greedy(model: Any, prompts: list[tuple[int, ...]], params: SamplingParams) -> list[list[int]]:
     longest = max(len(prompt) for prompt in prompts)
     padding = [longest - len(prompt) for prompt in prompts]
     output = model.generate(
@@ -51,7 +52,7 @@ def transformers_greedy(model: Any, prompts: list[tuple[int, ...]], params: Samp
         pad_token_id=0,
     )[:, longest:].tolist()
     ends = [next((i + 1 for i, token in enumerate(row) if token in params.stop_token_ids), len(row)) for row in output]
-    return [tuple(row[:end]) for row, end in zip(output, ends, strict=True)]
+    return [row[:end] for row, end in zip(output, ends, strict=True)]
 
 
 @pytest.mark.parametrize("max_batch_rows", [1, 3, 64])
@@ -60,7 +61,7 @@ def test_greedy_equals_transformers_generate(model: Any, max_batch_rows: int) ->
     params = SamplingParams(max_new_tokens=24, stop_token_ids=STOPS, temperature=0.0)
     expected = transformers_greedy(build_model(), [request.prompt_token_ids for request in requests], params)
     completions = explorer(model, max_batch_rows).generate(requests, params)
-    assert [completion.token_ids for completion in completions] == expected
+    assert tokens_of(completions) == expected
     assert len({len(tokens) for tokens in expected}) > 2, "the rows must end at different steps"
 
 
@@ -83,7 +84,7 @@ def test_other_decoders(config_class: Any) -> None:
     requests = make_requests(prompts=6, samples=1)
     params = SamplingParams(max_new_tokens=16, stop_token_ids=STOPS, temperature=0.0)
     expected = transformers_greedy(model, [request.prompt_token_ids for request in requests], params)
-    assert [c.token_ids for c in explorer(model, 4).generate(requests, params)] == expected
+    assert tokens_of(explorer(model, 4).generate(requests, params)) == expected
 
 
 @pytest.mark.parametrize("temperature", [0.0, 0.7, 1.0])
@@ -92,11 +93,11 @@ def test_logprobs_equal_a_forward_pass(model: Any, temperature: float) -> None:
     plain = build_model()  # an engine changes its model's attention
     requests = make_requests(prompts=4, samples=4)
     for request, completion in zip(requests, explorer(model, 5).generate(requests, params), strict=True):
-        tokens = torch.tensor([request.prompt_token_ids + completion.token_ids])
+        tokens = torch.tensor([[*request.prompt_token_ids, *completion.token_ids]])
         with torch.no_grad():
             logits_SV = plain(tokens).logits[0, len(request.prompt_token_ids) - 1 : -1]
         expected_S = torch.log_softmax(logits_SV / (temperature or 1.0), dim=-1)
-        expected_S = expected_S.gather(1, torch.tensor(completion.token_ids)[:, None]).squeeze(1)
+        expected_S = expected_S.gather(1, torch.tensor(completion.token_ids).long()[:, None]).squeeze(1)
         torch.testing.assert_close(torch.tensor(completion.logprobs), expected_S, atol=1e-5, rtol=0)
 
 
@@ -109,33 +110,33 @@ def test_presence_penalty_counts_only_what_the_row_has_generated(model: Any, tem
     completions = explorer(model, 5).generate(requests, params)
     for request, completion in zip(requests, completions, strict=True):
         with torch.no_grad():
-            tokens = torch.tensor([request.prompt_token_ids + completion.token_ids])
+            tokens = torch.tensor([[*request.prompt_token_ids, *completion.token_ids]])
             logits_SV = plain(tokens).logits[0, len(request.prompt_token_ids) - 1 : -1]
         for position in range(len(completion.token_ids)):
-            logits_SV[position, sorted(set(completion.token_ids[:position]))] -= 1.5
+            logits_SV[position, sorted(set(completion.token_ids[:position].tolist()))] -= 1.5
         expected_S = torch.log_softmax(logits_SV / (temperature or 1.0), dim=-1)
         if temperature == 0:
-            assert logits_SV.argmax(dim=-1).tolist() == list(completion.token_ids)
-        expected_S = expected_S.gather(1, torch.tensor(completion.token_ids)[:, None]).squeeze(1)
+            assert logits_SV.argmax(dim=-1).tolist() == completion.token_ids.tolist()
+        expected_S = expected_S.gather(1, torch.tensor(completion.token_ids).long()[:, None]).squeeze(1)
         torch.testing.assert_close(torch.tensor(completion.logprobs), expected_S, atol=1e-5, rtol=0)
     without = explorer(model, 5).generate(requests, replace(params, presence_penalty=0.0))
-    assert any(a.token_ids != b.token_ids for a, b in zip(without, completions, strict=True))
+    assert tokens_of(without) != tokens_of(completions)
 
 
 def test_same_seed_same_tokens_whatever_the_batch(model: Any) -> None:
     params = SamplingParams(max_new_tokens=20, stop_token_ids=STOPS)
     requests = make_requests(prompts=6, samples=4)
     reference = explorer(model, 64).generate(requests, params)
-    assert len({completion.token_ids for completion in reference}) > 20, "samples of a group must differ"
+    assert len({*map(tuple, tokens_of(reference))}) > 20, "samples of a group must differ"
     shuffled = random.Random(0).sample(requests, len(requests))
     for rows in (1, 3, 64):
         for order in (requests, shuffled, shuffled[5:7]):
             for request, completion in zip(order, explorer(model, rows).generate(order, params), strict=True):
-                assert completion.token_ids == reference[requests.index(request)].token_ids
+                assert completion.token_ids.tolist() == tokens_of(reference)[requests.index(request)]
     other_seeds = [replace(request, seed=request.seed + 1) for request in requests]
     changed = explorer(model).generate(other_seeds, params)
-    pairs = zip(changed, reference, strict=True)
-    assert sum(new.token_ids != old.token_ids for new, old in pairs) > 20
+    pairs = zip(tokens_of(changed), tokens_of(reference), strict=True)
+    assert sum(new != old for new, old in pairs) > 20
 
 
 def test_stop_and_length(model: Any) -> None:
@@ -145,7 +146,7 @@ def test_stop_and_length(model: Any) -> None:
     for request, completion in zip(requests, completions, strict=True):
         assert (completion.prompt_id, completion.sample_id) == (request.prompt_id, request.sample_id)
         assert len(completion.token_ids) == len(completion.logprobs) <= 10
-        assert not set(completion.token_ids[:-1]) & set(STOPS)
+        assert not set(completion.token_ids[:-1].tolist()) & set(STOPS)
         if completion.finish_reason == "stop":
             assert completion.token_ids[-1] in STOPS
         else:
@@ -186,7 +187,7 @@ def test_prefill_passes_are_bounded(model: Any, monkeypatch: pytest.MonkeyPatch)
     completions = explorer(model).generate(requests, params)
     assert max(rows * columns for rows, columns in shapes if columns > 1) <= 24
     monkeypatch.undo()
-    assert [c.token_ids for c in explorer(model).generate(requests, params)] == [c.token_ids for c in completions]
+    assert tokens_of(explorer(model).generate(requests, params)) == tokens_of(completions)
 
 
 def test_only_the_last_position_of_a_prompt_reaches_the_head(model: Any) -> None:
@@ -245,7 +246,7 @@ def test_update_weights_replaces_the_model(tied: bool) -> None:
     engine.update_weights(({name: tensors(other)[name]} for name in names), version=4)
     after = greedy(engine)
     expected = greedy(learner(other))
-    assert [c.token_ids for c in after] == [c.token_ids for c in expected] != [c.token_ids for c in before]
+    assert tokens_of(after) == tokens_of(expected) != tokens_of(before)
     assert engine.weight_version == 4
     assert {completion.weight_version for completion in after} == {4}
     assert engine.weight_hash() == learner(other).weight_hash()
@@ -397,4 +398,4 @@ def test_cuda_equals_cpu() -> None:
     params = SamplingParams(max_new_tokens=16, stop_token_ids=STOPS)
     on_cpu = explorer(build_model(), 6).generate(requests, params)
     on_gpu = explorer(build_model().cuda(), 6).generate(requests, params)
-    assert [c.token_ids for c in on_gpu] == [c.token_ids for c in on_cpu]
+    assert tokens_of(on_gpu) == tokens_of(on_cpu)

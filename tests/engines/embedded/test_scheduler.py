@@ -55,10 +55,10 @@ def test_rows_decode_until_they_stop_or_are_full() -> None:
     finished, moves = one.postprocess(step, [5, STOP], [-1.0, -2.0])
     assert indices(finished) == [1]
     assert (finished[0].tokens, finished[0].logprobs) == ([6, STOP], [-0.5, -2.0])
-    assert moves == Moves(sources=[], targets=[], columns=0, free=range(1, 2))  # the last row leaves no gap
+    assert moves == Moves(sources=[], targets=[], free=range(1, 2))  # the last row leaves no gap
     step, finished_indices, moves = run(one, [5])
     assert indices(step.rows) == finished_indices == [0]  # three tokens
-    assert moves == Moves([], [], 0, range(1))
+    assert moves == Moves([], [], range(1))
     assert not one.busy
 
 
@@ -67,7 +67,7 @@ def test_the_last_rows_fill_the_gaps() -> None:
     _, finished, moves = run(one, [STOP, 5, STOP, 5, 5])
     assert finished == [0, 2]
     # Rows 3 and 4 go from slots 3 and 4 to slots 0 and 2. The longer one has its 4 prompt tokens in the cache.
-    assert moves == Moves(sources=[3, 4], targets=[0, 2], columns=4, free=range(3, 5))
+    assert moves == Moves(sources=[3, 4], targets=[0, 2], free=range(3, 5))
     assert indices(one.schedule().rows) == [3, 1, 4]
 
 
@@ -75,14 +75,14 @@ def test_a_gap_at_the_end_needs_no_move() -> None:
     one = scheduler([(1,) * length for length in (4, 3, 2)], 3)
     _, finished, moves = run(one, [5, 5, STOP])
     assert finished == [2]
-    assert moves == Moves([], [], 0, range(2, 3))
+    assert moves == Moves([], [], range(2, 3))
 
 
 def test_one_more_gap_than_rows_to_fill_it() -> None:
     one = scheduler([(1,) * length for length in (4, 3, 2)], 3)
     _, finished, moves = run(one, [STOP, STOP, 5])
     assert finished == [0, 1]
-    assert moves == Moves(sources=[2], targets=[0], columns=2, free=range(1, 3))
+    assert moves == Moves(sources=[2], targets=[0], free=range(1, 3))
 
 
 def test_waiting_rows_join_when_an_eighth_of_the_slots_is_free() -> None:
@@ -95,7 +95,7 @@ def test_waiting_rows_join_when_an_eighth_of_the_slots_is_free() -> None:
     step, finished, moves = run(one, [5] * 14 + [STOP])  # one slot is free: the others go on
     assert isinstance(step, Decode)
     assert len(finished) == 15  # three tokens, or the stop token
-    assert moves == Moves([], [], 0, range(15))
+    assert moves == Moves([], [], range(15))
     step = one.schedule()
     assert isinstance(step, Join)
     assert (indices(step.rows), step.first_slot, step.next_prompt) == ([16, 17, 18], 0, None)
@@ -111,6 +111,6 @@ def test_rows_join_behind_those_that_run() -> None:
     assert (indices(step.rows), step.first_slot, step.next_prompt) == ([1], 1, (1, 1))
     ended, moves = one.postprocess(step, [STOP], [-0.5])
     assert indices(ended) == [1]
-    assert moves == Moves([], [], 0, range(1, 2))
+    assert moves == Moves([], [], range(1, 2))
     step = one.schedule()
     assert (indices(step.rows), step.first_slot) == ([0], 1)

@@ -18,6 +18,7 @@ from s2l_nemo.engines.served.host import EngineHost
 from s2l_nemo.engines.served.shared_memory import Segment
 from s2l_nemo.engines.served.wire import pack, pack_requests, unpack, unpack_completions
 from s2l_nemo.types import Completion, SampleRequest, SamplingParams, Source
+from tests.arrays import ids, lps
 
 TOKEN = "a1" * 32
 REQUEST = pack_requests([SampleRequest(1, 2, (3, 4), 5)], SamplingParams(2, (7,)))
@@ -38,7 +39,7 @@ class ScriptedEngine(LocalEngine):
     def generate(self, requests: Sequence[SampleRequest], params: SamplingParams) -> list[Completion]:
         self._note("generate")
         return [
-            Completion(r.prompt_id, r.sample_id, Source.LEARNER, r.prompt_token_ids, (-0.5, -1.5), "stop", 3)
+            Completion(r.prompt_id, r.sample_id, Source.LEARNER, ids(r.prompt_token_ids), lps([-0.5, -1.5]), "stop", 3)
             for r in requests
         ]
 
@@ -96,7 +97,7 @@ class Served:
 
     def generates(self) -> bool:
         status, body = self.ask("/generate", REQUEST)
-        return status == 200 and unpack_completions(unpack(body)[1])[0].token_ids == (3, 4)
+        return status == 200 and unpack_completions(unpack(body)[1])[0].token_ids.tolist() == [3, 4]
 
 
 @pytest.fixture

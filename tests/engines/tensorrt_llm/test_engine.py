@@ -21,6 +21,7 @@ from s2l_nemo.errors import UserError
 from s2l_nemo.models.precision import Precision
 from s2l_nemo.types import Completion, SamplingParams, Source
 from tests.agreement import assert_same_completions
+from tests.arrays import tokens_of
 from tests.engines.random_qwen3 import build_model, make_requests
 from tests.engines.tensorrt_llm.weights import WEIGHT_TAGS, buckets, weights
 
@@ -150,7 +151,7 @@ def test_update_weights(folder: Path, tied_folder: Path, tied: bool) -> None:
     expected.update_weights([weights(1, tied=tied)], version=7)
     assert_same_completions(after, expected.generate(requests, PARAMS))
     assert engine.weight_version == 7
-    assert [c.token_ids for c in after] != [c.token_ids for c in before]
+    assert tokens_of(after) != tokens_of(before)
     with pytest.raises(RuntimeError, match="cannot read back"):
         engine.weight_hash()
 

@@ -1,0 +1,152 @@
+"""Brings completions to the ranks that train on them.
+
+Tokens and log-probs of a completion go to one replica. All other ranks know a few figures of it (`StepGroups`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import get_args
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+from s2l_nemo.trainer.ranks import Ranks, Words
+from s2l_nemo.types import Completion, FinishReason, Group, Prompt, Source
+
+Facts = npt.NDArray[np.int64]
+Place = Callable[[Sequence[int]], Sequence[int]]  # from the tokens of each group to the replica that trains on it
+
+_FINISH: tuple[FinishReason, ...] = get_args(FinishReason)
+_PROMPT, _LENGTH = 0, 3  # columns of `_facts`
+
+
+@dataclass(frozen=True)
+class StepGroups:
+    """The P groups of a step: whole ones of this replica, and figures of all completions."""
+
+    own: Mapping[int, Group]  # by their place among the P
+    holder_P: tuple[int, ...]  # a rank that has the group
+    source_PG: torch.Tensor  # int64, values of Source
+    length_PG: torch.Tensor  # int64, response tokens
+    truncated_PG: torch.Tensor  # bool, cut at the length limit
+    reward_PG: torch.Tensor  # float64
+    failed_PG: torch.Tensor  # bool, the check failed
+    kept_PG: torch.Tensor  # bool, trained on
+
+    @classmethod
+    def gather(cls, ranks: Ranks, prompts: Sequence[Prompt], groups: Sequence[Group]) -> StepGroups:
+        """`groups` are those of this replica, with rewards. Collective.
+
+        Raises RuntimeError if a prompt has no group.
+        """
+        place = {prompt.prompt_id: p for p, prompt in enumerate(prompts)}
+        own = {place[group.prompt.prompt_id]: group for group in groups}
+        speaks = ranks.rank == ranks.members(ranks.replica)[0]
+        parts = ranks.gather({p: _figures(group) for p, group in own.items()} if speaks else {})
+        holders = {p: rank for rank, part in enumerate(parts) for p in part}
+        figures = {p: figures_6G for part in parts for p, figures_6G in part.items()}
+        for p, prompt in enumerate(prompts):
+            if p not in figures:
+                raise RuntimeError(f"prompt {prompt.prompt_id} has no completions")
+        figures_6PG = torch.from_numpy(np.stack([figures[p] for p in range(len(prompts))], axis=1))
+        source_PG, length_PG, truncated_PG, reward_PG, failed_PG, kept_PG = figures_6PG
+        return cls(
+            own=own,
+            holder_P=tuple(holders[p] for p in range(len(prompts))),
+            source_PG=source_PG.long(),
+            length_PG=length_PG.long(),
+            truncated_PG=truncated_PG.bool(),
+            reward_PG=reward_PG,
+            failed_PG=failed_PG.bool(),
+            kept_PG=kept_PG.bool(),
+        )
+
+
+def deliver(
+    ranks: Ranks, sampled: Sequence[Completion], prompts: Sequence[Prompt], place: Place
+) -> tuple[list[Prompt], list[Completion]]:
+    """The prompts of this replica's groups, and their completions, whoever has sampled them. Collective.
+
+    `sampled` are the completions of this rank. Raises RuntimeError for one of a prompt that is not among `prompts`.
+    """
+    facts = ranks.gather(_facts(sampled))
+    replica_of = _placed(prompts, facts, place)
+
+    def of(replica: int) -> list[Completion]:
+        return [completion for completion in sampled if replica_of[completion.prompt_id] == replica]
+
+    sent: dict[int, Words] = {}
+    for replica in sorted(set(ranks.replica_of)):
+        others = [rank for rank in ranks.members(replica) if rank != ranks.rank]
+        if others and (leaving := of(replica)):
+            sent |= dict.fromkeys(others, _packed(leaving))
+    own = [prompt for prompt in prompts if replica_of[prompt.prompt_id] == ranks.replica]
+    coming = [rows[np.isin(rows[:, _PROMPT], [prompt.prompt_id for prompt in own])] for rows in facts]
+    sizes = {
+        rank: 2 * int(rows[:, _LENGTH].sum()) for rank, rows in enumerate(coming) if len(rows) and rank != ranks.rank
+    }
+    received = ranks.swap(sent, sizes)
+    completions = []
+    for rank, rows in enumerate(coming):
+        completions += of(ranks.replica) if rank == ranks.rank else _unpacked(rows, received.get(rank))
+    return own, completions
+
+
+def _facts(completions: Sequence[Completion]) -> Facts:
+    """[n, 6]: prompt, sample, source, tokens, finish reason, weight version."""
+    rows = [
+        (c.prompt_id, c.sample_id, c.source, len(c.token_ids), _FINISH.index(c.finish_reason), c.weight_version)
+        for c in completions
+    ]
+    return np.array(rows, np.int64).reshape(len(rows), 6)
+
+
+def _placed(prompts: Sequence[Prompt], facts: Sequence[Facts], place: Place) -> dict[int, int]:
+    """The replica of each prompt's group."""
+    tokens = {prompt.prompt_id: len(prompt.token_ids) for prompt in prompts}
+    for rows in facts:
+        for prompt_id, length in rows[:, [_PROMPT, _LENGTH]].tolist():
+            if prompt_id not in tokens:
+                raise RuntimeError(f"prompt {prompt_id} was not asked for")
+            tokens[prompt_id] += length
+    return dict(zip(tokens, place(list(tokens.values())), strict=True))
+
+
+def _packed(completions: Sequence[Completion]) -> Words:
+    """The tokens of all completions, then their log-probs, bit for bit."""
+    arrays = [completion.token_ids for completion in completions]
+    return np.concatenate([*arrays, *(completion.logprobs.view(np.int32) for completion in completions)])
+
+
+def _unpacked(rows: Facts, words: Words | None) -> list[Completion]:
+    """Views of what `_packed` has made of the completions with these facts."""
+    if words is None:
+        return []
+    tokens, logprobs = words[: len(words) // 2], words[len(words) // 2 :].view(np.float32)
+    ends = rows[:, _LENGTH].cumsum()[:-1]
+    pieces = zip(np.split(tokens, ends), np.split(logprobs, ends), strict=True)
+    return [
+        Completion(prompt, sample, Source(source), token_ids, its_logprobs, _FINISH[finish], version)
+        for (prompt, sample, source, _, finish, version), (token_ids, its_logprobs) in zip(
+            rows.tolist(), pieces, strict=True
+        )
+    ]
+
+
+def _figures(group: Group) -> npt.NDArray[np.float64]:
+    """[6, G], in the order of the tensors of `StepGroups`."""
+    completions = group.completions
+    return np.array(
+        [
+            [completion.source for completion in completions],
+            [len(completion.token_ids) for completion in completions],
+            [completion.finish_reason == "length" for completion in completions],
+            group.rewards_G(),
+            [completion.grader_error is not None for completion in completions],
+            group.kept_G(),
+        ],
+        np.float64,
+    )
