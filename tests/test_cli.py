@@ -67,7 +67,7 @@ def family(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
         (["algorithm.steps=many"], "algorithm.steps=many: expected integer"),
         (["algorithm.schedule.t_mix=9"], "algorithm.schedule.t_mix=9"),
         (["model.tensor_model_parallel_size=3", "trainer.devices=3"], "model.tensor_model_parallel_size=3"),
-        (["trainer.devices=3"], "trainer.devices"),
+        (["trainer.devices=3"], "algorithm.prompts_per_step=2 cannot be shared by 3 data-parallel ranks"),
         (["--config-name", "huge"], "--config-name huge is unknown"),
         (["data.path=/nowhere.jsonl", "data.valid_path=/nowhere.jsonl"], "/nowhere.jsonl"),
         (["rollout.max_prompt_length=3"], "longer than rollout.max_prompt_length=3"),

@@ -87,7 +87,6 @@ def build_trainer(cfg: Config, inputs: Inputs, stop: StopRequest) -> Trainer:
     tokenizer, stop_ids = learner.tokenizer, learner.stop_token_ids
     grader = make_grader(cfg.data, cfg.rewards)
     init_process_groups(cfg.model)
-    rank = torch.distributed.get_rank()
     run_dir, resumed = open_run_dir(cfg)
 
     def decode(token_ids: Sequence[int]) -> str:
@@ -104,7 +103,7 @@ def build_trainer(cfg: Config, inputs: Inputs, stop: StopRequest) -> Trainer:
     rollout = cfg.rollout
     sampling = SamplingParams(rollout.max_response_length, stop_ids, rollout.temperature, rollout.top_p, rollout.top_k)
     recorder = make_recorder(cfg, run_dir, resumed, identity, decode, actor, rollouts.ranks, state)
-    if rank == 0:
+    if rollouts.ranks.rank == 0:
         announce(recorder, cfg, inputs, resumed)
     return Trainer(
         algorithm=cfg.algorithm,

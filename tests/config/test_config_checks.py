@@ -9,6 +9,7 @@ import pytest
 from s2l_nemo.config.checks import check_config, check_model_files, data_parallel_size
 from s2l_nemo.config.keys import all_keys
 from s2l_nemo.config.load import load_config
+from s2l_nemo.config.schema import Config
 from s2l_nemo.errors import UserError
 
 CONF = Path(__file__).parents[2] / "conf"
@@ -30,9 +31,13 @@ QWEN3 = {
 }
 
 
+def tp2(overrides: list[str]) -> Config:
+    return load_config(["--config-name", "tiny_tp2", *overrides], CONF)
+
+
 def error_of(overrides: list[str]) -> str:
     with pytest.raises(UserError) as caught:
-        check_config(load_config(overrides, CONF))
+        check_config(tp2(overrides))
     assert "\n" not in str(caught.value)
     return str(caught.value)
 
@@ -120,11 +125,11 @@ def test_rates_must_be_finite(value: str) -> None:
     ],
 )
 def test_what_is_allowed(overrides: str) -> None:
-    check_config(load_config(overrides.split(), CONF))
+    check_config(tp2(overrides.split()))
 
 
 def test_data_parallel_size() -> None:
-    cfg = load_config(["trainer.devices=8", "trainer.num_nodes=2", "model.pipeline_model_parallel_size=2"], CONF)
+    cfg = tp2(["trainer.devices=8", "trainer.num_nodes=2", "model.pipeline_model_parallel_size=2"])
     assert data_parallel_size(cfg) == 4
 
 
@@ -133,7 +138,7 @@ def check_files(folder: Path, learner: dict[str, Any], explorer: dict[str, Any] 
         if content is not None:
             (folder / name).mkdir()
             (folder / name / "config.json").write_text(json.dumps(content))
-    cfg = load_config([f"model.path={folder}/learner", f"explorer.path={folder}/explorer", *overrides], CONF)
+    cfg = tp2([f"model.path={folder}/learner", f"explorer.path={folder}/explorer", *overrides])
     check_config(cfg)
     check_model_files(cfg)
 

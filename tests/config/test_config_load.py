@@ -43,10 +43,18 @@ def conf(tmp_path: Path) -> Path:
 
 def test_default_is_the_tiny_preset() -> None:
     cfg = load_config([], CONF)
-    assert (cfg.trainer.devices, cfg.model.tensor_model_parallel_size) == (2, 2)
+    assert (cfg.trainer.devices, cfg.model.tensor_model_parallel_size) == (2, 1)
     assert (cfg.algorithm.steps, cfg.algorithm.prompts_per_step, cfg.algorithm.group_size) == (40, 32, 16)
     assert cfg.algorithm.schedule.name == "linear"
     assert cfg.model.path == "models/tiny/learner"
+
+
+def test_the_preset_with_tensor_parallelism_differs_in_nothing_else() -> None:
+    cfg = load_config(["--config-name", "tiny_tp2"], CONF)
+    assert cfg.model.tensor_model_parallel_size == 2
+    cfg.model.tensor_model_parallel_size = 1
+    assert cfg == load_config([], CONF)
+    assert load_config(["--config-name", "tiny_tp2", "experiment=grpo"], CONF).explorer.path is None
 
 
 def test_paper_preset_is_appendix_c() -> None:

@@ -144,6 +144,7 @@ def test_the_keys_that_may_change() -> None:
         "run.dir", "run.dry_run", "run.export_hf", "run.resume", "run.save_nemo",
         "trainer.accelerator", "trainer.devices", "trainer.num_nodes",
         "model.tensor_model_parallel_size", "model.pipeline_model_parallel_size", "model.micro_batch_size",
+        "model.micro_batch_tokens",
         "model.activation_checkpointing", "model.offload_optimizer", "model.offload_weights",
         "algorithm.steps", "rollout.max_batch_rows", "rollout.refit_bucket_mb", "data.cache_dir",
         "rewards.workers", "rewards.cpu_s", "rewards.wall_s", "rewards.memory_mb", "rewards.batch_s",

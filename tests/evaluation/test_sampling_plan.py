@@ -38,7 +38,7 @@ class Tokenizer:
 
 
 class Engine(LocalEngine):
-    """Answers every request with its own seed as text; remembers the batches."""
+    """Answers every request with the low bits of its own seed as text; remembers the batches."""
 
     def __init__(self) -> None:
         self.batches: list[list[tuple[int, int]]] = []
@@ -50,7 +50,7 @@ class Engine(LocalEngine):
                 request.prompt_id,
                 request.sample_id,
                 Source.LEARNER,
-                ids([request.seed, 0]),
+                ids([request.seed % 2**31, 0]),
                 lps([0.0, 0.0]),
                 "length",
                 0,
@@ -119,7 +119,7 @@ def test_chunks_do_not_depend_on_where_the_run_begins() -> None:
     assert rest == rows[1:]
     assert [row.id for part in rows for row in part] == [0, 1, 2, 3, 4]
     first = rows[0][0]
-    assert first.outputs == [str((sample_seed(1, "mine", 0, k), 0)) for k in range(3)]
+    assert first.outputs == [str([sample_seed(1, "mine", 0, k) % 2**31, 0]) for k in range(3)]
     assert (first.question, first.answer, first.tokens, first.finish_reasons) == ("q0", "0", [2] * 3, ["length"] * 3)
 
 

@@ -35,14 +35,14 @@ def test_memory_by_hand() -> None:
 
 
 def test_memory_follows_the_switches() -> None:
-    tiny = load_config(["algorithm.kl_coef=0"], CONF)
+    tiny = load_config(["--config-name", "tiny_tp2", "algorithm.kl_coef=0"], CONF)
     parts = memory_by_part(tiny, LEARNER, None)
     assert Part.reference not in parts
     assert parts[Part.explorer_engine] == 0
     assert parts[Part.optimizer] == 2 * parts[Part.gradients]  # fp32: two moments, DP 1
-    few = load_config(["model.micro_batch_size=1", "rollout.max_response_length=16"], CONF)
+    few = load_config(["--config-name", "tiny_tp2", "model.micro_batch_size=1", "rollout.max_response_length=16"], CONF)
     assert memory_by_part(few, LEARNER, None)[Part.logits] == 3 * 4 * 16 * 151936 // 2  # TP 2
-    full = memory_by_part(load_config(["model.activation_checkpointing=full"], CONF), LEARNER, None)
+    full = memory_by_part(load_config(["--config-name", "tiny_tp2", "model.activation_checkpointing=full"], CONF), LEARNER, None)
     assert full[Part.activations] < parts[Part.activations] / 10
 
 
