@@ -14,7 +14,6 @@ from s2l_nemo.engines.kinds import ENGINES
 from s2l_nemo.engines.options import Placement
 from s2l_nemo.errors import UserError
 from s2l_nemo.models.open import Model, open_model
-from s2l_nemo.models.precision import Precision
 
 
 def check_config(cfg: Config) -> None:
@@ -143,8 +142,6 @@ def _check_algorithm(cfg: Config) -> None:
 def _check_platform(cfg: Config) -> None:
     if cfg.trainer.accelerator != Accelerator.cpu:
         return
-    if cfg.model.precision == Precision.bf16:
-        raise UserError("model.precision=bf16 needs a GPU, but trainer.accelerator=cpu: set model.precision=fp32")
     if cfg.model.transformer_engine:
         raise UserError(
             "model.transformer_engine=true needs a GPU, but trainer.accelerator=cpu: set model.transformer_engine=false"

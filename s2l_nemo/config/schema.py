@@ -125,7 +125,9 @@ class ModelConfig:
     pipeline_model_parallel_size: int = key(
         1, "ranks that share the layers of the learner", POSITIVE_COUNT, may_change=True
     )
-    precision: Precision = key(Precision.fp32, "number format of weights and activations; bf16 needs a GPU")
+    precision: Precision = key(
+        Precision.fp32, "number format of weights and activations; bf16 on a CPU pays if it has AMX"
+    )
     micro_batch_size: int = key(
         4, "sequences of one forward and backward pass on one rank", POSITIVE_COUNT, may_change=True
     )

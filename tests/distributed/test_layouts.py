@@ -21,17 +21,17 @@ LAYOUTS = [(1, 1, 1), (2, 1, 2), (1, 2, 2), (2, 2, 4), (1, 1, 2)]  # TP, PP, ran
 TEMPERATURE = 0.8
 
 
-def build(folder: Path, tp: int, pp: int, **model: Any) -> Any:
+def build(folder: Path, tp: int, pp: int, *, lr: float = 1e-3, micro_batch_size: int = 2, **model: Any) -> Any:
     from s2l_nemo.actor.build import build_actor, init_process_groups
 
     config = ModelConfig(
         path=str(folder),
         tensor_model_parallel_size=tp,
         pipeline_model_parallel_size=pp,
-        micro_batch_size=2,
+        micro_batch_size=micro_batch_size,
         **model,
     )
-    config.optim.lr = 1e-3
+    config.optim.lr = lr
     config.optim.clip_grad = 0.1  # below the norm, so that clipping is part of what must agree
     init_process_groups(config)
     return build_actor(
@@ -106,6 +106,10 @@ def engine_logprobs(folder: Path, weights: dict[str, torch.Tensor], batch: Any) 
 
 @torch.no_grad()
 def hugging_face_logprobs(model: Any, batch: TrainBatch) -> tuple[torch.Tensor, torch.Tensor]:
+    return padded_logprobs(model, batch)
+
+
+def padded_logprobs(model: Any, batch: TrainBatch) -> tuple[torch.Tensor, torch.Tensor]:
     """Log-probs and entropy of the response tokens from padded rows, 0 elsewhere."""
     logprobs_BSV = (model(batch.tokens_BT).logits[:, :-1] / TEMPERATURE).log_softmax(-1)
     entropy_BS = -(logprobs_BSV.exp() * logprobs_BSV).sum(-1)

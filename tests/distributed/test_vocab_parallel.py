@@ -61,8 +61,10 @@ def test_chunks_equal_the_whole(tp: int, elements: int) -> None:
 
 
 def chunk_elements() -> int:
+    from s2l_nemo.actor.build import init_process_groups
     from s2l_nemo.actor.vocab_parallel import CHUNK_ELEMENTS
 
+    init_process_groups(ModelConfig())
     return CHUNK_ELEMENTS
 
 

@@ -7,7 +7,7 @@ from pathlib import Path
 from s2l_nemo.config.load import load_config
 from s2l_nemo.config.schema import Config
 from s2l_nemo.models.shape import public_shapes
-from s2l_nemo.planner.memory import ENGINE_PARTS, Part, Phase, memory_by_part, memory_by_phase
+from s2l_nemo.planner.memory import ENGINE_PARTS, LOGITS_OF_A_CHUNK, Part, Phase, memory_by_part, memory_by_phase
 
 CONF = Path(__file__).parents[2] / "conf"
 PAPER = ["--config-name", "paper"]
@@ -29,7 +29,7 @@ def test_memory_by_hand() -> None:
     assert parts[Part.learner_engine] == 2 * LEARNER.parameters
     assert parts[Part.explorer_engine] == 2 * EXPLORER.parameters
     assert parts[Part.kv_cache] == 32 * 4608 * 147_456
-    assert parts[Part.logits] == 3 * 4 * 2**24
+    assert parts[Part.logits] == 8 * LOGITS_OF_A_CHUNK
     assert parts[Part.activations] == 2 * 4608 * 2 * (36 * 4096 + 4 * 4096 + 3 * 4096 + 3 * 1024 + 3 * 12288) // 2
     assert parts[Part.reference] == parts[Part.weights]
 
@@ -41,8 +41,10 @@ def test_memory_follows_the_switches() -> None:
     assert parts[Part.explorer_engine] == 0
     assert parts[Part.optimizer] == 2 * parts[Part.gradients]  # fp32: two moments, DP 1
     few = load_config(["--config-name", "tiny_tp2", "model.micro_batch_size=1", "rollout.max_response_length=16"], CONF)
-    assert memory_by_part(few, LEARNER, None)[Part.logits] == 3 * 4 * 16 * 151936 // 2  # TP 2
-    full = memory_by_part(load_config(["--config-name", "tiny_tp2", "model.activation_checkpointing=full"], CONF), LEARNER, None)
+    assert memory_by_part(few, LEARNER, None)[Part.logits] == 4 * 16 * 151936 // 2  # TP 2
+    full = memory_by_part(
+        load_config(["--config-name", "tiny_tp2", "model.activation_checkpointing=full"], CONF), LEARNER, None
+    )
     assert full[Part.activations] < parts[Part.activations] / 10
 
 

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 import torch
 from safetensors.torch import save_file
-from transformers import AutoModelForCausalLM, LlamaConfig, StableLmConfig
+from transformers import AutoModelForCausalLM, LlamaConfig, Qwen2Config, StableLmConfig
 
 from s2l_nemo.engines.embedded.engine import EmbeddedEngine, EmbeddedLearnerEngine
 from s2l_nemo.errors import UserError
@@ -65,9 +65,9 @@ def test_greedy_equals_transformers_generate(model: Any, max_batch_rows: int) ->
     assert len({len(tokens) for tokens in expected}) > 2, "the rows must end at different steps"
 
 
-@pytest.mark.parametrize("config_class", [LlamaConfig, StableLmConfig])
+@pytest.mark.parametrize("config_class", [LlamaConfig, Qwen2Config, StableLmConfig])
 def test_other_decoders(config_class: Any) -> None:
-    """Llama shares transformers' attention interface, StableLM of this version has attention of its own."""
+    """Llama and Qwen2, which has biases, are decoded as Qwen3 is; StableLM by transformers' own forward pass."""
     config = config_class(
         vocab_size=VOCAB,
         hidden_size=32,
@@ -85,6 +85,43 @@ def test_other_decoders(config_class: Any) -> None:
     params = SamplingParams(max_new_tokens=16, stop_token_ids=STOPS, temperature=0.0)
     expected = transformers_greedy(model, [request.prompt_token_ids for request in requests], params)
     assert tokens_of(explorer(model, 4).generate(requests, params)) == expected
+
+
+def test_biases_and_scaled_rotation() -> None:
+    """Of Llama: biases everywhere, and the longer positions of Llama 3."""
+    scaling = {"rope_type": "llama3", "factor": 8.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0,
+               "original_max_position_embeddings": 32}  # fmt: skip
+    config = LlamaConfig(
+        vocab_size=VOCAB, hidden_size=32, intermediate_size=64, num_hidden_layers=2, num_attention_heads=4,
+        num_key_value_heads=1, initializer_range=0.3, max_position_embeddings=64, attention_bias=True, mlp_bias=True,
+        rope_scaling=scaling,
+    )  # fmt: skip
+    torch.manual_seed(0)
+    model = AutoModelForCausalLM.from_config(config).eval()
+    for name, parameter in model.named_parameters():
+        if name.endswith("bias"):
+            torch.nn.init.normal_(parameter, std=0.3)
+    requests = make_requests(prompts=6, samples=1)
+    params = SamplingParams(max_new_tokens=16, stop_token_ids=STOPS, temperature=0.0)
+    expected = transformers_greedy(model, [request.prompt_token_ids for request in requests], params)
+    assert tokens_of(explorer(model, 4).generate(requests, params)) == expected
+
+
+def test_bfloat16_logprobs_are_near_those_of_a_forward_pass() -> None:
+    """Its numbers have 8 bits: within 0.1 nats, and 0.02 on average."""
+    plain, model = build_model().bfloat16(), build_model().bfloat16()
+    requests = make_requests(prompts=4, samples=4)
+    params = SamplingParams(max_new_tokens=20, stop_token_ids=STOPS)
+    differences = []
+    for request, completion in zip(requests, explorer(model, 5).generate(requests, params), strict=True):
+        tokens = torch.tensor([[*request.prompt_token_ids, *completion.token_ids]])
+        with torch.no_grad():
+            logits_SV = plain(tokens).logits[0, len(request.prompt_token_ids) - 1 : -1].float()
+        expected_S = torch.log_softmax(logits_SV, dim=-1)
+        expected_S = expected_S.gather(1, torch.tensor(completion.token_ids).long()[:, None]).squeeze(1)
+        differences += (torch.tensor(completion.logprobs) - expected_S).abs().tolist()
+    assert max(differences) < 0.1
+    assert sum(differences) / len(differences) < 0.02
 
 
 @pytest.mark.parametrize("temperature", [0.0, 0.7, 1.0])
