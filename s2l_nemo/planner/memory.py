@@ -29,7 +29,7 @@ class Part(str, Enum):
     reference = "reference weights (in host memory)"
 
 
-LOGITS_OF_A_CHUNK = 2**26  # as CHUNK_ELEMENTS of actor.vocab_parallel, which imports torch
+LOGITS_OF_A_CHUNK = 2**25  # as CHUNK_ELEMENTS of actor.vocab_parallel, which imports torch
 ENGINE_PARTS = {Part.learner_engine, Part.explorer_engine, Part.kv_cache}
 
 
@@ -99,7 +99,7 @@ def memory_by_part(
         Part.gradients: trained * 4,
         Part.optimizer: states,
         Part.activations: _activation_bytes(cfg, learner, size, T),
-        Part.logits: (4 if size == 4 else 4 + 2 * size) * logits,  # in fp32; in bf16 the product and the slopes, too
+        Part.logits: (8 if size == 4 else 8 + size) * logits,  # with their softmax, in fp32; in bf16 the product, too
         **_engine_parts(cfg, learner, explorer, gpu_memory),
     }
     if cfg.algorithm.kl_coef > 0:

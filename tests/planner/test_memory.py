@@ -29,7 +29,7 @@ def test_memory_by_hand() -> None:
     assert parts[Part.learner_engine] == 2 * LEARNER.parameters
     assert parts[Part.explorer_engine] == 2 * EXPLORER.parameters
     assert parts[Part.kv_cache] == 32 * 4608 * 147_456
-    assert parts[Part.logits] == 8 * LOGITS_OF_A_CHUNK
+    assert parts[Part.logits] == 10 * LOGITS_OF_A_CHUNK
     assert parts[Part.activations] == 2 * 4608 * 2 * (36 * 4096 + 4 * 4096 + 3 * 4096 + 3 * 1024 + 3 * 12288) // 2
     assert parts[Part.reference] == parts[Part.weights]
 
@@ -41,7 +41,7 @@ def test_memory_follows_the_switches() -> None:
     assert parts[Part.explorer_engine] == 0
     assert parts[Part.optimizer] == 2 * parts[Part.gradients]  # fp32: two moments, DP 1
     few = load_config(["--config-name", "tiny_tp2", "model.micro_batch_size=1", "rollout.max_response_length=16"], CONF)
-    assert memory_by_part(few, LEARNER, None)[Part.logits] == 4 * 16 * 151936 // 2  # TP 2
+    assert memory_by_part(few, LEARNER, None)[Part.logits] == 8 * 16 * 151936 // 2  # TP 2
     full = memory_by_part(
         load_config(["--config-name", "tiny_tp2", "model.activation_checkpointing=full"], CONF), LEARNER, None
     )

@@ -164,6 +164,8 @@ class EmbeddedEngine(LocalEngine):
                 ours.copy_(tensor)
         if missing:
             raise ValueError(f"{what}: {len(missing)} tensors are missing, first {min(missing)}")
+        if self._decoder is not None:
+            self._decoder.pack()
 
     def _check_fits(self, requests: Sequence[SampleRequest], params: SamplingParams) -> None:
         limit = self._model.config.max_position_embeddings
