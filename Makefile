@@ -18,7 +18,7 @@ unexport PYTHONDONTWRITEBYTECODE
 
 .PHONY: demo test test-fast mutants lint format typecheck bench setup lock clean
 
-demo: setup  ## a tiny family, then S2L-PO with TP 2 on this machine, then plots
+demo: setup  ## a tiny family, then S2L-PO at DP 2 on this machine, then plots
 	$(BIN)/python tools/make_tiny_family.py
 	$(BIN)/python recipes/train_s2l.py run.dir=$(RUN) run.seed=$(SEED)
 

@@ -91,14 +91,13 @@ def memory_by_part(
     size = cfg.model.precision.element_bytes
     trained = _parameters_of_rank(cfg, learner)
     states = (12 if size == 2 else 8) * trained // data_parallel_size(cfg)
-    T = cfg.rollout.max_prompt_length + cfg.rollout.max_response_length
     targets = cfg.model.micro_batch_tokens or cfg.model.micro_batch_size * cfg.rollout.max_response_length
     logits = min(LOGITS_OF_A_CHUNK, targets * learner.vocab // cfg.model.tensor_model_parallel_size)
     parts = {
         Part.weights: trained * size,
         Part.gradients: trained * 4,
         Part.optimizer: states,
-        Part.activations: _activation_bytes(cfg, learner, size, T),
+        Part.activations: _activation_bytes(cfg, learner, size),
         Part.logits: (8 if size == 4 else 8 + size) * logits,  # with their softmax, in fp32; in bf16 the product, too
         **_engine_parts(cfg, learner, explorer, gpu_memory),
     }
@@ -166,7 +165,7 @@ def _parameters_of_rank(cfg: Config, shape: ModelShape) -> int:
     return (shape.layers // pp * shape.layer_parameters + matrices * shape.embedding_parameters) // tp
 
 
-def _activation_bytes(cfg: Config, shape: ModelShape, size: int, T: int) -> int:
+def _activation_bytes(cfg: Config, shape: ModelShape, size: int) -> int:
     """Bytes of the tensors that are kept for the backward pass.
 
     Attention is fused (no T x T scores), with sequence parallelism. For each token a layer keeps about 4 hidden widths
@@ -180,4 +179,14 @@ def _activation_bytes(cfg: Config, shape: ModelShape, size: int, T: int) -> int:
         widths = shape.layers * shape.hidden + layer
     else:
         widths = shape.layers * layer
-    return cfg.model.micro_batch_size * T * widths * size // cfg.model.tensor_model_parallel_size
+    return _tokens_of_micro_batch(cfg) * widths * size // cfg.model.tensor_model_parallel_size
+
+
+def _tokens_of_micro_batch(cfg: Config) -> int:
+    """Tokens of the longest one: rows of the largest length, and their prompts once for the rows of a group."""
+    longest = cfg.rollout.max_prompt_length + cfg.rollout.max_response_length
+    if cfg.model.micro_batch_tokens is not None:
+        return max(longest, cfg.model.micro_batch_tokens)  # a row is never cut
+    rows = cfg.model.micro_batch_size
+    prompts = -(-rows // cfg.algorithm.group_size)
+    return rows * cfg.rollout.max_response_length + prompts * cfg.rollout.max_prompt_length

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import pytest
+
 from s2l_nemo.config.load import load_config
 from s2l_nemo.config.schema import Config
 from s2l_nemo.models.shape import public_shapes
@@ -30,7 +32,8 @@ def test_memory_by_hand() -> None:
     assert parts[Part.explorer_engine] == 2 * EXPLORER.parameters
     assert parts[Part.kv_cache] == 32 * 4608 * 147_456
     assert parts[Part.logits] == 10 * LOGITS_OF_A_CHUNK
-    assert parts[Part.activations] == 2 * 4608 * 2 * (36 * 4096 + 4 * 4096 + 3 * 4096 + 3 * 1024 + 3 * 12288) // 2
+    layers = 36 * 4096 + 4 * 4096 + 3 * 4096 + 3 * 1024 + 3 * 12288
+    assert parts[Part.activations] == 2 * (2 * 4096 + 512) * layers // 2  # one prompt of two rows
     assert parts[Part.reference] == parts[Part.weights]
 
 
@@ -46,6 +49,23 @@ def test_memory_follows_the_switches() -> None:
         load_config(["--config-name", "tiny_tp2", "model.activation_checkpointing=full"], CONF), LEARNER, None
     )
     assert full[Part.activations] < parts[Part.activations] / 10
+
+
+@pytest.mark.parametrize(
+    ("overrides", "tokens"),
+    [
+        (["model.micro_batch_size=4", "algorithm.group_size=4"], 4 * 4096 + 512),
+        (["model.micro_batch_size=4", "algorithm.group_size=2"], 4 * 4096 + 2 * 512),
+        (["model.micro_batch_tokens=9216"], 9216),
+        (["model.micro_batch_tokens=100"], 4096 + 512),  # one row, which is never cut
+    ],
+)
+def test_activations_follow_the_tokens_of_a_micro_batch(overrides: list[str], tokens: int) -> None:
+    def activations(*more: str) -> int:
+        return memory_by_part(load_config([*PAPER, *more], CONF), LEARNER, None)[Part.activations]
+
+    per_token = activations("model.micro_batch_tokens=100") // (4096 + 512)
+    assert activations(*overrides) == per_token * tokens
 
 
 def test_memory_of_each_kind_of_engine() -> None:
