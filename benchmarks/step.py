@@ -3,7 +3,7 @@
     python benchmarks/step.py [--steps 12] [key=value ...]
 
 Needs the tiny family (`python tools/make_tiny_family.py`). "Outside" is the time of a step in
-none of generation, grading, log-probs, update and refit. The first step warms up and is left out.
+none of the phases. The first step warms up and is left out.
 """
 
 from __future__ import annotations

@@ -194,7 +194,6 @@ class S2LActor(NLPAdapterModelMixin, MegatronGPTModel, AlignableGenerativeInterf
 
     def get_init_policy_logprobs(self, batch: TrainBatch, temperature: float) -> torch.Tensor:
         """Log-probs [B, S] under the reference policy, whose weights are swapped in for the call."""
-
         assert self.initial_weights is not None, "the actor was built without a reference policy"
         with cpu_weight_swap(self, self.initial_weights, megatron_amp_O2=self.megatron_amp_O2):
             return self.infer(batch, temperature)[0]

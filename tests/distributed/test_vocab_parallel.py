@@ -60,6 +60,22 @@ def test_chunks_equal_the_whole(tp: int, elements: int) -> None:
     assert (torch.cat([grad_VH for _, _, grad_VH in ranks]) - weight_VH.grad).abs().max() < 1e-5
 
 
+def no_targets() -> tuple[torch.Size, float, float]:
+    from s2l_nemo.actor import vocab_parallel
+    from s2l_nemo.actor.build import init_process_groups
+
+    init_process_groups(ModelConfig())
+    hidden_MH, weight_VH = (torch.ones(rows, H, requires_grad=True) for rows in (0, V))
+    figures_2M = vocab_parallel.target_logprobs(hidden_MH, weight_VH, torch.zeros(0, dtype=torch.long), TEMPERATURE)
+    figures_2M[0].sum().backward()
+    assert weight_VH.grad is not None
+    return figures_2M.shape, figures_2M.sum().item(), weight_VH.grad.abs().sum().item()
+
+
+def test_a_micro_batch_without_targets_has_no_gradient() -> None:
+    assert run_ranks(no_targets, 1) == [(torch.Size([2, 0]), 0.0, 0.0)]
+
+
 def chunk_elements() -> int:
     from s2l_nemo.actor.build import init_process_groups
     from s2l_nemo.actor.vocab_parallel import CHUNK_ELEMENTS

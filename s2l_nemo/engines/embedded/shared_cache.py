@@ -138,20 +138,14 @@ class SharedCache:
     def _forget_prompts(self) -> None:
         """The last prompts take the places of those that no row has any more."""
         used = set(self._prompt_of)
-        moved: dict[int, int] = {}
-        for place in range(len(self._lengths)):
-            if place in used or place >= len(self._lengths):
-                continue
-            while self._lengths and (last := len(self._lengths) - 1) not in used and last > place:
-                self._lengths.pop()
-            last = len(self._lengths) - 1
-            if last > place:
-                for states_2PKLD in self._prompts:
-                    states_2PKLD[:, place] = states_2PKLD[:, last]
-                self._lengths[place] = self._lengths[last]
-                moved[last] = place
-                used = used - {last} | {place}
-            self._lengths.pop()
+        holes = [place for place in range(len(used)) if place not in used]
+        movers = [place for place in range(len(used), len(self._lengths)) if place in used]
+        for hole, mover in zip(holes, movers, strict=True):
+            for states_2PKLD in self._prompts:
+                states_2PKLD[:, hole] = states_2PKLD[:, mover]
+            self._lengths[hole] = self._lengths[mover]
+        del self._lengths[len(used) :]
+        moved = dict(zip(movers, holes, strict=True))
         self._prompt_of = [moved.get(prompt, prompt) for prompt in self._prompt_of]
 
     def _grouped(self) -> _Groups:
