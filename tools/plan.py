@@ -23,7 +23,15 @@ from s2l_nemo.config.schema import Config
 from s2l_nemo.errors import UserError
 from s2l_nemo.models.shape import ModelShape
 from s2l_nemo.planner import cost
-from s2l_nemo.planner.memory import Figures, Phase, figures_of_models, layout, memory_by_part, memory_by_phase
+from s2l_nemo.planner.memory import (
+    Figures,
+    Phase,
+    figures_of_models,
+    host_memory_by_part,
+    layout,
+    memory_by_part,
+    memory_by_phase,
+)
 from s2l_nemo.planner.plan import counts_of_step
 
 CONF = Path(__file__).resolve().parent.parent / "conf"
@@ -54,6 +62,7 @@ def main(argv: list[str]) -> int:
     say(console, f"{gpus_of(cfg)}\n")
     console.print(token_table(cfg, assumed), "")
     console.print(memory_table(cfg, learner, explorer, gpus), "")
+    console.print(host_table(cfg, learner, explorer), "")
     console.print(time_table(predictions), "")
     if explorer is not None:
         console.print(saving_table(predictions), "")
@@ -110,6 +119,16 @@ def memory_table(cfg: Config, learner: ModelShape, explorer: ModelShape | None, 
     for phase in Phase:
         cells = [fit(total[phase], gpu) for total, gpu in zip(totals, gpus, strict=True)]
         table.add_row(f"on the device while {phase.value}", *cells)
+    return table
+
+
+def host_table(cfg: Config, learner: ModelShape, explorer: ModelShape | None) -> Table:
+    table = new_table("Host memory of a node, GiB", "at most")
+    parts = host_memory_by_part(cfg, learner, explorer)
+    for part, count in parts.items():
+        table.add_row(part.value, gib(count))
+    table.add_section()
+    table.add_row("all of them", gib(sum(parts.values())))
     return table
 
 
@@ -184,6 +203,8 @@ def assumptions(cfg: Config, assumed: cost.Assumed) -> Iterator[str]:
     )
     yield f"  bandwidth={assumed.bandwidth:g} of the memory bandwidth in decoding, with a batch that stays full"
     yield f"  mfu={assumed.mfu:g} of the bf16 peak in training, recomputation counted as work"
+    if cost.kind_of(cfg).reserves_kv_memory:
+        yield f"  policy={assumed.policy.value} of the engines' scheduler"
     yield f"  refit_gb_s={assumed.refit_gb_s:g} GB/s into each engine; grading, data and checkpoints are not counted"
     yield "  * at full bandwidth, with 90% of the memory for this engine alone"
     used = cost.engines_of(cfg).gpus * cfg.engine.replicas_per_node

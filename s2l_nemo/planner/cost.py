@@ -16,6 +16,7 @@ from s2l_nemo.engines.options import Placement
 from s2l_nemo.errors import UserError
 from s2l_nemo.fields import COUNT, POSITIVE, POSITIVE_COUNT, SHARE, key
 from s2l_nemo.models.shape import ModelShape
+from s2l_nemo.planner.memory import gpus_of_engine, longest_sequence, reserved_kv
 from s2l_nemo.planner.plan import splits
 
 USABLE = 0.9  # share of the memory of a GPU that a process can use
@@ -49,9 +50,16 @@ class GpuName(str, Enum):
     H200 = "H200"
 
 
+class SchedulerPolicy(str, Enum):
+    """When an engine with a reserved KV cache admits a row."""
+
+    max_utilization = "max_utilization"  # while there is room for what rows have now; a row may be put off again
+    no_evict = "no_evict"  # only if its prompt and its longest response will fit
+
+
 @dataclass
 class PlanOptions:
-    """The keys of tools/plan.py. No configuration of a run can say the last five."""
+    """The keys of tools/plan.py. No configuration of a run can say the last six."""
 
     conf: str = key("train_s2l", "preset, as --config-name of recipes/train_s2l.py")
     gpu: GpuName | None = key(None, "kind of GPU; null: all of them side by side")
@@ -62,6 +70,10 @@ class PlanOptions:
     bandwidth: float = key(0.7, "share of the memory bandwidth that decoding reaches", SHARE)
     mfu: float = key(0.4, "share of the peak FLOP/s that training reaches, recomputation counted as work", SHARE)
     refit_gb_s: float = key(10.0, "rate at which an engine takes new weights, GB/s", POSITIVE)
+    policy: SchedulerPolicy = key(
+        SchedulerPolicy.max_utilization,
+        "how TensorRT-LLM admits rows: by what they hold, or by their longest length",
+    )
 
 
 @dataclass(frozen=True)
@@ -73,6 +85,7 @@ class Assumed:
     bandwidth: float
     mfu: float
     refit_gb_s: float
+    policy: SchedulerPolicy = SchedulerPolicy.max_utilization
 
     @property
     def context(self) -> float:
@@ -91,7 +104,7 @@ def assumed_of(options: PlanOptions, cfg: Config) -> Assumed:
     ):
         if value > most:
             raise UserError(f"{name}={value} is more than {limit}={most}: lower the one or raise the other")
-    return Assumed(length, prompt, options.bandwidth, options.mfu, options.refit_gb_s)
+    return Assumed(length, prompt, options.bandwidth, options.mfu, options.refit_gb_s, options.policy)
 
 
 def kv_bytes_per_token(shape: ModelShape, size: int) -> int:
@@ -170,8 +183,7 @@ def engines_of(cfg: Config) -> Engines:
     kind = kind_of(cfg)
     if not kind.served:
         return Engines(cfg.trainer.devices * cfg.trainer.num_nodes, 1)
-    gpus = cfg.engine.tensor_parallel_size if kind.tensor_parallel else 1
-    return Engines(cfg.trainer.num_nodes * cfg.engine.replicas_per_node, gpus)
+    return Engines(cfg.trainer.num_nodes * cfg.engine.replicas_per_node, gpus_of_engine(cfg))
 
 
 @dataclass(frozen=True)
@@ -188,23 +200,48 @@ class Decoding:
     full_tokens_per_s: float | None
 
 
-def decoding(cfg: Config, shape: ModelShape, gpu: Gpu, assumed: Assumed) -> Decoding:
-    """The rate of a model in its engines.
+def rows_of_kv(cfg: Config, shape: ModelShape, assumed: Assumed, kv_bytes: float) -> float:
+    """Sequences that an engine can decode together with `kv_bytes` of KV cache on each of its GPUs."""
+    tokens = kv_bytes * gpus_of_engine(cfg) / kv_bytes_per_token(shape, cfg.model.precision.element_bytes)
+    no_evict = assumed.policy is SchedulerPolicy.no_evict
+    return tokens / (longest_sequence(cfg) if no_evict else assumed.context)
 
-    Three things limit the rows: rollout.max_batch_rows, the sequences of a step, and the KV memory of an engine.
+
+def most_rows(cfg: Config, shape: ModelShape, assumed: Assumed, kv_bytes: float | None) -> float:
+    """Sequences that an engine can decode together: rollout.max_batch_rows, or what its KV memory holds if less.
+
+    That memory is `kv_bytes` on each GPU if its kind reserves it. One row is counted where not even that fits.
     """
+    rows = float(cfg.rollout.max_batch_rows)
+    return rows if kv_bytes is None else max(1.0, min(rows, rows_of_kv(cfg, shape, assumed, kv_bytes)))
+
+
+def decoding(cfg: Config, shape: ModelShape, gpu: Gpu, assumed: Assumed, kv_bytes: float | None = None) -> Decoding:
+    """The rate of a model in its engines, with `most_rows`, or the sequences of a step if they are fewer."""
     engines, size, context = engines_of(cfg), cfg.model.precision.element_bytes, assumed.context
     weights, kv = shape.parameters * size, kv_bytes_per_token(shape, size)
     step_rows = cfg.algorithm.prompts_per_step * cfg.algorithm.group_size / engines.count
-    rows = min(float(cfg.rollout.max_batch_rows), step_rows)
-    if kind_of(cfg).reserves_kv_memory:
-        rows = min(rows, cfg.engine.memory_fraction * gpu.memory * engines.gpus / (kv * context))
+    rows = min(most_rows(cfg, shape, assumed, kv_bytes), step_rows)
     bandwidth = assumed.bandwidth * gpu.bandwidth * engines.gpus
     full = None
     if gpu.usable > weights:
         most = full_memory_rows(gpu.usable, weights, kv, context)
         full = 1 / seconds_per_token(most, weights, kv, context, gpu.bandwidth)
     return Decoding(rows, engines.count / seconds_per_token(rows, weights, kv, context, bandwidth), full)
+
+
+def decoding_of_models(
+    cfg: Config, learner: ModelShape, explorer: ModelShape | None, gpu: Gpu, assumed: Assumed
+) -> tuple[Decoding, Decoding | None]:
+    """The rates of learner and explorer, with the KV memory that each finds when it starts."""
+    of_learner, of_explorer = None, None
+    if kind_of(cfg).reserves_kv_memory:
+        reserved = reserved_kv(cfg, learner, explorer, gpu.memory)
+        of_learner, of_explorer = reserved.learner, reserved.explorer
+    return (
+        decoding(cfg, learner, gpu, assumed, of_learner),
+        decoding(cfg, explorer, gpu, assumed, of_explorer) if explorer else None,
+    )
 
 
 @dataclass(frozen=True)
@@ -309,8 +346,7 @@ class Prediction:
 
 def predict(cfg: Config, learner: ModelShape, explorer: ModelShape | None, gpu: Gpu, assumed: Assumed) -> Prediction:
     """The prediction for a run. `explorer` is None for plain GRPO."""
-    of_learner = decoding(cfg, learner, gpu, assumed)
-    of_explorer = decoding(cfg, explorer, gpu, assumed) if explorer else None
+    of_learner, of_explorer = decoding_of_models(cfg, learner, explorer, gpu, assumed)
 
     def step(explorer_samples: int) -> StepSeconds:
         return step_seconds(

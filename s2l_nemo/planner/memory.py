@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from enum import Enum
 from pathlib import Path
 
 from s2l_nemo.algorithm.schedule import SCHEDULES
 from s2l_nemo.config.checks import data_parallel_size
-from s2l_nemo.config.schema import ActivationCheckpointing, Config
+from s2l_nemo.config.schema import Accelerator, ActivationCheckpointing, Config
 from s2l_nemo.engines.kinds import ENGINES
 from s2l_nemo.engines.options import Placement
 from s2l_nemo.models.open import open_model
@@ -20,16 +21,22 @@ class Part(str, Enum):
 
     weights = "actor weights"
     gradients = "gradients"
-    optimizer = "optimizer states"
+    master = "fp32 master weights"
+    optimizer = "optimizer moments"
     activations = "activations"
     logits = "logits of a chunk"
+    output_gradient = "gradient of the output layer"
     learner_engine = "learner engine weights"
     explorer_engine = "explorer engine weights"
     kv_cache = "KV cache"
+    overhead = "contexts, buffers, graphs (assumed)"
     reference = "reference weights (in host memory)"
 
 
 LOGITS_OF_A_CHUNK = 2**25  # as CHUNK_ELEMENTS of actor.vocab_parallel, which imports torch
+GIB = 2**30
+# Of a process on a GPU. None of them is measured: the context, NCCL's buffers with cuBLAS's workspaces, CUDA graphs.
+CONTEXT, BUFFERS, GRAPHS = GIB // 2, GIB, GIB // 2
 ENGINE_PARTS = {Part.learner_engine, Part.explorer_engine, Part.kv_cache}
 
 
@@ -84,22 +91,24 @@ def memory_by_part(
 ) -> dict[Part, int]:
     """Bytes of each part on the GPU that holds most.
 
-    Megatron's distributed optimizer divides its states over data-parallel ranks. They are fp32 moments, and fp32
-    weights if the model is in bf16. Gradients are fp32. Activations: see `_activation_bytes`. For engines see
-    `_engine_parts`; `gpu_memory` is the memory of the GPU in bytes, None if it is unknown.
+    Megatron's distributed optimizer divides its states over data-parallel ranks: fp32 moments, and fp32 master weights
+    if the model is in bf16. Gradients are fp32. Activations: see `_activation_bytes`. For engines see `_engine_parts`;
+    `gpu_memory` is the memory of the GPU in bytes, None if it is unknown.
     """
     size = cfg.model.precision.element_bytes
-    trained = _parameters_of_rank(cfg, learner)
-    states = (12 if size == 2 else 8) * trained // data_parallel_size(cfg)
+    trained, tp = _parameters_of_rank(cfg, learner), cfg.model.tensor_model_parallel_size
     targets = cfg.model.micro_batch_tokens or cfg.model.micro_batch_size * cfg.rollout.max_response_length
-    logits = min(LOGITS_OF_A_CHUNK, targets * learner.vocab // cfg.model.tensor_model_parallel_size)
+    logits = min(LOGITS_OF_A_CHUNK, targets * learner.vocab // tp)
     parts = {
         Part.weights: trained * size,
         Part.gradients: trained * 4,
-        Part.optimizer: states,
+        Part.master: 4 * trained // data_parallel_size(cfg) if size == 2 else 0,
+        Part.optimizer: 8 * trained // data_parallel_size(cfg),
         Part.activations: _activation_bytes(cfg, learner, size),
         Part.logits: (8 if size == 4 else 8 + size) * logits,  # with their softmax, in fp32; in bf16 the product, too
+        Part.output_gradient: learner.embedding_parameters // tp * size,  # on its way into the fp32 gradients
         **_engine_parts(cfg, learner, explorer, gpu_memory),
+        Part.overhead: sum(_overheads(cfg, explorer is not None)[: 1 if _engines_apart(cfg) else 3]),
     }
     if cfg.algorithm.kl_coef > 0:
         parts[Part.reference] = trained * size
@@ -120,8 +129,8 @@ def _idle_parts(cfg: Config, phase: Phase) -> set[Part]:
     if phase is Phase.training:
         asleep = ENGINES[cfg.engine.kind].releases_memory_on_sleep
         return ENGINE_PARTS if asleep else {Part.kv_cache}
-    idle = {Part.activations, Part.logits}
-    if cfg.model.offload_optimizer:
+    idle = {Part.activations, Part.logits, Part.output_gradient}
+    if cfg.model.offload_optimizer:  # the moments alone: master weights stay
         idle |= {Part.optimizer}
     if cfg.model.offload_weights:
         idle |= {Part.weights, Part.gradients}
@@ -134,24 +143,129 @@ def _engine_parts(
     """Weights of the engines and their KV cache.
 
     An engine holds a whole model, or its share of one if it is tensor-parallel. On GPUs of its own it takes nothing
-    from the actor. The KV cache is full: every row has the largest length. Some kinds reserve a fraction of the GPU
-    for it instead; without `gpu_memory` that fraction is unknown, and the part is left out.
+    from the actor. The KV cache is full: every row has the largest length. Some kinds reserve a fraction of what is
+    free instead (`reserved_kv`); without `gpu_memory` that is unknown, and the part is left out.
     """
     kind, size = ENGINES[cfg.engine.kind], cfg.model.precision.element_bytes
-    if kind.served and cfg.engine.placement == Placement.separate:
+    if _engines_apart(cfg):
         return {Part.learner_engine: 0, Part.explorer_engine: 0, Part.kv_cache: 0}
-    gpus = cfg.engine.tensor_parallel_size if kind.tensor_parallel else 1
     parts = {
-        Part.learner_engine: learner.parameters * size // gpus,
-        Part.explorer_engine: explorer.parameters * size // gpus if explorer else 0,
+        Part.learner_engine: engine_weights(cfg, learner),
+        Part.explorer_engine: engine_weights(cfg, explorer) if explorer else 0,
     }
     if not kind.reserves_kv_memory:
-        T = cfg.rollout.max_prompt_length + cfg.rollout.max_response_length
         elements = max(shape.kv_elements_per_token for shape in (learner, explorer) if shape)
-        parts[Part.kv_cache] = cfg.rollout.max_batch_rows * T * elements * size
+        parts[Part.kv_cache] = cfg.rollout.max_batch_rows * longest_sequence(cfg) * elements * size
     elif gpu_memory is not None:
-        parts[Part.kv_cache] = int((2 if explorer else 1) * cfg.engine.memory_fraction * gpu_memory)
+        parts[Part.kv_cache] = sum(reserved_kv(cfg, learner, explorer, gpu_memory))
     return parts
+
+
+@dataclass(frozen=True)
+class ReservedKv:
+    """Bytes of KV cache that the engines take on each of their GPUs. An engine that finds nothing free takes 0."""
+
+    explorer: int
+    learner: int
+
+    def __iter__(self) -> Iterator[int]:
+        return iter((self.explorer, self.learner))
+
+
+def reserved_kv(cfg: Config, learner: ModelShape, explorer: ModelShape | None, gpu_memory: int) -> ReservedKv:
+    """What engines of a kind that reserves KV memory find when they start: actor first, then explorer, then learner.
+
+    Each takes `engine.memory_fraction` of what is free once its weights are there, and no more than
+    `rollout.max_batch_rows` whole sequences need. The actor has weights, gradients and master weights by then. Moments
+    come with the first optimizer step: they are not there yet, and must be offloaded while engines generate.
+    """
+    own = _engines_apart(cfg)
+    trained, size = _parameters_of_rank(cfg, learner), cfg.model.precision.element_bytes
+    of_actor, of_explorer, of_learner = _overheads(cfg, explorer is not None)
+    actor = of_actor + trained * (size + 4) + (4 * trained // data_parallel_size(cfg) if size == 2 else 0)
+    free = gpu_memory - (0 if own else actor)
+
+    def takes(shape: ModelShape, overhead: int) -> int:
+        left = free - engine_weights(cfg, shape) - overhead
+        bound = cfg.rollout.max_batch_rows * longest_sequence(cfg) * shape.kv_elements_per_token * size
+        return max(0, min(int(cfg.engine.memory_fraction * left), bound // gpus_of_engine(cfg)))
+
+    first = takes(explorer, of_explorer) if explorer else 0
+    if explorer and not own:
+        free -= engine_weights(cfg, explorer) + of_explorer + first
+    return ReservedKv(first, takes(learner, of_learner))
+
+
+def _engines_apart(cfg: Config) -> bool:
+    return ENGINES[cfg.engine.kind].served and cfg.engine.placement == Placement.separate
+
+
+def gpus_of_engine(cfg: Config) -> int:
+    """GPUs that one engine uses."""
+    return cfg.engine.tensor_parallel_size if ENGINES[cfg.engine.kind].tensor_parallel else 1
+
+
+def engine_weights(cfg: Config, shape: ModelShape) -> int:
+    """Bytes of an engine's weights on one of its GPUs."""
+    return shape.parameters * cfg.model.precision.element_bytes // gpus_of_engine(cfg)
+
+
+def longest_sequence(cfg: Config) -> int:
+    """Tokens of the longest prompt with the longest response."""
+    return cfg.rollout.max_prompt_length + cfg.rollout.max_response_length
+
+
+def _overheads(cfg: Config, explores: bool) -> tuple[int, int, int]:
+    """Bytes on a GPU beside tensors, of the actor's process, the explorer's and the learner's; asleep as well.
+
+    Embedded engines are in the actor's process. The server of a tensor-parallel learner has a context besides those of
+    its workers: it copies the weights of a refit.
+    """
+    kind = ENGINES[cfg.engine.kind]
+    if cfg.trainer.accelerator == Accelerator.cpu:
+        return 0, 0, 0
+    of_process = CONTEXT + BUFFERS
+    if not kind.served:
+        return of_process, 0, 0
+    of_engine = of_process + (GRAPHS if kind.reserves_kv_memory else 0)
+    of_learner = of_engine + (CONTEXT if kind.tensor_parallel else 0)
+    return of_process, of_engine if explores else 0, of_learner
+
+
+class HostPart(str, Enum):
+    """What takes memory of a node."""
+
+    moments = "optimizer moments, offloaded"
+    weights = "actor weights, offloaded (pinned, rounded to powers of two)"
+    engines = "weights of sleeping engines (pinned)"
+    reference = "reference weights"
+
+
+def host_memory_by_part(cfg: Config, learner: ModelShape, explorer: ModelShape | None) -> dict[HostPart, int]:
+    """Bytes of a node's host memory at most, without the processes' own.
+
+    torch's allocator of pinned memory rounds each block up to a power of two, and the weights of a rank are one block.
+    TensorRT-LLM 1.2 copies the weights of both engines to pinned memory when they sleep, those of the learner too,
+    which a refit then replaces.
+    """
+    ranks, size = cfg.trainer.devices, cfg.model.precision.element_bytes
+    trained = _parameters_of_rank(cfg, learner)
+    parts = {}
+    if cfg.model.offload_optimizer:
+        parts[HostPart.moments] = ranks * (8 * trained // data_parallel_size(cfg))
+    if cfg.model.offload_weights:
+        parts[HostPart.weights] = ranks * power_of_two(trained * size)
+    if ENGINES[cfg.engine.kind].releases_memory_on_sleep and not _engines_apart(cfg):
+        of_gpu = sum(engine_weights(cfg, shape) for shape in (learner, explorer) if shape)
+        parts[HostPart.engines] = cfg.engine.replicas_per_node * gpus_of_engine(cfg) * of_gpu
+    if cfg.algorithm.kl_coef > 0:
+        parts[HostPart.reference] = ranks * trained * size
+    return parts
+
+
+def power_of_two(count: int) -> int:
+    """The smallest power of two that is at least `count`."""
+    return 1 << (count - 1).bit_length()
 
 
 def _parameters_of_rank(cfg: Config, shape: ModelShape) -> int:
@@ -184,9 +298,8 @@ def _activation_bytes(cfg: Config, shape: ModelShape, size: int) -> int:
 
 def _tokens_of_micro_batch(cfg: Config) -> int:
     """Tokens of the longest one: rows of the largest length, and their prompts once for the rows of a group."""
-    longest = cfg.rollout.max_prompt_length + cfg.rollout.max_response_length
     if cfg.model.micro_batch_tokens is not None:
-        return max(longest, cfg.model.micro_batch_tokens)  # a row is never cut
+        return max(longest_sequence(cfg), cfg.model.micro_batch_tokens)  # a row is never cut
     rows = cfg.model.micro_batch_size
     prompts = -(-rows // cfg.algorithm.group_size)
     return rows * cfg.rollout.max_response_length + prompts * cfg.rollout.max_prompt_length

@@ -95,7 +95,7 @@ def _memory_text(cfg: Config) -> str:
     without = "" if Part.kv_cache in parts else ", without the KV cache"
     rows = [(part.value, _bytes(count)) for part, count in parts.items()]
     if without:
-        rows.append((Part.kv_cache.value, f"{cfg.engine.memory_fraction:g} of the GPU for each engine"))
+        rows.append((Part.kv_cache.value, f"{cfg.engine.memory_fraction:g} of what is free, for each engine"))
     totals = memory_by_phase(cfg, parts)
     rows.append((f"on the device while {Phase.training.value}", _bytes(totals[Phase.training])))
     rows.append((f"on the device while {Phase.generating.value}{without}", _bytes(totals[Phase.generating])))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -171,10 +172,14 @@ def test_rows_that_decode_together() -> None:
 
     assert rows() == 32  # rollout.max_batch_rows
     assert rows("rollout.max_batch_rows=4000") == 1024 * 16 / 8  # all sequences of a rank
-    # 0.25 x 80 GiB over 147,456 bytes x 1,152 tokens, on two GPUs
-    reserved = ("rollout.max_batch_rows=4000", "engine.kind=tensorrt_llm", "engine.memory_fraction=0.25")
-    expected = 20 * 2**30 / (147_456 * 1152)
-    assert rows(*reserved, "engine.tensor_parallel_size=2") == pytest.approx(2 * expected)
+    # 20 GiB on each of two GPUs, over 147,456 bytes x 1,152 tokens; whole sequences of 4,608 tokens without eviction
+    cfg = paper("rollout.max_batch_rows=4000", "engine.kind=tensorrt_llm", "engine.tensor_parallel_size=2")
+    assert cost.decoding(cfg, LEARNER, H100, ASSUMED, 20 * 2**30).rows == pytest.approx(
+        2 * 20 * 2**30 / (147_456 * 1152)
+    )
+    whole = replace(ASSUMED, policy=cost.SchedulerPolicy.no_evict)
+    assert cost.decoding(cfg, LEARNER, H100, whole, 20 * 2**30).rows == pytest.approx(2 * 20 * 2**30 / (147_456 * 4608))
+    assert cost.decoding(cfg, LEARNER, H100, whole, 1e13).rows == 4000
 
 
 def test_engines_of_each_kind() -> None:

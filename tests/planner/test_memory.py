@@ -9,7 +9,15 @@ import pytest
 from s2l_nemo.config.load import load_config
 from s2l_nemo.config.schema import Config
 from s2l_nemo.models.shape import public_shapes
-from s2l_nemo.planner.memory import ENGINE_PARTS, LOGITS_OF_A_CHUNK, Part, Phase, memory_by_part, memory_by_phase
+from s2l_nemo.planner.memory import (
+    ENGINE_PARTS,
+    LOGITS_OF_A_CHUNK,
+    Part,
+    Phase,
+    memory_by_part,
+    memory_by_phase,
+    reserved_kv,
+)
 
 CONF = Path(__file__).parents[2] / "conf"
 PAPER = ["--config-name", "paper"]
@@ -27,7 +35,10 @@ def test_memory_by_hand() -> None:
     trained = (18 * LEARNER.layer_parameters + 151936 * 4096) // 2  # the first of two stages, half of each matrix
     assert parts[Part.weights] == 2 * trained
     assert parts[Part.gradients] == 4 * trained
-    assert parts[Part.optimizer] == 12 * trained // 2  # DP 2
+    assert parts[Part.optimizer] == 8 * trained // 2  # DP 2
+    assert parts[Part.master] == 4 * trained // 2
+    assert parts[Part.output_gradient] == 151936 * 4096 // 2 * 2
+    assert parts[Part.overhead] == 3 * GIB // 2  # one process
     assert parts[Part.learner_engine] == 2 * LEARNER.parameters
     assert parts[Part.explorer_engine] == 2 * EXPLORER.parameters
     assert parts[Part.kv_cache] == 32 * 4608 * 147_456
@@ -42,6 +53,7 @@ def test_memory_follows_the_switches() -> None:
     parts = memory_by_part(tiny, LEARNER, None)
     assert Part.reference not in parts
     assert parts[Part.explorer_engine] == 0
+    assert parts[Part.master] == 0  # fp32 weights are their own master
     assert parts[Part.optimizer] == 2 * parts[Part.gradients]  # fp32: two moments, DP 1
     few = load_config(["--config-name", "tiny_tp2", "model.micro_batch_size=1", "rollout.max_response_length=16"], CONF)
     assert memory_by_part(few, LEARNER, None)[Part.logits] == 8 * 16 * 151936 // 2  # TP 2
@@ -77,12 +89,14 @@ def test_memory_of_each_kind_of_engine() -> None:
     embedded, embedded_phases = memory()
     trt, phases = memory("engine.kind=tensorrt_llm", "engine.tensor_parallel_size=8", "engine.memory_fraction=0.1")
     assert trt[Part.learner_engine] == 2 * LEARNER.parameters // 8
-    assert trt[Part.kv_cache] == int(0.2 * 80 * GIB)  # of two engines
+    assert 0 < trt[Part.kv_cache] < int(0.2 * 80 * GIB)  # of two engines, from what the actor leaves
     of_engines = trt[Part.learner_engine] + trt[Part.explorer_engine]
     resident = sum(embedded[name] for name in (Part.learner_engine, Part.explorer_engine))
-    assert phases[Phase.training] == embedded_phases[Phase.training] - resident  # asleep
-    generating = sum(trt[name] for name in (Part.weights, Part.gradients, Part.kv_cache)) + of_engines
-    assert phases[Phase.generating] == generating  # optimizer states are offloaded
+    more = trt[Part.overhead] - embedded[Part.overhead]
+    assert more == 4.5 * GIB  # two engines with graphs, and the context of the learner's server
+    assert phases[Phase.training] == embedded_phases[Phase.training] - resident + more  # asleep
+    kept = (Part.weights, Part.gradients, Part.master, Part.kv_cache, Part.overhead)
+    assert phases[Phase.generating] == sum(trt[name] for name in kept) + of_engines  # moments are offloaded
     apart, _ = memory("engine.kind=tensorrt_llm", "engine.placement=separate")
     assert {apart[name] for name in ENGINE_PARTS} == {0}
     assert apart[Part.gradients] == embedded[Part.gradients]
@@ -94,4 +108,19 @@ def test_a_reserved_cache_needs_the_memory_of_the_gpu() -> None:
     assert Part.kv_cache not in unknown
     assert {part: count for part, count in known.items() if part != Part.kv_cache} == unknown
     alone = memory_by_part(cfg, LEARNER, None, 80 * GIB)
-    assert known[Part.kv_cache] == 2 * alone[Part.kv_cache]
+    assert known[Part.kv_cache] > alone[Part.kv_cache]
+    assert reserved_kv(cfg, LEARNER, EXPLORER, 80 * GIB).learner < alone[Part.kv_cache]  # the second finds less
+    apart = paper("engine.kind=tensorrt_llm", "engine.placement=separate", "rollout.max_batch_rows=4000")
+    both = reserved_kv(apart, LEARNER, EXPLORER, 80 * GIB)
+    # GPUs of their own: 0.4 of 80 GiB without weights, contexts, buffers and graphs
+    assert both.explorer == int(0.4 * (80 * GIB - 2 * EXPLORER.parameters - 2 * GIB))
+    assert both.learner == int(0.4 * (80 * GIB - 2 * LEARNER.parameters - 5 * GIB // 2))
+
+
+def test_processes_on_the_device() -> None:
+    def overhead(*overrides: str) -> int:
+        return memory_by_part(paper(*overrides), LEARNER, EXPLORER)[Part.overhead]
+
+    assert overhead("engine.kind=server") == 9 * GIB // 2  # three processes, without graphs
+    assert overhead("engine.kind=tensorrt_llm", "engine.placement=separate") == 3 * GIB // 2  # the actor's alone
+    assert overhead("trainer.accelerator=cpu") == 0

@@ -62,10 +62,21 @@ def test_an_engine_on_part_of_a_node_is_pointed_out() -> None:
     assert "engines use" not in text
 
 
+def test_rows_follow_the_scheduler_of_the_engines() -> None:
+    arguments = ("conf=paper", "hardware=h100_80gb", "gpu=H100")
+    table = rows(run(*arguments).stdout)
+    assert table["rows that decode together, learner"] == ["72"]
+    assert table["rows that decode together, explorer"] == ["157"]
+    assert table["weights of sleeping engines (pinned)"] == ["73.8"]
+    done = run(*arguments, "policy=no_evict")
+    assert rows(done.stdout)["rows that decode together, learner"] == ["18"]
+    assert "policy=no_evict of the engines' scheduler" in done.stdout
+
+
 def test_help_lists_the_options() -> None:
     done = run_process("tools/plan.py", "--help")
     assert done.returncode == 0
-    for name in ("conf=", "gpu=", "length=", "prompt=", "bandwidth=", "mfu=", "refit_gb_s="):
+    for name in ("conf=", "gpu=", "length=", "prompt=", "bandwidth=", "mfu=", "refit_gb_s=", "policy="):
         assert re.search(rf"^  {name}", done.stdout, re.MULTILINE), name
 
 
