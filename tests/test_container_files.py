@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import os
 import re
+import shlex
 import subprocess
 from pathlib import Path
 
@@ -17,78 +18,149 @@ from s2l_nemo.models.shape import public_shapes
 from s2l_nemo.planner import cost
 from s2l_nemo.planner.memory import memory_by_part, memory_by_phase
 from s2l_nemo.platform.environment import TENSORRT_LLM, satisfies
+from tools import image_check
 
 ROOT = Path(__file__).resolve().parent.parent
 SCRIPTS = sorted([*(ROOT / "recipes/slurm").iterdir(), *(ROOT / "recipes/torchrun").iterdir()])
 TRAIN = "recipes/train_s2l.py"
 
 
-def instructions() -> list[tuple[str, str]]:
-    """(instruction, the rest on one line) of the Dockerfile."""
-    lines = [line for line in (ROOT / "Dockerfile").read_text().splitlines() if not line.startswith("#")]
-    whole = re.sub(r"\\\n", " ", "\n".join(lines))
-    return [(word, rest) for word, _, rest in (line.partition(" ") for line in whole.splitlines() if line)]
+def of(word: str) -> list[str]:
+    """The rest of each instruction of this word in the Dockerfile."""
+    return [item.rest for item in image_check.instructions((ROOT / "Dockerfile").read_text()) if item.word == word]
 
 
 def import_checks() -> dict[str, str]:
-    """Code of each `python -c` by its interpreter."""
-    runs = [rest for word, rest in instructions() if word == "RUN"]
-    found = [re.search(r'(/opt/\w+/bin/python) -c\s+"(.*)"$', run) for run in runs]
-    return {match[1]: match[2] for match in found if match}
+    """Code of each `python -c` of the build by its environment."""
+    checks = [re.search(r'(python|/opt/engines/bin/python) -c\s+"(.*)"', run) for run in of("RUN")]
+    return {"engines" if "engines" in match[1] else "trainer": match[2] for match in checks if match}
 
 
-def pins() -> dict[str, str]:
-    runs = " ".join(rest for word, rest in instructions() if word == "RUN")
-    return dict(re.findall(r'"?([\w-]+)(?:\[\w+\])?==([\d.]+)"?', runs))
+def test_the_files_of_the_container_have_no_fault() -> None:
+    files = (ROOT / "Dockerfile").read_text(), (ROOT / ".dockerignore").read_text()
+    assert list(image_check.faults_of(*files, ROOT)) == []
 
 
-def test_the_base_image_is_pinned_and_named_in_its_label() -> None:
-    (base,) = [rest for word, rest in instructions() if word == "FROM"]
-    assert re.fullmatch(r"nvcr\.io/nvidia/pytorch:\d\d\.\d\d-py3", base)
-    assert f'base.name="{base}"' in " ".join(rest for word, rest in instructions() if word == "LABEL")
+def test_the_default_base_is_tensorrt_llms_release_by_its_digest() -> None:
+    arguments = dict(rest.split("=", 1) for rest in of("ARG") if "=" in rest)
+    assert re.fullmatch(r"nvcr\.io/nvidia/tensorrt-llm/release:1\.2\.1@sha256:[0-9a-f]{64}", arguments["BASE"])
+    assert of("FROM") == ["${BASE} AS trainer", "trainer AS engines"]
+    assert 'base.name="${BASE}"' in " ".join(of("LABEL"))
 
 
-def test_everything_copied_is_there_and_reaches_the_build() -> None:
-    allowed = {line[1:] for line in (ROOT / ".dockerignore").read_text().splitlines() if line.startswith("!")}
-    copied = [source for word, rest in instructions() if word == "COPY" for source in rest.split()[:-1]]
-    assert set(copied) == allowed
-    assert all((ROOT / source).exists() for source in copied)
-    assert (ROOT / ".dockerignore").read_text().splitlines()[1] == "*"
+def test_all_that_the_build_may_see_is_copied() -> None:
+    lines = (ROOT / ".dockerignore").read_text().splitlines()
+    copied = [source for rest in of("COPY") for source in rest.split()[:-1]]
+    assert set(copied) == {line[1:] for line in lines if line.startswith("!")}
+    assert lines[1] == "*"
 
 
-def test_engine_pins_fit_what_the_engines_need() -> None:
-    found = pins()
-    for name, needed in TENSORRT_LLM.items():
-        assert satisfies(found[name], needed), name
-    assert found["tensorrt_llm"].startswith("1.2.")
+def test_the_engines_lock_has_the_ray_that_the_build_asks_for() -> None:
+    lock = dict(pin.split("==") for pin in image_check.pins(ROOT / "requirements-engines.lock", set()))
+    (engines,) = [run for run in of("RUN") if "requirements-engines.lock" in run]
+    assert "--no-deps -r" in engines
+    assert f'--no-index "ray[default]=={lock["ray"]}"' in engines
+    assert satisfies(lock["ray"], TENSORRT_LLM["ray"])
+    assert not {"torch", "tensorrt_llm", "transformers", "protobuf"} & lock.keys()  # the image's own stay
 
 
 def test_the_trainer_gets_the_lock_without_torch() -> None:
-    (run,) = [rest for word, rest in instructions() if word == "RUN" and "requirements.lock" in rest]
+    (run,) = [rest for rest in of("RUN") if "requirements.lock" in rest]
     assert "--no-deps -r" in run
     (pattern,) = re.findall(r"sed '(.*?)'", run)
     lock = (ROOT / "requirements.lock").read_text().splitlines()
     kept = subprocess.run(["sed", pattern], input="\n".join(lock), capture_output=True, text=True, check=True).stdout
     dropped = [line for line in lock if line not in kept.splitlines()]
-    assert [line.partition("==")[0] for line in dropped] == ["torch"]
+    assert {line.partition("==")[0] for line in dropped} == image_check.FROM_IMAGE
 
 
 def test_both_environments_are_imported_at_the_end_of_the_build() -> None:
     checks = import_checks()
-    trainer, engines = (checks[f"/opt/{name}/bin/python"] for name in ("trainer", "engines"))
-    for code, modules in (
-        (trainer, {"apex", "transformer_engine.pytorch", "nemo_aligner", "s2l_nemo.actor.build"}),
-        (engines, {"tensorrt_llm", "ray", "s2l_nemo.engines.served.server"}),
+    for name, modules in (
+        ("trainer", {"nemo_aligner", "s2l_nemo.actor.build", "torch"}),
+        ("engines", {"s2l_nemo.engines.served.server", "torch"}),
     ):
-        tree = ast.parse(code)
+        tree = ast.parse(checks[name].replace("$IMPORT", "ray, tensorrt_llm"))
         imported = {alias.name for node in tree.body if isinstance(node, ast.Import) for alias in node.names}
         assert modules <= imported
-        for name in imported:
-            if name.startswith("s2l_nemo."):
-                assert (ROOT / name.replace(".", "/")).with_suffix(".py").exists(), name
-    words = [(word, "-c" in rest) for word, rest in instructions()]
-    assert max(i for i, (word, _) in enumerate(words) if word == "COPY") < words.index(("RUN", True))
-    assert f"'{pins()['tensorrt_llm']}'" in engines
+        for module in imported:
+            if module.startswith("s2l_nemo."):
+                assert (ROOT / module.replace(".", "/")).with_suffix(".py").exists(), module
+    for flag in ("nlp_overrides.HAVE_APEX", "build_model.HAVE_APEX", "transformer_engine.HAVE_TE"):
+        assert re.search(rf"assert [\w. ]*{flag}", checks["trainer"])
+    assert f"== '{TENSORRT_LLM['tensorrt_llm'].removeprefix('==')}'" in checks["engines"]
+    assert "IMPORT=ray,tensorrt_llm" in of("ARG")
+    (check,) = [run for run in of("RUN") if "$IMPORT" in run]
+    assert "TLLM_DISABLE_MPI=1" in check
+
+
+def test_what_packages_write_is_where_any_user_may_write() -> None:
+    variables = dict(pair.split("=", 1) for rest in of("ENV") for pair in shlex.split(rest))
+    assert of("VOLUME") == ["/cache"]
+    for name in (
+        "HOME", "XDG_CACHE_HOME", "TRITON_CACHE_DIR", "TORCHINDUCTOR_CACHE_DIR", "FLASHINFER_WORKSPACE_BASE",
+    ):  # fmt: skip
+        assert Path(variables[name]).is_relative_to("/cache"), name
+    emptied = [run.endswith("/cache && install -d -m 1777 /cache") for run in of("RUN")]
+    assert emptied[-1]  # of each stage
+    assert sum(emptied) == len(of("FROM"))
+
+
+@pytest.mark.parametrize(
+    ("text", "fault"),
+    [
+        ("FROM image", "Dockerfile:1: FROM image: image has neither tag nor digest"),
+        ("FROM a:1 AS x\nFROM a:1 AS x", "Dockerfile:2: FROM x: two stages of this name"),
+        ("ARG B\nFROM ${B}", "Dockerfile:2: FROM ${B}: '' is no image"),
+        ("FROM a@sha256:12", "Dockerfile:1: FROM a@sha256:12: 'a@sha256:12' is no image"),
+        ("FROM a:1 AS", "Dockerfile:1: FROM a:1 AS: IMAGE or IMAGE AS STAGE is understood"),
+        ("# why\nENV A=1 B", "Dockerfile:2: ENV B: NAME=VALUE is understood"),
+        ('ENV A="1', 'Dockerfile:1: ENV A="1: No closing quotation'),
+        ("COPY gone /x", "Dockerfile:1: COPY gone: no such file"),
+        ("COPY kept.txt secret.txt /x", "Dockerfile:1: COPY secret.txt: .dockerignore keeps it from the build"),
+        ("COPY --from=x a /x", "Dockerfile:1: COPY --from=x: no option is understood"),
+        ("RUN true \\\n && (echo", "Dockerfile:1: RUN: "),
+        ("RUN true \\", "Dockerfile:1: \\ is not understood: a line is continued, and the file ends"),
+        ("ADD x /x", "Dockerfile:1: ADD is not understood: x /x"),
+        ("HEALTHCHECK --interval=soon CMD true", "Dockerfile:1: HEALTHCHECK: --interval=soon: --NAME=DURATION"),
+        ("HEALTHCHECK --interval=5m", "Dockerfile:1: HEALTHCHECK: CMD is missing"),
+        ("ARG 1=2", "Dockerfile:1: ARG 1=2: no name"),
+    ],
+)
+def test_a_wrong_line_is_named(text: str, fault: str, tmp_path: Path) -> None:
+    for name in ("kept.txt", "secret.txt"):
+        (tmp_path / name).touch()
+    faults = list(image_check.faults_of(text, "*\n!kept.txt\n", tmp_path))
+    assert [found[: len(fault)] for found in faults if found.startswith("Dockerfile:")] == [fault]
+
+
+def test_sound_lines_are_taken(tmp_path: Path) -> None:
+    (tmp_path / "kept.txt").touch()
+    digest = f"sha256:{'0' * 64}"
+    text = (
+        f'ARG B=nvcr.io/a/b:1@{digest}\nARG D=/x\nFROM ${{B}} AS one\nARG B\nENV A="1 2" P=/x:$P\n'
+        "COPY kept.txt /x\nRUN a \\\n # why\n\n && b\nHEALTHCHECK --interval=5m CMD a && b\nFROM one AS two\n"
+    )
+    assert list(image_check.faults_of(text, "*\n!kept.txt\n**/__pycache__\n", tmp_path)) == []
+    assert [(item.line, item.rest) for item in image_check.instructions(text) if item.word == "RUN"] == [
+        (7, "a   && b")
+    ]
+
+
+def test_a_lock_is_read_pin_by_pin(tmp_path: Path) -> None:
+    lock = tmp_path / "requirements.lock"
+    lock.write_text("# why\nTorch==2.13.0+cpu\nray==2.54.1\n")
+    assert image_check.pins(lock, {"torch"}) == ["ray==2.54.1"]
+    lock.write_text("ray>=2\n")
+    with pytest.raises(ValueError, match="'ray>=2' is not NAME==VERSION"):
+        image_check.pins(lock, set())
+
+
+def test_image_check_ends_with_1_where_something_is_wrong(tmp_path: Path) -> None:
+    assert image_check.main(["--offline"]) == 0
+    (tmp_path / "Dockerfile").write_text("FROM image\n")
+    (tmp_path / ".dockerignore").touch()
+    assert image_check.main(["--offline"], tmp_path) == 1
 
 
 @pytest.mark.parametrize("script", SCRIPTS, ids=lambda path: path.name)
@@ -174,9 +246,10 @@ def test_torchrun_is_told_its_place(tmp_path: Path) -> None:
 def test_slurm_ranks_know_where_rank_0_is(tmp_path: Path) -> None:
     command, variables = launched("recipes/slurm/train_multi_node.sbatch", tmp_path, **slurm(2))
     assert (variables["MASTER_ADDR"], variables["MASTER_PORT"]) == ("node7", "24567")
-    assert "/opt/trainer/bin/python" in command
+    assert command[command.index(TRAIN) - 1] == "python"  # of the host
     assert not any(word.startswith("--container") for word in command)
     command, _ = launched("recipes/slurm/train_8gpu.sbatch", tmp_path, IMAGE="me#s2l-nemo", **slurm(1))
+    assert command[command.index(TRAIN) - 1] == "/opt/trainer/bin/python"
     assert {"--container-image=me#s2l-nemo", f"--container-mounts={ROOT}:/workspace"} <= set(command)
 
 
@@ -191,6 +264,16 @@ def test_slurm_asks_for_one_task_a_gpu(script: str, nodes: int) -> None:
 def test_settings_of_the_user_win(tmp_path: Path) -> None:
     _, variables = launched("recipes/torchrun/train_1x8.sh", tmp_path, NCCL_DEBUG="INFO")
     assert variables["NCCL_DEBUG"] == "INFO"
+
+
+@pytest.mark.parametrize("script", LAUNCHES)
+def test_interpreters_of_the_host(script: str, tmp_path: Path) -> None:
+    mine = tmp_path / "mine"
+    mine.write_text('#!/bin/bash\nprintf "%s\\n" "$0" "$@"\necho ---\nenv\n')
+    mine.chmod(0o755)
+    command, _ = launched(script, tmp_path, "engine.python=/my/engines", **LAUNCHES[script][1], PYTHON=str(mine))
+    assert command.count(str(mine)) == 1  # it runs, or srun is told to run it
+    assert configuration(command).engine.python == "/my/engines"
 
 
 def test_a_launch_without_its_place_is_refused() -> None:

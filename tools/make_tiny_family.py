@@ -281,7 +281,12 @@ def make_family(recipe: Recipe, folder: Path, progress: Progress) -> dict[str, A
     return {
         "key": recipe.key(),
         "recipe": asdict(recipe),
-        "versions": {name: version(name) for name in ("torch", "transformers", "tokenizers")},
+        # the metadata of PyPI's torch lacks the "+cu130"
+        "versions": {
+            "torch": str(torch.__version__),
+            "transformers": version("transformers"),
+            "tokenizers": version("tokenizers"),
+        },
         "learner": learner_facts,
         "explorer": explorer_facts,
         "chance": round(1 / (largest - smallest + 1), 6),  # of guessing one of the possible sums

@@ -18,7 +18,7 @@ from importlib import metadata, util
 from pathlib import Path
 
 PYTHON = ">=3.10,<3.13"
-# What the trainer imports. It is the list of pyproject.toml and nemo-aligner, which cannot stand there for its pins.
+# What the trainer imports: the list of pyproject.toml, and nemo-aligner, which stands in its extra.
 TRAINER = {
     "nemo_toolkit": "==2.4.1",
     "nemo_aligner": "==0.7.0",
@@ -41,7 +41,7 @@ TRAINER = {
 }
 # Only the GPU image has them. Without them model.transformer_engine must stay false.
 GPU_EXTRAS = {"transformer_engine": "", "apex": ""}
-SERVER = {"torch": ">=2.6", "transformers": ">=4.51", "safetensors": "", "numpy": ""}
+SERVER = {"torch": ">=2.6", "transformers": ">=4.51,<=4.52", "safetensors": "", "numpy": ""}
 TENSORRT_LLM = {"tensorrt_llm": "==1.2.1", "torch": ">=2.9.1,<=2.10", "transformers": "==4.57.3", "ray": ""}
 TENSORRT_LLM_CUDA = "13"  # the CUDA that its wheels are built with
 MIN_SHM_GB = 1.0  # for NCCL, Ray, and refits of TensorRT-LLM without CUDA IPC; a container has 0.06 by default
@@ -260,7 +260,10 @@ def judge(machine: Machine) -> list[Verdict]:
     several = gpu + (["only 1 GPU"] if count == 1 else []) + ([] if machine.nccl else ["no NCCL"])
     several += shm_faults(machine)
     paper = gpu + ([f"{count} of 8 GPUs"] if 0 < count < 8 else []) + extra_faults(machine)
-    server = trainer + server_faults(machine, SERVER)
+    # another interpreter that lacks something leaves the trainer's own
+    elsewhere = server_faults(machine, SERVER)
+    runs = machine.engine is None or machine.engine.fault is None
+    server = trainer + ([] if runs else elsewhere)
     tensorrt = gpu + server_faults(machine, TENSORRT_LLM) + ([] if machine.engine else ["give --engine-python"])
     tensorrt += driver_faults(machine, TENSORRT_LLM_CUDA) + shm_faults(machine)
     tiny_note = "start it with CUDA_VISIBLE_DEVICES= set empty" if machine.devices else "make demo"
@@ -270,7 +273,7 @@ def judge(machine: Machine) -> list[Verdict]:
         _verdict("one GPU, engine.kind=embedded", gpu, gpu_note),
         _verdict(f"{max(count, 2)} GPUs, engine.kind=embedded", several, gpu_note),
         _verdict("--config-name paper on this node", paper, "memory: tools/plan.py conf=paper"),
-        _verdict("engine.kind=server", server, ""),
+        _verdict("engine.kind=server", server, f"engine.python empty: {'; '.join(elsewhere)}" if elsewhere else ""),
         _verdict("engine.kind=tensorrt_llm", tensorrt, ""),
     ]
 

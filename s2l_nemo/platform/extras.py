@@ -1,13 +1,14 @@
-"""Stands in for Apex and Transformer Engine if they are not installed, on a CPU or a GPU.
+"""Stands in for what is missing of Apex and Transformer Engine, on a CPU or a GPU.
 
-Only NVIDIA's images have both. Layers of torch (`model.transformer_engine=false`) need neither, but NeMo 2.4 and
-Megatron-core 0.13 use names of theirs anyway. Each replacement says what upstream makes it necessary.
+Layers of torch (`model.transformer_engine=false`) need neither package, but NeMo 2.4 and Megatron-core 0.13 use names
+of theirs anyway. NVIDIA's images have both, though their Apex may lack the parts that NeMo asks for: `apex.transformer`
+left it in January 2026, and its distributed Adam is a choice of who builds it. NeMo and Megatron say in flags what they
+have found, and these flags decide. Each replacement says what upstream makes it necessary.
 """
 
 from __future__ import annotations
 
 import importlib
-import importlib.util
 import os
 from typing import Any
 
@@ -15,28 +16,22 @@ import torch
 
 
 def fill() -> None:
-    """Fills the gaps of the packages that are missing. Call it before an actor is built. Idempotent."""
+    """Fills the gaps of what is missing. Call it before an actor is built. Idempotent."""
     # megatron_base_model.py matches it against a pattern, and only NVIDIA's images set it. No value between 21.11 and
     # the newest image changes anything else.
     os.environ.setdefault("NVIDIA_PYTORCH_VERSION", "25.05")
     if getattr(torch, "_s2l_extras", False):
         return
     torch._s2l_extras = True  # type: ignore[attr-defined]
-    apex, transformer_engine = _installed("apex"), _installed("transformer_engine")
-    if not apex:
-        _fill_apex()
-    if not transformer_engine:
-        _fill_quantization()
-    if not apex and not transformer_engine:
-        _fill_adam()
-
-
-def _installed(package: str) -> bool:
-    return importlib.util.find_spec(package) is not None
+    _fill_apex()
+    _fill_quantization()
+    _fill_adam()
 
 
 def _fill_quantization() -> None:
     """Megatron's distributed optimizer raises without Transformer Engine, even if no parameter is fp8."""
+    if importlib.import_module("megatron.core.fp8_utils").HAVE_TE:
+        return
     optimizer: Any = importlib.import_module("megatron.core.optimizer.distrib_optimizer")
     optimizer.quantize_param_shard = lambda *args, **kwargs: None
 
@@ -44,6 +39,8 @@ def _fill_quantization() -> None:
 def _fill_adam() -> None:
     """Without both packages Megatron's distributed optimizer runs torch's AdamW, whose state it does not expect."""
     optimizer: Any = importlib.import_module("megatron.core.optimizer.distrib_optimizer")
+    if optimizer.HAVE_APEX_OR_TE:
+        return
     set_states = optimizer.DistributedOptimizer._set_main_param_and_optimizer_states
 
     def set_states_with_step(self: Any, model_param: Any, tensors: dict[str, torch.Tensor]) -> None:
@@ -78,19 +75,23 @@ class _NoSuchNorm(torch.nn.Module):
 
 
 def _fill_apex() -> None:
-    """Defines the names that NeMo leaves undefined without Apex but uses."""
+    """Defines the names that NeMo leaves undefined without Apex but uses. Each module looks for other parts of Apex."""
     overrides: Any = importlib.import_module("nemo.collections.nlp.parts.nlp_overrides")
-    mcore_optim: Any = importlib.import_module("nemo.core.optim.mcore_optim")
-    overrides.HAVE_APEX = True  # else NLPDDPStrategy refuses to start
-    overrides.McoreDistributedOptimizer = mcore_optim.McoreDistributedOptimizer  # imported together with Apex's
+    if not overrides.HAVE_APEX:  # else NLPDDPStrategy refuses to start
+        mcore_optim: Any = importlib.import_module("nemo.core.optim.mcore_optim")
+        overrides.McoreDistributedOptimizer = mcore_optim.McoreDistributedOptimizer  # imported together with Apex's
+        overrides.HAVE_APEX = True
 
-    layers: Any = importlib.import_module("megatron.core.tensor_parallel.layers")
     build_model: Any = importlib.import_module("nemo.collections.nlp.modules.common.megatron.build_model")
-    name = "set_defaults_if_not_set_tensor_model_parallel_attributes"
-    setattr(build_model, name, getattr(layers, name))  # NeMo takes it from Apex; megatron-core has the same function
+    if not build_model.HAVE_APEX:
+        layers: Any = importlib.import_module("megatron.core.tensor_parallel.layers")
+        name = "set_defaults_if_not_set_tensor_model_parallel_attributes"
+        setattr(build_model, name, getattr(layers, name))  # taken from Apex; megatron-core has the same function
+        build_model.HAVE_APEX = True
 
     utils: Any = importlib.import_module("nemo.collections.nlp.modules.common.megatron.utils")
-    utils.HAVE_APEX = True
-    utils.listify_model = lambda model: model if isinstance(model, list) else [model]
-    for norm in ("FastLayerNorm", "FusedLayerNorm", "MixedFusedRMSNorm"):
-        setattr(utils, norm, _NoSuchNorm)
+    if not utils.HAVE_APEX:
+        utils.listify_model = lambda model: model if isinstance(model, list) else [model]
+        for norm in ("FastLayerNorm", "FusedLayerNorm", "MixedFusedRMSNorm"):
+            setattr(utils, norm, _NoSuchNorm)
+        utils.HAVE_APEX = True

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import logging
+import os
 import subprocess
 import sys
+from pathlib import Path
 from typing import Any
 
 from tests.distributed.ranks import run_ranks
@@ -89,10 +92,52 @@ def test_it_refuses_to_load_where_cuda_is() -> None:
     assert "must stay inactive where CUDA is available" in result.stdout
 
 
-def test_extras_leave_apex_and_transformer_engine_alone_where_they_are() -> None:
+def test_nothing_of_megatron_is_imported_before_its_messages_are_kept_to_errors() -> None:
     code = (
-        "import sys\nfrom s2l_nemo.platform import extras\nextras._installed = lambda package: True\nextras.fill()\n"
-        "print([name for name in ('nemo', 'megatron') if name in sys.modules])"
+        "import logging, sys\nfrom s2l_nemo.platform import cpu\nfrom s2l_nemo.trainer import start\n"
+        "cpu.needed = lambda: print(logging.getLogger('megatron').level, 'megatron.core' in sys.modules)\n"
+        "start.preload()\n"
     )
-    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert result.stdout == "[]\n"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert done.stdout == f"{logging.ERROR} False\n", done.stderr
+
+
+EMPTY_APEX = """
+import importlib
+from s2l_nemo.platform import cpu, extras
+cpu.install()
+overrides, build_model, utils, distributed, fp8 = map(importlib.import_module, (
+    "nemo.collections.nlp.parts.nlp_overrides",
+    "nemo.collections.nlp.modules.common.megatron.build_model",
+    "nemo.collections.nlp.modules.common.megatron.utils",
+    "megatron.core.optimizer.distrib_optimizer",
+    "megatron.core.fp8_utils",
+))
+assert importlib.import_module("apex").__file__.startswith(PLACE)
+before = (distributed.quantize_param_shard, distributed.DistributedOptimizer.state_dict)
+
+# as if NeMo and Megatron had found all that they look for
+overrides.HAVE_APEX = build_model.HAVE_APEX = utils.HAVE_APEX = fp8.HAVE_TE = distributed.HAVE_APEX_OR_TE = True
+extras.fill()
+assert not hasattr(build_model, "set_defaults_if_not_set_tensor_model_parallel_attributes")
+assert not hasattr(utils, "listify_model") and not hasattr(overrides, "McoreDistributedOptimizer")
+assert before == (distributed.quantize_param_shard, distributed.DistributedOptimizer.state_dict)
+
+# Transformer Engine is there, Apex has lost the parts that NeMo asks for
+overrides.HAVE_APEX = build_model.HAVE_APEX = utils.HAVE_APEX = False
+extras.torch._s2l_extras = False
+extras.fill()
+assert overrides.HAVE_APEX and build_model.HAVE_APEX and utils.HAVE_APEX
+assert utils.listify_model(1) == [1]
+assert before == (distributed.quantize_param_shard, distributed.DistributedOptimizer.state_dict)
+"""
+
+
+def test_the_flags_of_nemo_and_megatron_decide_what_extras_fill(tmp_path: Path) -> None:
+    """An Apex that lacks what NeMo asks for counts as missing there; what was found stays as it is."""
+    (tmp_path / "apex").mkdir()
+    (tmp_path / "apex" / "__init__.py").touch()
+    code = EMPTY_APEX.replace("PLACE", repr(str(tmp_path)))
+    environ = {**os.environ, "PYTHONPATH": f"{tmp_path}:{os.environ.get('PYTHONPATH', '')}"}
+    done = subprocess.run([sys.executable, "-c", code], env=environ, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr

@@ -13,6 +13,7 @@ from typing import Any
 
 import pytest
 
+from s2l_nemo.engines.embedded import TRANSFORMERS
 from s2l_nemo.platform import environment
 from s2l_nemo.platform.environment import Device, Engine, Machine, Package, judge, satisfies
 
@@ -76,8 +77,35 @@ def test_needs_are_those_of_pyproject_and_the_lock() -> None:
         assert satisfies(locked[name.replace("_", "-")], needed), name
 
 
+def test_the_extra_brings_what_nemo_and_megatron_import() -> None:
+    project = (ROOT / "pyproject.toml").read_text()
+    base, extra = (
+        re.findall(r'"(.+)",', project.split(f"{key} = [")[1].split("]")[0]) for key in ("dependencies", "train")
+    )
+    section = (ROOT / "requirements.in").read_text().split("megatron.core\n")[1].split("# development")[0].split()
+    assert set(extra) == {"nemo_aligner" + environment.TRAINER["nemo_aligner"], *section} - set(base)
+
+
 def test_the_container_on_eight_gpus_can_run_everything() -> None:
     assert cannot(machine()) == {}
+    (server,) = [verdict for verdict in judge(machine()) if verdict.what == "engine.kind=server"]
+    assert server.reason == "engine.python empty: /e/python: transformers 4.57.3 (>=4.51,<=4.52 needed)"
+
+
+def test_an_engine_of_transformers_is_bound_to_the_versions_whose_caches_it_knows() -> None:
+    assert environment.SERVER["transformers"] == environment.TRAINER["transformers"] == TRANSFORMERS
+    fitting = Engine("/e/python", "3.12.3", installed(environment.TENSORRT_LLM | environment.SERVER), None)
+    (server,) = [verdict for verdict in judge(machine(engine=fitting)) if verdict.what == "engine.kind=server"]
+    assert server == environment.Verdict("engine.kind=server", True, "")
+
+
+def test_a_server_with_other_transformers_says_so_in_one_line(tmp_path: Path) -> None:
+    (tmp_path / "transformers.py").write_text("__version__ = '4.57.3'\n")
+    code = "from s2l_nemo.registry import imported\nimported('s2l_nemo.engines.embedded.make:MAKER')"
+    environ = {**os.environ, "PYTHONPATH": f"{tmp_path}:{ROOT}"}
+    done = subprocess.run([sys.executable, "-c", code], env=environ, capture_output=True, text=True, check=False)
+    said = done.stderr.splitlines()[-1]
+    assert f"UserError: transformers 4.57.3 of {sys.executable}: this engine needs {TRANSFORMERS}. Leave " in said
 
 
 @pytest.mark.parametrize(
