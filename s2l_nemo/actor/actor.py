@@ -6,6 +6,7 @@ generate, so `infer` gives log-probs, not text.
 
 from __future__ import annotations
 
+import gc
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -137,6 +138,9 @@ class S2LActor(NLPAdapterModelMixin, MegatronGPTModel, AlignableGenerativeInterf
 
     def finish_training(self) -> None:
         """Called after a phase of updates: moves the optimizer states to host memory if the config asks for it."""
+        self._offload_optimizer_states()
+
+    def _offload_optimizer_states(self) -> None:
         if self.offload_optimizer:
             self._move_optimizer_states(torch.device("cpu"))
             torch.cuda.empty_cache()
@@ -157,6 +161,12 @@ class S2LActor(NLPAdapterModelMixin, MegatronGPTModel, AlignableGenerativeInterf
         """Called before engines generate. Whatever needs the weights next takes the memory back by itself."""
         if self.offload is not None:
             self.offload.release()
+
+    def release_cache(self) -> None:
+        """Gives back what PyTorch's allocator keeps of earlier phases. Tensors in circles are found first."""
+        if torch.cuda.is_available():
+            gc.collect()
+            torch.cuda.empty_cache()
 
     def _restore_memory(self) -> None:
         if self.offload is not None:
@@ -243,8 +253,14 @@ class S2LActor(NLPAdapterModelMixin, MegatronGPTModel, AlignableGenerativeInterf
         checkpoint.save(self, folder, trainer_state)
 
     def load(self, folder: Path) -> dict[str, Any]:
-        """Restores a checkpoint and returns its trainer state (see `checkpoint.load`)."""
-        return checkpoint.load(self, folder)
+        """Restores a checkpoint and returns its trainer state (see `checkpoint.load`).
+
+        It comes on the device, the optimizer states too, which leave it if the config asks for it.
+        """
+        self._restore_memory()
+        state = checkpoint.load(self, folder)
+        self._offload_optimizer_states()
+        return state
 
     def save_nemo(self, path: Path) -> None:
         """Writes weights, model configuration and tokenizer as a `.nemo` file: all that `model.path` needs."""

@@ -19,8 +19,8 @@ from s2l_nemo.config.schema import ModelConfig
 from s2l_nemo.models.open import Model
 
 
-def init_process_groups(model: ModelConfig, timeout_minutes: int = 30) -> None:
-    """Initialises torch.distributed, then Megatron's groups.
+def init_process_groups(model: ModelConfig, timeout_s: float) -> None:
+    """Initialises torch.distributed, then Megatron's groups. No collective of theirs may take longer than `timeout_s`.
 
     This comes before the model: layers of megatron-core 0.13 look their groups up when they are built, and NeMo builds
     the model before it initialises anything.
@@ -29,8 +29,12 @@ def init_process_groups(model: ModelConfig, timeout_minutes: int = 30) -> None:
         backend = "cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo"
         if torch.cuda.is_available():
             torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))
-        torch.distributed.init_process_group(backend, timeout=datetime.timedelta(minutes=timeout_minutes))
-    parallel_state.initialize_model_parallel(model.tensor_model_parallel_size, model.pipeline_model_parallel_size)
+        torch.distributed.init_process_group(backend, timeout=datetime.timedelta(seconds=timeout_s))
+    parallel_state.initialize_model_parallel(
+        model.tensor_model_parallel_size,
+        model.pipeline_model_parallel_size,
+        distributed_timeout_minutes=timeout_s / 60,  # NeMo keeps groups that it finds
+    )
 
 
 def build_actor(

@@ -63,6 +63,10 @@ class Actor(Protocol):
         """Gives what the config allows of the device's memory to the engines, until the actor is used again."""
         ...
 
+    def release_cache(self) -> None:
+        """Gives back the device's memory that the actor holds and does not use, so that other processes can take it."""
+        ...
+
     def export_weights(self) -> Iterator[dict[str, torch.Tensor]]:
         """Full tensors under the Hugging Face names that engines know, bucket by bucket, on every rank."""
         ...

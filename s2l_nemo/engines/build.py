@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from dataclasses import dataclass
 from pathlib import Path
@@ -9,6 +10,7 @@ from pathlib import Path
 import torch
 
 from s2l_nemo.engines.absent import AbsentEngine, AbsentLearnerEngine
+from s2l_nemo.engines.gpus import devices_of, visible_gpus
 from s2l_nemo.engines.kinds import ENGINES
 from s2l_nemo.engines.options import EngineConfig
 from s2l_nemo.engines.protocol import LearnerEngine, RolloutEngine
@@ -34,7 +36,8 @@ class EngineFactory:
     """Makes engines of the kind that `config` names. All have the same limits.
 
     A kind in this process is made on `device`. A served kind is started as a server; a rank without `servers` gets
-    engines that stand for those of other ranks. Both methods raise UserError if the model cannot be loaded.
+    engines that stand for those of other ranks. Both methods raise UserError if the model cannot be loaded, or if there
+    are too few GPUs for the servers.
     """
 
     config: EngineConfig
@@ -80,11 +83,12 @@ class EngineFactory:
     def _launch(self, settings: EngineSettings, servers: Servers) -> Launch:
         maker = ENGINES[self.config.kind].maker
         assert isinstance(maker, str)  # EngineKind
+        visible = visible_gpus(os.environ, torch.cuda.device_count()) if self.device.type == "cuda" else []
         return Launch(
             maker=maker,
             settings=settings,
             python=self.config.python or sys.executable,
-            devices=devices_of(self.config, settings.source, servers.replica, on_gpu=self.device.type == "cuda"),
+            devices=devices_of(self.config, settings.source, servers.replica, visible),
             log=servers.logs / f"{settings.source.name.lower()}_rank{servers.rank}.log",
             startup_s=self.config.startup_s,
         )
@@ -104,15 +108,3 @@ def make_engines(
         if frozen is not None:
             frozen.close()
         raise
-
-
-def devices_of(config: EngineConfig, source: Source, replica: int, *, on_gpu: bool) -> str | None:
-    """The GPUs of one server, as CUDA_VISIBLE_DEVICES has them. None: it sees those of the trainer.
-
-    They are the replica's part of the list in the configuration, or of the node's GPUs if there is no list.
-    """
-    first, count = replica * config.tensor_parallel_size, config.tensor_parallel_size
-    listed = config.explorer_devices if source is Source.EXPLORER else config.learner_devices
-    if listed is not None:
-        return ",".join(listed.split(",")[first : first + count])
-    return ",".join(str(gpu) for gpu in range(first, first + count)) if on_gpu else None

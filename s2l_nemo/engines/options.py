@@ -22,14 +22,14 @@ class EngineConfig:
 
     kind: str = key(
         "embedded",
-        "in the trainer's process, the same in server processes, or TensorRT-LLM",
+        "in the trainer's process, the same in server processes, TensorRT-LLM, or vLLM",
         choices=ENGINES,
         may_change=True,
     )
     python: str | None = key(None, "interpreter of the server processes; null: the trainer's", may_change=True)
     startup_s: float = key(600.0, "deadline for a server to load its model", POSITIVE, may_change=True)
     request_s: float = key(
-        1800.0, "deadline of one call that generates; a hung engine is found by it", POSITIVE, may_change=True
+        1800.0, "longest time without a finished completion; a hung engine is found by it", POSITIVE, may_change=True
     )
     update_s: float = key(
         300.0, "deadline of one bucket of a refit, and of sleep and resume", POSITIVE, may_change=True
@@ -38,7 +38,7 @@ class EngineConfig:
     replicas_per_node: int = key(
         1, "servers of each model on a node; they share the prompts", POSITIVE_COUNT, may_change=True
     )
-    tensor_parallel_size: int = key(1, "GPUs of one TensorRT-LLM engine", POSITIVE_COUNT, may_change=True)
+    tensor_parallel_size: int = key(1, "GPUs of one TensorRT-LLM or vLLM engine", POSITIVE_COUNT, may_change=True)
     memory_fraction: float = key(
         0.4, "share of the free GPU memory for the KV cache of one TensorRT-LLM engine", PROPER_SHARE, may_change=True
     )

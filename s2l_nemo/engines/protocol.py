@@ -5,7 +5,7 @@ The trainer calls every engine alike. An engine for which a call means nothing d
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Protocol, runtime_checkable
 
@@ -44,8 +44,11 @@ class RolloutEngine(Protocol):
     """Samples completions of one fixed model.
 
     The caller need not know on which device or in which process the model runs, how requests are batched, nor in
-    which order rows finish. The tokens of a request depend on its seed and its prompt, not on its neighbours. Log-probs
-    of two engines agree within 1e-5 in float32, not to the last bit.
+    which order rows finish. Each completion is a sample of the model, with the log-probs of its tokens.
+
+    Whether two calls agree depends on the kind of engine. In the embedded engine, also in a server, the tokens of a
+    request depend on its seed and its prompt alone, and log-probs agree within 1e-5 in float32, not to the last bit.
+    TensorRT-LLM rounds differently in other batches: a call that is repeated may give other tokens.
     """
 
     @property
@@ -108,6 +111,15 @@ class LearnerEngine(RolloutEngine, Protocol):
         Raises ValueError for a name that is unknown, missing, repeated or of another shape; the engine then refuses to
         generate until a complete update has succeeded. Raises EngineDied if the engine's process is lost.
         """
+        ...
+
+
+@runtime_checkable
+class StreamingEngine(Protocol):
+    """An engine that tells of each completion when it is finished. A server then keeps it if the engine is lost."""
+
+    def stream(self, requests: Sequence[SampleRequest], params: SamplingParams) -> Iterator[tuple[int, Completion]]:
+        """The completions of `generate` in the order in which they finish, each with the index of its request."""
         ...
 
 

@@ -136,6 +136,7 @@ class Trainer:
                 self.recorder.validated(self.step, validation, self.valid_prompts)
             received = self.stop.agreed()
             if last or received or self.step % self.checkpoint.every == 0:
+                self.rollouts.sleep()  # after a validation, engines are where the actor's weights must go
                 self.recorder.save(self.actor, self.step)
             if received and not last:
                 return received

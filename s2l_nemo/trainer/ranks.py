@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
@@ -31,6 +32,7 @@ class Ranks:
     leaders: tuple[int, ...]
     replica_of: tuple[int, ...]  # of each rank
     torch_group: Any = None  # the ranks of this replica; None: all ranks
+    beat_s: float = 5.0  # how often a rank that works tells the others so
 
     @property
     def world(self) -> int:
@@ -53,6 +55,29 @@ class Ranks:
         if self.rank not in self.leaders:
             return []
         return share(requests, self.leaders.index(self.rank), len(self.leaders))
+
+    def work(self, *jobs: Callable[[], Value]) -> list[Value]:
+        """Runs jobs of this rank in threads, at the same time. Returns once those of every rank are done. Collective.
+
+        Meanwhile the ranks tell each other every `beat_s` seconds who still works. So a rank waits for another in many
+        short collectives, and the timeout of the process groups does not bound what the jobs may take. The jobs must
+        not speak to other ranks. The first error of a job is raised at once, while other jobs of this rank go on.
+        """
+        pool = ThreadPoolExecutor(max(1, len(jobs)))
+        try:
+            running = [pool.submit(job) for job in jobs]
+            while True:
+                done, busy = wait(running, self.beat_s, FIRST_EXCEPTION)
+                for job in done:
+                    job.result()
+                if not any(self.gather(bool(busy))):
+                    return [job.result() for job in running]
+        finally:
+            pool.shutdown(wait=False)
+
+    def barrier(self) -> None:
+        """Returns once every rank has come here. Collective."""
+        torch.distributed.barrier()
 
     def gather(self, value: Value) -> list[Value]:
         """The values of all ranks, in their order, on every rank. Collective."""

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-
-import torch
 
 from s2l_nemo.actor.protocol import Actor
 from s2l_nemo.engines.protocol import EngineDied, LearnerEngine, RolloutEngine
@@ -22,7 +20,14 @@ class Rollouts:
     """The two engines of each rank. `sample`, `refit` and `sleep` are collective.
 
     If the learner's engine is lost, it is restarted and refitted from the actor, as often as `engine.max_restarts`
-    allows. Its requests are then repeated. Seeds are in the requests, so the tokens are the same.
+    allows. It then samples what is left.
+
+    If engines sleep, actor and engines use the same devices in turn. Each step below ends on every rank before the next
+    one begins on any:
+
+        refit    the actor gives back what it does not use; the learner's engine takes memory for weights alone
+        sample   the actor gives back what it can, its weights included; both engines take all their memory
+        sleep    the engines give all of it back; the actor may take its own again
     """
 
     explorer: RolloutEngine | None
@@ -32,7 +37,9 @@ class Rollouts:
     grading: Grading
     concurrent: bool = False  # engines are processes of their own and sample at the same time
     sleeps: bool = False  # engines give their memory to the actor between rollouts
-    version: int = 0  # of the weights that the learner's engine has
+    version: int = 0  # of the weights that the learner's engine has, or had when it fell asleep
+    awake: bool = True  # engines hold all their memory
+    fitted: bool = True  # the learner's engine holds the weights of `version`
 
     def graded(
         self,
@@ -67,28 +74,32 @@ class Rollouts:
         clock: Clock,
     ) -> list[Completion]:
         """This rank's share of the completions of all requests. Returns once every rank has its share."""
-        self.actor.release_memory()
+        if not self.fitted:
+            self.refit(self.version)
+        self._make_room()
+        self.awake = True
         jobs: list[Callable[[], list[Completion]]] = []
         if for_explorer:
             jobs.append(lambda: self._by_explorer(for_explorer, params, clock))
         lost: list[EngineDied] = []
         if for_learner:
             jobs.append(lambda: self._by_learner(for_learner, params, clock, lost))
-        if self.concurrent:
-            with ThreadPoolExecutor(len(jobs)) as pool:
-                completions = [c for part in pool.map(lambda job: job(), jobs) for c in part]
-        else:
-            completions = [completion for job in jobs for completion in job()]
+        parts = self.ranks.work(*jobs) if self.concurrent else [job() for job in jobs]
         while self._any_lost(lost):
             self._start_again(lost)
             self.refit(self.version)
-            if lost:
-                lost.clear()
-                completions += self._by_learner(for_learner, params, clock, lost)
-        return completions
+            self._make_room()
+            self.awake = True
+            again = [lambda: self._by_learner(for_learner, params, clock, lost)] if lost else []
+            lost.clear()
+            parts += self.ranks.work(*again)
+        return [completion for part in parts for completion in part]
 
     def refit(self, version: int) -> None:
-        """Gives the learner's engine the actor's weights as this version, and wakes it."""
+        """Gives the learner's engine the actor's weights as this version. Its next use wakes the rest of it."""
+        if self.sleeps:
+            self.actor.release_cache()
+            self.ranks.barrier()
         while True:
             lost: list[EngineDied] = []
             try:
@@ -98,18 +109,17 @@ class Rollouts:
             if not self._any_lost(lost):
                 break
             self._start_again(lost)
-        self.version = version
-        self.learner.resume()
+        self.version, self.fitted = version, True
 
     def sleep(self) -> None:
-        """Engines on the actor's devices let go of their memory.
+        """Engines on the actor's devices let go of their memory, unless they have only the weights of a refit.
 
-        A refit wakes the learner's engine, whose weights count as lost. Its next use wakes the explorer.
+        The learner's weights count as lost. If it is asked to sample before the next refit, it gets those of `version`.
         """
-        if self.sleeps:
-            for engine in self._engines():
-                engine.sleep()
-            torch.distributed.barrier()
+        if self.sleeps and self.awake:
+            explorer = [] if self.explorer is None else [self.explorer.sleep]
+            self.ranks.work(*explorer, self._put_learner_to_sleep)
+            self.awake = self.fitted = False
 
     def close(self) -> None:
         """Ends the servers of this rank and the grader's processes."""
@@ -118,12 +128,13 @@ class Rollouts:
             engine.close()
 
     def metrics(self) -> dict[str, float | int | None]:
-        """Bytes and rate of the last refit to another process, and restarts of both engines, on this rank.
+        """Bytes and rate of this rank's last refit to another process, and restarts of the engines of all ranks.
 
-        They are None for engines in this process.
+        They are None for engines in this process. Collective.
         """
         refit = self.learner.last_refit
-        restarts = [engine.restarts for engine in self._engines() if engine.restarts is not None]
+        of_ranks = self.ranks.gather([engine.restarts for engine in self._engines()])
+        restarts = [count for counts in of_ranks for count in counts if count is not None]
         return {
             "refit/bytes": refit.bytes if refit else None,
             "refit/bytes_per_s": refit.bytes_per_s if refit else None,
@@ -144,6 +155,7 @@ class Rollouts:
     ) -> list[Completion]:
         with clock("rollout_learner"):
             try:
+                self.learner.resume()
                 return self._generate(self.learner, requests, params)
             except EngineDied as error:
                 lost.append(error)
@@ -154,13 +166,33 @@ class Rollouts:
     ) -> list[Completion]:
         completions = engine.generate(self.ranks.share(requests), params)
         if not self.concurrent:
-            torch.distributed.barrier()  # so that waiting for the slowest rank counts as generation
+            self.ranks.barrier()  # so that waiting for the slowest rank counts as generation
         return completions
 
     def _any_lost(self, lost: Sequence[EngineDied]) -> bool:
         return any(self.ranks.gather(bool(lost)))
 
     def _start_again(self, lost: Sequence[EngineDied]) -> None:
-        """Raises EngineDied on the rank whose engine was lost too often; its end ends the run."""
-        if lost:
-            self.learner.restart()
+        """Restarts lost engines where there is room for them. All sleep then, because the actor needs it for a refit.
+
+        Raises EngineDied on the rank whose engine was lost too often; its end ends the run.
+        """
+        self.sleep()
+        self._make_room()
+        self.ranks.work(*([self._restart_learner] if lost else []))
+
+    def _restart_learner(self) -> None:
+        self.learner.restart()
+        if self.sleeps:
+            self._put_learner_to_sleep()
+
+    def _put_learner_to_sleep(self) -> None:
+        with contextlib.suppress(EngineDied):  # it has no memory then, and the next refit starts it again
+            self.learner.sleep()
+
+    def _make_room(self) -> None:
+        """The actor gives back the memory that it can do without, before any engine takes it."""
+        self.actor.release_memory()
+        if self.sleeps:
+            self.actor.release_cache()
+            self.ranks.barrier()

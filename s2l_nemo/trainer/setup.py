@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import datetime
 import os
 import signal
 from collections.abc import Callable, Sequence
@@ -20,6 +21,7 @@ from s2l_nemo.data.prompts import PromptSet, load_prompts
 from s2l_nemo.engines.build import EngineFactory, Servers, make_engines
 from s2l_nemo.engines.kinds import ENGINES
 from s2l_nemo.engines.options import EngineConfig, Placement
+from s2l_nemo.engines.protocol import LearnerEngine, RolloutEngine
 from s2l_nemo.errors import UserError
 from s2l_nemo.files import check_free_space
 from s2l_nemo.models.open import Model, check_same_tokenizer
@@ -42,6 +44,8 @@ if TYPE_CHECKING:
 
     from s2l_nemo.actor.actor import S2LActor
 
+SHORTEST_TIMEOUT_S = 1800.0  # of a collective; what else ranks wait for is grading, writing a checkpoint, each other
+LOST_SERVER_S = 60.0  # until a lost server has ended
 CHECKPOINT_BYTES_PER_PARAMETER = 16  # weights, fp32 master weights and two moments, with room
 
 
@@ -86,7 +90,7 @@ def build_trainer(cfg: Config, inputs: Inputs, stop: StopRequest) -> Trainer:
     learner = inputs.models.learner
     tokenizer, stop_ids = learner.tokenizer, learner.stop_token_ids
     grader = make_grader(cfg.data, cfg.rewards)
-    init_process_groups(cfg.model)
+    init_process_groups(cfg.model, collective_timeout_s(cfg.engine))
     run_dir, resumed = open_run_dir(cfg)
 
     def decode(token_ids: Sequence[int]) -> str:
@@ -95,10 +99,8 @@ def build_trainer(cfg: Config, inputs: Inputs, stop: StopRequest) -> Trainer:
     actor = make_actor(cfg, learner)
     rollouts = make_rollouts(cfg, inputs.models, actor, run_dir, decode, grader)
     identity = {"explorer_weight_hash": explorer_weight_hash(rollouts)}
-    state: dict[str, Any] = {"step": 0, "seconds": 0.0}
-    if resumed is not None:
-        state = actor.load(resumed.path)
-        check_identity(state, identity, cfg)
+    rollouts.sleep()
+    state = restored_state(actor, resumed, identity, cfg)
 
     rollout = cfg.rollout
     sampling = SamplingParams(rollout.max_response_length, stop_ids, rollout.temperature, rollout.top_p, rollout.top_k)
@@ -136,6 +138,16 @@ def build_trainer(cfg: Config, inputs: Inputs, stop: StopRequest) -> Trainer:
         stop=stop,
         step=state["step"],
     )
+
+
+def collective_timeout_s(engine: EngineConfig) -> float:
+    """How long a rank waits for the others in one collective; longer than any of them is silent because of its engine.
+
+    While engines start, sample, sleep or are started again, the ranks exchange signs of life (`Ranks.work`). Only a
+    refit goes on between collectives of the actor. There a rank waits for its server twice at most, for the last bucket
+    and for the end, and may find it lost.
+    """
+    return max(SHORTEST_TIMEOUT_S, 2 * engine.update_s + LOST_SERVER_S)
 
 
 def load_inputs(cfg: Config, models: Models) -> Inputs:
@@ -214,11 +226,21 @@ def make_rollouts(
         max_sequence_length=cfg.rollout.max_prompt_length + cfg.rollout.max_response_length,
         servers=Servers(local, run_dir.path / "engines", rank) if leads[rank] else None,
     )
-    explorer, learner = make_engines(factory, explorer=models.explorer, learner=models.learner)
     members = [[one for one in range(world) if replica_of[one] == replica] for replica in range(replicas)]
-    own_group, _ = torch.distributed.new_subgroups_by_enumeration(members, backend="gloo")
+    timeout = datetime.timedelta(seconds=collective_timeout_s(cfg.engine))
+    own_group, _ = torch.distributed.new_subgroups_by_enumeration(members, timeout=timeout, backend="gloo")
     ranks = Ranks(rank, tuple(one for one in range(world) if leads[one]), replica_of, own_group)
+
     sleeps = served and cfg.engine.placement is Placement.colocated
+    if sleeps:  # engines start where they will sample: on devices that the actor has left as far as it can
+        actor.release_memory()
+        actor.release_cache()
+        ranks.barrier()
+
+    def make() -> tuple[RolloutEngine | None, LearnerEngine]:
+        return make_engines(factory, explorer=models.explorer, learner=models.learner)
+
+    explorer, learner = ranks.work(make)[0] if served else make()
     return Rollouts(explorer, learner, actor, ranks, Grading(decode, grader), concurrent=served, sleeps=sleeps)
 
 
@@ -228,11 +250,23 @@ def explorer_weight_hash(rollouts: Rollouts) -> str | None:
     Raises UserError if the nodes hold different explorers.
     """
     ranks = rollouts.ranks
-    mine = rollouts.explorer.weight_hash() if rollouts.explorer and ranks.rank in ranks.leaders else None
-    hashes = {one for one in ranks.gather(mine) if one is not None}
+    asked = [rollouts.explorer.weight_hash] if rollouts.explorer and ranks.rank in ranks.leaders else []
+    mine = ranks.work(*asked)
+    hashes = {one for one in ranks.gather(mine[0] if mine else None) if one is not None}
     if len(hashes) > 1:
         raise UserError(f"explorer.path has {len(hashes)} different models on the nodes: copy one to all of them")
     return hashes.pop() if hashes else None
+
+
+def restored_state(
+    actor: S2LActor, resumed: Checkpoint | None, identity: dict[str, Any], cfg: Config
+) -> dict[str, Any]:
+    """Loads the checkpoint into the actor, if there is one. Returns the step and the seconds to go on from."""
+    if resumed is None:
+        return {"step": 0, "seconds": 0.0}
+    state = actor.load(resumed.path)
+    check_identity(state, identity, cfg)
+    return state
 
 
 def check_identity(state: dict[str, Any], identity: dict[str, Any], cfg: Config) -> None:

@@ -3,17 +3,22 @@
 from __future__ import annotations
 
 import os
+import shutil
 import warnings
+from collections.abc import Sequence
 
 import torch
 
 from s2l_nemo.config.checks import Models
 from s2l_nemo.config.load import resolved_yaml
 from s2l_nemo.config.schema import Accelerator, Config
+from s2l_nemo.engines.gpus import devices_of, visible_gpus
+from s2l_nemo.engines.kinds import ENGINES
 from s2l_nemo.errors import UserError
 from s2l_nemo.platform import cpu, extras
 from s2l_nemo.platform.launch import launch
 from s2l_nemo.records.directory import check_run_dir
+from s2l_nemo.types import Source
 
 
 def start(cfg: Config, models: Models) -> int:
@@ -24,6 +29,10 @@ def start(cfg: Config, models: Models) -> int:
         raise UserError("trainer.accelerator=gpu, but PyTorch sees no CUDA device; set trainer.accelerator=cpu")
     if cfg.trainer.accelerator == Accelerator.cpu and on_gpu:
         raise UserError("trainer.accelerator=cpu on a machine with CUDA: start it with CUDA_VISIBLE_DEVICES= set empty")
+    if cfg.engine.python is not None and shutil.which(cfg.engine.python) is None:
+        raise UserError(f"engine.python={cfg.engine.python} cannot be run: give a Python interpreter")
+    if on_gpu:
+        check_gpus(cfg, visible_gpus(os.environ, torch.cuda.device_count()))
 
     from s2l_nemo.trainer.setup import load_inputs, run_training
 
@@ -41,13 +50,37 @@ def start(cfg: Config, models: Models) -> int:
     return launch(run, devices=cfg.trainer.devices, num_nodes=cfg.trainer.num_nodes, on_gpu=on_gpu, preload=preload)
 
 
+def check_gpus(cfg: Config, visible: Sequence[str]) -> None:
+    """Raises UserError if there are too few GPUs for the ranks or the servers of this node, or names of another kind.
+
+    Rank n of a node uses the n-th of the visible GPUs, which no server with GPUs of its own may get.
+    """
+    devices = cfg.trainer.devices
+    if devices > len(visible):
+        raise UserError(
+            f"trainer.devices={devices}, but PyTorch sees {len(visible)} GPUs on this node: set trainer.devices to at "
+            f"most {len(visible)}, or let every process see all of them (CUDA_VISIBLE_DEVICES)"
+        )
+    if ENGINES[cfg.engine.kind].served:
+        for source in Source:
+            devices_of(cfg.engine, source, 0, visible)
+    lists = {"explorer_devices": cfg.engine.explorer_devices, "learner_devices": cfg.engine.learner_devices}
+    for key, listed in lists.items():
+        shared = sorted({name.strip() for name in (listed or "").split(",")} & set(visible[:devices]))
+        if shared:
+            raise UserError(
+                f"engine.{key}={listed}: the trainer's ranks use GPU {', '.join(shared)}; give the servers others, or "
+                "set engine.placement=colocated"
+            )
+
+
 def preload() -> None:
     """Imports NeMo and Megatron, quietly: their start-up messages are not about this run."""
     warnings.filterwarnings("ignore", module=r"(megatron|nemo|lightning|torch|pydantic|transformers)(\.|$)")
-    if cpu.needed():
-        cpu.install()
     from s2l_nemo.actor.quiet import silence
 
-    silence()
+    silence()  # before the CPU layer, which imports Megatron
+    if cpu.needed():
+        cpu.install()
     extras.fill()
     import s2l_nemo.actor.build  # noqa: F401  for what it imports

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import multiprocessing
+import os
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
@@ -24,7 +25,7 @@ class RanksFailed(Exception):
 
 def run_ranks(function: Callable[..., Any], world: int, *args: Any, timeout: float = HANGS_S) -> list[Any]:
     """`function(*args)` on every rank; returns the results in rank order. Raises RanksFailed for any exit but 0."""
-    with tempfile.TemporaryDirectory() as folder:
+    with tempfile.TemporaryDirectory(dir="/tmp") as folder:  # short: below it are sockets, whose names are bounded
         process = CONTEXT.Process(target=_parent, args=(function, world, args, folder))
         process.start()
         process.join(timeout)
@@ -41,7 +42,8 @@ def _parent(function: Callable[..., Any], world: int, args: tuple[Any, ...], fol
     import tests.distributed.preload  # noqa: F401  a failed preload of the fork server is silent
     from s2l_nemo.platform.launch import fork_ranks
 
-    tempfile.tempdir = folder  # ranks end without cleaning up what they unpacked
+    # Ranks end without cleaning up what they unpacked, and so does a server that is killed with its supervisor.
+    os.environ["TMPDIR"] = tempfile.tempdir = folder
 
     def rank_main() -> None:
         result = function(*args)

@@ -32,6 +32,22 @@ def load_and_train(folder: Path, tp: int, pp: int, checkpoint: Path) -> dict[str
     return {"state": state, "updates": two_updates(actor), "weights": weights_of(actor), "drawn": drawn}
 
 
+def load_before_engines_sample(folder: Path, tp: int, pp: int, checkpoint: Path) -> tuple[list[str], Any]:
+    """Where the optimizer states go when an actor is loaded that has given its memory away. And its next updates."""
+    actor = build(folder, tp, pp, offload_optimizer=True, offload_weights=True)
+    actor.release_memory()
+    devices: list[str] = []
+    move = actor._move_optimizer_states
+
+    def move_and_note(device: torch.device) -> None:
+        devices.append(str(device))
+        move(device)
+
+    actor._move_optimizer_states = move_and_note
+    actor.load(checkpoint)
+    return list(devices), two_updates(actor)
+
+
 def weights_of(actor: Any) -> dict[str, torch.Tensor]:
     return {name: tensor for bucket in actor.export_weights() for name, tensor in bucket.items()}
 
@@ -58,6 +74,15 @@ def test_same_layout_continues_bit_for_bit(folder: Path, saved: tuple[Path, list
         assert torch.equal(after["drawn"], before["drawn"])
         assert all(torch.equal(tensor, before["weights"][name]) for name, tensor in after["weights"].items())
     assert not torch.equal(resumed[0]["drawn"], resumed[1]["drawn"])  # every rank has a state of its own
+
+
+def test_a_loaded_optimizer_leaves_the_device_before_engines_sample(
+    folder: Path, saved: tuple[Path, list[dict[str, Any]]]
+) -> None:
+    checkpoint, expected = saved
+    tp, pp, world = SAVED
+    loaded = run_ranks(load_before_engines_sample, world, folder, tp, pp, checkpoint)
+    assert loaded == [(["cpu"], rank["updates"]) for rank in expected]
 
 
 @pytest.mark.parametrize(("tp", "pp", "world"), [(1, 1, 1), (1, 1, 2), (2, 2, 4)])

@@ -33,7 +33,7 @@ def build(folder: Path, tp: int, pp: int, *, lr: float = 1e-3, micro_batch_size:
     )
     config.optim.lr = lr
     config.optim.clip_grad = 0.1  # below the norm, so that clipping is part of what must agree
-    init_process_groups(config)
+    init_process_groups(config, timeout_s=1800)
     return build_actor(
         config,
         open_model("model.path", str(folder)),

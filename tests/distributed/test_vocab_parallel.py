@@ -26,7 +26,7 @@ def chunked(tp: int, elements: int) -> tuple[torch.Tensor, torch.Tensor, torch.T
     from s2l_nemo.actor import vocab_parallel
     from s2l_nemo.actor.build import init_process_groups
 
-    init_process_groups(ModelConfig(tensor_model_parallel_size=tp))
+    init_process_groups(ModelConfig(tensor_model_parallel_size=tp), timeout_s=1800)
     vocab_parallel.CHUNK_ELEMENTS = elements
     hidden_MH, weight_VH, target_M, weights_M = inputs()
     own_VH = weight_VH.chunk(tp)[parallel_state.get_tensor_model_parallel_rank()].clone()
@@ -64,7 +64,7 @@ def no_targets() -> tuple[torch.Size, float, float]:
     from s2l_nemo.actor import vocab_parallel
     from s2l_nemo.actor.build import init_process_groups
 
-    init_process_groups(ModelConfig())
+    init_process_groups(ModelConfig(), timeout_s=1800)
     hidden_MH, weight_VH = (torch.ones(rows, H, requires_grad=True) for rows in (0, V))
     figures_2M = vocab_parallel.target_logprobs(hidden_MH, weight_VH, torch.zeros(0, dtype=torch.long), TEMPERATURE)
     figures_2M[0].sum().backward()
@@ -80,7 +80,7 @@ def chunk_elements() -> int:
     from s2l_nemo.actor.build import init_process_groups
     from s2l_nemo.actor.vocab_parallel import CHUNK_ELEMENTS
 
-    init_process_groups(ModelConfig())
+    init_process_groups(ModelConfig(), timeout_s=1800)
     return CHUNK_ELEMENTS
 
 

@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+import json
+import time
+from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
 
 from s2l_nemo.engines.protocol import Bucket, LocalEngine, RefitStats
 from s2l_nemo.engines.settings import EngineSettings
 from s2l_nemo.errors import UserError
+from s2l_nemo.models.formats.dtypes import FLOAT32
+from s2l_nemo.models.hf_config import config_of_shape
 from s2l_nemo.models.open import Model
 from s2l_nemo.types import Completion, SampleRequest, SamplingParams
 from tests.arrays import ids, lps
+from tests.models.shapes import small_shape
 
 
 class ScriptedEngine(LocalEngine):
@@ -56,6 +62,37 @@ class ScriptedLearnerEngine(ScriptedEngine):
         self.weight_version = version
 
 
+def write_model(folder: Path) -> str:
+    """A model without weights, which is all that scripted engines need. Returns its path."""
+    folder.mkdir()
+    (folder / "config.json").write_text(json.dumps(config_of_shape(small_shape(max_positions=64), FLOAT32)))
+    return str(folder)
+
+
+class SlowEngine(ScriptedEngine):
+    """Takes a second for each completion. Its log counts the requests of each call."""
+
+    def stream(self, requests: Sequence[SampleRequest], params: SamplingParams) -> Iterator[tuple[int, Completion]]:
+        print(f"asked for {len(requests)}", flush=True)
+        for index, request in enumerate(requests):
+            time.sleep(1.0)
+            yield index, self.generate([request], params)[0]
+
+
+class SlowLearnerEngine(SlowEngine, ScriptedLearnerEngine):
+    """The same with weights."""
+
+
+class SlowMaker:
+    """Makes slow engines."""
+
+    def explorer(self, settings: EngineSettings, _model: Model) -> SlowEngine:
+        return SlowEngine(settings)
+
+    def learner(self, settings: EngineSettings, _model: Model) -> SlowLearnerEngine:
+        return SlowLearnerEngine(settings)
+
+
 class ScriptedMaker:
     """Makes scripted engines. There is no model at the path "nowhere"."""
 
@@ -78,3 +115,4 @@ class ScriptedMaker:
 
 
 MAKER = ScriptedMaker()
+SLOW = SlowMaker()

@@ -231,6 +231,9 @@ class ScriptedActor:
     def release_memory(self) -> None:
         self.calls.append("release_memory")
 
+    def release_cache(self) -> None:
+        self.calls.append("release_cache")
+
     def export_weights(self) -> Iterator[dict[str, torch.Tensor]]:
         self.calls.append("export_weights")
         yield {"weight": torch.zeros(1)}

@@ -80,6 +80,20 @@ def test_when_to_validate_and_to_save(
     assert names(run.run_dir.checkpoints) == [f"step_{step:06d}" for step in saved]
 
 
+def test_engines_leave_their_memory_to_a_checkpoint_after_a_validation(tmp_path: Path, stop: StopRequest) -> None:
+    """The learner's engine then needs its weights again; not so after the validation of step 0, nor in step 3."""
+    run = run_of(
+        tmp_path,
+        stop,
+        replace(ALGORITHM, steps=4),
+        validation=ValidationConfig(every=2, samples=1),
+        checkpoint=CheckpointConfig(every=1, keep=0),
+    )
+    run.trainer.rollouts.sleeps = True
+    run.trainer.fit()
+    assert run.learner.versions == [0, 1, 2, 2, 3, 4]
+
+
 def test_the_time_of_a_step_with_its_validation(tmp_path: Path, stop: StopRequest) -> None:
     run = run_of(tmp_path, stop)
     run.trainer.fit()

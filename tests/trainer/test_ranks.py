@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import threading
+from typing import Any
+
 import pytest
 
 from s2l_nemo.rewards.grader import GradeItem
@@ -10,6 +13,7 @@ from s2l_nemo.trainer.ranks import Ranks
 from s2l_nemo.types import Completion, SampleRequest, Source
 from tests.arrays import ids, lps
 from tests.trainer.scripted import ScriptedGrader, ScriptedTime, decode, prompts
+from tests.trainer.world import ThreadRanks, on_all_ranks
 
 REQUESTS = [SampleRequest(prompt, sample, (1,), seed=0) for prompt in (5, 6, 7, 8) for sample in range(2)]
 
@@ -68,3 +72,41 @@ def test_grades_come_to_the_completions() -> None:
     assert not grader.is_closed
     grading.close()
     assert grader.is_closed
+
+
+def test_work_ends_when_every_rank_has_done_its_own() -> None:
+    """Rank 0 waits for a word of rank 1, which has nothing to do but to wait for rank 0."""
+    beats: list[int] = []
+    go_on = threading.Event()
+
+    def first() -> str:
+        assert go_on.wait(600)
+        return "first"
+
+    class Counting(ThreadRanks):
+        def gather(self, value: Any) -> list[Any]:
+            gathered = super().gather(value)
+            if self.rank == 1:
+                beats.append(1)
+                if len(beats) == 3:  # by then rank 0 has told twice more that it works
+                    go_on.set()
+            return gathered
+
+    def job(ranks: ThreadRanks) -> list[str]:
+        counting = Counting(ranks.rank, ranks.leaders, ranks.replica_of, beat_s=0.01, shared=ranks.shared)
+        return counting.work(*([first, lambda: "second"] if ranks.rank == 0 else []))
+
+    assert on_all_ranks(job, replica_of=(0, 0), leaders=(0,)) == [["first", "second"], []]
+    assert len(beats) >= 3
+
+
+def test_an_error_in_work_does_not_wait_for_other_jobs() -> None:
+    ended = threading.Event()
+
+    def fails() -> None:
+        raise KeyError("lost")
+
+    with pytest.raises(KeyError, match="lost"):
+        Ranks(0, (0,), (0,)).work(lambda: ended.wait(600), fails)
+    assert not ended.is_set()
+    ended.set()

@@ -74,6 +74,9 @@ class Actor:
     def release_memory(self) -> None:
         self.calls.append("actor release_memory")
 
+    def release_cache(self) -> None:
+        self.calls.append("actor release_cache")
+
     def export_weights(self) -> Iterator[Bucket]:
         yield {}
 
@@ -124,7 +127,7 @@ def test_a_step_of_a_colocated_run() -> None:
     assert script.rollouts.version == 4
     assert script.calls[0] == "actor release_memory"  # before an engine takes memory
     assert script.of("explorer") == ["resume", "generate", "sleep"]
-    assert script.of("learner") == ["generate", "sleep", "update 4", "resume"]  # awake when it has weights
+    assert script.of("learner") == ["resume", "generate", "sleep", "update 4"]  # all awake at its next use
 
 
 def test_engines_on_devices_of_their_own_never_sleep() -> None:
@@ -139,9 +142,9 @@ def test_a_learner_lost_while_it_samples_is_refitted_and_asked_again() -> None:
     script.calls.clear()
     script.learner.dies_in = ["generate", "generate"]
     assert script.sample() == [(0, Source.EXPLORER), (1, Source.LEARNER)]
-    again = ["restart", "update 4", "resume", "generate"]
-    assert script.of("learner") == ["generate", *again, *again]
-    assert script.of("explorer") == ["resume", "generate"]
+    again = ["sleep", "restart", "sleep", "update 4", "resume", "generate"]
+    assert script.of("learner") == ["resume", "generate", *again, *again]
+    assert script.of("explorer") == ["resume", "generate", "sleep", "sleep"]  # while the actor has its weights
     assert script.rollouts.metrics()["engine/restarts"] == 2
 
 
@@ -149,8 +152,51 @@ def test_a_learner_lost_in_its_refit_is_refitted_again() -> None:
     script = Script()
     script.learner.dies_in = ["update 5"]
     script.rollouts.refit(5)
-    assert script.of("learner") == ["update 5", "restart", "update 5", "resume"]
+    assert script.of("learner") == ["update 5", "sleep", "restart", "sleep", "update 5"]
     assert script.rollouts.version == 5
+
+
+@pytest.mark.parametrize("call", ["resume", "sleep"])
+def test_a_learner_lost_as_it_wakes_or_falls_asleep_is_refitted(call: str) -> None:
+    script = Script()
+    script.rollouts.refit(4)
+    script.learner.dies_in = [call, *(["update 4"] if call == "sleep" else [])]  # a dead server takes no weights
+    for _ in range(2):
+        assert script.sample() == [(0, Source.EXPLORER), (1, Source.LEARNER)]
+        script.rollouts.sleep()
+    assert script.rollouts.metrics()["engine/restarts"] == 1
+
+
+def test_a_learner_that_slept_since_its_refit_gets_its_weights_again() -> None:
+    """As after a validation that a checkpoint follows."""
+    script = Script()
+    script.rollouts.refit(4)
+    script.rollouts.sleep()
+    assert script.of("learner") == ["update 4", "sleep"]
+    script.rollouts.sleep()
+    assert script.of("learner") == []  # it is asleep
+    script.sample()
+    assert script.of("learner") == ["update 4", "resume", "generate"]
+
+
+def test_weights_alone_stay_awake_after_a_refit() -> None:
+    """As if a checkpoint follows the refit at once: there was room for them beside the actor's."""
+    script = Script()
+    script.rollouts.sleep()
+    script.rollouts.refit(4)
+    script.calls.clear()
+    script.rollouts.sleep()
+    assert script.calls == []
+    script.sample()
+    assert script.of("learner") == ["resume", "generate"]
+
+
+def test_engines_on_devices_of_their_own_are_refitted_without_sleep() -> None:
+    script = Script(sleeps=False)
+    script.learner.dies_in = ["update 5"]
+    script.rollouts.refit(5)
+    assert script.of("learner") == ["update 5", "restart", "update 5"]
+    assert script.of("actor") == ["release_memory"]
 
 
 def test_a_learner_lost_too_often_ends_the_run() -> None:

@@ -15,6 +15,7 @@ from s2l_nemo.algorithm.options import AlgorithmConfig, ScheduleConfig
 from s2l_nemo.config.schema import CheckpointConfig, Config
 from s2l_nemo.data.prompts import PromptSet
 from s2l_nemo.data.sources import BadRow
+from s2l_nemo.engines.options import EngineConfig
 from s2l_nemo.errors import UserError
 from s2l_nemo.records.checkpoints import Checkpoint
 from s2l_nemo.trainer.grading import Grading
@@ -24,6 +25,7 @@ from s2l_nemo.trainer.setup import (
     Inputs,
     announce,
     check_identity,
+    collective_timeout_s,
     explorer_weight_hash,
     make_recorder,
     open_run_dir,
@@ -105,16 +107,23 @@ def test_another_explorer_is_refused(tmp_path: Path) -> None:
     )
 
 
+@pytest.mark.parametrize(("update_s", "timeout_s"), [(300.0, 1800.0), (870.0, 1800.0), (1200.0, 2460.0)])
+def test_a_collective_may_take_longer_than_a_server_in_a_refit(update_s: float, timeout_s: float) -> None:
+    """Two deadlines of a bucket and a minute, at least half an hour. No other deadline counts, nor the restarts."""
+    engine = EngineConfig(update_s=update_s, request_s=1e6, startup_s=1e6, max_restarts=100)
+    assert collective_timeout_s(engine) == timeout_s
+
+
 RANK_1 = Ranks(1, (0,), (0, 0))
 
 
 class TwoRanks(Ranks):
-    """The other rank has told `other`."""
+    """The other rank has told `other`, and works no longer than this one."""
 
     other: Any = None
 
     def gather(self, value: Any) -> list[Any]:
-        return [value, self.other]
+        return [value, value if isinstance(value, bool) else self.other]
 
 
 def rollouts(ranks: Ranks, *, explores: bool = True) -> Rollouts:

@@ -29,6 +29,9 @@ class ThreadRanks(Ranks):
 
     shared: World = field(kw_only=True)
 
+    def barrier(self) -> None:
+        self.shared.barrier.wait()
+
     def gather(self, value: Value) -> list[Value]:
         self.shared.values[self.rank] = value
         self.shared.barrier.wait()

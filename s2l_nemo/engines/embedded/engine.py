@@ -102,19 +102,25 @@ class EmbeddedEngine(LocalEngine):
 
     def generate(self, requests: Sequence[SampleRequest], params: SamplingParams) -> list[Completion]:
         """One completion per request, in the order of the requests; see `RolloutEngine.generate`."""
+        finished = dict(self.stream(requests, params))
+        return [finished[index] for index in range(len(requests))]
+
+    def stream(self, requests: Sequence[SampleRequest], params: SamplingParams) -> Iterator[tuple[int, Completion]]:
+        """See `StreamingEngine.stream`."""
         self._check_fits(requests, params)
-        completions: list[Completion | None] = [None] * len(requests)
         for row in self._decode(requests, params):
-            completions[row.index] = Completion(
-                prompt_id=row.request.prompt_id,
-                sample_id=row.request.sample_id,
-                source=self._source,
-                token_ids=np.array(row.tokens, np.int32),
-                logprobs=np.array(row.logprobs, np.float32),
-                finish_reason="stop" if row.tokens[-1] in params.stop_token_ids else "length",
-                weight_version=self._weight_version,
+            yield (
+                row.index,
+                Completion(
+                    prompt_id=row.request.prompt_id,
+                    sample_id=row.request.sample_id,
+                    source=self._source,
+                    token_ids=np.array(row.tokens, np.int32),
+                    logprobs=np.array(row.logprobs, np.float32),
+                    finish_reason="stop" if row.tokens[-1] in params.stop_token_ids else "length",
+                    weight_version=self._weight_version,
+                ),
             )
-        return [completion for completion in completions if completion is not None]
 
     def weight_hash(self) -> str:
         """See `RolloutEngine.weight_hash`."""
@@ -189,11 +195,11 @@ class EmbeddedLearnerEngine(EmbeddedEngine):
         """Version given with the last complete update; 0 before the first."""
         return self._weight_version
 
-    def generate(self, requests: Sequence[SampleRequest], params: SamplingParams) -> list[Completion]:
+    def stream(self, requests: Sequence[SampleRequest], params: SamplingParams) -> Iterator[tuple[int, Completion]]:
         """As the base class. Raises RuntimeError after an incomplete update, whose weights are a mixture."""
         if self._updating is not None:
             raise RuntimeError(f"the update to weight version {self._updating} is incomplete: send all weights again")
-        return super().generate(requests, params)
+        return super().stream(requests, params)
 
     def update_weights(self, buckets: Iterable[Bucket], version: int) -> None:
         """Replaces every weight in place; see `LearnerEngine.update_weights`."""

@@ -6,6 +6,7 @@ import itertools
 import time
 from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
 from typing import Literal
 
 from s2l_nemo.engines.options import EngineConfig
@@ -17,12 +18,36 @@ from s2l_nemo.engines.served.wire import Arrays, Header, pack, pack_requests, un
 from s2l_nemo.types import Completion, SampleRequest, SamplingParams
 
 
+@dataclass
+class _Work:
+    """A call of `generate`, and what has come of it so far."""
+
+    requests: list[SampleRequest]
+    params: SamplingParams
+    version: int  # of the weights
+    finished: dict[int, Completion] = field(default_factory=dict)  # by the index of the request
+
+    def is_of(self, requests: Sequence[SampleRequest], params: SamplingParams, version: int) -> bool:
+        """Whether this is the work of these requests with weights of this version."""
+        return (self.requests, self.params, self.version) == (list(requests), params, version)
+
+    def left(self) -> list[int]:
+        """Indices of the requests that have no completion yet."""
+        return [index for index in range(len(self.requests)) if index not in self.finished]
+
+    def completions(self) -> list[Completion]:
+        """One for each request, in their order."""
+        return [self.finished[index] for index in range(len(self.requests))]
+
+
 class ServedEngine:
     """The frozen explorer in a process of its own (see `protocol.RolloutEngine`).
 
     It heals itself. If the process dies or passes a deadline, the engine starts it again and repeats the call, at most
-    `engine.max_restarts` times over the run. Seeds are in the requests, so the tokens are the same. For one thread at a
-    time.
+    `engine.max_restarts` times over the run. Completions that were finished are kept; only the others are repeated, and
+    their seeds are in the requests. For one thread at a time.
+
+    `engine.request_s` bounds the time between two signs of life of a call that generates, not the call.
     """
 
     _heals = True
@@ -33,14 +58,25 @@ class ServedEngine:
         self._name = launch.settings.name
         self._config = config
         self._weight_hash: str | None = None  # of a frozen engine, once asked for
+        self._work: _Work | None = None  # what a lost process has left
+        self._weight_version = 0
         self._asleep = False
+        self._closed = False
         self.restarts = 0
         self._connection = Connection(launch)
 
     def generate(self, requests: Sequence[SampleRequest], params: SamplingParams) -> list[Completion]:
         """See `RolloutEngine.generate`. Raises EngineDied once `engine.max_restarts` is used up."""
-        _, arrays = self._ask("/generate", pack_requests(requests, params), "request_s")
-        return unpack_completions(arrays)
+        work = self._begun(requests, params)
+        while work.left():
+            try:
+                self._generate(work)
+            except EngineDied:
+                if not self._heals:
+                    raise
+                self._heal()
+        self._work = None
+        return work.completions()
 
     def weight_hash(self) -> str:
         """See `RolloutEngine.weight_hash`."""
@@ -63,7 +99,8 @@ class ServedEngine:
     def restart(self) -> None:
         """See `RolloutEngine.restart`.
 
-        Raises EngineDied if `engine.max_restarts` is used up, UserError if the new server does not start.
+        Raises EngineDied if `engine.max_restarts` is used up or the engine has been closed, UserError if the new server
+        does not start.
         """
         if self.restarts == self._config.max_restarts:
             raise EngineDied(
@@ -72,12 +109,37 @@ class ServedEngine:
             )
         self.restarts += 1
         self._connection.end()
+        self._end_if_closed()
         self._connection = Connection(self._launch)
+        self._end_if_closed()
         self._asleep = False
 
     def close(self) -> None:
-        """Shuts the server down, or kills it. Nothing of it is left."""
+        """Shuts the server down, or kills it. Nothing of it is left. A call in another thread raises EngineDied."""
+        self._closed = True
         self._connection.close()
+
+    def _end_if_closed(self) -> None:
+        if self._closed:
+            self._connection.end()
+            raise EngineDied(f"{self._name} has been closed")
+
+    def _begun(self, requests: Sequence[SampleRequest], params: SamplingParams) -> _Work:
+        """The work of a call that a lost process has interrupted, if this is the same call again; else new work."""
+        if self._work is None or not self._work.is_of(requests, params, self._weight_version):
+            self._work = _Work(list(requests), params, self._weight_version)
+        return self._work
+
+    def _generate(self, work: _Work) -> None:
+        """Keeps every completion that comes, also if the process is lost before the last one."""
+        limit = (self._config.request_s, "engine.request_s")
+        left = work.left()
+        requests = [work.requests[index] for index in left]
+        self._connection.send("/generate", pack_requests(requests, work.params), *limit)
+        for arrays in self._connection.replies("/generate", *limit):
+            work.finished.update({left[index]: completion for index, completion in unpack_completions(arrays)})
+        if work.left():
+            raise EngineError(f"{self._name} gave no completion of {len(work.left())} of {len(left)} requests")
 
     def _ask(self, path: str, body: bytes, deadline: Literal["request_s", "update_s"]) -> tuple[Header, Arrays]:
         while True:
@@ -103,7 +165,8 @@ class ServedLearnerEngine(ServedEngine):
     """The learner's engine in a process of its own (see `protocol.LearnerEngine`).
 
     It cannot heal itself, because only the actor has the weights. If the process dies or passes a deadline, the call
-    raises EngineDied or EngineHung. The caller then restarts the engine, updates it and repeats the call.
+    raises EngineDied or EngineHung. The caller then restarts the engine, updates it and repeats the call. Completions
+    that were finished are kept if the weights have the same version as before.
     """
 
     _heals = False
@@ -111,7 +174,6 @@ class ServedLearnerEngine(ServedEngine):
     def __init__(self, launch: Launch, config: EngineConfig) -> None:
         super().__init__(launch, config)
         self._segments = (Segment(0), Segment(1))
-        self._weight_version = 0
         self._must_update = False
         self.last_refit: RefitStats | None = None
 

@@ -5,11 +5,11 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Iterator
 from http import HTTPStatus
-from http.client import HTTPConnection, HTTPException
+from http.client import HTTPConnection, HTTPException, HTTPResponse
 
 from s2l_nemo.engines.protocol import EngineDied, EngineError, EngineHung
 from s2l_nemo.engines.served.process import Launch, ServerProcess
-from s2l_nemo.engines.served.wire import Arrays, Header, pack, unpack
+from s2l_nemo.engines.served.wire import FRAME_BYTES, Arrays, Header, pack, unpack
 
 _CLOSE_S = 30.0  # how long an engine may take to shut down before it is killed
 
@@ -51,11 +51,43 @@ class Connection:
             response = self._http.getresponse()
             body = response.read()
             self._unread = False
-        if response.status == HTTPStatus.OK:
-            return unpack(body)
+        return self._opened(path, response, body)
+
+    def replies(self, path: str, seconds: float, deadline: str) -> Iterator[Arrays]:
+        """The answer to the last `send` in parts, as they come. Each part has the limit, so a long answer has none.
+
+        Raises what `reply` raises. To be read to its end.
+        """
+        with self._watched(path, seconds, deadline):
+            response = self._http.getresponse()
+        if response.status != HTTPStatus.OK:
+            with self._watched(path, seconds, deadline):
+                body = response.read()
+            self._unread = False
+            self._opened(path, response, body)
+        while True:
+            with self._watched(path, seconds, deadline):
+                length = response.read(FRAME_BYTES)
+                body = response.read(int.from_bytes(length, "little"))
+            if not length:
+                self._unread = False
+                return
+            try:
+                _, arrays = self._opened(path, response, body)
+            except (EngineError, ValueError):
+                with self._watched(path, seconds, deadline):
+                    response.read()  # nothing but its end
+                self._unread = False
+                raise
+            yield arrays
+
+    def _opened(self, path: str, response: HTTPResponse, body: bytes) -> tuple[Header, Arrays]:
+        """The message, unless it tells of an error."""
         if not body:
             raise EngineError(f"{self._name} refused {path}: {response.status} {response.reason}")
-        header, _ = unpack(body)
+        header, arrays = unpack(body)
+        if "error" not in header:
+            return header, arrays
         if header["kind"] == "value":
             raise ValueError(header["error"])
         raise EngineError(f"{self._name}: {header['error']}")
@@ -75,8 +107,8 @@ class Connection:
     def end(self) -> None:
         """Kills the server. Nothing of it is left."""
         self._ended = True
+        self._process.end()  # first: it wakes a thread that reads
         self._http.close()
-        self._process.end()
 
     @contextlib.contextmanager
     def _watched(self, path: str, seconds: float, deadline: str) -> Iterator[None]:

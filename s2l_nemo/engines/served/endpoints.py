@@ -4,21 +4,34 @@ Paths: /generate, /weight_hash, /update/begin, /update/bucket, /update/end, /sle
 nothing is read but the headers, and nothing is done. The status is 200 with the reply, 400 for a message that makes no
 sense, or 500 for an error of the engine; 400 and 500 come with the header {"error", "kind"}. 401, 404, 411 and 413 have
 no body.
+
+/generate replies with several messages, each behind its length in eight bytes: completions as soon as they are
+finished. An error that comes between them is the last message, and has the header of a 500.
 """
 
 from __future__ import annotations
 
 import hmac
+import itertools
 import threading
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
 from http import HTTPStatus
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
-from s2l_nemo.engines.served.host import EngineHost
+from s2l_nemo.engines.served.host import EngineHost, Finished
 from s2l_nemo.engines.served.shared_memory import SegmentReader
-from s2l_nemo.engines.served.wire import Arrays, Header, WireError, pack, pack_completions, unpack, unpack_requests
+from s2l_nemo.engines.served.wire import (
+    FRAME_BYTES,
+    Arrays,
+    Header,
+    WireError,
+    pack,
+    pack_completions,
+    unpack,
+    unpack_requests,
+)
 
 LARGEST_BODY = 2**30  # bytes
 SLOW_S = 20.0  # how long a peer may be silent that has not shown the token, or that owes the rest of a message
@@ -35,7 +48,7 @@ class EngineServer(ThreadingHTTPServer):
         self.authorization = f"Bearer {token}".encode()
         self._host = host
         self._segments = SegmentReader()
-        self.endpoints: dict[str, Callable[[Header, Arrays], bytes]] = {
+        self.endpoints: dict[str, Callable[[Header, Arrays], bytes | Iterator[bytes]]] = {
             "/generate": self._generate,
             "/weight_hash": self._weight_hash,
             "/update/begin": self._begin_update,
@@ -49,8 +62,8 @@ class EngineServer(ThreadingHTTPServer):
     def start(self) -> None:
         threading.Thread(target=self.serve_forever, daemon=True).start()
 
-    def answer(self, path: str, body: bytes) -> tuple[HTTPStatus, bytes]:
-        """Status and body of the reply to an authorised request."""
+    def answer(self, path: str, body: bytes) -> tuple[HTTPStatus, bytes | Iterator[bytes]]:
+        """Status and body of the reply to an authorised request; the messages of a body that is sent in parts."""
         if path not in self.endpoints:
             return HTTPStatus.NOT_FOUND, b""
         try:
@@ -58,19 +71,18 @@ class EngineServer(ThreadingHTTPServer):
         except WireError as error:
             return HTTPStatus.BAD_REQUEST, pack({"kind": "message", "error": str(error)})
         except Exception as error:  # the engine's; it goes on, and the trainer decides
-            traceback.print_exc()
-            kind = "value" if isinstance(error, ValueError) else "engine"
-            text = str(error) if kind == "value" else f"{type(error).__name__}: {error}"
-            return HTTPStatus.INTERNAL_SERVER_ERROR, pack({"kind": kind, "error": text})
+            return HTTPStatus.INTERNAL_SERVER_ERROR, _told(error)
 
     def replied(self, path: str) -> None:
         """Called once a reply has been sent."""
         if path == "/close":
             self._host.stop()
 
-    def _generate(self, header: Header, arrays: Arrays) -> bytes:
+    def _generate(self, header: Header, arrays: Arrays) -> Iterator[bytes]:
         requests, params = unpack_requests(header, arrays)
-        return pack_completions(self._host.call(lambda: self._host.engine.generate(requests, params)))
+        parts = self._host.generate(requests, params)
+        first = next(parts, [])  # its error has a status of its own
+        return _messages(itertools.chain([first], parts))
 
     def _weight_hash(self, header: Header, arrays: Arrays) -> bytes:
         return pack({"hash": self._host.call(self._host.engine.weight_hash)})
@@ -95,6 +107,21 @@ class EngineServer(ThreadingHTTPServer):
     def _call(self, method: Callable[[], None]) -> bytes:
         self._host.call(method)
         return pack({})
+
+
+def _messages(parts: Iterable[list[Finished]]) -> Iterator[bytes]:
+    try:
+        for part in parts:
+            yield pack_completions(part)
+    except Exception as error:  # as in `answer`
+        yield _told(error)
+
+
+def _told(error: Exception) -> bytes:
+    """What the trainer is told of an error that the engine raised."""
+    traceback.print_exception(error)
+    kind = "value" if isinstance(error, ValueError) else "engine"
+    return pack({"kind": kind, "error": str(error) if kind == "value" else f"{type(error).__name__}: {error}"})
 
 
 def _field(header: Header, name: str, kind: type) -> Any:
@@ -130,7 +157,10 @@ class _Handler(BaseHTTPRequestHandler):
             return
         self.connection.settimeout(None)  # the trainer may be silent for as long as it trains
         status, reply = self.server.answer(self.path, body)
-        self._reply(status, reply)
+        if isinstance(reply, bytes):
+            self._reply(status, reply)
+        else:
+            self._reply_in_parts(reply)
         self.server.replied(self.path)
 
     def _refuse(self, status: HTTPStatus) -> None:
@@ -145,6 +175,15 @@ class _Handler(BaseHTTPRequestHandler):
             self.send_header("Connection", "close")
         self.end_headers()
         self.wfile.write(body)
+
+    def _reply_in_parts(self, messages: Iterator[bytes]) -> None:
+        self.send_response_only(HTTPStatus.OK)
+        self.send_header("Transfer-Encoding", "chunked")
+        self.end_headers()
+        for message in messages:
+            framed = len(message).to_bytes(FRAME_BYTES, "little") + message
+            self.wfile.write(b"%x\r\n%b\r\n" % (len(framed), framed))
+        self.wfile.write(b"0\r\n\r\n")
 
     def log_message(self, format: str, *args: Any) -> None:
         """Silent: a line for each request would bury what the engine says."""

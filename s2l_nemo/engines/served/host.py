@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import queue
-from collections.abc import Callable, Iterator
+import time
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future
 from typing import TypeVar
 
-from s2l_nemo.engines.protocol import Bucket, LearnerEngine, RolloutEngine
+from s2l_nemo.engines.protocol import Bucket, LearnerEngine, RolloutEngine, StreamingEngine
+from s2l_nemo.types import Completion, SampleRequest, SamplingParams
 
 Result = TypeVar("Result")
+Finished = tuple[int, Completion]  # with the index of its request
+_PART_S = 0.2  # a message for each completion would take time from the engine
 
 
 class UpdateAborted(RuntimeError):
@@ -67,8 +71,10 @@ class EngineHost:
     An update that does not go on to its end is given up as soon as anything else is asked. So no call waits for it.
     """
 
-    def __init__(self, engine: RolloutEngine) -> None:
+    def __init__(self, engine: RolloutEngine, rows_of_part: int) -> None:
+        """An engine that does not stream is asked for at most `rows_of_part` completions at once."""
         self.engine = engine
+        self._rows_of_part = rows_of_part
         self._calls: queue.SimpleQueue[Callable[[], None] | None] = queue.SimpleQueue()
         self._update: Update | None = None
 
@@ -95,6 +101,40 @@ class EngineHost:
 
         self._calls.put(run)
         return future.result()
+
+    def generate(self, requests: Sequence[SampleRequest], params: SamplingParams) -> Iterator[list[Finished]]:
+        """All completions, in parts: what has finished since the part before. Raises what the engine raises."""
+        self._give_up()
+        finished: queue.SimpleQueue[list[Finished] | Exception | None] = queue.SimpleQueue()
+
+        def run() -> None:
+            try:
+                for part in self._parts(requests, params):
+                    finished.put(part)
+                finished.put(None)
+            except Exception as error:
+                finished.put(error)
+
+        self._calls.put(run)
+        while (part := finished.get()) is not None:
+            if isinstance(part, Exception):
+                raise part
+            yield part
+
+    def _parts(self, requests: Sequence[SampleRequest], params: SamplingParams) -> Iterator[list[Finished]]:
+        if isinstance(self.engine, StreamingEngine):
+            part: list[Finished] = []
+            begun = time.monotonic()
+            for finished in self.engine.stream(requests, params):
+                part.append(finished)
+                if time.monotonic() - begun >= _PART_S:
+                    yield part
+                    part, begun = [], time.monotonic()
+            yield part
+            return
+        for start in range(0, len(requests), self._rows_of_part):
+            asked = requests[start : start + self._rows_of_part]
+            yield list(enumerate(self.engine.generate(asked, params), start))
 
     def begin_update(self, version: int) -> None:
         """Raises RuntimeError if the engine is an explorer."""

@@ -5,28 +5,23 @@ from __future__ import annotations
 import contextlib
 import json
 import os
-import re
 import secrets
 import select
 import signal
 import subprocess
+import tempfile
+import threading
 import time
-from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+from s2l_nemo.engines.served.environment import server_environment, writable_folders
 from s2l_nemo.engines.settings import EngineSettings
 from s2l_nemo.errors import UserError
 
-ROOT = Path(__file__).resolve().parents[3]
 _END_S = 5.0  # how long the supervisor may take to end everything
 _TAIL_LINES = 3
 _TAIL_CHARACTERS = 500
-# What a launcher tells its ranks. With it an engine would take itself for a rank of the trainer's job.
-_LAUNCHERS = re.compile(
-    r"PMI|PMIX|OMPI|MPI_|SLURM|MASTER_|TORCHELASTIC_|(LOCAL_|GROUP_|ROLE_)?(RANK|WORLD_SIZE)$|ROLE_NAME$"
-    r"|CUDA_DEVICE_MAX_CONNECTIONS$"  # Megatron wants 1, which would slow an engine
-)
 
 
 @dataclass(frozen=True)
@@ -50,9 +45,12 @@ class ServerProcess:
         Raises UserError, with the reason or the last lines of its log, if it does not start.
         """
         self.token = secrets.token_hex(32)
+        self._ending = threading.Lock()  # a call in one thread may find the process lost while another closes it
         self._log = launch.log
         self._log_start = launch.log.stat().st_size if launch.log.exists() else 0
         launch.log.parent.mkdir(parents=True, exist_ok=True)
+        environment = server_environment(os.environ, launch.python, launch.devices)
+        environment |= writable_folders(os.environ, os.getuid(), Path(tempfile.gettempdir()))
         with launch.log.open("ab") as log:
             try:
                 self._process = subprocess.Popen(
@@ -60,7 +58,7 @@ class ServerProcess:
                     stdin=subprocess.PIPE,  # stays open: its end tells the server that the trainer is gone
                     stdout=subprocess.PIPE,
                     stderr=log,
-                    env=server_environment(os.environ, launch.devices),
+                    env=environment,
                     start_new_session=True,  # Ctrl-C is for the trainer
                 )
             except OSError as error:
@@ -114,8 +112,11 @@ class ServerProcess:
 
     def end(self) -> None:
         """Ends the supervisor, which ends the engine. Kills the whole session if it does not. Waits for the end."""
-        if self._process.returncode is not None:
-            return
+        with self._ending:
+            if self._process.returncode is None:
+                self._end()
+
+    def _end(self) -> None:
         os.kill(self._process.pid, signal.SIGTERM)
         self.wait(_END_S)
         os.killpg(self._process.pid, signal.SIGKILL)  # until it is reaped, its number cannot be another group's
@@ -129,16 +130,6 @@ class ServerProcess:
             assert stream is not None
             with contextlib.suppress(BrokenPipeError):
                 stream.close()
-
-
-def server_environment(environ: Mapping[str, str], devices: str | None) -> dict[str, str]:
-    """The environment of a server: the trainer's without its launcher's variables, and with this repository."""
-    environment = {name: value for name, value in environ.items() if not _LAUNCHERS.match(name)}
-    paths = [str(ROOT), *filter(None, [environ.get("PYTHONPATH")])]
-    environment["PYTHONPATH"] = os.pathsep.join(paths)
-    if devices is not None:
-        environment["CUDA_VISIBLE_DEVICES"] = devices
-    return environment
 
 
 def _first_line(fd: int, deadline: float) -> bytes | None:

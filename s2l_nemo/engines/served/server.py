@@ -23,6 +23,10 @@ from s2l_nemo.registry import imported
 if TYPE_CHECKING:
     from s2l_nemo.engines.protocol import RolloutEngine
 
+# An engine that does not stream gets this many times as many requests at once as it decodes. Its batch empties at the
+# end of each part, so a small number is slow. With a large one more is repeated if the engine is lost.
+_WAVES = 8
+
 
 def main() -> int:
     status = supervise()
@@ -44,7 +48,7 @@ def serve() -> int:
     from s2l_nemo.engines.served.host import EngineHost
 
     gc.freeze()  # what has been imported is never looked through again, which makes the end six times as fast
-    host = EngineHost(engine)
+    host = EngineHost(engine, _WAVES * int(message["settings"]["max_batch_rows"]))
     server = EngineServer(host, message["token"])
     server.start()
     _answer(answers, {"port": server.port})

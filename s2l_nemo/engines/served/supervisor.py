@@ -3,6 +3,8 @@
 It ends the engine and all that the engine has started. It does so when the engine has ended, when the trainer is gone
 for whatever reason, and on SIGTERM. If it is killed itself, the engine ends with it. It needs nothing but the standard
 library and does nothing but wait, so an engine that hangs in C code cannot keep it from its work.
+
+The engine has a temporary folder of its own as TMPDIR, which goes with it: a killed Ray cannot remove its files.
 """
 
 from __future__ import annotations
@@ -10,7 +12,9 @@ from __future__ import annotations
 import ctypes
 import os
 import select
+import shutil
 import signal
+import tempfile
 from pathlib import Path
 
 _PR_SET_PDEATHSIG = 1  # <linux/prctl.h>
@@ -25,6 +29,7 @@ def supervise() -> int | None:
     The trainer holds the other end of this process's standard input.
     """
     trainer, supervisor = os.getppid(), os.getpid()
+    folder = tempfile.mkdtemp(prefix="s2l")  # short: the names of sockets are bounded
     ctypes.CDLL(None).prctl(_PR_SET_CHILD_SUBREAPER, 1)  # what the engine leaves behind becomes a child of this process
     signal.pthread_sigmask(signal.SIG_BLOCK, _SIGNALS)
     engine = os.fork()
@@ -33,10 +38,12 @@ def supervise() -> int | None:
         if os.getppid() != supervisor:  # it was killed before the line above
             os._exit(1)
         signal.pthread_sigmask(signal.SIG_UNBLOCK, _SIGNALS)
+        os.environ["TMPDIR"] = tempfile.tempdir = folder
         return None
     os.dup2(2, 1)  # so that standard output ends with the engine
     status = _wait(engine, trainer)
     _end_children()
+    shutil.rmtree(folder, ignore_errors=True)
     return status
 
 

@@ -19,6 +19,7 @@ Header = dict[str, Any]
 Array = numpy.ndarray[Any, Any]
 Arrays = Mapping[str, Array]
 
+FRAME_BYTES = 8  # the length of each message, where several are the parts of one reply
 _LENGTH_BYTES = 4
 _DTYPES = ("<i4", "<i8", "<f4")
 _FINISH_REASONS = ("stop", "length")
@@ -92,11 +93,13 @@ def unpack_requests(header: Header, arrays: Arrays) -> tuple[list[SampleRequest]
     return requests, params
 
 
-def pack_completions(completions: Sequence[Completion]) -> bytes:
-    """Ids, tokens, log-probs, finish reasons and weight versions. What grading adds is left out."""
+def pack_completions(finished: Sequence[tuple[int, Completion]]) -> bytes:
+    """Index, ids, tokens, log-probs, finish reason and weight version of each. What grading adds is left out."""
+    completions = [completion for _, completion in finished]
     for completion in completions:
         assert len(completion.token_ids) == len(completion.logprobs)
     arrays = {
+        "index": _integers([index for index, _ in finished], "<i4"),
         "prompt_id": _integers([c.prompt_id for c in completions], "<i8"),
         "sample_id": _integers([c.sample_id for c in completions], "<i8"),
         "source": _integers([c.source for c in completions], "<i4"),
@@ -109,11 +112,11 @@ def pack_completions(completions: Sequence[Completion]) -> bytes:
     return pack({}, arrays)
 
 
-def unpack_completions(arrays: Arrays) -> list[Completion]:
-    """The completions of `pack_completions`. Their arrays are parts of the message."""
+def unpack_completions(arrays: Arrays) -> list[tuple[int, Completion]]:
+    """What `pack_completions` was given. The arrays of the completions are parts of the message."""
     names = ("prompt_id", "sample_id", "source", "finish_reason", "weight_version")
     tokens, logprobs = (_cut(arrays[name], arrays["lengths"]) for name in ("tokens", "logprobs"))
-    return [
+    completions = [
         Completion(
             prompt_id=prompt_id,
             sample_id=sample_id,
@@ -127,6 +130,7 @@ def unpack_completions(arrays: Arrays) -> list[Completion]:
             *(arrays[name].tolist() for name in names), tokens, logprobs, strict=True
         )
     ]
+    return list(zip(arrays["index"].tolist(), completions, strict=True))
 
 
 def _integers(values: Sequence[int], dtype: str) -> Array:

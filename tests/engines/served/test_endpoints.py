@@ -16,12 +16,30 @@ from s2l_nemo.engines.served import endpoints
 from s2l_nemo.engines.served.endpoints import LARGEST_BODY, EngineServer
 from s2l_nemo.engines.served.host import EngineHost
 from s2l_nemo.engines.served.shared_memory import Segment
-from s2l_nemo.engines.served.wire import pack, pack_requests, unpack, unpack_completions
+from s2l_nemo.engines.served.wire import (
+    FRAME_BYTES,
+    Array,
+    Header,
+    pack,
+    pack_requests,
+    unpack,
+    unpack_completions,
+)
 from s2l_nemo.types import Completion, SampleRequest, SamplingParams, Source
 from tests.arrays import ids, lps
 
 TOKEN = "a1" * 32
 REQUEST = pack_requests([SampleRequest(1, 2, (3, 4), 5)], SamplingParams(2, (7,)))
+
+
+def messages(body: bytes) -> list[tuple[Header, dict[str, Array]]]:
+    """Those of a reply in parts."""
+    found = []
+    while body:
+        end = FRAME_BYTES + int.from_bytes(body[:FRAME_BYTES], "little")
+        found.append(unpack(body[FRAME_BYTES:end]))
+        body = body[end:]
+    return found
 
 
 class ScriptedEngine(LocalEngine):
@@ -66,7 +84,7 @@ class Served:
 
     def __init__(self) -> None:
         self.engine = ScriptedEngine()
-        self.host = EngineHost(self.engine)
+        self.host = EngineHost(self.engine, rows_of_part=2)
         self.server = EngineServer(self.host, TOKEN)
         threading.Thread(target=self.server.serve_forever, args=(0.01,), daemon=True).start()
         self.thread = threading.Thread(target=self.host.run)
@@ -97,7 +115,7 @@ class Served:
 
     def generates(self) -> bool:
         status, body = self.ask("/generate", REQUEST)
-        return status == 200 and unpack_completions(unpack(body)[1])[0].token_ids.tolist() == [3, 4]
+        return status == 200 and [c.token_ids.tolist() for _, c in unpack_completions(messages(body)[0][1])] == [[3, 4]]
 
 
 @pytest.fixture

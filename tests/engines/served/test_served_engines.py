@@ -74,9 +74,10 @@ def model(folder: Path) -> Path:
 
 
 @pytest.fixture(scope="module")
-def environment() -> Iterator[None]:
-    """What a launcher sets, while the servers start."""
+def environment(folder: Path) -> Iterator[None]:
+    """What a launcher sets, while the servers start, and where a killed supervisor leaves its engine's files."""
     with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("TMPDIR", str(folder))
         for name, value in LAUNCHER.items():
             patch.setenv(name, value)
         yield

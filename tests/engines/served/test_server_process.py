@@ -10,7 +10,8 @@ from typing import Any
 
 import pytest
 
-from s2l_nemo.engines.served.process import ROOT, Launch, ServerProcess, server_environment
+from s2l_nemo.engines.served.environment import ROOT
+from s2l_nemo.engines.served.process import Launch, ServerProcess
 from s2l_nemo.engines.settings import EngineSettings
 from s2l_nemo.errors import UserError
 from s2l_nemo.models.precision import Precision
@@ -87,19 +88,6 @@ def test_an_engine_that_cannot_be_loaded(tmp_path: Path) -> None:
     assert "(explorer.path=nowhere) did not start: " in message
     assert f"the log {tmp_path / 'explorer.log'} ends with: " in message
     assert "Traceback" in (tmp_path / "explorer.log").read_text()
-
-
-def test_the_environment_of_a_server() -> None:
-    kept = {"PATH": "/bin", "HOME": "/root", "HF_HOME": "/hf", "RANKS": "x", "CUDA_VISIBLE_DEVICES": "0,1"}
-    dropped = {
-        "RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE", "GROUP_RANK", "ROLE_RANK", "MASTER_ADDR", "MASTER_PORT",
-        "PMI_FD", "PMIX_NAMESPACE", "OMPI_COMM_WORLD_SIZE", "SLURM_JOB_ID", "SLURM_NTASKS", "TORCHELASTIC_RUN_ID",
-    }  # fmt: skip
-    given = kept | dict.fromkeys(dropped, "1")
-    assert server_environment(given, None) == kept | {"PYTHONPATH": str(ROOT)}
-    ours = server_environment(given | {"PYTHONPATH": "/more"}, "2,3")
-    assert ours["PYTHONPATH"] == f"{ROOT}:/more"
-    assert ours["CUDA_VISIBLE_DEVICES"] == "2,3"
 
 
 def test_the_supervisor_imports_no_torch() -> None:

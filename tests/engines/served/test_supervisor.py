@@ -13,13 +13,14 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).resolve().parents[3]
-# An engine with a worker in a session of its own, which nobody waits for.
+# An engine with a temporary file, and a worker in a session of its own, which nobody waits for.
 ENGINE = """
-import os, subprocess, sys, time
+import os, subprocess, sys, tempfile, time
 from s2l_nemo.engines.served.supervisor import supervise
 status = supervise()
 if status is not None:
     sys.exit(status)
+tempfile.mkstemp()
 script = "import os, time; print(os.getppid(), os.getpid(), flush=True); time.sleep(1000)"
 subprocess.Popen([sys.executable, "-c", script], start_new_session=True)
 time.sleep(1000)
@@ -53,12 +54,13 @@ def until(condition: Callable[[], bool]) -> None:
 class Processes:
     """A trainer, its supervisor, the engine and the engine's worker."""
 
-    def __init__(self) -> None:
+    def __init__(self, temporary: Path) -> None:
+        self.temporary = temporary
         self.process = subprocess.Popen(
             [sys.executable, "-c", TRAINER],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
-            env=os.environ | {"PYTHONPATH": str(ROOT)},
+            env=os.environ | {"PYTHONPATH": str(ROOT), "TMPDIR": str(temporary)},
             text=True,
         )
         assert self.process.stdout is not None
@@ -71,9 +73,11 @@ class Processes:
 
 
 @pytest.fixture
-def processes() -> Iterator[Processes]:
-    started = Processes()
+def processes(tmp_path: Path) -> Iterator[Processes]:
+    started = Processes(tmp_path)
     assert alive(started.worker)
+    [own] = tmp_path.iterdir()
+    assert len(list(own.iterdir())) == 1
     yield started
     for pid in (started.holder, started.trainer, started.supervisor, started.engine, started.worker):
         if alive(pid):
@@ -98,15 +102,16 @@ def processes() -> Iterator[Processes]:
 def test_nothing_is_left(processes: Processes, end: Callable[[Processes], None]) -> None:
     end(processes)
     until(processes.gone)
+    assert list(processes.temporary.iterdir()) == []
 
 
-def test_a_closed_pipe_is_the_end_too() -> None:
+def test_a_closed_pipe_is_the_end_too(tmp_path: Path) -> None:
     """So it is noticed if the trainer died before the supervisor knew whose child it is."""
     supervisor = subprocess.Popen(
         [sys.executable, "-c", ENGINE],
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
-        env=os.environ | {"PYTHONPATH": str(ROOT)},
+        env=os.environ | {"PYTHONPATH": str(ROOT), "TMPDIR": str(tmp_path)},
         start_new_session=True,
     )
     assert supervisor.stdin is not None

@@ -47,7 +47,10 @@ def test_requests_come_back(requests: list[SampleRequest]) -> None:
 
 @given(completions())
 def test_completions_come_back_bit_for_bit(sampled: list[Completion]) -> None:
-    back = unpack_completions(unpack(pack_completions(sampled))[1])
+    indices = range(len(sampled))[::-1]
+    finished = unpack_completions(unpack(pack_completions(list(zip(indices, sampled, strict=True))))[1])
+    assert [index for index, _ in finished] == list(indices)
+    back = [completion for _, completion in finished]
     for arrays in ([one.token_ids for one in (*back, *sampled)], [one.logprobs for one in (*back, *sampled)]):
         bits = [(array.dtype, array.tobytes()) for array in arrays]
         assert bits[: len(back)] == bits[len(back) :]
@@ -56,9 +59,8 @@ def test_completions_come_back_bit_for_bit(sampled: list[Completion]) -> None:
 
 def test_a_token_takes_eight_bytes() -> None:
     def length(tokens: int) -> int:
-        return len(
-            pack_completions([Completion(0, 0, Source.LEARNER, ids([1] * tokens), lps([-1.0] * tokens), "stop", 0)])
-        )
+        completion = Completion(0, 0, Source.LEARNER, ids([1] * tokens), lps([-1.0] * tokens), "stop", 0)
+        return len(pack_completions([(0, completion)]))
 
     assert length(1999) - length(1000) == 8 * 999
 

@@ -1,0 +1,72 @@
+"""What is checked before any rank starts."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from s2l_nemo.config.schema import Accelerator, Config
+from s2l_nemo.errors import UserError
+from s2l_nemo.trainer import start
+
+
+def config(devices: int, **engine: Any) -> Config:
+    cfg = Config()
+    cfg.trainer.devices = devices
+    for key, value in engine.items():
+        setattr(cfg.engine, key, value)
+    return cfg
+
+
+def test_enough_gpus() -> None:
+    start.check_gpus(config(2), ["0", "1"])
+    start.check_gpus(config(2), ["6", "7", "0"])
+    start.check_gpus(config(2, explorer_devices="2", learner_devices="3"), ["0", "1", "2", "3"])
+    start.check_gpus(config(2, explorer_devices="0", learner_devices="1"), ["4", "5"])
+
+
+def test_more_ranks_than_gpus() -> None:
+    with pytest.raises(UserError) as caught:
+        start.check_gpus(config(2), ["0"])
+    assert str(caught.value) == (
+        "trainer.devices=2, but PyTorch sees 1 GPUs on this node: set trainer.devices to at most 1, or let every "
+        "process see all of them (CUDA_VISIBLE_DEVICES)"
+    )
+
+
+def test_more_servers_than_gpus() -> None:
+    engine = {"replicas_per_node": 2, "tensor_parallel_size": 2}
+    with pytest.raises(UserError, match=r"need 4 GPUs, and the trainer sees 2 \(0,1\)"):
+        start.check_gpus(config(2, kind="tensorrt_llm", **engine), ["0", "1"])
+    start.check_gpus(config(2, **engine), ["0", "1"])  # an embedded engine is on the GPU of its rank
+
+
+def test_servers_on_gpus_of_the_ranks() -> None:
+    with pytest.raises(UserError) as caught:
+        start.check_gpus(config(2, explorer_devices="6, 7", learner_devices="5,4"), ["4", "5", "6", "7"])
+    assert str(caught.value) == (
+        "engine.learner_devices=5,4: the trainer's ranks use GPU 4, 5; give the servers others, or set "
+        "engine.placement=colocated"
+    )
+
+
+def test_the_servers_interpreter_is_looked_for_before_anything_is_read(tmp_path: Path) -> None:
+    cfg = config(1, kind="server", python=f"{tmp_path}/python")
+    cfg.trainer.accelerator = Accelerator.auto
+    nothing: Any = None
+    with pytest.raises(UserError) as caught:
+        start.start(cfg, nothing)
+    assert str(caught.value) == f"engine.python={tmp_path}/python cannot be run: give a Python interpreter"
+
+
+def test_the_gpus_are_counted_before_anything_is_read(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("torch.cuda.is_available", lambda: True)
+    monkeypatch.setattr("torch.cuda.device_count", lambda: 1)
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    cfg = config(2)
+    cfg.trainer.accelerator = Accelerator.gpu
+    nothing: Any = None
+    with pytest.raises(UserError, match=r"^trainer\.devices=2, but PyTorch sees 1 GPUs on this node"):
+        start.start(cfg, nothing)
