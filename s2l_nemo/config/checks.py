@@ -25,6 +25,7 @@ def check_config(cfg: Config) -> None:
     _check_platform(cfg)
     _check_data(cfg)
     _check_engine(cfg)
+    _check_logprobs(cfg)
 
 
 def check_ranges(cfg: Any, schema: type) -> None:
@@ -205,4 +206,15 @@ def _check_engine(cfg: Config) -> None:
     if engine.python is not None and not served:
         raise UserError(
             f"engine.python={engine.python} with engine.kind={engine.kind}: only servers have an interpreter"
+        )
+
+
+def _check_logprobs(cfg: Config) -> None:
+    """The rollout's log-probs go into `logprob_diff` of every run, and into the losses of most importance rules."""
+    rollout = cfg.rollout
+    if (rollout.top_p < 1 or rollout.top_k > 0) and not ENGINES[cfg.engine.kind].renormalises_logprobs:
+        key = f"rollout.top_p={rollout.top_p}" if rollout.top_p < 1 else f"rollout.top_k={rollout.top_k}"
+        raise UserError(
+            f"{key} with engine.kind={cfg.engine.kind}: its log-probs are of all tokens, not of those that it samples "
+            "among: set rollout.top_p=1 and rollout.top_k=0, or another engine.kind"
         )

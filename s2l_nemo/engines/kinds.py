@@ -45,7 +45,9 @@ class EngineKind:
     served: bool = False  # engines are server processes; else each rank's process holds a copy of both
     tensor_parallel: bool = False  # one engine uses engine.tensor_parallel_size GPUs
     reserves_kv_memory: bool = False  # the KV cache takes engine.memory_fraction of a GPU, and bounds the rows
+    counts_gpus: bool = False  # it reads CUDA_VISIBLE_DEVICES as numbers, and knows no UUID and no MIG device
     releases_memory_on_sleep: bool = False  # the actor trains in the memory of sleeping engines
+    renormalises_logprobs: bool = True  # log-probs under top-p and top-k are of the tokens that these leave
 
     def __post_init__(self) -> None:
         if self.served and not isinstance(self.maker, str):
@@ -67,6 +69,15 @@ ENGINES: Registry[EngineKind] = Registry(
         "server": EngineKind(_EMBEDDED, served=True),
         "tensorrt_llm": EngineKind(
             "s2l_nemo.engines.tensorrt_llm.make:MAKER",
+            served=True,
+            tensor_parallel=True,
+            reserves_kv_memory=True,
+            counts_gpus=True,  # Ray's workers
+            releases_memory_on_sleep=True,
+            renormalises_logprobs=False,
+        ),
+        "vllm": EngineKind(
+            "s2l_nemo.engines.vllm.make:MAKER",
             served=True,
             tensor_parallel=True,
             reserves_kv_memory=True,

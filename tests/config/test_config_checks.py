@@ -74,6 +74,11 @@ def error_of(overrides: list[str]) -> str:
         ("engine.kind=server engine.replicas_per_node=3", ["engine.replicas_per_node=3 is more than trainer.devices="]),
         ("engine.python=/opt/python", ["engine.python=/opt/python with engine.kind=embedded"]),
         ("data.valid_path=a.jsonl", ["data.valid_path=a.jsonl without data.path"]),
+        (
+            "engine.kind=tensorrt_llm rollout.top_p=0.9",
+            ["rollout.top_p=0.9 with engine.kind=tensorrt_llm", "set rollout.top_p=1 and rollout.top_k=0"],
+        ),
+        ("engine.kind=tensorrt_llm rollout.top_k=20", ["rollout.top_k=20 with engine.kind=tensorrt_llm"]),
     ],
 )
 def test_rules_across_keys(overrides: str, fragments: list[str]) -> None:
@@ -203,3 +208,8 @@ def test_a_broken_model_folder(tmp_path: Path, content: str | None, fragment: st
         (tmp_path / "config.json").write_text(content)
     with pytest.raises(UserError, match=fragment):
         check_model_files(load_config([f"model.path={tmp_path}"], CONF))
+
+
+@pytest.mark.parametrize("engine", ["embedded", "server"])
+def test_truncated_sampling_with_engines_whose_log_probs_know_of_it(engine: str) -> None:
+    check_config(load_config([f"engine.kind={engine}", "rollout.top_p=0.9", "rollout.top_k=20"], CONF))

@@ -41,24 +41,30 @@ def embedded(family: list[str], tmp_path_factory: pytest.TempPathFactory) -> Pat
     return run
 
 
-Loss = tuple[str, int]  # which server gets which signal; `refit` stands for the learner when it is to be refitted
+# Which server gets which signal. `refit` stands for the learner when it is to be refitted. `learner@1` is that of rank
+# 1; without a rank the servers of all ranks are meant.
+Loss = tuple[str, int]
 
 
 def disturbed(overrides: list[str], losses: dict[int, list[Loss]], environment: dict[str, str]) -> Any:
-    """A run in which servers get a signal just before a step samples, or just before the refit after it."""
+    """A run in which servers get a signal just before a step samples, or just before the refit after it.
+
+    Returns also the restarts of the rank's engines, (explorer, learner).
+    """
     from s2l_nemo.trainer import setup
 
     os.environ.update(environment)
-    make = setup.make_rollouts
+    make, kept = setup.make_rollouts, []
 
     def make_and_disturb(*args: Any) -> Any:
         made = make(*args)
+        kept.append(made)
         disturb(made, "sample", {"explorer": made.explorer, "learner": made.learner}, losses)
         disturb(made, "refit", {"refit": made.learner}, losses)
         return made
 
     pytest.MonkeyPatch().setattr(setup, "make_rollouts", make_and_disturb)
-    return train(overrides)
+    return train(overrides) | {"restarts": tuple(engine.restarts for engine in kept[0]._engines())}
 
 
 def disturb(rollouts: Any, name: str, engines: dict[str, Any], losses: dict[int, list[Loss]]) -> None:
@@ -66,8 +72,9 @@ def disturb(rollouts: Any, name: str, engines: dict[str, Any], losses: dict[int,
     real, steps = getattr(rollouts, name), itertools.count()
 
     def call(*inner: Any) -> Any:
-        for role, signum in losses.get(next(steps), []):
-            if hasattr(engines.get(role), "_connection"):
+        for name, signum in losses.get(next(steps), []):
+            role, _, rank = name.partition("@")
+            if rank in ("", os.environ["RANK"]) and hasattr(engines.get(role), "_connection"):
                 os.killpg(engines[role]._connection._process._process.pid, signum)
         return real(*inner)
 
@@ -123,6 +130,21 @@ def test_lost_servers_change_neither_samples_nor_updates(family: list[str], embe
     assert logs(run) == {"explorer_rank0.log", "learner_rank0.log"}
 
 
+SEPARATE = ["engine.placement=separate", "engine.explorer_devices='0,1'", "engine.learner_devices='2,3'"]
+
+
+@pytest.mark.parametrize("placement", [[], SEPARATE], ids=["colocated", "separate"])
+def test_one_of_two_replicas_is_lost(family: list[str], embedded: Path, tmp_path: Path, placement: list[str]) -> None:
+    """TP 2 with two servers of each kind. One of each dies while the other samples, and one as it is to be refitted."""
+    run = tmp_path / "run"
+    options = [*SERVERS, *placement, "engine.replicas_per_node=2", f"run.dir={run}", *layout(2, 1, 2)]
+    losses = {2: [("explorer@1", signal.SIGKILL), ("learner@0", signal.SIGKILL)], 4: [("refit@1", signal.SIGKILL)]}
+    ranks = run_ranks(disturbed, 2, [*family, *options], losses, {})
+    assert_same_run(run, embedded)
+    assert [rank["restarts"] for rank in ranks] == [(0, 1), (1, 1)]
+    assert [line["engine/restarts"] for line in read_metrics(run / "metrics.jsonl")] == [0, 2, 3, 3, 3]
+
+
 def test_a_server_lost_too_often_ends_the_run_with_the_last_checkpoint_good(
     family: list[str], embedded: Path, tmp_path: Path
 ) -> None:
@@ -147,3 +169,18 @@ def test_the_whole_loop_runs_through_the_double_of_tensorrt_llm(
     assert [row.token_ids for row in rollouts(run, 1)] == [row.token_ids for row in rollouts(embedded, 1)]
     for line in read_metrics(run / "metrics.jsonl"):
         assert line["logprob_diff/learner"] is None or line["logprob_diff/learner"] < 1e-5
+
+
+def test_two_replicas_of_two_ranks_each_through_the_double_of_tensorrt_llm(
+    family: list[str], embedded: Path, tmp_path: Path
+) -> None:
+    """Refits, sleep and lost servers, with a server of each kind for each rank. The double repeats its samples."""
+    run = tmp_path / "run"
+    options = ["engine.kind=tensorrt_llm", "engine.tensor_parallel_size=2", "engine.replicas_per_node=2"]
+    deadlines = ["engine.startup_s=600", "engine.request_s=600"]
+    overrides = [*family, *options, *deadlines, f"run.dir={run}", *layout(2, 1, 2)]
+    losses = {2: [("explorer", signal.SIGKILL)], 3: [("learner", signal.SIGKILL)]}
+    run_ranks(disturbed, 2, overrides, losses, {"PYTHONPATH": str(DOUBLES)})
+    assert_same_run(run, embedded)
+    assert [line["engine/restarts"] for line in read_metrics(run / "metrics.jsonl")][-1] > 0
+    assert logs(run) == {f"{role}_rank{rank}.log" for role in ("explorer", "learner") for rank in (0, 1)}

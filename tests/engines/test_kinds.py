@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator
 from contextlib import closing
 from pathlib import Path
@@ -18,14 +17,12 @@ from s2l_nemo.engines.kinds import ENGINES, EngineKind
 from s2l_nemo.engines.options import EngineConfig
 from s2l_nemo.engines.protocol import Bucket
 from s2l_nemo.errors import UserError
-from s2l_nemo.models.formats.dtypes import FLOAT32
-from s2l_nemo.models.hf_config import config_of_shape
 from s2l_nemo.models.open import Model, open_model
 from s2l_nemo.models.precision import Precision
 from s2l_nemo.planner import cost
 from s2l_nemo.types import Completion, SampleRequest, SamplingParams, Source
 from tests.arrays import ids, lps
-from tests.engines.scripted import ScriptedEngine, ScriptedLearnerEngine, ScriptedMaker
+from tests.engines.scripted import ScriptedEngine, ScriptedLearnerEngine, ScriptedMaker, write_model
 from tests.models.shapes import small_shape
 from tests.registered import registered
 
@@ -113,11 +110,7 @@ def test_an_engine_in_this_process_cannot_be_lost(maker: ScriptedMaker) -> None:
 @pytest.mark.usefixtures("served")
 def test_both_engines_in_servers(tmp_path: Path) -> None:
     """The server imports the maker by its name; nobody has registered the kind there."""
-    models = {}
-    for name in ("small", "large"):
-        (tmp_path / name).mkdir()
-        (tmp_path / name / "config.json").write_text(json.dumps(config_of_shape(small_shape(), FLOAT32)))
-        models[name] = open_model("model.path", str(tmp_path / name))
+    models = {name: open_model("model.path", write_model(tmp_path / name)) for name in ("small", "large")}
     servers = Servers(0, tmp_path / "logs", rank=3)
     explorer, learner = make_engines(factory("mine", servers), explorer=models["small"], learner=models["large"])
     assert explorer is not None
@@ -161,7 +154,7 @@ def test_a_served_kind_names_its_maker() -> None:
 def test_the_configuration_knows_it(maker: ScriptedMaker) -> None:
     cfg = load_config(["engine.kind=mine"], CONF)
     check_config(cfg)
-    assert "embedded | server | tensorrt_llm | mine" in help_text(CONF)
+    assert "embedded | server | tensorrt_llm | vllm | mine" in help_text(CONF)
     assert cost.engines_of(cfg) == cost.Engines(count=cfg.trainer.devices, gpus=1)
     cfg.engine.python = "/opt/python"
     with pytest.raises(UserError, match=r"engine.python=/opt/python with engine.kind=mine: only servers"):

@@ -1,15 +1,15 @@
-"""Engines of TensorRT-LLM 1.2.x: a frozen explorer on `LLM`, a learner on `AsyncLLM` that is refitted in place.
+"""Engines of TensorRT-LLM: a frozen explorer on `LLM`, a learner on `AsyncLLM` that is refitted in place.
 
 They run in a server process, in an environment that has tensorrt_llm, which is imported when an engine is built. They
-are written against the 1.2 sources of NVIDIA/TensorRT-LLM and have run on no GPU. The tests run them on a double of
-that interface (tests/doubles/tensorrt_llm). Which file of the sources says what:
+are written against the sources of NVIDIA/TensorRT-LLM and have run on no GPU. The tests run them on a double of that
+interface (tests/doubles/tensorrt_llm), whose facts.json says where each argument was read. Which file of the sources
+says what beside the arguments (`arguments.py`) and the versions (`versions.py`):
 
-- llmapi/llm.py, llmapi/llm_args.py (`TorchLlmArgs`, `KvCacheConfig`), sampling_params.py: arguments and their defaults.
-  executor/result.py: `CompletionOutput`.
+- llmapi/llm.py; executor/result.py: `CompletionOutput`.
 - _torch/async_llm.py: `await AsyncLLM(...)`, `release`, `resume`, `update_weights`, `collective_rpc`.
 - llmapi/rlhf_utils.py: `WorkerExtension.update_weights` takes {GPU UUID: [(name, (rebuild, arguments))]} for a bucket
   and None to finalise; it waits for running requests.
-- executor/ray_executor.py: the environment variables below; executor/ray_gpu_worker.py: `sleep`, `wakeup`.
+- executor/ray_executor.py: the environment and Ray (`library.py`); executor/ray_gpu_worker.py: `sleep`, `wakeup`.
 - _torch/virtual_memory.py: the memory tags. Weights that 1.2 releases are copied to the host and come back; later
   versions discard them, so the learner counts them as lost.
 """
@@ -17,44 +17,25 @@ that interface (tests/doubles/tensorrt_llm). Which file of the sources says what
 from __future__ import annotations
 
 import asyncio
-import os
-import sys
 import tempfile
 from collections.abc import Coroutine, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal, TypeVar
 
-import numpy as np
 import torch
 from safetensors.torch import save_file
 
+from s2l_nemo.engines.answers import Answer, check_fits, completion_of
+from s2l_nemo.engines.hf_folder import HfFolder, WeightUpdate
 from s2l_nemo.engines.protocol import Bucket, LocalEngine, RefitStats
 from s2l_nemo.engines.settings import EngineSettings
-from s2l_nemo.engines.tensorrt_llm.folder import HfFolder
-from s2l_nemo.errors import UserError
-from s2l_nemo.types import Completion, LogProbs, SampleRequest, SamplingParams
+from s2l_nemo.engines.tensorrt_llm.arguments import llm_arguments, sampling_arguments
+from s2l_nemo.engines.tensorrt_llm.buckets import check_fused
+from s2l_nemo.engines.tensorrt_llm.library import LocalRay, import_tensorrt_llm
+from s2l_nemo.engines.tensorrt_llm.versions import version_of
+from s2l_nemo.types import Completion, SampleRequest, SamplingParams
 
-_VERSION = "1.2."
-_ENVIRONMENT = {
-    "TLLM_DISABLE_MPI": "1",  # Ray starts the workers
-    "TLLM_RAY_FORCE_LOCAL_CLUSTER": "1",  # never attach to another engine's cluster: each counts its own GPUs
-    "TRT_LLM_DISABLE_LOAD_WEIGHTS_IN_PARALLEL": "1",  # the parallel loader drops modules of a partial update
-}
-_EXTENSION = "s2l_nemo.engines.tensorrt_llm.worker.RefitExtension"
-_KV_CACHE = ["kv_cache"]
-_WEIGHTS = [
-    "sampler",
-    "drafter",
-    "guided_decoder",
-    "spec_resource_manager",
-    "model_extra",
-    "executor_extra",
-    "model",
-    "draft_model",
-]
-# The engine keeps these in one matrix: they come in one bucket.
-_FUSED = (("q_proj", "k_proj", "v_proj"), ("gate_proj", "up_proj"))
-_MIN_BATCHED_TOKENS = 8192  # TensorRT-LLM's default
+_KV_CACHE = ("kv_cache",)
 
 Result = TypeVar("Result")
 Transport = Literal["ipc", "file"]
@@ -74,24 +55,14 @@ class TensorRTExplorer(LocalEngine):
         self._max_length = min(settings.max_sequence_length, self._folder.config["max_position_embeddings"])
         self._weight_version = 0
         self._asleep: set[str] = set()  # tags of memory that is given back
-        self._library = _import_tensorrt_llm()
-        self._start(
-            {
-                "model": settings.path,
-                "skip_tokenizer_init": True,
-                "tensor_parallel_size": settings.tensor_parallel_size,
-                "dtype": str(settings.dtype).removeprefix("torch."),
-                "max_batch_size": settings.max_batch_rows,
-                "max_seq_len": self._max_length,
-                "max_num_tokens": max(_MIN_BATCHED_TOKENS, self._max_length),  # a whole prompt in one pass
-                "kv_cache_config": self._library.llmapi.KvCacheConfig(
-                    enable_block_reuse=True, free_gpu_memory_fraction=settings.memory_fraction
-                ),
-                "sampler_type": "TRTLLMSampler",  # TorchSampler of 1.2 ignores seeds and penalties
-                "enable_sleep": True,
-                "ray_worker_extension_cls": _EXTENSION,
-            }
-        )
+        self._library = import_tensorrt_llm()
+        self._version = version_of(self._library.__version__)
+        self._ray = LocalRay(settings.tensor_parallel_size)
+        try:
+            self._start(llm_arguments(self._library, self._version, settings, self._max_length))
+        except BaseException:
+            self._ray.close()
+            raise
 
     def generate(self, requests: Sequence[SampleRequest], params: SamplingParams) -> list[Completion]:
         """One completion per request, in the order of the requests; see `RolloutEngine.generate`.
@@ -100,11 +71,12 @@ class TensorRTExplorer(LocalEngine):
         """
         if self._asleep:
             raise RuntimeError("the engine sleeps: resume it before generate")
-        self._check_fits(requests, params)
+        check_fits(requests, params, self._max_length)
         if not requests:
             return []
         prompts = [list(request.prompt_token_ids) for request in requests]
-        sampling = [self._sampling_params(request, params) for request in requests]
+        # A fresh object for each request: `LLM` changes it.
+        sampling = [self._library.SamplingParams(**sampling_arguments(request, params)) for request in requests]
         results = self._sample(prompts, sampling)
         return [
             self._completion(request, result.outputs[0], params)
@@ -117,7 +89,7 @@ class TensorRTExplorer(LocalEngine):
 
     def sleep(self) -> None:
         """Gives the GPU memory back, but for the CUDA context. Nothing happens if the engine sleeps already."""
-        tags = [tag for tag in _WEIGHTS + _KV_CACHE if tag not in self._asleep]
+        tags = [tag for tag in self._version.weight_tags + _KV_CACHE if tag not in self._asleep]
         if tags:
             self._rpc("reset_prefix_cache")  # its blocks are about to go
             self._release(tags)
@@ -125,11 +97,12 @@ class TensorRTExplorer(LocalEngine):
 
     def resume(self) -> None:
         """Takes the memory again; the weights are those of before `sleep`."""
-        self._wake(_WEIGHTS + _KV_CACHE)
+        self._wake(self._version.weight_tags + _KV_CACHE)
 
     def close(self) -> None:
-        """Ends the engine's workers."""
+        """Ends the engine's workers and their Ray."""
         self._llm.shutdown()
+        self._ray.close()
 
     def _start(self, settings: dict[str, Any]) -> None:
         # NCCL: its own all-reduce goes wrong if several engines share a node (async_llm.py says so)
@@ -156,55 +129,11 @@ class TensorRTExplorer(LocalEngine):
         outputs: list[Any] = self._llm.generate(prompts, sampling, use_tqdm=False)
         return outputs
 
-    def _check_fits(self, requests: Sequence[SampleRequest], params: SamplingParams) -> None:
-        for request in requests:
-            length = len(request.prompt_token_ids)
-            if length + params.max_new_tokens > self._max_length:
-                raise ValueError(
-                    f"prompt {request.prompt_id} has {length} tokens; with {params.max_new_tokens} new ones it exceeds"
-                    f" the engine's {self._max_length} positions: lower max_new_tokens or filter longer prompts"
-                )
-
-    def _sampling_params(self, request: SampleRequest, params: SamplingParams) -> Any:
-        """A fresh object: `LLM` changes it. Everything is said, as all of them None would mean greedy."""
-        draw: dict[str, Any] = {"temperature": params.temperature, "top_p": params.top_p, "top_k": params.top_k}
-        if params.temperature == 0:
-            draw = {"temperature": 1.0, "top_p": 1.0, "top_k": 1}  # log-probs of the unscaled logits
-        if params.presence_penalty:
-            draw["presence_penalty"] = params.presence_penalty
-            draw["prompt_ignore_length"] = len(request.prompt_token_ids)  # it is for tokens of the response
-        return self._library.SamplingParams(
-            **draw,
-            max_tokens=params.max_new_tokens,
-            seed=request.seed,
-            n=1,
-            end_id=-1,
-            stop_token_ids=list(params.stop_token_ids),
-            include_stop_str_in_output=True,
-            detokenize=False,
-            logprobs=1,
-        )
-
     def _completion(self, request: SampleRequest, output: Any, params: SamplingParams) -> Completion:
-        what = f"prompt {request.prompt_id} sample {request.sample_id}"
-        tokens = output.token_ids
-        if output.finish_reason not in ("stop", "length"):
-            raise RuntimeError(f"{what}: TensorRT-LLM ended it with {output.finish_reason!r}")
-        stopped = bool(tokens) and tokens[-1] in params.stop_token_ids
-        if not stopped and (output.finish_reason == "stop" or len(tokens) != params.max_new_tokens):
-            raise RuntimeError(
-                f"{what}: finished by {output.finish_reason!r} after {len(tokens)} of {params.max_new_tokens} tokens,"
-                " the last of which is no stop token"
-            )
-        return Completion(
-            prompt_id=request.prompt_id,
-            sample_id=request.sample_id,
-            source=self._source,
-            token_ids=np.array(tokens, np.int32),
-            logprobs=_sampled_logprobs(what, tokens, output.logprobs),
-            finish_reason="stop" if stopped else "length",
-            weight_version=self._weight_version,
-        )
+        logprobs = _sampled_logprobs(output.token_ids, output.logprobs)
+        answer = Answer(output.token_ids, logprobs, output.finish_reason)
+        source, version = self._source, self._weight_version
+        return completion_of(request, answer, params, source=source, version=version, library="TensorRT-LLM")
 
 
 class TensorRTLearner(TensorRTExplorer):
@@ -251,18 +180,18 @@ class TensorRTLearner(TensorRTExplorer):
 
         q, k and v of a layer must come in one bucket, and so must gate and up. Raises ValueError otherwise.
         """
-        self._wake(_WEIGHTS)
+        self._wake(self._version.weight_tags)
         self._from_folder = False
         self._incomplete = f"the update to weight version {version} is incomplete"
-        missing = dict(self._folder.shapes)
+        update = WeightUpdate(self._folder.shapes, version)
         for bucket in buckets:
-            _take(bucket, missing, self._folder.shapes, f"weight version {version}")
+            update.take(bucket)
+            check_fused(bucket, self._folder.shapes, version)
             if self._transport == "ipc":
                 self._send_handles(bucket)
             else:
                 self._send_file(bucket)
-        if missing:
-            raise ValueError(f"weight version {version}: {len(missing)} tensors are missing, first {min(missing)}")
+        update.check_complete()
         self._call(self._llm.update_weights(None))  # finalises, and resets the prefix cache
         if self._transport == "ipc":
             torch.cuda.ipc_collect()
@@ -336,55 +265,9 @@ class TensorRTLearner(TensorRTExplorer):
             self._rpc("update_weights_from_file", str(path))
 
 
-def _import_tensorrt_llm() -> Any:
-    """The library, with the environment that its workers inherit. Raises UserError if it is missing or not 1.2."""
-    os.environ.update(_ENVIRONMENT)
-    root = str(Path(__file__).resolve().parents[3])  # Ray workers import the extension by its name
-    os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, [root, os.environ.get("PYTHONPATH")]))
-    advice = "set engine.python to the interpreter of an environment with tensorrt_llm 1.2.x"
-    try:
-        import tensorrt_llm
-        import tensorrt_llm.llmapi
-    except ModuleNotFoundError as error:
-        raise UserError(f"engine.kind=tensorrt_llm: {sys.executable} has no module {error.name}; {advice}") from error
-    if not tensorrt_llm.__version__.startswith(_VERSION):
-        raise UserError(f"engine.kind=tensorrt_llm: found tensorrt_llm {tensorrt_llm.__version__}; {advice}")
-    return tensorrt_llm
-
-
-def _sampled_logprobs(what: str, tokens: Sequence[int], logprobs: Sequence[Mapping[int, Any]]) -> LogProbs:
-    """The log-prob of each sampled token, which must be among those that the engine lists for its position."""
-    if len(logprobs) != len(tokens):
-        raise RuntimeError(f"{what}: {len(tokens)} tokens have {len(logprobs)} log-probs")
-    for position, (token, at_position) in enumerate(zip(tokens, logprobs, strict=True)):
+def _sampled_logprobs(tokens: Sequence[int], listed: Sequence[Mapping[int, Any]]) -> list[float]:
+    """The log-prob of each sampled token. Raises RuntimeError if the engine does not list it for its position."""
+    for position, (token, at_position) in enumerate(zip(tokens, listed, strict=False)):
         if token not in at_position:
-            raise RuntimeError(f"{what}: position {position} has no log-prob of the sampled token {token}")
-    sampled = [at_position[token].logprob for token, at_position in zip(tokens, logprobs, strict=True)]
-    return np.array(sampled, np.float32)
-
-
-def _take(
-    bucket: Mapping[str, torch.Tensor],
-    missing: dict[str, tuple[int, ...]],
-    shapes: Mapping[str, tuple[int, ...]],
-    what: str,
-) -> None:
-    """Takes a bucket's names off `missing`. Raises ValueError for one that is unknown, repeated, misshapen or alone."""
-    for name, tensor in bucket.items():
-        if name not in shapes:
-            raise ValueError(f"{what}: the model has no tensor {name} (or it is tied)")
-        if name not in missing:
-            raise ValueError(f"{what}: tensor {name} came twice")
-        if missing.pop(name) != tuple(tensor.shape):
-            raise ValueError(f"{what}: tensor {name} has shape {tuple(tensor.shape)}, the model's has {shapes[name]}")
-        apart = [other for other in _fused_with(name) if other in shapes and other not in bucket]
-        if apart:
-            raise ValueError(f"{what}: {name} came without {apart[0]}, which is fused with it: send one bucket")
-
-
-def _fused_with(name: str) -> list[str]:
-    for parts in _FUSED:
-        for part in parts:
-            if f".{part}." in name:
-                return [name.replace(f".{part}.", f".{other}.") for other in parts]
-    return [name]
+            raise RuntimeError(f"position {position} has no log-prob of the sampled token {token}")
+    return [at_position[token].logprob for token, at_position in zip(tokens, listed, strict=False)]

@@ -1,70 +1,51 @@
-"""Arguments and results: `SamplingParams`, `KvCacheConfig`, `LlmArgs`, `CompletionOutput`."""
+"""Arguments and results: `SamplingParams`, the configurations, `LlmArgs`, `CompletionOutput`."""
 
 from __future__ import annotations
 
 import copy
-from dataclasses import dataclass, field, fields
-from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from enum import Enum
+from typing import Any, NamedTuple
 
-from tensorrt_llm._misuse import Misuse, check_types
+from tensorrt_llm._facts import NAMES, Record
+from tensorrt_llm._misuse import Misuse
 
 
-@dataclass(kw_only=True)
-class SamplingParams:
+class SamplingParams(Record):
     """sampling_params.py. The defaults are the real ones, max_tokens=32 among them."""
 
-    end_id: int | None = None
-    pad_id: int | None = None
-    max_tokens: int = 32
-    bad_token_ids: list[int] | None = None
-    stop: str | list[str] | None = None
-    stop_token_ids: list[int] | None = None
-    include_stop_str_in_output: bool = False
-    n: int = 1
-    best_of: int | None = None
-    use_beam_search: bool = False
-    top_k: int | None = None
-    top_p: float | None = None
-    seed: int | None = None
-    temperature: float | None = None
-    min_tokens: int | None = None
-    repetition_penalty: float | None = None
-    presence_penalty: float | None = None
-    frequency_penalty: float | None = None
-    prompt_ignore_length: int | None = None
-    min_p: float | None = None
-    logprobs: int | None = None
-    prompt_logprobs: int | None = None
-    return_generation_logits: bool = False
-    exclude_input_from_output: bool = True
-    ignore_eos: bool = False
-    detokenize: bool = True
-    add_special_tokens: bool = True
-    skip_special_tokens: bool = True
-
-    def __post_init__(self) -> None:
-        values = {f.name: getattr(self, f.name) for f in fields(self)}
-        check_types("SamplingParams", SamplingParams, values)
+    def check(self) -> None:
         if self.top_p is not None and not 0 <= self.top_p <= 1:
             raise ValueError(f"require 0 <= top_p <= 1, got top_p={self.top_p}")
         if self.top_k is not None and self.top_k < 0:
             raise ValueError(f"require top_k >= 0, got top_k={self.top_k}")
         if self.temperature is not None and self.temperature < 0:
             raise ValueError(f"require temperature >= 0, got temperature={self.temperature}")
-        self._built = copy.deepcopy(values)
+        self._built = copy.deepcopy(self._values())
         self._submitted = False
+
+    def _values(self) -> dict[str, Any]:
+        return {name: value for name, value in vars(self).items() if not name.startswith("_")}
 
     @property
     def greedy(self) -> bool:
         """As `params_imply_greedy_decoding`."""
-        return self._unset or self.top_k == 1 or self.top_p == 0.0 or self.temperature == 0
+        return bool(self._unset or self.top_k == 1 or self.top_p == 0.0 or self.temperature == 0)
+
+    @property
+    def truncates(self) -> bool:
+        """Whether top-p or top-k leave tokens out. The log-probs do not show it."""
+        return not self.greedy and bool(self.top_k or (self.top_p is not None and self.top_p < 1))
+
+    def batch_key(self) -> str:
+        """What requests of one batch share."""
+        own = ("seed", "prompt_ignore_length")
+        return repr({name: value for name, value in self._values().items() if name not in own})
 
     def submit(self, prompt_length: int) -> None:
         """What `LLM` does to the object. Raises Misuse where the settings give samples that cannot be trained on."""
         if self.end_id is None:
             raise ValueError("tokenizer is required to reset end_id if it is None")
-        changed = self._built != {f.name: getattr(self, f.name) for f in fields(self)}
+        changed = self._built != self._values()
         several = self.n != 1 or self.best_of not in (None, 1) or self.use_beam_search
         penalised = bool(self.presence_penalty) and (self.prompt_ignore_length or 0) < prompt_length
         mistakes = {
@@ -89,53 +70,58 @@ class SamplingParams:
         return self.temperature is None and self.top_p is None and self.top_k is None
 
 
-@dataclass(kw_only=True)
-class KvCacheConfig:
+class CapacitySchedulerPolicy(str, Enum):
     """llmapi/llm_args.py."""
 
-    enable_block_reuse: bool = True
-    max_tokens: int | None = None
-    free_gpu_memory_fraction: float | None = 0.9
-    host_cache_size: int | None = None
-    enable_partial_reuse: bool = True
-    dtype: str = "auto"
+    MAX_UTILIZATION = "MAX_UTILIZATION"
+    GUARANTEED_NO_EVICT = "GUARANTEED_NO_EVICT"
+    STATIC_BATCH = "STATIC_BATCH"
 
-    def __post_init__(self) -> None:
-        check_types("KvCacheConfig", KvCacheConfig, {f.name: getattr(self, f.name) for f in fields(self)})
+
+class ContextChunkingPolicy(str, Enum):
+    """llmapi/llm_args.py."""
+
+    FIRST_COME_FIRST_SERVED = "FIRST_COME_FIRST_SERVED"
+    EQUAL_PROGRESS = "EQUAL_PROGRESS"
+
+
+NAMES.update(CapacitySchedulerPolicy=CapacitySchedulerPolicy, ContextChunkingPolicy=ContextChunkingPolicy)
+
+
+class SchedulerConfig(Record):
+    """llmapi/llm_args.py."""
+
+
+class CudaGraphConfig(Record):
+    """llmapi/llm_args.py."""
+
+    def check(self) -> None:
+        if self.max_batch_size < 0:
+            raise ValueError(f"CudaGraphConfig.max_batch_size must be non-negative, got {self.max_batch_size}")
+        if self.batch_sizes and self.max_batch_size not in (0, max(self.batch_sizes)):
+            raise ValueError("CudaGraphConfig.max_batch_size is incompatible with CudaGraphConfig.batch_sizes")
+
+
+class KvCacheConfig(Record):
+    """llmapi/llm_args.py."""
+
+    def check(self) -> None:
         if self.free_gpu_memory_fraction is not None and not 0 <= self.free_gpu_memory_fraction <= 1:
             raise ValueError(f"free_gpu_memory_fraction must be in [0, 1], got {self.free_gpu_memory_fraction}")
 
+    def blocks(self, free_tokens: int) -> int:
+        """Blocks of the cache if all free memory would hold `free_tokens`: of both limits, the smaller."""
+        share = int(free_tokens * (0.9 if self.free_gpu_memory_fraction is None else self.free_gpu_memory_fraction))
+        tokens = share if self.max_tokens is None else min(self.max_tokens, share)
+        return int(tokens // self.tokens_per_block)
 
-@dataclass(kw_only=True)
-class LlmArgs:
-    """llmapi/llm_args.py, `TorchLlmArgs`."""
 
-    model: str | Path
-    tokenizer: Any = None
-    tokenizer_mode: Literal["auto", "slow"] = "auto"
-    skip_tokenizer_init: bool = False
-    trust_remote_code: bool = False
-    tensor_parallel_size: int = 1
-    pipeline_parallel_size: int = 1
-    dtype: str = "auto"
-    revision: str | None = None
-    tokenizer_revision: str | None = None
-    kv_cache_config: KvCacheConfig = field(default_factory=KvCacheConfig)
-    enable_chunked_prefill: bool = False
-    max_batch_size: int | None = 2048
-    max_seq_len: int | None = None
-    max_num_tokens: int | None = 8192
-    disable_overlap_scheduler: bool = False
-    sampler_type: str = "auto"
-    allreduce_strategy: Literal["AUTO", "NCCL", "UB", "MINLATENCY", "ONESHOT", "TWOSHOT", "MNNVL"] | None = "AUTO"
-    enable_sleep: bool = False
-    orchestrator_type: Literal["rpc", "ray"] | None = None
-    ray_worker_extension_cls: str | None = None
-    ray_placement_config: Any = None
-    backend: Literal["pytorch"] = "pytorch"
+class LlmArgs(Record):
+    """llmapi/llm_args.py, `TorchLlmArgs`. The class `LLM` hands its arguments to it."""
 
-    def __post_init__(self) -> None:
-        check_types("LLM", LlmArgs, {f.name: getattr(self, f.name) for f in fields(self)})
+    call = "LLM"
+
+    def check(self) -> None:
         if self.sampler_type not in ("TRTLLMSampler", "TorchSampler", "auto"):
             raise ValueError(f"sampler_type={self.sampler_type!r} is none of TRTLLMSampler, TorchSampler, auto")
         if self.dtype not in ("auto", "float32", "float16", "bfloat16"):
@@ -144,6 +130,8 @@ class LlmArgs:
             raise ValueError("ray_worker_extension_cls is only supported with orchestrator_type='ray'")
         if not self.skip_tokenizer_init:
             raise Misuse("skip_tokenizer_init=False: token ids go in and come out, a tokenizer is not needed")
+        for name, default in {"max_batch_size": 2048, "max_input_len": 1024, "max_num_tokens": 8192}.items():
+            setattr(self, name, getattr(self, name) or default)  # None is the default
 
 
 class Logprob(NamedTuple):
@@ -153,13 +141,8 @@ class Logprob(NamedTuple):
     rank: int | None = None
 
 
-@dataclass
-class CompletionOutput:
-    """executor/result.py."""
+NAMES["Logprob"] = Logprob
 
-    index: int
-    text: str = ""
-    token_ids: list[int] = field(default_factory=list)
-    logprobs: list[dict[int, Logprob]] = field(default_factory=list)
-    finish_reason: Literal["stop", "length", "timeout", "cancelled"] | None = None
-    stop_reason: int | str | None = None
+
+class CompletionOutput(Record):
+    """executor/result.py."""

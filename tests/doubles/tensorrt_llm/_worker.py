@@ -1,43 +1,51 @@
-"""What runs in a Ray worker: the model, its memory, and the methods that `collective_rpc` reaches."""
+"""What runs in a Ray worker: its part of the weights, the state of its memory, and what `collective_rpc` reaches."""
 
 from __future__ import annotations
 
 import importlib
-from collections.abc import Mapping, Sequence
-from dataclasses import replace
-from typing import Any
+from collections.abc import Mapping
 
 import torch
 
-from s2l_nemo.engines.embedded.engine import EmbeddedEngine
-from s2l_nemo.types import SampleRequest, Source
-from s2l_nemo.types import SamplingParams as OurSamplingParams
-from tensorrt_llm._data import CompletionOutput, LlmArgs, Logprob, SamplingParams
+from tensorrt_llm._data import LlmArgs
+from tensorrt_llm._facts import takes
 from tensorrt_llm._misuse import Misuse
 from tensorrt_llm._torch.utils import get_device_uuid
 from tensorrt_llm._torch.virtual_memory import verify_sleep_wakeup_tags
 
 FUSED = (("q_proj", "k_proj", "v_proj"), ("gate_proj", "up_proj"))
-Submitted = tuple[list[int], SamplingParams]
+
+
+def split_dim(name: str, tensor: torch.Tensor) -> int | None:
+    """Along which dimension tensor-parallel ranks share a weight. None: each has all of it."""
+    if tensor.dim() == 1:
+        return None
+    return 1 if ".o_proj." in name or ".down_proj." in name else 0
 
 
 class Engine:
-    """The PyExecutor: samples, reloads weights, and knows in which state the memory is."""
+    """The PyExecutor of one rank: holds its shards, reloads them, and knows in which state the memory is."""
 
-    def __init__(self, args: LlmArgs, keeps_released_weights: bool) -> None:
-        dtype = torch.bfloat16 if args.dtype == "auto" else getattr(torch, args.dtype)
+    def __init__(self, args: LlmArgs, rank: int, weights: Mapping[str, torch.Tensor], keeps_released: bool) -> None:
         self._args = args
-        self._engine = EmbeddedEngine.from_pretrained(
-            args.model, source=Source.LEARNER, device="cpu", dtype=dtype, max_batch_rows=args.max_batch_size or 2048
-        )
-        self._keeps_released_weights = keeps_released_weights
+        self._rank = rank
+        self._shapes = {name: tensor.shape for name, tensor in weights.items()}
+        self._keeps_released_weights = keeps_released
         self._weights_lost = False
         self._asleep: set[str] = set()
         self._missing: set[str] | None = None  # names that an update has not brought yet; None: no update
         self._cached = False  # prompts are in the prefix cache
+        self.updates = 0  # that were finalised
+        self.shards = {name: self._shard(name, tensor) for name, tensor in weights.items()}
 
-    def generate(self, batch: Sequence[Submitted]) -> list[CompletionOutput]:
-        """Samples with the embedded engine, requests with equal settings in one batch."""
+    def _shard(self, name: str, tensor: torch.Tensor) -> torch.Tensor:
+        dim = split_dim(name, tensor)
+        if dim is None:
+            return tensor.clone()
+        return tensor.tensor_split(self._args.tensor_parallel_size, dim)[self._rank].clone()
+
+    def check_ready(self) -> None:
+        """Raises Misuse in a state in which the real one would generate nonsense."""
         if self._asleep:
             raise Misuse(f"generate while {sorted(self._asleep)} are released")
         if self._missing is not None:
@@ -45,44 +53,23 @@ class Engine:
         if self._weights_lost:
             raise Misuse("generate with weights that were released and not sent again")
         self._cached = True
-        groups: dict[str, list[int]] = {}
-        for index, (_, params) in enumerate(batch):
-            groups.setdefault(_settings(params), []).append(index)
-        outputs: dict[int, CompletionOutput] = {}
-        for indices in groups.values():
-            outputs.update(zip(indices, self._sample([batch[index] for index in indices]), strict=True))
-        return [outputs[index] for index in range(len(batch))]
-
-    def _sample(self, batch: Sequence[Submitted]) -> list[CompletionOutput]:
-        params = batch[0][1]
-        ours = OurSamplingParams(
-            max_new_tokens=params.max_tokens,
-            stop_token_ids=tuple(params.stop_token_ids or ()),
-            temperature=0.0 if params.greedy else 1.0 if params.temperature is None else params.temperature,
-            top_p=1.0 if params.top_p is None else params.top_p,
-            top_k=params.top_k or 0,
-            presence_penalty=params.presence_penalty or 0.0,
-        )
-        requests = [SampleRequest(index, 0, tuple(prompt), p.seed or 0) for index, (prompt, p) in enumerate(batch)]
-        return [_output(completion, params) for completion in self._engine.generate(requests, ours)]
 
     @torch.no_grad()
     def load(self, weights: Mapping[str, torch.Tensor]) -> None:
-        """One bucket, as `model_loader.reload(model, weights, allow_partial_loading=True)`."""
+        """One bucket of full tensors, as `model_loader.reload(model, weights, allow_partial_loading=True)`."""
         if self._asleep - {"kv_cache"}:
             raise Misuse(f"update_weights while {sorted(self._asleep)} are released")
-        ours = self._engine._weights()
         if self._missing is None:
-            self._missing = set(ours)
+            self._missing = set(self._shapes)
         for name, tensor in weights.items():
-            if name not in ours:
+            if name not in self._shapes:
                 raise Misuse(f"update_weights: the model has no {name}, which the real loader ignores (or it is tied)")
-            if ours[name].shape != tensor.shape:
+            if self._shapes[name] != tensor.shape:
                 raise ValueError(f"update_weights: {name} has shape {tuple(tensor.shape)}")
-            apart = [other for other in _fused_with(name) if other in ours and other not in weights]
+            apart = [other for other in _fused_with(name) if other in self._shapes and other not in weights]
             if apart:
                 raise Misuse(f"update_weights: a bucket has {name} without {apart}, which are fused with it")
-            ours[name].copy_(tensor)
+            self.shards[name].copy_(self._shard(name, tensor))
             self._missing.discard(name)
 
     def finalize(self) -> None:
@@ -93,6 +80,7 @@ class Engine:
             raise Misuse(f"update_weights(None) with {len(self._missing)} tensors missing, first {min(self._missing)}")
         self._missing = None
         self._weights_lost = False
+        self.updates += 1
         self.reset_prefix_cache()
 
     def reset_prefix_cache(self) -> None:
@@ -122,54 +110,47 @@ class Engine:
 class RayGPUWorker:
     """executor/ray_gpu_worker.py. The worker extension is mixed into this class."""
 
-    def __init__(self, args: LlmArgs, keeps_released_weights: bool) -> None:
-        self.device_id = 0
-        self.engine = Engine(args, keeps_released_weights)
+    def __init__(self, device_id: int, engine: Engine) -> None:
+        self.device_id = device_id
+        self.engine = engine
 
+    @takes("RayGPUWorker.report_device_id")
     def report_device_id(self) -> str:
         return get_device_uuid(self.device_id)
 
+    @takes("RayGPUWorker.sleep")
     def sleep(self, sleep_tags: list[str]) -> None:
         self.engine.release(sleep_tags)
 
+    @takes("RayGPUWorker.wakeup")
     def wakeup(self, wakeup_tags: list[str]) -> None:
         self.engine.materialize(wakeup_tags)
 
 
-def make_worker(args: LlmArgs, keeps_released_weights: bool) -> RayGPUWorker:
-    """A worker with its extension; raises where the extension cannot be imported or redefines a method."""
-    if args.ray_worker_extension_cls is None:
-        return RayGPUWorker(args, keeps_released_weights)
-    module, _, name = args.ray_worker_extension_cls.rpartition(".")
+def worker_class(extension_name: str | None) -> type[RayGPUWorker]:
+    """The worker with its extension; raises where the extension cannot be imported or redefines a method."""
+    if extension_name is None:
+        return RayGPUWorker
+    module, _, name = extension_name.rpartition(".")
     try:
         extension = getattr(importlib.import_module(module), name)
     except (ImportError, AttributeError, ValueError) as error:
-        raise RuntimeError(f"Failed to load worker extension '{args.ray_worker_extension_cls}'") from error
+        raise RuntimeError(f"Failed to load worker extension '{extension_name}'") from error
     for attribute in dir(extension):
         if not attribute.startswith("__") and hasattr(RayGPUWorker, attribute):
             raise ValueError(f"Worker class RayGPUWorker already defines '{attribute}'")
     extended: type[RayGPUWorker] = type(f"RayGPUWorkerWith{name}", (RayGPUWorker, extension), {})
-    return extended(args, keeps_released_weights)
+    return extended
 
 
-def _settings(params: SamplingParams) -> str:
-    """What requests of one batch share."""
-    return repr(replace(params, seed=0, prompt_ignore_length=None))
-
-
-def _output(completion: Any, params: SamplingParams) -> CompletionOutput:
-    tokens = completion.token_ids.tolist()
-    stopped = completion.finish_reason == "stop"
-    output = CompletionOutput(
-        index=0,
-        token_ids=tokens,
-        logprobs=[{token: Logprob(p, 1)} for token, p in zip(tokens, completion.logprobs.tolist(), strict=True)],
-        finish_reason=completion.finish_reason,
-        stop_reason=tokens[-1] if stopped else None,
-    )
-    if stopped and not params.include_stop_str_in_output:
-        output.token_ids = tokens[:-1]
-    return output
+def assemble(engines: list[Engine]) -> dict[str, torch.Tensor]:
+    """The full weights, from the shards of all ranks."""
+    weights: dict[str, torch.Tensor] = {}
+    for name, shape in engines[0]._shapes.items():
+        shards = [engine.shards[name] for engine in engines]
+        dim = split_dim(name, torch.empty(shape, device="meta"))
+        weights[name] = shards[0] if dim is None else torch.cat(shards, dim)
+    return weights
 
 
 def _fused_with(name: str) -> list[str]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -26,10 +27,22 @@ def double() -> Iterator[Any]:
 
     yield tensorrt_llm
     sys.path.remove(str(DOUBLES))
-    for name in [name for name in sys.modules if name.startswith(("tensorrt_llm", "s2l_nemo.engines.tensorrt_llm.w"))]:
+    borrowed = ("tensorrt_llm", "ray", "s2l_nemo.engines.tensorrt_llm.w")
+    for name in [name for name in sys.modules if name.startswith(borrowed)]:
         del sys.modules[name]
     os.environ.clear()
     os.environ.update(before)
+
+
+@pytest.fixture(autouse=True)
+def fresh_ray(double: Any, monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
+    """No Ray yet: a process has one engine and its Ray, and a test may leave them open."""
+    del double  # ray is found beside it
+    import ray
+
+    monkeypatch.setattr(tempfile, "tempdir", "/tmp")  # short enough for Ray
+    yield ray
+    ray.shutdown()
 
 
 @pytest.fixture(scope="module")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Callable, Iterator
+from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -59,11 +60,13 @@ def embedded(model: Any, source: Source = Source.EXPLORER) -> EmbeddedEngine:
     "params",
     [
         PARAMS,
-        replace(PARAMS, temperature=0.7, top_p=0.9, top_k=20),
+        replace(PARAMS, temperature=0.7),
         replace(PARAMS, temperature=0.0),
         replace(PARAMS, presence_penalty=1.5),
+        replace(PARAMS, temperature=0.6, presence_penalty=1.5),
+        replace(PARAMS, temperature=0.0, presence_penalty=1.5),
     ],
-    ids=["plain", "filtered", "greedy", "penalty"],
+    ids=["plain", "warm", "greedy", "penalty", "warm penalty", "greedy penalty"],
 )
 @pytest.mark.parametrize("make", [explorer, learner])
 def test_samples_equal_the_embedded_engines(folder: Path, make: Any, params: SamplingParams) -> None:
@@ -76,8 +79,32 @@ def test_samples_equal_the_embedded_engines(folder: Path, make: Any, params: Sam
     engine.close()
 
 
+@pytest.mark.parametrize("penalty", [0.0, 1.5])
+def test_log_probs_of_truncated_sampling_are_of_the_whole_softmax(folder: Path, penalty: float) -> None:
+    """As in the real library: the tokens are drawn among few, their log-probs do not know of it."""
+    params = replace(PARAMS, temperature=0.7, top_p=0.9, top_k=20, presence_penalty=penalty)
+    requests = make_requests(prompts=2, samples=2)
+    completions = explorer(folder).generate(requests, params)
+    model = build_model(seed=0)
+    renormalised = embedded(model).generate(requests, params)
+    assert tokens_of(completions) == tokens_of(renormalised)
+    for request, completion, narrow in zip(requests, completions, renormalised, strict=True):
+        tokens = completion.token_ids.tolist()
+        for position, token in enumerate(tokens):
+            with torch.no_grad():
+                logits_V = model(torch.tensor([[*request.prompt_token_ids, *tokens[:position]]])).logits[0, -1].float()
+            logits_V[sorted(set(tokens[:position]))] -= penalty
+            whole = torch.log_softmax(logits_V / 0.7, dim=-1)[token].item()
+            assert completion.logprobs[position] == pytest.approx(whole, abs=1e-5)
+            assert completion.logprobs[position] <= narrow.logprobs[position] + 1e-5
+
+
 def test_engine_arguments(folder: Path) -> None:
     args = explorer(folder)._llm.args
+    assert (args.max_input_len, args.tensor_parallel_size, args.allreduce_strategy) == (48, 1, "NCCL")
+    assert args.scheduler_config.capacity_scheduler_policy.name == "MAX_UTILIZATION"
+    assert (args.cuda_graph_config.enable_padding, args.cuda_graph_config.max_batch_size) == (True, 64)
+    assert args.kv_cache_config.max_tokens == 64 * 64  # 64 rows of 48 tokens, in blocks of 32
     assert (args.sampler_type, args.dtype, args.max_batch_size, args.max_seq_len) == (
         "TRTLLMSampler",
         "float32",
@@ -120,7 +147,9 @@ def test_a_tied_head_in_the_file_is_not_a_weight(tmp_path: Path, tied_folder: Pa
         {**tensors, "lm_head.weight": tensors["model.embed_tokens.weight"].clone()}, tmp_path / "model.safetensors"
     )
     (tmp_path / "config.json").write_text((tied_folder / "config.json").read_text())
-    assert explorer(tmp_path).weight_hash() == explorer(tied_folder).weight_hash()
+    with closing(explorer(tmp_path)) as engine:
+        with_head = engine.weight_hash()
+    assert with_head == explorer(tied_folder).weight_hash()
 
 
 def test_explorer_sleeps_and_samples_the_same(folder: Path) -> None:
@@ -129,7 +158,7 @@ def test_explorer_sleeps_and_samples_the_same(folder: Path) -> None:
     before = engine.generate(requests, PARAMS)
     engine.sleep()
     engine.sleep()
-    assert engine._llm._worker.engine._asleep == {*WEIGHT_TAGS, "kv_cache"}
+    assert engine._llm.workers[0].engine._asleep == {*WEIGHT_TAGS, "kv_cache"}
     with pytest.raises(RuntimeError, match="the engine sleeps"):
         engine.generate(requests, PARAMS)
     engine.resume()
@@ -159,7 +188,7 @@ def test_update_weights(folder: Path, tied_folder: Path, tied: bool) -> None:
 def test_a_step_of_a_colocated_run(folder: Path) -> None:
     requests = make_requests(prompts=2, samples=2)
     engine = learner(folder)
-    memory = engine._llm._worker.engine
+    memory = engine._llm.workers[0].engine
     for version in (1, 2):
         engine.sleep()
         assert memory._asleep == {*WEIGHT_TAGS, "kv_cache"}
@@ -179,7 +208,7 @@ def test_sleep_right_after_an_update_gives_the_weights_back(folder: Path) -> Non
     engine.sleep()
     engine.update_weights(buckets(weights(1)), version=1)
     engine.sleep()
-    assert engine._llm._worker.engine._asleep == {*WEIGHT_TAGS, "kv_cache"}
+    assert engine._llm.workers[0].engine._asleep == {*WEIGHT_TAGS, "kv_cache"}
 
 
 def broken_updates() -> Iterator[Any]:
@@ -214,7 +243,7 @@ def test_an_incomplete_update_is_refused_until_a_complete_one(folder: Path, sent
 def test_a_bucket_that_fails_in_the_engine(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     engine = learner(folder)
     loaded: list[Any] = []
-    load = type(engine._llm._worker.engine).load
+    load = type(engine._llm.workers[0].engine).load
 
     def second_fails(self: Any, bucket: Any) -> None:
         loaded.append(bucket)
@@ -222,7 +251,7 @@ def test_a_bucket_that_fails_in_the_engine(folder: Path, monkeypatch: pytest.Mon
             raise RuntimeError("out of memory")
         load(self, bucket)
 
-    monkeypatch.setattr(type(engine._llm._worker.engine), "load", second_fails)
+    monkeypatch.setattr(type(engine._llm.workers[0].engine), "load", second_fails)
     with pytest.raises(RuntimeError, match="out of memory"):
         engine.update_weights(buckets(weights(1)), version=1)
     assert len(loaded) == 2
@@ -246,16 +275,6 @@ def test_the_transfer_leaves_no_file_behind(folder: Path, monkeypatch: pytest.Mo
     engine.update_weights(buckets(weights(1)), version=1)
     assert len(paths) == len(buckets(weights(1)))
     assert not any(path.exists() or path.parent.exists() for path in paths)
-
-
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
-def test_transport_by_cuda_handles(folder: Path) -> None:
-    by_file, by_handles = learner(folder), learner(folder, "ipc")
-    results = []
-    for engine in (by_file, by_handles):
-        engine.update_weights(buckets(weights(1)), version=1)
-        results.append(engine.generate(make_requests(2, 2), PARAMS))
-    assert results[0] == results[1]
 
 
 def scripted(change: Callable[[Any], None]) -> Callable[[list[Any]], None]:

@@ -1,18 +1,8 @@
-"""_torch/virtual_memory.py: the values of `ExecutorMemoryType` in 1.2."""
+"""_torch/virtual_memory.py."""
 
-TAGS = (
-    "sampler",
-    "drafter",
-    "guided_decoder",
-    "spec_resource_manager",
-    "_no_capture_init_kv_cache",
-    "_no_capture_init_extra_resources",
-    "model_extra",
-    "executor_extra",
-    "kv_cache",
-    "model",
-    "draft_model",
-)
+from tensorrt_llm._facts import FACTS, VERSION
+
+TAGS: tuple[str, ...] = tuple(FACTS["memory_tags"][VERSION])
 
 
 def verify_sleep_wakeup_tags(tags: list[str]) -> list[str]:

@@ -1,4 +1,21 @@
-from tensorrt_llm._data import CompletionOutput, KvCacheConfig, SamplingParams
+from tensorrt_llm._data import (
+    CapacitySchedulerPolicy,
+    CompletionOutput,
+    CudaGraphConfig,
+    KvCacheConfig,
+    SamplingParams,
+    SchedulerConfig,
+)
 from tensorrt_llm._llm import LLM, AsyncLLM, RequestOutput
 
-__all__ = ["LLM", "AsyncLLM", "CompletionOutput", "KvCacheConfig", "RequestOutput", "SamplingParams"]
+__all__ = [
+    "LLM",
+    "AsyncLLM",
+    "CapacitySchedulerPolicy",
+    "CompletionOutput",
+    "CudaGraphConfig",
+    "KvCacheConfig",
+    "RequestOutput",
+    "SamplingParams",
+    "SchedulerConfig",
+]

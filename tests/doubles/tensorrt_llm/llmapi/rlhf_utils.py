@@ -6,6 +6,7 @@ from typing import Any
 
 import torch
 
+from tensorrt_llm._facts import takes
 from tensorrt_llm._torch.utils import get_device_uuid
 
 
@@ -15,7 +16,8 @@ class WorkerExtension:
     device_id: int
     engine: Any
 
-    def update_weights(self, ipc_handles: dict[str, Any] | None = None) -> None:
+    @takes("WorkerExtension.update_weights")
+    def update_weights(self, ipc_handles: dict[str, Any] | None) -> None:
         if ipc_handles is None:
             self.engine.finalize()
             return

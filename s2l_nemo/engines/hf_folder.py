@@ -1,9 +1,10 @@
-"""The Hugging Face folder that an engine of TensorRT-LLM loads, read without the engine."""
+"""The Hugging Face folder that an engine of another library loads, read without the engine."""
 
 from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Mapping
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
@@ -11,6 +12,7 @@ from typing import Any
 import torch
 from safetensors import safe_open
 
+from s2l_nemo.engines.protocol import Bucket
 from s2l_nemo.errors import UserError
 
 
@@ -50,10 +52,36 @@ def _tensor_files(path: Path) -> dict[str, Path]:
     single = path / "model.safetensors"
     if not (path / "config.json").is_file() or not (index.is_file() or single.is_file()):
         raise UserError(
-            f"TensorRT-LLM reads Hugging Face folders of safetensors, which {path} is not:"
+            f"engines of other libraries read Hugging Face folders of safetensors, which {path} is not:"
             " convert it with tools/convert_nemo_to_hf.py, or set engine.kind=server"
         )
     if index.is_file():
         return {name: path / file for name, file in json.loads(index.read_text())["weight_map"].items()}
     with safe_open(single, "pt") as opened:
         return dict.fromkeys(opened.keys(), single)
+
+
+class WeightUpdate:
+    """What has come of one weight update: every tensor of the folder must come exactly once, in its shape."""
+
+    def __init__(self, shapes: Mapping[str, tuple[int, ...]], version: int) -> None:
+        self._shapes = shapes
+        self._missing = dict(shapes)
+        self._what = f"weight version {version}"
+
+    def take(self, bucket: Bucket) -> None:
+        """Counts a bucket's tensors. Raises ValueError for one that is unknown, repeated or of another shape."""
+        for name, tensor in bucket.items():
+            if name not in self._shapes:
+                raise ValueError(f"{self._what}: the model has no tensor {name} (or it is tied)")
+            if name not in self._missing:
+                raise ValueError(f"{self._what}: tensor {name} came twice")
+            if self._missing.pop(name) != tuple(tensor.shape):
+                raise ValueError(
+                    f"{self._what}: tensor {name} has shape {tuple(tensor.shape)}, the model's has {self._shapes[name]}"
+                )
+
+    def check_complete(self) -> None:
+        """Raises ValueError if a tensor has not come."""
+        if self._missing:
+            raise ValueError(f"{self._what}: {len(self._missing)} tensors are missing, first {min(self._missing)}")
