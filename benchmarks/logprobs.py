@@ -48,7 +48,7 @@ def chunked() -> LogProbs:
 
     store = Path(tempfile.mkdtemp()) / "store"
     torch.distributed.init_process_group("gloo", init_method=f"file://{store}", rank=0, world_size=1)
-    init_process_groups(ModelConfig())
+    init_process_groups(ModelConfig(), timeout_s=1800)
     return target_logprobs
 
 
