@@ -40,7 +40,10 @@ class EngineConfig:
     )
     tensor_parallel_size: int = key(1, "GPUs of one TensorRT-LLM or vLLM engine", POSITIVE_COUNT, may_change=True)
     memory_fraction: float = key(
-        0.4, "share of the free GPU memory for the KV cache of one TensorRT-LLM engine", PROPER_SHARE, may_change=True
+        0.4,
+        "of a GPU, for one engine: TensorRT-LLM's KV cache, of what is free; all of vLLM's, of the whole memory",
+        PROPER_SHARE,
+        may_change=True,
     )
     placement: Placement = key(
         Placement.colocated,
