@@ -1,4 +1,4 @@
-"""What an engine of another library is asked and answers, checked before anybody trains on it."""
+"""What an engine is asked and what one of another library answers, checked before anybody trains on it."""
 
 from __future__ import annotations
 
@@ -19,14 +19,16 @@ class Answer:
     finish_reason: str | None
 
 
-def check_fits(requests: Sequence[SampleRequest], params: SamplingParams, positions: int) -> None:
-    """Raises ValueError if a prompt and its response exceed the engine's positions."""
+def check_fits(
+    requests: Sequence[SampleRequest], params: SamplingParams, positions: int, *, whose: str = "engine"
+) -> None:
+    """Raises ValueError if a prompt and its response exceed the positions of the engine, or of its model."""
     for request in requests:
         length = len(request.prompt_token_ids)
         if length + params.max_new_tokens > positions:
             raise ValueError(
                 f"prompt {request.prompt_id} has {length} tokens; with {params.max_new_tokens} new ones it exceeds"
-                f" the engine's {positions} positions: lower max_new_tokens or filter longer prompts"
+                f" the {whose}'s {positions} positions: lower max_new_tokens or filter longer prompts"
             )
 
 

@@ -12,6 +12,7 @@ import torch
 from transformers import AutoConfig, AutoModelForCausalLM
 from transformers.modeling_utils import no_init_weights
 
+from s2l_nemo.engines.answers import check_fits
 from s2l_nemo.engines.embedded.attention import GROUPED_SDPA
 from s2l_nemo.engines.embedded.decoder import Decoder
 from s2l_nemo.engines.embedded.runner import Runner
@@ -107,7 +108,7 @@ class EmbeddedEngine(LocalEngine):
 
     def stream(self, requests: Sequence[SampleRequest], params: SamplingParams) -> Iterator[tuple[int, Completion]]:
         """See `StreamingEngine.stream`."""
-        self._check_fits(requests, params)
+        check_fits(requests, params, self._model.config.max_position_embeddings, whose="model")
         for row in self._decode(requests, params):
             yield (
                 row.index,
@@ -172,16 +173,6 @@ class EmbeddedEngine(LocalEngine):
             raise ValueError(f"{what}: {len(missing)} tensors are missing, first {min(missing)}")
         if self._decoder is not None:
             self._decoder.pack()
-
-    def _check_fits(self, requests: Sequence[SampleRequest], params: SamplingParams) -> None:
-        limit = self._model.config.max_position_embeddings
-        for request in requests:
-            length = len(request.prompt_token_ids)
-            if length + params.max_new_tokens > limit:
-                raise ValueError(
-                    f"prompt {request.prompt_id} has {length} tokens; with {params.max_new_tokens} new ones it exceeds"
-                    f" the model's {limit} positions: lower max_new_tokens or filter longer prompts"
-                )
 
 
 class EmbeddedLearnerEngine(EmbeddedEngine):

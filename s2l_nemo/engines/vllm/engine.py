@@ -235,8 +235,6 @@ class VLLMLearner(VLLMExplorer):
 def _import_vllm() -> Any:
     """The library, with the environment that its workers inherit. Raises UserError if it is missing or too old."""
     os.environ.update(_ENVIRONMENT)
-    root = str(Path(__file__).resolve().parents[3])  # workers import the extension by its name
-    os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, [root, os.environ.get("PYTHONPATH")]))
     oldest = ".".join(str(number) for number in _OLDEST)
     advice = f"set engine.python to the interpreter of an environment with vllm {oldest} or later"
     try:
