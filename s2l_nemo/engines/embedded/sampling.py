@@ -11,6 +11,7 @@ from s2l_nemo.types import SamplingParams
 _GAMMA = 0x9E3779B97F4A7C15 - 2**64
 _MIX_1 = 0xBF58476D1CE4E5B9 - 2**64
 _MIX_2 = 0x94D049BB133111EB - 2**64
+_BLOCK = 256  # tokens whose probabilities are added up at once
 
 
 def _xor_shift_right(x: torch.Tensor, bits: int) -> torch.Tensor:
@@ -53,6 +54,29 @@ def sampling_logprobs(logits_BV: torch.Tensor, params: SamplingParams) -> torch.
     return torch.log_softmax(logits_BV, dim=-1)
 
 
+def _invert_cdf(probs_BV: torch.Tensor, uniform_B: torch.Tensor) -> torch.Tensor:
+    """int64 [B]: the first token whose cumulative probability exceeds the row's number times the sum of all.
+
+    In float64, so that the order in which a device adds up a large vocabulary does not matter; in blocks, because one
+    sum over all of them takes a CPU as long as a small model's layers.
+    """
+    vocabulary = probs_BV.size(1)
+    probs_BKC = torch.nn.functional.pad(probs_BV, (0, -vocabulary % _BLOCK)).unflatten(1, (-1, _BLOCK))
+    ends_BK = probs_BKC.sum(dim=2, dtype=torch.float64).cumsum(dim=1)
+    thresholds_B1 = _below(ends_BK, uniform_B[:, None] * ends_BK[:, -1:])
+    block_B1 = torch.searchsorted(ends_BK, thresholds_B1, right=True)
+    before_B1 = torch.where(block_B1 > 0, ends_BK.gather(1, (block_B1 - 1).clamp(min=0)), 0.0)
+    block_BC = probs_BKC.gather(1, block_B1[:, :, None].expand(-1, -1, _BLOCK))[:, 0]
+    cdf_BC = block_BC.cumsum(dim=1, dtype=torch.float64)
+    rest_B1 = _below(cdf_BC, thresholds_B1 - before_B1)  # sums in two orders may differ in the last bit
+    return (block_B1 * _BLOCK + torch.searchsorted(cdf_BC, rest_B1, right=True)).squeeze(1)
+
+
+def _below(cdf_BN: torch.Tensor, threshold_B1: torch.Tensor) -> torch.Tensor:
+    """The thresholds, below the last sum: so there is always a token past one, and its probability is not 0."""
+    return torch.minimum(threshold_B1, torch.nextafter(cdf_BN[:, -1:], cdf_BN.new_zeros(())))
+
+
 def sample_tokens(
     logits_BV: torch.Tensor,
     seeds_B: torch.Tensor,
@@ -75,10 +99,7 @@ def sample_tokens(
     if params.temperature == 0:
         tokens_B = logits_BV.float().argmax(dim=-1)
     else:
-        # float64, so that the order in which a device adds up a large vocabulary does not matter.
-        cdf_BV = logprobs_BV.exp().cumsum(dim=-1, dtype=torch.float64)
-        thresholds_B1 = uniforms(seeds_B, positions_B)[:, None] * cdf_BV[:, -1:]
-        tokens_B = torch.searchsorted(cdf_BV, thresholds_B1, right=True).squeeze(-1)
+        tokens_B = _invert_cdf(logprobs_BV.exp(), uniforms(seeds_B, positions_B))
     if seen_BV is not None:
         seen_BV.scatter_(1, tokens_B[:, None], True)
     return tokens_B, logprobs_BV.gather(1, tokens_B[:, None]).squeeze(-1)
