@@ -5,8 +5,6 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-from s2l_nemo.types import Source
-
 
 @dataclass(frozen=True)
 class TokenSums:
@@ -30,10 +28,6 @@ class TokenSums:
         )
 
 
-def _no_sums() -> dict[Source, TokenSums]:
-    return {source: TokenSums() for source in Source}
-
-
 @dataclass(frozen=True)
 class StepSums:
     """Sums over all mini-batches and passes of one step, and over all ranks.
@@ -49,7 +43,11 @@ class StepSums:
     grad_norm: float = 0.0  # before clipping, summed over updates
     lr: float = 0.0  # of the last update
     total: TokenSums = field(default_factory=TokenSums)
-    by_source: Mapping[Source, TokenSums] = field(default_factory=_no_sums)
+    by_source: Mapping[str, TokenSums] = field(default_factory=dict)  # by the suffix of the sums
+
+    def of(self, name: str) -> TokenSums:
+        """Those of one source: learner, explorer, or the name of one of several explorers."""
+        return self.by_source.get(name, TokenSums())
 
     def plus(self, sums: Mapping[str, float], stepped: Mapping[str, float]) -> StepSums:
         """With one more update.
@@ -66,5 +64,9 @@ class StepSums:
             grad_norm=self.grad_norm + stepped["grad_norm"],
             lr=stepped["lr"],
             total=self.total.plus(sums),
-            by_source={source: own.plus(sums, f"_{source.name.lower()}") for source, own in self.by_source.items()},
+            by_source={name: self.of(name).plus(sums, f"_{name}") for name in _sources(sums)},
         )
+
+
+def _sources(sums: Mapping[str, float]) -> list[str]:
+    return [name.removeprefix("tokens_") for name in sums if name.startswith("tokens_")]

@@ -93,6 +93,7 @@ OUT_OF_RANGE = {
     "algorithm.importance_floor": 1.5,
     "algorithm.clip_low": 1.5,
     "algorithm.dual_clip": 1.0,
+    "algorithm.schedule.target": 1.5,
     "model.optim.beta1": 1.0,
     "model.optim.beta2": 1.0,
     "rollout.top_p": 1.5,
@@ -161,7 +162,7 @@ def test_an_explorer_that_no_step_uses_may_be_another_model(tmp_path: Path) -> N
 def test_a_run_without_an_explorer_opens_none(tmp_path: Path) -> None:
     (tmp_path / "config.json").write_text(json.dumps(QWEN3))
     models = check_model_files(load_config([f"model.path={tmp_path}", "experiment=grpo"], CONF))
-    assert models.explorer is None
+    assert models.explorers == ()
     assert models.learner.shape.hidden == 32
 
 

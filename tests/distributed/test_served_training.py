@@ -59,7 +59,7 @@ def disturbed(overrides: list[str], losses: dict[int, list[Loss]], environment: 
     def make_and_disturb(*args: Any) -> Any:
         made = make(*args)
         kept.append(made)
-        disturb(made, "sample", {"explorer": made.explorer, "learner": made.learner}, losses)
+        disturb(made, "sample", {"explorer": made.explorers[1], "learner": made.learner}, losses)
         disturb(made, "refit", {"refit": made.learner}, losses)
         return made
 

@@ -10,16 +10,10 @@ from typing import Any
 import pytest
 import torch
 
-from s2l_nemo.algorithm.groups import sample_seed
+from s2l_nemo.algorithm.groups import explorer_seed, sample_seed
 from s2l_nemo.algorithm.losses.aggregation import LossScale
-from s2l_nemo.algorithm.options import (
-    AdvantageNorm,
-    AdvantageStd,
-    AlgorithmConfig,
-    Baseline,
-    KLEstimator,
-    ScheduleConfig,
-)
+from s2l_nemo.algorithm.options import AdvantageNorm, AdvantageStd, AlgorithmConfig, Baseline, KLEstimator
+from s2l_nemo.algorithm.schedule import ScheduleConfig
 from s2l_nemo.rewards.grader import GradeItem
 from s2l_nemo.trainer.exchange import StepGroups
 from s2l_nemo.trainer.metrics import Metrics
@@ -100,6 +94,9 @@ OUTSIDE_THE_LOSS = {
     "group/zero_variance_fraction": 0.0,
     "group/kept": 4.0,
     "group/dropped": 0,
+    "group/zero_variance_first": 0.0,
+    "group/refilled": 0,
+    "group/refill_prompts": 0,
     "reward/mean": 3 / 8,
     "reward/explorer": 1 / 2,
     "reward/learner": 2 / 6,
@@ -191,8 +188,8 @@ def test_who_is_asked_for_what(tmp_path: Path, stop: StopRequest) -> None:
     ((for_explorer, params),) = run.explorer.asked
     assert params == SAMPLING
     assert for_explorer == [
-        SampleRequest(7, 0, (10, 11), sample_seed(RUN_SEED, 1, 7, 0)),
-        SampleRequest(9, 0, (10,), sample_seed(RUN_SEED, 1, 9, 0)),
+        SampleRequest(7, 0, (10, 11), explorer_seed(RUN_SEED, 1, 7, 0)),
+        SampleRequest(9, 0, (10,), explorer_seed(RUN_SEED, 1, 9, 0)),
     ]
     ((for_learner, params),) = run.learner.asked
     assert params == SAMPLING
