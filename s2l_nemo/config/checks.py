@@ -27,6 +27,7 @@ def check_config(cfg: Config) -> None:
     _check_platform(cfg)
     _check_data(cfg)
     _check_engine(cfg)
+    _check_ahead(cfg)
     _check_logprobs(cfg)
 
 
@@ -241,6 +242,21 @@ def _check_engine(cfg: Config) -> None:
     if engine.python is not None and not served:
         raise UserError(
             f"engine.python={engine.python} with engine.kind={engine.kind}: only servers have an interpreter"
+        )
+
+
+def _check_ahead(cfg: Config) -> None:
+    if not cfg.rollout.explorer_ahead:
+        return
+    if cfg.engine.placement is not Placement.separate:
+        raise UserError(
+            f"rollout.explorer_ahead=true with engine.placement={cfg.engine.placement.name}: the actor trains where "
+            "engines sample; set engine.placement=separate, with an engine.kind that runs in servers"
+        )
+    if cfg.algorithm.rescue_first is not None:
+        raise UserError(
+            f"rollout.explorer_ahead=true with algorithm.rescue_first={cfg.algorithm.rescue_first}: nobody knows ahead "
+            "which groups the explorer is to rescue; choose one of them"
         )
 
 

@@ -173,6 +173,11 @@ class RolloutConfig:
         256, "sequences that the embedded engine decodes at once", POSITIVE_COUNT, may_change=True
     )
     refit_bucket_mb: int = key(256, "size of one bucket of the weight update", POSITIVE_COUNT, may_change=True)
+    explorer_ahead: bool = key(
+        False,
+        "explorers sample the next step while the actor trains; needs engine servers with GPUs of their own",
+        may_change=True,
+    )
     explorer_filter: ExplorerFilter = key(
         ExplorerFilter.none, "leave out explorer rollouts until they are as the learner's"
     )

@@ -7,7 +7,7 @@ prompts  ->  G samples of each  ->  grades                                  Algo
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from s2l_nemo.algorithm.advantages import has_variance, needs_rescue, zero_variance_fraction
@@ -19,7 +19,7 @@ from s2l_nemo.trainer.clock import Clock
 from s2l_nemo.trainer.exchange import Place, StepGroups
 from s2l_nemo.trainer.progress import Progress
 from s2l_nemo.trainer.rollouts import Ask, Rollouts
-from s2l_nemo.types import Prompt, SamplingParams, Source
+from s2l_nemo.types import Prompt, SampleRequest, SamplingParams, Source
 
 
 @dataclass(frozen=True)
@@ -71,6 +71,13 @@ class GroupSampler:
             sampled = self._refilled(sampled, equal[: len(others)], others, split, clock)
         return sampled
 
+    def ahead(self, split: Split) -> list[Ask]:
+        """What explorers will be asked first at the next step, whose split this is. It counts as not asked yet."""
+        chosen, _ = self._next_prompts()
+        sources = explorers_first(split.explorer, split.learner, self._shares())
+        requests = self._requests([self.prompts[index] for index in chosen], [sources] * len(chosen), split.step)
+        return [ask for ask in self._asks(requests) if ask.source != Source.LEARNER]
+
     def _next_prompts(self) -> tuple[list[int], int]:
         """The P prompts of the next step, as indices, and the position after them."""
         size, position = self.algorithm.prompts_per_step, self.progress.position
@@ -83,7 +90,7 @@ class GroupSampler:
 
     def _groups(self, prompts: Sequence[Prompt], split: Split, place: Place, clock: Clock) -> StepGroups:
         """Groups of G samples: as the schedule says, or after the learner's first samples."""
-        shares = [explorer.share for explorer in self.explorers]
+        shares = self._shares()
         first = self.algorithm.rescue_first
         if first is None:
             sources = explorers_first(split.explorer, split.learner, shares)
@@ -107,18 +114,10 @@ class GroupSampler:
     ) -> StepGroups:
         """Groups with one sample for each of the sources, behind those that they have begun with."""
         has = [tuple(group_G) for group_G in begun.source_PG.tolist()] if begun else [()] * len(prompts)
-        requests = requests_of(
-            prompts,
-            sources_P,
-            step=step,
-            run_seed=self.run_seed,
-            drawn=self.progress.drawn,
-            first_sample=len(has[0]),
-        )
+        requests = self._requests(prompts, sources_P, step, len(has[0]))
         for source, its in requests.items():
             self.progress.draw(source, its)
-        asks = [Ask(source, its, self._params(source)) for source, its in sorted(requests.items(), reverse=True)]
-        own_prompts, completions = self.rollouts.graded(asks, prompts, place, clock)
+        own_prompts, completions = self.rollouts.graded(self._asks(requests), prompts, place, clock)
         if begun:
             completions += [completion for group in begun.own.values() for completion in group.completions]
         ids = [prompt.prompt_id for prompt in prompts]
@@ -126,8 +125,21 @@ class GroupSampler:
         own = assemble_groups(own_prompts, completions, sources=sources, learner_version=step - 1)
         return StepGroups.gather(self.rollouts.ranks, prompts, own)
 
-    def _params(self, source: int) -> SamplingParams:
-        return self.learner if source == Source.LEARNER else self.explorers[source - 1].sampling
+    def _shares(self) -> list[float]:
+        return [explorer.share for explorer in self.explorers]
+
+    def _requests(
+        self, prompts: Sequence[Prompt], sources_P: Sequence[GroupSources], step: int, first_sample: int = 0
+    ) -> dict[int, list[SampleRequest]]:
+        drawn = self.progress.drawn
+        return requests_of(
+            prompts, sources_P, step=step, run_seed=self.run_seed, drawn=drawn, first_sample=first_sample
+        )
+
+    def _asks(self, requests: Mapping[int, Sequence[SampleRequest]]) -> list[Ask]:
+        """Explorers before the learner."""
+        params = [self.learner, *(explorer.sampling for explorer in self.explorers)]
+        return [Ask(source, its, params[source]) for source, its in sorted(requests.items(), reverse=True)]
 
     def _refilled(
         self, sampled: Sampled, slots: Sequence[int], others: Sequence[Prompt], split: Split, clock: Clock

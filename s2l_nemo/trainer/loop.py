@@ -52,7 +52,7 @@ from s2l_nemo.algorithm.batching import balanced_replicas, collate, groups_with_
 from s2l_nemo.algorithm.losses.aggregation import LossScale
 from s2l_nemo.algorithm.losses.policy import PolicyLoss
 from s2l_nemo.algorithm.options import AlgorithmConfig
-from s2l_nemo.algorithm.schedule import Schedule
+from s2l_nemo.algorithm.schedule import Schedule, Split
 from s2l_nemo.config.schema import CheckpointConfig, ValidationConfig
 from s2l_nemo.trainer.clock import Clock
 from s2l_nemo.trainer.diversity_filter import DiversityFilter
@@ -109,6 +109,7 @@ class Trainer:
     actor: Actor
     rollouts: Rollouts
     explorer_filter: DiversityFilter | None
+    explorer_ahead: bool  # explorers sample the next step while the actor trains
     recorder: Recorder
     stop: StopRequest
     progress: Progress
@@ -144,12 +145,15 @@ class Trainer:
     def train_step(self, step: int) -> tuple[Metrics, StepGroups, torch.Tensor]:
         """Iteration `step` of Algorithm 1, counted from 1. Returns its metrics, its groups and advantages_PG."""
         clock = Clock(self.now)
-        split = self.schedule(step, self.algorithm.group_size, self.progress.outcomes)
+        split = self.split(step)
         sampled = self.sampler.sample(split, self.replicas, clock)
         groups = sampled.groups
         if self.explorer_filter is not None:
             with clock("explorer_filter"):
                 groups = self.explorer_filter(groups, sampled.prompts, step)
+        self.progress.outcomes.append(outcome_of(sampled))
+        if self.explorer_ahead and step < self.algorithm.steps:
+            self.rollouts.sample_ahead(self.sampler.ahead(self.split(step + 1)))
         self.rollouts.sleep()
         advantages_PG = self.advantages(groups)
         updates = self.updates(self.batch_of_replica(groups, advantages_PG))
@@ -160,7 +164,6 @@ class Trainer:
         with clock("refit"):
             self.rollouts.refit(step)
         self.progress.step = step
-        self.progress.outcomes.append(outcome_of(sampled))
         metrics = {
             **rollout_metrics(split, groups, self.loss.explorers),
             **refill_metrics(sampled),
@@ -172,6 +175,10 @@ class Trainer:
             "lr": sums.lr,
         }
         return metrics, groups, advantages_PG
+
+    def split(self, step: int) -> Split:
+        """Who samples how many of each group at a step."""
+        return self.schedule(step, self.algorithm.group_size, self.progress.outcomes)
 
     @property
     def step(self) -> int:

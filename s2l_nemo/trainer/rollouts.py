@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import contextlib
+import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass, field, replace
 from functools import partial
 
 from s2l_nemo.actor.protocol import Actor
@@ -23,6 +25,15 @@ class Ask:
     source: int  # see `Source`
     requests: Sequence[SampleRequest]
     params: SamplingParams
+
+
+@dataclass(frozen=True)
+class _Begun:
+    """What an explorer's engine samples for the next step, while the actor trains."""
+
+    asks: Sequence[Ask]
+    started: float  # seconds
+    result: Future[tuple[list[Completion], float]]  # and when it was there
 
 
 @dataclass
@@ -52,6 +63,8 @@ class Rollouts:
     version: int = 0  # of the weights that the learner's engine has, or had when it fell asleep
     awake: bool = True  # engines hold all their memory
     fitted: bool = True  # the learner's engine holds the weights of `version`
+    now: Callable[[], float] = time.perf_counter  # seconds
+    _begun: dict[int, _Begun] = field(default_factory=dict)  # by the id of the engine
 
     def graded(
         self,
@@ -99,6 +112,18 @@ class Rollouts:
             lost.clear()
             parts += self.ranks.work(*again)
         return [completion for part in parts for completion in part]
+
+    def sample_ahead(self, asks: Sequence[Ask]) -> None:
+        """Begins to sample what explorers will be asked next. The next `sample` with the same asks takes the result.
+
+        Explorers are frozen, and the seeds are in the requests: the samples are the same. Engines must not sleep.
+        """
+        assert self.concurrent, "no other process can sample meanwhile"
+        assert not self.sleeps, "the actor has the engines' devices"
+        for engine, its in self._by_engine(asks):
+            pool = ThreadPoolExecutor(1)
+            self._begun[id(engine)] = _Begun(its, self.now(), pool.submit(self._timed, engine, its))
+            pool.shutdown(wait=False)
 
     def refit(self, version: int) -> None:
         """Gives the learner's engine the actor's weights as this version. Its next use wakes the rest of it."""
@@ -161,9 +186,20 @@ class Rollouts:
         return [(engine, its) for engine, its in by_engine if its]
 
     def _by_explorer(self, engine: RolloutEngine, asks: Sequence[Ask], clock: Clock) -> list[Completion]:
+        begun = self._begun.pop(id(engine), None)
         with clock("rollout_explorer"):
+            if begun is not None:
+                assert begun.asks == asks, "an explorer samples something else ahead"
+                asked = self.now()
+                completions, done = begun.result.result()
+                clock.add("explorer_ahead", min(done, asked) - begun.started)
+                return completions
             engine.resume()
             return self._generate(engine, asks)
+
+    def _timed(self, engine: RolloutEngine, asks: Sequence[Ask]) -> tuple[list[Completion], float]:
+        engine.resume()
+        return self._generate(engine, asks), self.now()
 
     def _by_learner(self, asks: Sequence[Ask], clock: Clock, lost: list[EngineDied]) -> list[Completion]:
         with clock("rollout_learner"):

@@ -134,6 +134,7 @@ def build_trainer(cfg: Config, inputs: Inputs, stop: StopRequest) -> Trainer:
         explorer_filter=DiversityFilter(rollouts, sampling, cfg.run.seed)
         if rollout.explorer_filter is ExplorerFilter.match_learner_diversity
         else None,
+        explorer_ahead=rollout.explorer_ahead,
         recorder=recorder,
         stop=stop,
         progress=progress,

@@ -368,6 +368,7 @@ def make_run(
         actor=actor,
         rollouts=rollouts,
         explorer_filter=DiversityFilter(rollouts, SAMPLING, RUN_SEED) if filtered else None,
+        explorer_ahead=False,
         recorder=records,
         stop=stop,
         progress=progress,

@@ -223,6 +223,29 @@ def test_metrics_of_engines_in_this_process(explores: bool) -> None:
     assert set(script.rollouts.metrics().values()) == {None}
 
 
+def test_an_explorer_samples_ahead_while_others_work() -> None:
+    script = Script(sleeps=False)
+    script.rollouts.sample_ahead(ASKS)
+    script.rollouts.refit(4)
+    clock = Clock()
+    completions = script.rollouts.sample(ASKS, clock)
+    assert [(one.sample_id, one.source) for one in completions] == [(0, Source.EXPLORER), (1, Source.LEARNER)]
+    assert script.of("explorer") == ["resume", "generate"]  # once
+    assert script.of("learner") == ["update 4", "resume", "generate"]
+    assert clock.seconds["explorer_ahead"] >= 0
+    assert script.sample() == [(0, Source.EXPLORER), (1, Source.LEARNER)]
+    assert script.of("explorer") == ["resume", "generate"]
+
+
+def test_an_explorer_that_fails_ahead_fails_when_it_is_asked() -> None:
+    script = Script(sleeps=False)
+    script.explorer.dies_in = ["generate"]
+    script.rollouts.sample_ahead(ASKS)
+    script.rollouts.refit(4)
+    with pytest.raises(EngineDied, match="it died in generate"):
+        script.sample()
+
+
 @pytest.mark.parametrize("explores", [True, False])
 def test_close_ends_everything(explores: bool) -> None:
     script = Script(explores=explores)

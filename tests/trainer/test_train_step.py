@@ -112,6 +112,7 @@ OUTSIDE_THE_LOSS = {
     "time/rollout": 2.0,
     "time/rollout_explorer": 1.5,
     "time/rollout_learner": 0.5,
+    "time/explorer_ahead": None,
     "time/exchange": 0.0,
     "time/reward": 0.25,
     "time/explorer_filter": None,
