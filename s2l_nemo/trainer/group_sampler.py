@@ -41,6 +41,11 @@ class Sampled:
     refilled: int = 0  # groups that were replaced
     tried: int = 0  # further prompts that were asked for that
 
+    @property
+    def asked(self) -> int:
+        """All prompts that were asked."""
+        return len(self.prompts) + self.tried
+
 
 @dataclass
 class GroupSampler:

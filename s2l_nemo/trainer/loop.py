@@ -57,6 +57,7 @@ from s2l_nemo.config.schema import CheckpointConfig, ValidationConfig
 from s2l_nemo.trainer.clock import Clock
 from s2l_nemo.trainer.diversity_filter import DiversityFilter
 from s2l_nemo.trainer.exchange import StepGroups
+from s2l_nemo.trainer.group_metrics import group_metrics, totals
 from s2l_nemo.trainer.group_sampler import GroupSampler
 from s2l_nemo.trainer.metrics import Metrics, outcome_of, refill_metrics, rollout_metrics, throughput, update_metrics
 from s2l_nemo.trainer.progress import Progress
@@ -167,6 +168,8 @@ class Trainer:
         metrics = {
             **rollout_metrics(split, groups, self.loss.explorers),
             **refill_metrics(sampled),
+            **group_metrics(groups, advantages_PG, self.loss.explorers),
+            **totals(self.progress, groups, sampled.asked, sums.total.tokens, clock),
             **update_metrics(sums),
             **throughput(clock, groups, sums.total.tokens),
             **clock.metrics(),

@@ -78,8 +78,9 @@ def outcome_of(sampled: Sampled) -> Outcome:
 def update_metrics(sums: StepSums) -> Metrics:
     """`loss` and `grad_norm` are means over the updates of the step. All others are means over tokens.
 
-    `ratio`, `clip_fraction`, `kl` and `logprob_diff` count a token once for each pass. Units: nats for `kl`, `entropy`
-    and `logprob_diff`.
+    `ratio`, `clip_fraction`, `kl` and `logprob_diff` count a token once for each pass. Units: nats for `kl`, `entropy`,
+    `logprob_diff` and `sampler_kl`, the estimate of KL(sampler || learner before the step). `sample_size` is the
+    effective one of the learner's weights on these tokens (`TokenSums`), over their number.
     """
     metrics: Metrics = {
         "loss": sums.loss / sums.updates,
@@ -95,6 +96,8 @@ def update_metrics(sums: StepSums) -> Metrics:
         metrics[f"clip_fraction/{name}"] = ratio(own.clipped, own.tokens)
         metrics[f"ratio/{name}"] = ratio(own.ratio, own.tokens)
         metrics[f"logprob_diff/{name}"] = ratio(own.logprob_diff, own.tokens)
+        metrics[f"sample_size/{name}"] = own.sample_size
+        metrics[f"sampler_kl/{name}"] = ratio(own.sampler_kl, own.tokens)
     return metrics
 
 

@@ -18,6 +18,11 @@ class Progress:
     position: int = 0  # prompts taken in the order of the data
     drawn: dict[tuple[int, int], int] = field(default_factory=dict)  # see `algorithm.groups.Drawn`
     outcomes: list[Outcome] = field(default_factory=list)
+    totals: dict[str, float] = field(default_factory=dict)  # of the run so far, as metrics name them
+
+    def add(self, name: str, amount: float) -> None:
+        """Adds to a total of the run."""
+        self.totals[name] = self.totals.get(name, 0.0) + amount
 
     def draw(self, source: int, requests: Iterable[SampleRequest]) -> None:
         """Counts the requests of one source."""
@@ -33,6 +38,7 @@ class Progress:
             "position": self.position,
             "drawn": [[*key, count] for key, count in self.drawn.items()],
             "outcomes": [asdict(outcome) for outcome in self.outcomes],
+            "totals": dict(self.totals),
         }
 
     @classmethod
@@ -44,4 +50,5 @@ class Progress:
             position=state.get("position", step * prompts_per_step),
             drawn={(source, prompt): count for source, prompt, count in state.get("drawn", [])},
             outcomes=[Outcome(**outcome) for outcome in state.get("outcomes", [])],
+            totals=dict(state.get("totals", {})),
         )

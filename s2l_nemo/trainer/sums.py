@@ -15,6 +15,17 @@ class TokenSums:
     ratio: float = 0.0
     logprob_diff: float = 0.0  # |old - sampler|
     kl: float | None = None  # None: there is no reference policy
+    weight: float = 0.0  # of w = old / sampler
+    weight_square: float = 0.0
+    sampler_kl: float = 0.0  # of log(1 / w)
+
+    @property
+    def sample_size(self) -> float | None:
+        """Effective sample size of the weights w over the number of tokens: (sum w)^2 / (n sum w^2), from 0 to 1.
+
+        Kong, "A note on importance sampling using standardized weights", 1992.
+        """
+        return self.weight**2 / (self.tokens * self.weight_square) if self.weight_square else None
 
     def plus(self, sums: Mapping[str, float], suffix: str = "") -> TokenSums:
         """With the sums of one more mini-batch. `suffix` chooses those of one source, as in `tokens_explorer`."""
@@ -25,6 +36,9 @@ class TokenSums:
             ratio=self.ratio + sums[f"ratio_sum{suffix}"],
             logprob_diff=self.logprob_diff + sums[f"logprob_diff_sum{suffix}"],
             kl=None if kl is None else (self.kl or 0.0) + kl,
+            weight=self.weight + sums[f"weight_sum{suffix}"],
+            weight_square=self.weight_square + sums[f"weight_square_sum{suffix}"],
+            sampler_kl=self.sampler_kl + sums[f"sampler_kl_sum{suffix}"],
         )
 
 

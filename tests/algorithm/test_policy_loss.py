@@ -243,6 +243,10 @@ def test_sums_are_kept_by_source() -> None:
             "clipped": 2, "clipped_learner": 1, "clipped_explorer": 1,
             "ratio_sum": 6.1, "ratio_sum_learner": 3.1, "ratio_sum_explorer": 3.0,
             "logprob_diff_sum": 1.5, "logprob_diff_sum_learner": 1.0, "logprob_diff_sum_explorer": 0.5,
+            # w = exp(old - sampler) = exp(0.5) on every token
+            "weight_sum": 3 * math.exp(0.5), "weight_sum_learner": 2 * math.exp(0.5), "weight_sum_explorer": math.exp(0.5),
+            "weight_square_sum": 3 * math.e, "weight_square_sum_learner": 2 * math.e, "weight_square_sum_explorer": math.e,
+            "sampler_kl_sum": -1.5, "sampler_kl_sum_learner": -1.0, "sampler_kl_sum_explorer": -0.5,
         }
     )  # fmt: skip
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from math import log
+from math import exp, log
 from pathlib import Path
 from typing import Any
 
@@ -109,6 +109,27 @@ OUTSIDE_THE_LOSS = {
     "response_length/truncated_fraction_learner": 1 / 6,
     "logprob_diff/explorer": (2 * 0.5 + 4 * 0.25) / 6,
     "logprob_diff/learner": (5 * 0.0625 + 5 * 0.125) / 10,
+    # w = old / sampler: explorer exp(-0.5) on 2 tokens and exp(-0.25) on 4, learner exp(0.0625) and exp(0.125) on 5 each
+    "sampler_kl/explorer": (2 * 0.5 + 4 * 0.25) / 6,
+    "sampler_kl/learner": -(5 * 0.0625 + 5 * 0.125) / 10,
+    "sample_size/explorer": (2 * exp(-0.5) + 4 * exp(-0.25)) ** 2 / (6 * (2 * exp(-1) + 4 * exp(-0.5))),
+    "sample_size/learner": (5 * exp(0.0625) + 5 * exp(0.125)) ** 2 / (10 * (5 * exp(0.125) + 5 * exp(0.25))),
+    # Prompt 7: the learner's three are wrong, the explorer's one is right.
+    "rescue/variance": 1 / 2,
+    "rescue/only_explorer": 1 / 2,
+    "pass@G/explorer": 1 / 2,
+    "pass@G/learner": 1 / 2,
+    "advantage/explorer": (0.75 - 0.5) / 2,
+    "advantage/learner": (-3 * 0.25 + 0.5) / 6,
+    # |A| times tokens: explorer 0.75 * 2 and 0.5 * 4, learner 0.25 * 5 and 0.5 * 5
+    "advantage/abs_share_explorer": 3.5 / 7.25,
+    "advantage/abs_share_learner": 3.75 / 7.25,
+    "total/prompts": 2,
+    "total/tokens_explorer": 6,
+    "total/tokens_learner": 10,
+    "total/tokens_trained": 32,
+    "total/seconds_explorer": 1.5,
+    "total/seconds_learner": 0.5,
     "time/rollout": 2.0,
     "time/rollout_explorer": 1.5,
     "time/rollout_learner": 0.5,

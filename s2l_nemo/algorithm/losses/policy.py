@@ -11,7 +11,7 @@ from dataclasses import dataclass, fields
 import torch
 
 from s2l_nemo.algorithm.losses.aggregation import Aggregation, LossScale
-from s2l_nemo.algorithm.losses.importance import ImportanceRule, TokenLogprobs
+from s2l_nemo.algorithm.losses.importance import ImportanceRule, TokenLogprobs, ratio
 from s2l_nemo.algorithm.losses.kl import kl_penalty
 from s2l_nemo.algorithm.options import AGGREGATIONS, IMPORTANCE, AlgorithmConfig, KLEstimator
 from s2l_nemo.types import Source, TrainBatch
@@ -60,7 +60,8 @@ class PolicyLoss:
         updated yet in this step, and they are the old ones too. It must carry `ref_logprobs_BS` unless `kl_coef` is 0.
 
         The sums (float64 scalars) can be added over micro-batches and ranks: `tokens`, `clipped` (tokens whose ratio a
-        clip stopped), `ratio_sum`, `logprob_diff_sum` (|old - sampler|), and `kl_sum` if there is a reference. Each
+        clip stopped), `ratio_sum`, `logprob_diff_sum` (|old - sampler|), those of `_importance_sums`, and `kl_sum` if
+        there is a reference. Each
         comes also with the suffix `_learner` and `_explorer`, and with the name of each explorer if there are several.
         Divide by `tokens` of the same suffix.
         """
@@ -86,6 +87,7 @@ class PolicyLoss:
             "clipped": clipped_BS,
             "ratio_sum": on_response(ratio_BS),
             "logprob_diff_sum": (tokens.old_BS - tokens.sampler_BS).abs(),
+            **_importance_sums(tokens.old_BS.detach(), tokens.sampler_BS, batch.mask_BS),
         }
         if batch.ref_logprobs_BS is not None:
             kl_BS = kl_penalty(tokens.policy_BS, on_response(batch.ref_logprobs_BS), self.kl_estimator)
@@ -119,6 +121,12 @@ class PolicyLoss:
             objective_BS = torch.where(advantages_B1 < 0, bounded_BS, objective_BS)
         objective_BS = torch.where(unclipped_BS, plain_BS, objective_BS)
         return objective_BS, (objective_BS != plain_BS).detach()
+
+
+def _importance_sums(old_BS: torch.Tensor, sampler_BS: torch.Tensor, mask_BS: torch.Tensor) -> dict[str, torch.Tensor]:
+    """Of w = pi_old / pi_sampler: w, its square, and log(1 / w), whose mean estimates KL(sampler || old)."""
+    weight_BS = ratio(old_BS, sampler_BS).double() * mask_BS
+    return {"weight_sum": weight_BS, "weight_square_sum": weight_BS.square(), "sampler_kl_sum": sampler_BS - old_BS}
 
 
 def importance_rule(options: AlgorithmConfig) -> ImportanceRule:
