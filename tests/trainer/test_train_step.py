@@ -109,7 +109,7 @@ OUTSIDE_THE_LOSS = {
     "response_length/truncated_fraction_learner": 1 / 6,
     "logprob_diff/explorer": (2 * 0.5 + 4 * 0.25) / 6,
     "logprob_diff/learner": (5 * 0.0625 + 5 * 0.125) / 10,
-    # w = old / sampler: explorer exp(-0.5) on 2 tokens and exp(-0.25) on 4, learner exp(0.0625) and exp(0.125) on 5 each
+    # w = old / sampler: explorer exp(-0.5) on 2 tokens, exp(-0.25) on 4; learner exp(0.0625) and exp(0.125) on 5 each
     "sampler_kl/explorer": (2 * 0.5 + 4 * 0.25) / 6,
     "sampler_kl/learner": -(5 * 0.0625 + 5 * 0.125) / 10,
     "sample_size/explorer": (2 * exp(-0.5) + 4 * exp(-0.25)) ** 2 / (6 * (2 * exp(-1) + 4 * exp(-0.5))),
