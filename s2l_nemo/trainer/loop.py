@@ -20,7 +20,8 @@ Where the defaults depart from the paper:
   has the paper's denominator, and corrections.
 - Eq. 2 is a mean over answers. Here it is a mean over the tokens of a mini-batch (`algorithm.aggregation`).
 - KL is estimated on explorer tokens too, though the learner did not sample them (`algorithm.kl_on_explorer`).
-- The explorer samples during training, with the sampling keys of the learner. The paper samples ahead of time.
+- The explorer samples during training, with the sampling keys of the learner unless it has its own. The paper samples it
+  ahead of time.
 - T_mix = 1, where the formula divides by 0, is one step of the explorer alone. T_mix = 0 is plain GRPO.
 - A group of equal rewards has advantage exactly 0. A check that fails is worth 0.
 - An epoch's last prompts, too few for a batch, are left out, so that no batch holds a prompt twice (`algorithm.order`).
