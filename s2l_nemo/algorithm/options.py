@@ -12,7 +12,7 @@ from s2l_nemo.registry import Registry
 
 if TYPE_CHECKING:
     from s2l_nemo.algorithm.losses.aggregation import Aggregation
-    from s2l_nemo.algorithm.losses.importance import ImportanceRule
+    from s2l_nemo.algorithm.losses.importance.rule import ImportanceRule
 
 
 class KLEstimator(str, Enum):
@@ -45,15 +45,16 @@ class AdvantageNorm(str, Enum):
     split = "split"  # type: ignore[assignment]  # hides str.split, which no one calls on it
 
 
-# Each choice is one line here and one class or function in its file.
+# Each choice is one line here and one class or function, each rule in a file of its own.
 IMPORTANCE: Registry[type[ImportanceRule]] = Registry(
     "algorithm.importance",
     {
-        "learner_old": "s2l_nemo.algorithm.losses.importance:LearnerOld",
-        "behavior": "s2l_nemo.algorithm.losses.importance:Behavior",
-        "truncated": "s2l_nemo.algorithm.losses.importance:Truncated",
-        "masked": "s2l_nemo.algorithm.losses.importance:Masked",
-        "shaped": "s2l_nemo.algorithm.losses.importance:Shaped",
+        "learner_old": "s2l_nemo.algorithm.losses.importance.learner_old:LearnerOld",
+        "behavior": "s2l_nemo.algorithm.losses.importance.behavior:Behavior",
+        "truncated": "s2l_nemo.algorithm.losses.importance.truncated:Truncated",
+        "masked": "s2l_nemo.algorithm.losses.importance.masked:Masked",
+        "shaped": "s2l_nemo.algorithm.losses.importance.shaped:Shaped",
+        "luffy": "s2l_nemo.algorithm.losses.importance.luffy:Luffy",
     },
 )
 AGGREGATIONS: Registry[Aggregation] = Registry(
@@ -92,7 +93,7 @@ class AlgorithmConfig:
         2.0, "`truncated`: largest correction weight; `masked`: upper end of the band", at_least(1)
     )
     importance_floor: float = key(0.5, "`masked`: lower end of the band", between(0, 1))
-    shaping_gamma: float = key(0.1, "`shaped`: gamma of x/(x + gamma) on explorer tokens", POSITIVE)
+    shaping_gamma: float = key(0.1, "`shaped`, `luffy`: gamma of x/(x + gamma) on explorer tokens", POSITIVE)
     clip_low: float = key(0.2, "the ratio is clipped below at 1 - clip_low", between(0, 1))
     clip_high: float = key(0.2, "the ratio is clipped above at 1 + clip_high", NON_NEGATIVE)
     dual_clip: float | None = key(None, "lower bound -c*A for negative advantages, c > 1; null: off", above(1))

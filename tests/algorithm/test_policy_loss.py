@@ -10,61 +10,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from s2l_nemo.algorithm.losses.aggregation import LossScale
-from s2l_nemo.algorithm.losses.importance import Masked
+from s2l_nemo.algorithm.losses.importance.masked import Masked
 from s2l_nemo.algorithm.losses.kl import kl_penalty
 from s2l_nemo.algorithm.losses.policy import PolicyLoss
 from s2l_nemo.algorithm.options import AGGREGATIONS, IMPORTANCE, AlgorithmConfig, KLEstimator
 from s2l_nemo.errors import UserError
-from s2l_nemo.types import Source, TrainBatch
-
-NO_KL = AlgorithmConfig(kl_coef=0.0)
-ONE = LossScale(tokens=1, sequences=1, max_response_length=1)
-
-
-def policy_loss(
-    logprobs_BS: torch.Tensor, batch: TrainBatch, options: AlgorithmConfig, scale: LossScale
-) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
-    return PolicyLoss.of(options)(logprobs_BS, batch, scale)
-
-
-def make_batch(
-    mask: list[list[float]],
-    advantages: list[float],
-    sources: list[Source],
-    old: torch.Tensor | float = 0.0,
-    sampler: torch.Tensor | float = 0.0,
-    ref: torch.Tensor | float | None = None,
-) -> TrainBatch:
-    mask_BS = torch.tensor(mask)
-    B, S = mask_BS.shape
-
-    def full(values: torch.Tensor | float) -> torch.Tensor:
-        return torch.as_tensor(values).expand(B, S).clone()
-
-    return TrainBatch(
-        tokens_BT=torch.zeros(B, S + 1, dtype=torch.long),
-        mask_BS=mask_BS,
-        sampler_logprobs_BS=full(sampler),
-        advantages_B=torch.tensor(advantages),
-        source_B=torch.tensor(sources),
-        prompt_length_B=torch.ones(B, dtype=torch.long),
-        length_B=torch.full((B,), S + 1),
-        prompt_id_B=torch.zeros(B, dtype=torch.long),
-        sample_id_B=torch.arange(B),
-        old_logprobs_BS=full(old),
-        ref_logprobs_BS=None if ref is None else full(ref),
-    )
-
-
-def one_token(
-    params: AlgorithmConfig, *, pi: float, advantage: float, old: float = 1.0, sampler: float = 1.0, source: int = 0
-) -> tuple[float, float, dict[str, float]]:
-    """Loss, its derivative by log pi and the metrics for one response token with these probabilities."""
-    batch = make_batch([[1.0]], [advantage], [Source(source)], old=math.log(old), sampler=math.log(sampler))
-    logprobs_BS = torch.tensor([[math.log(pi)]], requires_grad=True)
-    loss, sums = policy_loss(logprobs_BS, batch, params, ONE)
-    (gradient_BS,) = torch.autograd.grad(loss, logprobs_BS)
-    return loss.item(), gradient_BS.item(), {name: value.item() for name, value in sums.items()}
+from s2l_nemo.types import Source
+from tests.algorithm.by_hand import NO_KL, ONE, make_batch, one_token, policy_loss
 
 
 @pytest.mark.parametrize(
@@ -241,6 +193,7 @@ def test_sums_are_kept_by_source() -> None:
         {
             "tokens": 3, "tokens_learner": 2, "tokens_explorer": 1,
             "clipped": 2, "clipped_learner": 1, "clipped_explorer": 1,
+            "rejected": 0, "rejected_learner": 0, "rejected_explorer": 0,
             "ratio_sum": 6.1, "ratio_sum_learner": 3.1, "ratio_sum_explorer": 3.0,
             "logprob_diff_sum": 1.5, "logprob_diff_sum_learner": 1.0, "logprob_diff_sum_explorer": 0.5,
         }

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from typing_extensions import assert_never
 
-from s2l_nemo.algorithm.losses.importance import ratio
+from s2l_nemo.algorithm.losses.importance.rule import ratio
 from s2l_nemo.algorithm.options import KLEstimator
 
 

@@ -10,7 +10,7 @@ from dataclasses import dataclass, fields
 import torch
 
 from s2l_nemo.algorithm.losses.aggregation import Aggregation, LossScale
-from s2l_nemo.algorithm.losses.importance import ImportanceRule, TokenLogprobs
+from s2l_nemo.algorithm.losses.importance.rule import ImportanceRule, RuleInput
 from s2l_nemo.algorithm.losses.kl import kl_penalty
 from s2l_nemo.algorithm.options import AGGREGATIONS, IMPORTANCE, AlgorithmConfig, KLEstimator
 from s2l_nemo.types import Source, TrainBatch
@@ -54,8 +54,9 @@ class PolicyLoss:
         updated yet in this step, and they are the old ones too. It must carry `ref_logprobs_BS` unless `kl_coef` is 0.
 
         The sums (float64 scalars) can be added over micro-batches and ranks: `tokens`, `clipped` (tokens whose ratio a
-        clip stopped), `ratio_sum`, `logprob_diff_sum` (|old - sampler|), and `kl_sum` if there is a reference. Each
-        comes also with the suffix `_learner` and `_explorer`. Divide by `tokens` of the same suffix.
+        clip stopped), `rejected` (tokens that the rule did not accept), `ratio_sum`, `logprob_diff_sum`
+        (|old - sampler|), and `kl_sum` if there is a reference. Each comes also with the suffix `_learner` and
+        `_explorer`. Divide by `tokens` of the same suffix.
         """
         old_BS = logprobs_BS.detach() if batch.old_logprobs_BS is None else batch.old_logprobs_BS
         response_BS = batch.mask_BS.bool()
@@ -64,20 +65,23 @@ class PolicyLoss:
         def on_response(values_BS: torch.Tensor) -> torch.Tensor:
             return torch.where(response_BS, values_BS.float(), 0.0)
 
-        tokens = TokenLogprobs(
+        tokens = RuleInput(
             on_response(logprobs_BS),
             on_response(old_BS),
             on_response(batch.sampler_logprobs_BS),
             response_BS & (batch.source_B == Source.EXPLORER).unsqueeze(1),
+            response_BS,
+            batch.advantages_B.unsqueeze(1),
         )
-        ratio_BS, weight_BS, unclipped_BS = self.importance(tokens)
-        objective_BS, clipped_BS = self.clipped_surrogate(ratio_BS, batch.advantages_B.unsqueeze(1), unclipped_BS)
+        found = self.importance(tokens)
+        objective_BS, clipped_BS = self.clipped_surrogate(found.ratio_BS, tokens.advantages_B1, found.unclipped_BS)
         coef_BS = torch.where(tokens.explorer_BS, self.explorer_loss_coef, 1.0)
-        losses_BS = -coef_BS * weight_BS * objective_BS
+        losses_BS = torch.where(found.accepted_BS, -coef_BS * found.weight_BS * objective_BS, 0.0)
         per_token = {
             "tokens": batch.mask_BS,
             "clipped": clipped_BS,
-            "ratio_sum": on_response(ratio_BS),
+            "rejected": response_BS & ~found.accepted_BS,
+            "ratio_sum": on_response(found.ratio_BS),
             "logprob_diff_sum": (tokens.old_BS - tokens.sampler_BS).abs(),
         }
         if batch.ref_logprobs_BS is not None:
