@@ -32,6 +32,14 @@ from tests.algorithm.by_hand import NO_KL, ONE, make_batch, one_token, policy_lo
         (NO_KL, 0.5, 2.0, -1.0, -1.0, 0),
         (replace(NO_KL, clip_high=0.6), 1.5, 2.0, -3.0, -3.0, 0),
         (replace(NO_KL, clip_low=0.6), 0.5, -2.0, 1.0, 1.0, 0),
+        # null: no bound on that side
+        (replace(NO_KL, clip_high=None), 1.5, 2.0, -3.0, -3.0, 0),
+        (replace(NO_KL, clip_high=None), 0.5, -2.0, 1.6, 0.0, 1),
+        (replace(NO_KL, clip_low=None), 0.5, -2.0, 1.0, 1.0, 0),
+        (replace(NO_KL, clip_low=None), 1.5, 2.0, -2.4, 0.0, 1),
+        (replace(NO_KL, clip_low=None, clip_high=None), 9.0, 2.0, -18.0, -18.0, 0),
+        (replace(NO_KL, clip_low=None, clip_high=None), 0.01, -2.0, 0.02, 0.02, 0),
+        (replace(NO_KL, clip_low=None, clip_high=None, dual_clip=3.0), 5.0, -2.0, 6.0, 0.0, 1),
         # dual clip: the loss of a negative advantage stays under c |A|
         (replace(NO_KL, dual_clip=3.0), 5.0, -2.0, 6.0, 0.0, 1),
         (replace(NO_KL, dual_clip=3.0), 2.0, -2.0, 4.0, 4.0, 0),

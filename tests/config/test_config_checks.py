@@ -121,6 +121,7 @@ def test_rates_must_be_finite(value: str) -> None:
         "algorithm.schedule.name=none explorer.path=null",
         "algorithm.kl_coef=0",
         "algorithm.dual_clip=3",
+        "algorithm.clip_low=null algorithm.clip_high=null",
         "validation.temperature=0",
         "trainer.devices=4 model.pipeline_model_parallel_size=2",
         "trainer.devices=8 algorithm.mini_batch_prompts=4 model.micro_batch_size=16",

@@ -10,7 +10,7 @@ from dataclasses import dataclass, fields
 import torch
 
 from s2l_nemo.algorithm.losses.aggregation import Aggregation, LossScale
-from s2l_nemo.algorithm.losses.importance.rule import ImportanceRule, RuleInput
+from s2l_nemo.algorithm.losses.importance.rule import ImportanceRule, RuleInput, clipped
 from s2l_nemo.algorithm.losses.kl import kl_penalty
 from s2l_nemo.algorithm.options import AGGREGATIONS, IMPORTANCE, AlgorithmConfig, KLEstimator
 from s2l_nemo.types import Source, TrainBatch
@@ -21,8 +21,8 @@ class PolicyLoss:
     """The loss of one run. The fields have the meanings of the keys of `algorithm` with their names."""
 
     importance: ImportanceRule
-    clip_low: float
-    clip_high: float
+    clip_low: float | None
+    clip_high: float | None
     dual_clip: float | None
     kl_coef: float
     kl_estimator: KLEstimator
@@ -99,11 +99,11 @@ class PolicyLoss:
     ) -> tuple[torch.Tensor, torch.Tensor]:
         """Returns the objective, which is to be maximised, and the tokens at which a clip decided it (bool).
 
-        The objective is min(r A, clip(r, 1 - low, 1 + high) A). If A < 0, dual clip bounds it from below by c A (arXiv
-        1912.09729, Eq. 5).
+        The objective is min(r A, clip(r, 1 - low, 1 + high) A), without a bound that is null. If A < 0, dual clip
+        bounds it from below by c A (arXiv 1912.09729, Eq. 5).
         """
         plain_BS = ratio_BS * advantages_B1
-        clamped_BS = ratio_BS.clamp(1 - self.clip_low, 1 + self.clip_high)
+        clamped_BS = clipped(ratio_BS, self.clip_low, self.clip_high)
         objective_BS = torch.minimum(plain_BS, clamped_BS * advantages_B1)
         if self.dual_clip is not None:
             bounded_BS = torch.maximum(objective_BS, self.dual_clip * advantages_B1)

@@ -62,6 +62,13 @@ def bounded_exp(difference_BS: torch.Tensor) -> torch.Tensor:
     return difference_BS.clamp(-MAX_LOG_RATIO, MAX_LOG_RATIO).exp()
 
 
+def clipped(ratio_BS: torch.Tensor, low: float | None, high: float | None) -> torch.Tensor:
+    """The ratio, no less than 1 - low and no more than 1 + high; None is no bound."""
+    if low is not None:
+        ratio_BS = ratio_BS.clamp(min=1 - low)
+    return ratio_BS if high is None else ratio_BS.clamp(max=1 + high)
+
+
 def plain(ratio_BS: torch.Tensor) -> Importance:
     """Of this ratio, clipped, with weight 1 and every token accepted."""
     no_BS = torch.zeros_like(ratio_BS, dtype=torch.bool)
