@@ -55,6 +55,12 @@ IMPORTANCE: Registry[type[ImportanceRule]] = Registry(
         "masked": "s2l_nemo.algorithm.losses.importance.masked:Masked",
         "shaped": "s2l_nemo.algorithm.losses.importance.shaped:Shaped",
         "luffy": "s2l_nemo.algorithm.losses.importance.luffy:Luffy",
+        "truncated_sequence": "s2l_nemo.algorithm.losses.importance.truncated_sequence:TruncatedSequence",
+        "masked_geometric": "s2l_nemo.algorithm.losses.importance.masked_geometric:MaskedGeometric",
+        "icepop": "s2l_nemo.algorithm.losses.importance.icepop:IcePop",
+        "gspo": "s2l_nemo.algorithm.losses.importance.gspo:Gspo",
+        "cispo": "s2l_nemo.algorithm.losses.importance.cispo:Cispo",
+        "topr": "s2l_nemo.algorithm.losses.importance.topr:Topr",
     },
 )
 AGGREGATIONS: Registry[Aggregation] = Registry(
@@ -90,9 +96,16 @@ class AlgorithmConfig:
         "learner_old", "which probability ratio carries the gradient, and its correction", choices=IMPORTANCE
     )
     importance_cap: float = key(
-        2.0, "`truncated`: largest correction weight; `masked`: upper end of the band", at_least(1)
+        2.0,
+        "largest weight of `truncated` and `truncated_sequence`; upper end of the band of `masked`, `masked_geometric`",
+        at_least(1),
     )
-    importance_floor: float = key(0.5, "`masked`: lower end of the band", between(0, 1))
+    importance_floor: float = key(0.5, "lower end of the band of `masked` and `masked_geometric`", between(0, 1))
+    icepop_alpha: float = key(0.5, "`icepop`: lower end of the band", between(0, 1))
+    icepop_beta: float = key(5.0, "`icepop`: upper end of the band", at_least(1))
+    ratio_to_sampler: bool = key(
+        False, "`gspo`, `cispo`: the ratio is to the log-probs of who sampled, not to the learner's old ones"
+    )
     shaping_gamma: float = key(0.1, "`shaped`, `luffy`: gamma of x/(x + gamma) on explorer tokens", POSITIVE)
     clip_low: float | None = key(0.2, "the ratio is clipped below at 1 - clip_low; null: not below", between(0, 1))
     clip_high: float | None = key(0.2, "the ratio is clipped above at 1 + clip_high; null: not above", NON_NEGATIVE)

@@ -91,6 +91,8 @@ OUT_OF_RANGE = {
     "run.dir": "' '",
     "algorithm.importance_cap": 0.5,
     "algorithm.importance_floor": 1.5,
+    "algorithm.icepop_alpha": 1.5,
+    "algorithm.icepop_beta": 0.5,
     "algorithm.clip_low": 1.5,
     "algorithm.dual_clip": 1.0,
     "model.optim.beta1": 1.0,

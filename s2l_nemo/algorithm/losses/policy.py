@@ -79,7 +79,7 @@ class PolicyLoss:
         losses_BS = torch.where(found.accepted_BS, -coef_BS * found.weight_BS * objective_BS, 0.0)
         per_token = {
             "tokens": batch.mask_BS,
-            "clipped": clipped_BS,
+            "clipped": response_BS & clipped_BS,
             "rejected": response_BS & ~found.accepted_BS,
             "ratio_sum": on_response(found.ratio_BS),
             "logprob_diff_sum": (tokens.old_BS - tokens.sampler_BS).abs(),

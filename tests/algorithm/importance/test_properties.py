@@ -115,3 +115,19 @@ def test_a_single_update_has_the_gradient_of_one_with_old_log_probs(importance: 
     assert found[0].item() == loss.item()
     assert torch.equal(found[1], slope_BS)
     assert found[2] == sums
+
+
+@pytest.mark.parametrize("aggregation", AGGREGATIONS.names())
+@pytest.mark.parametrize("importance", IMPORTANCE.names())
+@settings(max_examples=15, deadline=None)
+@given(seed=st.integers(0, 10**6))
+def test_on_policy_a_rule_is_learner_old(importance: str, aggregation: str, seed: int) -> None:
+    """Plain GRPO in its first update: the learner sampled every token, and its log-probs are the engine's."""
+    logprobs_BS, batch, scale = random_batch(seed)
+    learner_B = torch.full((B,), Source.LEARNER)
+    batch = replace(batch, source_B=learner_B, sampler_logprobs_BS=logprobs_BS.clone(), old_logprobs_BS=None)
+    options = AlgorithmConfig(aggregation=aggregation)
+    loss, slope_BS, _ = loss_and_slope(logprobs_BS, batch, options, scale)
+    found, found_slope_BS, _ = loss_and_slope(logprobs_BS, batch, replace(options, importance=importance), scale)
+    torch.testing.assert_close(found, loss)
+    torch.testing.assert_close(found_slope_BS, slope_BS)

@@ -73,3 +73,12 @@ def plain(ratio_BS: torch.Tensor) -> Importance:
     """Of this ratio, clipped, with weight 1 and every token accepted."""
     no_BS = torch.zeros_like(ratio_BS, dtype=torch.bool)
     return Importance(ratio_BS, torch.ones_like(ratio_BS), no_BS, ~no_BS)
+
+
+def reinforce(weight_BS: torch.Tensor, tokens: RuleInput) -> Importance:
+    """A surrogate whose gradient is weight A grad log pi. The weight is detached and nothing is clipped.
+
+    Its value is weight A. Papers write weight A log pi, which has the same gradient.
+    """
+    ratio_BS = weight_BS.detach() * (tokens.policy_BS - tokens.policy_BS.detach()).exp()
+    return plain(ratio_BS)._replace(unclipped_BS=torch.ones_like(tokens.response_BS))
