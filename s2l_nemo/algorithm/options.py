@@ -61,6 +61,7 @@ IMPORTANCE: Registry[type[ImportanceRule]] = Registry(
         "gspo": "s2l_nemo.algorithm.losses.importance.gspo:Gspo",
         "cispo": "s2l_nemo.algorithm.losses.importance.cispo:Cispo",
         "topr": "s2l_nemo.algorithm.losses.importance.topr:Topr",
+        "gepo": "s2l_nemo.algorithm.losses.importance.gepo:Gepo",
     },
 )
 AGGREGATIONS: Registry[Aggregation] = Registry(

@@ -6,6 +6,7 @@ import math
 
 import torch
 
+from s2l_nemo.algorithm.batching import group_expectation
 from s2l_nemo.algorithm.losses.aggregation import LossScale
 from s2l_nemo.algorithm.losses.policy import PolicyLoss
 from s2l_nemo.algorithm.options import AlgorithmConfig
@@ -47,6 +48,7 @@ def make_batch(
         sample_id_B=torch.arange(B),
         old_logprobs_BS=full(old),
         ref_logprobs_BS=None if ref is None else full(ref),
+        group_logprob_B=group_expectation(full(sampler), mask_BS, B),
     )
 
 

@@ -72,6 +72,7 @@ class PolicyLoss:
             response_BS & (batch.source_B == Source.EXPLORER).unsqueeze(1),
             response_BS,
             batch.advantages_B.unsqueeze(1),
+            None if batch.group_logprob_B is None else batch.group_logprob_B.unsqueeze(1),
         )
         found = self.importance(tokens)
         objective_BS, clipped_BS = self.clipped_surrogate(found.ratio_BS, tokens.advantages_B1, found.unclipped_BS)

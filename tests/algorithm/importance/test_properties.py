@@ -118,7 +118,7 @@ def test_a_single_update_has_the_gradient_of_one_with_old_log_probs(importance: 
 
 
 @pytest.mark.parametrize("aggregation", AGGREGATIONS.names())
-@pytest.mark.parametrize("importance", IMPORTANCE.names())
+@pytest.mark.parametrize("importance", [name for name in IMPORTANCE.names() if name != "gepo"])  # it is biased
 @settings(max_examples=15, deadline=None)
 @given(seed=st.integers(0, 10**6))
 def test_on_policy_a_rule_is_learner_old(importance: str, aggregation: str, seed: int) -> None:

@@ -25,6 +25,7 @@ class RuleInput(NamedTuple):
     explorer_BS: torch.Tensor  # bool: the explorer sampled it
     response_BS: torch.Tensor  # bool: a response token
     advantages_B1: torch.Tensor  # float32
+    group_logprob_B1: torch.Tensor | None = None  # float32, of the row's whole group; see batching.group_expectation
 
     def mean_B1(self, values_BS: torch.Tensor) -> torch.Tensor:
         """The mean over the tokens of each response; 0 for a row that has none."""
