@@ -62,6 +62,7 @@ IMPORTANCE: Registry[type[ImportanceRule]] = Registry(
         "cispo": "s2l_nemo.algorithm.losses.importance.cispo:Cispo",
         "topr": "s2l_nemo.algorithm.losses.importance.topr:Topr",
         "gepo": "s2l_nemo.algorithm.losses.importance.gepo:Gepo",
+        "jackpot": "s2l_nemo.algorithm.losses.importance.jackpot:Jackpot",
     },
 )
 AGGREGATIONS: Registry[Aggregation] = Registry(
@@ -98,12 +99,13 @@ class AlgorithmConfig:
     )
     importance_cap: float = key(
         2.0,
-        "largest weight of `truncated` and `truncated_sequence`; upper end of the band of `masked`, `masked_geometric`",
+        "largest weight of `truncated`, `truncated_sequence`, `jackpot`; upper end of `masked`, `masked_geometric`",
         at_least(1),
     )
     importance_floor: float = key(0.5, "lower end of the band of `masked` and `masked_geometric`", between(0, 1))
     icepop_alpha: float = key(0.5, "`icepop`: lower end of the band", between(0, 1))
     icepop_beta: float = key(5.0, "`icepop`: upper end of the band", at_least(1))
+    jackpot_lambda: float = key(1.0, "`jackpot`: a token is accepted with min(1, pi_old/(lambda pi_sampler))", POSITIVE)
     ratio_to_sampler: bool = key(
         False, "`gspo`, `cispo`: the ratio is to the log-probs of who sampled, not to the learner's old ones"
     )

@@ -27,7 +27,8 @@ def test_aggregations_of_one_sequence_with_one_token() -> None:
 def tokens(policy: float, old: float, sampler: float) -> RuleInput:
     policy_BS, old_BS, sampler_BS = (torch.tensor([[value]]) for value in (policy, old, sampler))
     yes_BS = torch.tensor([[True]])
-    return RuleInput(policy_BS, old_BS, sampler_BS, yes_BS, yes_BS, advantages_B1=torch.ones(1, 1))
+    one_B1 = torch.ones(1, 1)
+    return RuleInput(policy_BS, old_BS, sampler_BS, yes_BS, yes_BS, one_B1, one_B1.long(), one_B1.long(), one_B1.long())
 
 
 @pytest.mark.parametrize(

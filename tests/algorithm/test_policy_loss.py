@@ -21,7 +21,7 @@ from tests.algorithm.by_hand import NO_KL, ONE, make_batch, one_token, policy_lo
 # They differ in what they make of old and sampler log-probs that differ, and of explorer tokens.
 CORRECTIONS = [
     "learner_old", "behavior", "truncated", "masked", "shaped", "luffy", "truncated_sequence", "masked_geometric",
-    "icepop",
+    "icepop", "jackpot",
 ]  # fmt: skip
 
 

@@ -72,6 +72,9 @@ class PolicyLoss:
             response_BS & (batch.source_B == Source.EXPLORER).unsqueeze(1),
             response_BS,
             batch.advantages_B.unsqueeze(1),
+            batch.tokens_BT[:, 1:],
+            batch.prompt_id_B.unsqueeze(1),
+            batch.sample_id_B.unsqueeze(1),
             None if batch.group_logprob_B is None else batch.group_logprob_B.unsqueeze(1),
         )
         found = self.importance(tokens)

@@ -25,6 +25,9 @@ class RuleInput(NamedTuple):
     explorer_BS: torch.Tensor  # bool: the explorer sampled it
     response_BS: torch.Tensor  # bool: a response token
     advantages_B1: torch.Tensor  # float32
+    token_BS: torch.Tensor  # int64, the token whose log-probs these are
+    prompt_id_B1: torch.Tensor  # int64
+    sample_id_B1: torch.Tensor  # int64
     group_logprob_B1: torch.Tensor | None = None  # float32, of the row's whole group; see batching.group_expectation
 
     def mean_B1(self, values_BS: torch.Tensor) -> torch.Tensor:
