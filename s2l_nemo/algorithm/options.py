@@ -45,6 +45,13 @@ class AdvantageNorm(str, Enum):
     split = "split"  # type: ignore[assignment]  # hides str.split, which no one calls on it
 
 
+class Rejected(str, Enum):
+    """Whether the loss is divided by tokens that the importance rule does not accept; see `losses.policy`."""
+
+    keep = "keep"
+    drop = "drop"
+
+
 # Each choice is one line here and one class or function, each rule in a file of its own.
 IMPORTANCE: Registry[type[ImportanceRule]] = Registry(
     "algorithm.importance",
@@ -110,6 +117,10 @@ class AlgorithmConfig:
         False, "`gspo`, `cispo`: the ratio is to the log-probs of who sampled, not to the learner's old ones"
     )
     shaping_gamma: float = key(0.1, "`shaped`, `luffy`: gamma of x/(x + gamma) on explorer tokens", POSITIVE)
+    rejected: Rejected = key(
+        Rejected.keep,
+        "tokens that a rule masks: keep them in the division of the loss, or drop them and their KL term",
+    )
     clip_low: float | None = key(0.2, "the ratio is clipped below at 1 - clip_low; null: not below", between(0, 1))
     clip_high: float | None = key(0.2, "the ratio is clipped above at 1 + clip_high; null: not above", NON_NEGATIVE)
     dual_clip: float | None = key(None, "lower bound -c*A for negative advantages, c > 1; null: off", above(1))

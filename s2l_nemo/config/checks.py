@@ -7,6 +7,7 @@ from typing import Any
 
 from omegaconf import OmegaConf
 
+from s2l_nemo.algorithm.options import Rejected
 from s2l_nemo.algorithm.schedule import SCHEDULES, make_schedule
 from s2l_nemo.config.keys import all_keys
 from s2l_nemo.config.schema import Accelerator, Config
@@ -133,6 +134,11 @@ def _check_algorithm(cfg: Config) -> None:
         raise UserError(
             f"explorer.path=null with algorithm.schedule.name={schedule.name}: give the explorer's folder, "
             "or set algorithm.schedule.name=none"
+        )
+    if algorithm.rejected == Rejected.drop and algorithm.drop_zero_variance:
+        raise UserError(
+            "algorithm.rejected=drop with algorithm.drop_zero_variance=true: groups without log-probs cannot say what "
+            "they reject, set algorithm.drop_zero_variance=false"
         )
     if cfg.model.optim.min_lr > cfg.model.optim.lr:
         raise UserError(

@@ -61,6 +61,10 @@ def error_of(overrides: list[str]) -> str:
         ("explorer.path=null", ["explorer.path=null", "schedule.name=linear", "algorithm.schedule.name=none"]),
         ("algorithm.group_size=1", ["algorithm.group_size=1", "at least 2"]),
         ("model.optim.min_lr=1", ["model.optim.min_lr=1.0", "model.optim.lr=0.0001"]),
+        (
+            "algorithm.rejected=drop algorithm.drop_zero_variance=true",
+            ["algorithm.rejected=drop with algorithm.drop_zero_variance=true"],
+        ),
         ("trainer.accelerator=cpu model.transformer_engine=true", ["transformer_engine=true", "needs a GPU"]),
         ("data.path=a.jsonl", ["data.path=a.jsonl without data.valid_path"]),
         ("engine.placement=separate", ["engine.placement=separate with engine.kind=embedded"]),

@@ -9,10 +9,11 @@ from dataclasses import dataclass, fields
 
 import torch
 
+from s2l_nemo.algorithm.batching import mini_batch_counts
 from s2l_nemo.algorithm.losses.aggregation import Aggregation, LossScale
-from s2l_nemo.algorithm.losses.importance.rule import ImportanceRule, RuleInput, clipped
+from s2l_nemo.algorithm.losses.importance.rule import Importance, ImportanceRule, RuleInput, clipped
 from s2l_nemo.algorithm.losses.kl import kl_penalty
-from s2l_nemo.algorithm.options import AGGREGATIONS, IMPORTANCE, AlgorithmConfig, KLEstimator
+from s2l_nemo.algorithm.options import AGGREGATIONS, IMPORTANCE, AlgorithmConfig, KLEstimator, Rejected
 from s2l_nemo.types import Source, TrainBatch
 
 
@@ -29,6 +30,7 @@ class PolicyLoss:
     kl_on_explorer: bool
     explorer_loss_coef: float
     aggregate: Aggregation
+    rejected: Rejected
 
     @classmethod
     def of(cls, options: AlgorithmConfig) -> PolicyLoss:
@@ -43,6 +45,7 @@ class PolicyLoss:
             kl_on_explorer=options.kl_on_explorer,
             explorer_loss_coef=options.explorer_loss_coef,
             aggregate=AGGREGATIONS[options.aggregation],
+            rejected=options.rejected,
         )
 
     def __call__(
@@ -59,44 +62,45 @@ class PolicyLoss:
         `_explorer`. Divide by `tokens` of the same suffix.
         """
         old_BS = logprobs_BS.detach() if batch.old_logprobs_BS is None else batch.old_logprobs_BS
-        response_BS = batch.mask_BS.bool()
-
-        # Before any arithmetic: what stands at padded positions may be anything, and inf * 0 is nan.
-        def on_response(values_BS: torch.Tensor) -> torch.Tensor:
-            return torch.where(response_BS, values_BS.float(), 0.0)
-
-        tokens = RuleInput(
-            on_response(logprobs_BS),
-            on_response(old_BS),
-            on_response(batch.sampler_logprobs_BS),
-            response_BS & (batch.source_B == Source.EXPLORER).unsqueeze(1),
-            response_BS,
-            batch.advantages_B.unsqueeze(1),
-            batch.tokens_BT[:, 1:],
-            batch.prompt_id_B.unsqueeze(1),
-            batch.sample_id_B.unsqueeze(1),
-            None if batch.group_logprob_B is None else batch.group_logprob_B.unsqueeze(1),
-        )
+        tokens = rule_input(logprobs_BS, old_BS, batch)
         found = self.importance(tokens)
         objective_BS, clipped_BS = self.clipped_surrogate(found.ratio_BS, tokens.advantages_B1, found.unclipped_BS)
         coef_BS = torch.where(tokens.explorer_BS, self.explorer_loss_coef, 1.0)
+        counted_BS = self._counted(tokens, found)
         losses_BS = torch.where(found.accepted_BS, -coef_BS * found.weight_BS * objective_BS, 0.0)
         per_token = {
             "tokens": batch.mask_BS,
-            "clipped": response_BS & clipped_BS,
-            "rejected": response_BS & ~found.accepted_BS,
-            "ratio_sum": on_response(found.ratio_BS),
+            "clipped": tokens.response_BS & clipped_BS,
+            "rejected": tokens.response_BS & ~found.accepted_BS,
+            "ratio_sum": tokens.on_response(found.ratio_BS),
             "logprob_diff_sum": (tokens.old_BS - tokens.sampler_BS).abs(),
         }
         if batch.ref_logprobs_BS is not None:
-            kl_BS = kl_penalty(tokens.policy_BS, on_response(batch.ref_logprobs_BS), self.kl_estimator)
-            counted_BS = kl_BS if self.kl_on_explorer else kl_BS.masked_fill(tokens.explorer_BS, 0.0)
-            losses_BS = losses_BS + self.kl_coef * counted_BS
+            kl_BS = kl_penalty(tokens.policy_BS, tokens.on_response(batch.ref_logprobs_BS), self.kl_estimator)
+            penalised_BS = kl_BS if self.kl_on_explorer else kl_BS.masked_fill(tokens.explorer_BS, 0.0)
+            losses_BS = losses_BS + self.kl_coef * penalised_BS
             per_token["kl_sum"] = kl_BS
         else:
             assert self.kl_coef == 0, "a KL penalty needs reference log-probs"
-        loss = self.aggregate(on_response(losses_BS), batch.mask_BS, scale)
+        loss = self.aggregate(torch.where(counted_BS, losses_BS, 0.0), counted_BS.float(), scale)
         return loss, _sums_by_source(per_token, tokens.explorer_BS)
+
+    def counts(self, batch: TrainBatch) -> tuple[int, int]:
+        """The tokens that the loss is divided by, and sequences with at least one. Sums over ranks make a `LossScale`.
+
+        They are all response tokens, or with `rejected=drop` those that the rule accepts. Then `batch` must carry old
+        log-probs: which tokens are accepted has to be known before the first update.
+        """
+        if self.rejected is Rejected.keep:
+            return mini_batch_counts(batch)
+        assert batch.old_logprobs_BS is not None, "what a rule rejects depends on old log-probs"
+        tokens = rule_input(batch.old_logprobs_BS, batch.old_logprobs_BS, batch)
+        counted_BS = self._counted(tokens, self.importance(tokens))
+        return int(counted_BS.sum().item()), int(counted_BS.any(1).sum().item())
+
+    def _counted(self, tokens: RuleInput, found: Importance) -> torch.Tensor:
+        """bool: the tokens that enter the loss, their KL term too, and are counted in its division."""
+        return tokens.response_BS & found.accepted_BS if self.rejected is Rejected.drop else tokens.response_BS
 
     def clipped_surrogate(
         self, ratio_BS: torch.Tensor, advantages_B1: torch.Tensor, unclipped_BS: torch.Tensor
@@ -114,6 +118,28 @@ class PolicyLoss:
             objective_BS = torch.where(advantages_B1 < 0, bounded_BS, objective_BS)
         objective_BS = torch.where(unclipped_BS, plain_BS, objective_BS)
         return objective_BS, (objective_BS != plain_BS).detach()
+
+
+def rule_input(logprobs_BS: torch.Tensor, old_BS: torch.Tensor, batch: TrainBatch) -> RuleInput:
+    """What a rule sees of a batch, for a policy with these log-probs."""
+    response_BS = batch.mask_BS.bool()
+    # Before any arithmetic: what stands at padded positions may be anything, and inf * 0 is nan.
+    policy_BS, old_BS, sampler_BS = (
+        torch.where(response_BS, values_BS.float(), 0.0)
+        for values_BS in (logprobs_BS, old_BS, batch.sampler_logprobs_BS)
+    )
+    return RuleInput(
+        policy_BS,
+        old_BS,
+        sampler_BS,
+        response_BS & (batch.source_B == Source.EXPLORER).unsqueeze(1),
+        response_BS,
+        batch.advantages_B.unsqueeze(1),
+        batch.tokens_BT[:, 1:],
+        batch.prompt_id_B.unsqueeze(1),
+        batch.sample_id_B.unsqueeze(1),
+        None if batch.group_logprob_B is None else batch.group_logprob_B.unsqueeze(1),
+    )
 
 
 def importance_rule(options: AlgorithmConfig) -> ImportanceRule:

@@ -30,13 +30,17 @@ class RuleInput(NamedTuple):
     sample_id_B1: torch.Tensor  # int64
     group_logprob_B1: torch.Tensor | None = None  # float32, of the row's whole group; see batching.group_expectation
 
+    def on_response(self, values_BS: torch.Tensor) -> torch.Tensor:
+        """The values as float32, and 0 outside of the responses, where they may be anything."""
+        return torch.where(self.response_BS, values_BS.float(), 0.0)
+
     def mean_B1(self, values_BS: torch.Tensor) -> torch.Tensor:
         """The mean over the tokens of each response; 0 for a row that has none."""
         return self.sum_B1(values_BS) / self.response_BS.sum(1, keepdim=True).clamp(min=1)
 
     def sum_B1(self, values_BS: torch.Tensor) -> torch.Tensor:
         """The sum over the tokens of each response."""
-        return torch.where(self.response_BS, values_BS, 0.0).sum(1, keepdim=True)
+        return self.on_response(values_BS).sum(1, keepdim=True)
 
 
 class Importance(NamedTuple):
