@@ -153,7 +153,7 @@ def test_rules_that_only_correct_for_the_sampler_are_the_same_for_plain_grpo(agg
 )
 def test_kl_estimators(estimator: str, expected: float, slope: float) -> None:
     logprobs = torch.tensor(math.log(0.5), requires_grad=True)
-    kl = kl_penalty(logprobs, torch.tensor(math.log(0.25)), KLEstimator(estimator))
+    kl = kl_penalty(logprobs, torch.tensor(math.log(0.25)), KLEstimator(estimator), None)
     assert kl.item() == pytest.approx(expected)
     assert torch.autograd.grad(kl, logprobs)[0].item() == pytest.approx(slope)
 
@@ -161,7 +161,31 @@ def test_kl_estimators(estimator: str, expected: float, slope: float) -> None:
 @pytest.mark.parametrize("estimator", KLEstimator)
 def test_kl_of_the_reference_itself_is_zero(estimator: KLEstimator) -> None:
     logprobs = torch.tensor([-0.3, -7.0])
-    assert kl_penalty(logprobs, logprobs, estimator).tolist() == [0.0, 0.0]
+    assert kl_penalty(logprobs, logprobs, estimator, None).tolist() == [0.0, 0.0]
+
+
+@pytest.mark.parametrize(
+    ("estimator", "difference", "value", "slope"),
+    [
+        # d = log pi_ref - log pi; k1 -d, k2 d^2/2, k3 exp(d) - d - 1, kept from -1 to 1
+        ("k1", 0.5, -0.5, 1.0), ("k1", 3.0, -1.0, 0.0), ("k1", -3.0, 1.0, 0.0),
+        ("k2", 1.0, 0.5, -1.0), ("k2", 2.0, 1.0, 0.0),
+        ("k3", 1.0, math.e - 2, 1 - math.e), ("k3", 1.5, 1.0, 0.0), ("k3", -5.0, 1.0, 0.0),
+    ],
+)  # fmt: skip
+def test_kl_clamp(estimator: str, difference: float, value: float, slope: float) -> None:
+    logprobs = torch.tensor(-2.0, requires_grad=True)
+    kl = kl_penalty(logprobs, torch.tensor(-2.0 + difference), KLEstimator(estimator), 1.0)
+    assert kl.item() == pytest.approx(value, rel=1e-5)
+    assert torch.autograd.grad(kl, logprobs)[0].item() == pytest.approx(slope, rel=1e-5)
+
+
+def test_the_clamp_has_its_key() -> None:
+    batch = make_batch([[1.0, 1.0]], [0.0], [Source.LEARNER], ref=torch.tensor([[0.5, 3.0]]))
+    params = AlgorithmConfig(kl_coef=1.0, kl_estimator=KLEstimator.k1, kl_clamp=2.0)
+    loss, sums = policy_loss(torch.zeros(1, 2), batch, params, LossScale(2, 1, 2))
+    assert loss.item() == (-0.5 - 2) / 2
+    assert sums["kl_sum"].item() == -2.5
 
 
 def test_kl_on_explorer_tokens_and_explorer_coefficient() -> None:

@@ -27,6 +27,7 @@ class PolicyLoss:
     dual_clip: float | None
     kl_coef: float
     kl_estimator: KLEstimator
+    kl_clamp: float | None
     kl_on_explorer: bool
     explorer_loss_coef: float
     aggregate: Aggregation
@@ -42,6 +43,7 @@ class PolicyLoss:
             dual_clip=options.dual_clip,
             kl_coef=options.kl_coef,
             kl_estimator=options.kl_estimator,
+            kl_clamp=options.kl_clamp,
             kl_on_explorer=options.kl_on_explorer,
             explorer_loss_coef=options.explorer_loss_coef,
             aggregate=AGGREGATIONS[options.aggregation],
@@ -76,7 +78,8 @@ class PolicyLoss:
             "logprob_diff_sum": (tokens.old_BS - tokens.sampler_BS).abs(),
         }
         if batch.ref_logprobs_BS is not None:
-            kl_BS = kl_penalty(tokens.policy_BS, tokens.on_response(batch.ref_logprobs_BS), self.kl_estimator)
+            ref_BS = tokens.on_response(batch.ref_logprobs_BS)
+            kl_BS = kl_penalty(tokens.policy_BS, ref_BS, self.kl_estimator, self.kl_clamp)
             penalised_BS = kl_BS if self.kl_on_explorer else kl_BS.masked_fill(tokens.explorer_BS, 0.0)
             losses_BS = losses_BS + self.kl_coef * penalised_BS
             per_token["kl_sum"] = kl_BS
