@@ -126,6 +126,7 @@ class AlgorithmConfig:
     dual_clip: float | None = key(None, "lower bound -c*A for negative advantages, c > 1; null: off", above(1))
     kl_coef: float = key(1e-3, "beta of Eq. 2; 0 skips the reference model", NON_NEGATIVE)
     kl_estimator: KLEstimator = key(KLEstimator.k3, "estimate of the KL divergence from the reference model")
+    kl_clamp: float | None = key(None, "the KL of a token is kept from -x to x, verl has 10; null: off", POSITIVE)
     kl_on_explorer: bool = key(True, "whether explorer tokens have the KL penalty too")
     explorer_loss_coef: float = key(1.0, "factor of the policy loss on explorer tokens", NON_NEGATIVE)
     aggregation: str = key("token_mean", "how the losses of tokens become one", choices=AGGREGATIONS)
@@ -133,6 +134,10 @@ class AlgorithmConfig:
         False, "leave groups whose advantages are all 0 out of log-probs and updates; they lose their KL term"
     )
     mask_truncated: bool = key(False, "answers cut at max_response_length give no gradient")
+    overlong_buffer: int | None = key(
+        None, "last tokens before rollout.max_response_length, over which a reward falls; null: off", POSITIVE_COUNT
+    )
+    overlong_penalty: float = key(1.0, "what a response of rollout.max_response_length tokens loses", NON_NEGATIVE)
     adv_std: AdvantageStd = key(AdvantageStd.sample, "which standard deviation divides advantages; none: no division")
     adv_baseline: Baseline = key(Baseline.mean, "taken off each reward: the group's mean, or the mean of the others")
     adv_norm: AdvantageNorm = key(AdvantageNorm.mixed, "statistics over the whole group, or explorer and learner apart")

@@ -140,6 +140,12 @@ def _check_algorithm(cfg: Config) -> None:
             "algorithm.rejected=drop with algorithm.drop_zero_variance=true: groups without log-probs cannot say what "
             "they reject, set algorithm.drop_zero_variance=false"
         )
+    limit = cfg.rollout.max_response_length
+    if algorithm.overlong_buffer is not None and algorithm.overlong_buffer > limit:
+        raise UserError(
+            f"algorithm.overlong_buffer={algorithm.overlong_buffer} is more than rollout.max_response_length={limit}: "
+            f"choose at most {limit}"
+        )
     if cfg.model.optim.min_lr > cfg.model.optim.lr:
         raise UserError(
             f"model.optim.min_lr={cfg.model.optim.min_lr} is above model.optim.lr={cfg.model.optim.lr}: lower it"

@@ -62,6 +62,10 @@ def error_of(overrides: list[str]) -> str:
         ("algorithm.group_size=1", ["algorithm.group_size=1", "at least 2"]),
         ("model.optim.min_lr=1", ["model.optim.min_lr=1.0", "model.optim.lr=0.0001"]),
         (
+            "algorithm.overlong_buffer=65 rollout.max_response_length=64",
+            ["algorithm.overlong_buffer=65", "rollout.max_response_length=64", "at most 64"],
+        ),
+        (
             "algorithm.rejected=drop algorithm.drop_zero_variance=true",
             ["algorithm.rejected=drop with algorithm.drop_zero_variance=true"],
         ),
@@ -127,6 +131,7 @@ def test_rates_must_be_finite(value: str) -> None:
         "algorithm.schedule.name=none explorer.path=null",
         "algorithm.kl_coef=0",
         "algorithm.dual_clip=3",
+        "algorithm.overlong_buffer=64 rollout.max_response_length=64",
         "algorithm.clip_low=null algorithm.clip_high=null",
         "validation.temperature=0",
         "trainer.devices=4 model.pipeline_model_parallel_size=2",
