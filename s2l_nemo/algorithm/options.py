@@ -128,6 +128,7 @@ class AlgorithmConfig:
     kl_estimator: KLEstimator = key(KLEstimator.k3, "estimate of the KL divergence from the reference model")
     kl_clamp: float | None = key(None, "the KL of a token is kept from -x to x, verl has 10; null: off", POSITIVE)
     kl_on_explorer: bool = key(True, "whether explorer tokens have the KL penalty too")
+    entropy_coef: float = key(0.0, "factor of the entropy, in nats, that is taken off the loss; 0: off", NON_NEGATIVE)
     explorer_loss_coef: float = key(1.0, "factor of the policy loss on explorer tokens", NON_NEGATIVE)
     aggregation: str = key("token_mean", "how the losses of tokens become one", choices=AGGREGATIONS)
     drop_zero_variance: bool = key(

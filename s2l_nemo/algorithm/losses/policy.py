@@ -29,6 +29,7 @@ class PolicyLoss:
     kl_estimator: KLEstimator
     kl_clamp: float | None
     kl_on_explorer: bool
+    entropy_coef: float
     explorer_loss_coef: float
     aggregate: Aggregation
     rejected: Rejected
@@ -45,18 +46,20 @@ class PolicyLoss:
             kl_estimator=options.kl_estimator,
             kl_clamp=options.kl_clamp,
             kl_on_explorer=options.kl_on_explorer,
+            entropy_coef=options.entropy_coef,
             explorer_loss_coef=options.explorer_loss_coef,
             aggregate=AGGREGATIONS[options.aggregation],
             rejected=options.rejected,
         )
 
     def __call__(
-        self, logprobs_BS: torch.Tensor, batch: TrainBatch, scale: LossScale
+        self, logprobs_BS: torch.Tensor, batch: TrainBatch, scale: LossScale, entropy_BS: torch.Tensor | None = None
     ) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
         """Returns this micro-batch's share of the mini-batch loss, and detached sums for the metrics.
 
         `logprobs_BS` are those of the policy that learns. If `batch` carries no `old_logprobs_BS`, nothing has been
         updated yet in this step, and they are the old ones too. It must carry `ref_logprobs_BS` unless `kl_coef` is 0.
+        `entropy_BS` (nats, with a gradient) is needed only if `entropy_coef` is not 0.
 
         The sums (float64 scalars) can be added over micro-batches and ranks: `tokens`, `clipped` (tokens whose ratio a
         clip stopped), `rejected` (tokens that the rule did not accept), `ratio_sum`, `logprob_diff_sum`
@@ -85,6 +88,9 @@ class PolicyLoss:
             per_token["kl_sum"] = kl_BS
         else:
             assert self.kl_coef == 0, "a KL penalty needs reference log-probs"
+        if self.entropy_coef:
+            assert entropy_BS is not None, "an entropy bonus needs the entropy"
+            losses_BS = losses_BS - self.entropy_coef * tokens.on_response(entropy_BS)
         loss = self.aggregate(torch.where(counted_BS, losses_BS, 0.0), counted_BS.float(), scale)
         return loss, _sums_by_source(per_token, tokens.explorer_BS)
 
