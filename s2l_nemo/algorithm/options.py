@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import MISSING, dataclass, field, fields, is_dataclass
 from enum import Enum
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
+from s2l_nemo.algorithm.advantage_choices import AdvantageNorm as AdvantageNorm
+from s2l_nemo.algorithm.advantage_choices import AdvantageStd as AdvantageStd
+from s2l_nemo.algorithm.advantage_choices import Baseline as Baseline
 from s2l_nemo.algorithm.schedule import SCHEDULES
+from s2l_nemo.errors import UserError
 from s2l_nemo.fields import NON_NEGATIVE, POSITIVE, POSITIVE_COUNT, above, at_least, between, key
-from s2l_nemo.registry import Registry
+from s2l_nemo.registry import Registry, Wanted
 
 if TYPE_CHECKING:
+    from s2l_nemo.algorithm.advantages import Advantage
     from s2l_nemo.algorithm.losses.aggregation import Aggregation
     from s2l_nemo.algorithm.losses.importance.rule import ImportanceRule
 
@@ -23,34 +28,15 @@ class KLEstimator(str, Enum):
     k3 = "k3"
 
 
-class AdvantageStd(str, Enum):
-    """What the centred reward is divided by; see `advantages`."""
-
-    sample = "sample"
-    population = "population"
-    none = "none"
-
-
-class Baseline(str, Enum):
-    """What is taken off the reward; see `advantages`."""
-
-    mean = "mean"
-    leave_one_out = "leave_one_out"
-
-
-class AdvantageNorm(str, Enum):
-    """Over which candidates the statistics are taken; see `advantages`."""
-
-    mixed = "mixed"
-    split = "split"  # type: ignore[assignment]  # hides str.split, which no one calls on it
-
-
 class Rejected(str, Enum):
     """Whether the loss is divided by tokens that the importance rule does not accept; see `losses.policy`."""
 
     keep = "keep"
     drop = "drop"
 
+
+Rule = TypeVar("Rule")
+RULE = Wanted(lambda found: isinstance(found, type) and is_dataclass(found), "a dataclass")
 
 # Each choice is one line here and one class or function, each rule in a file of its own.
 IMPORTANCE: Registry[type[ImportanceRule]] = Registry(
@@ -71,6 +57,7 @@ IMPORTANCE: Registry[type[ImportanceRule]] = Registry(
         "gepo": "s2l_nemo.algorithm.losses.importance.gepo:Gepo",
         "jackpot": "s2l_nemo.algorithm.losses.importance.jackpot:Jackpot",
     },
+    RULE,
 )
 AGGREGATIONS: Registry[Aggregation] = Registry(
     "algorithm.aggregation",
@@ -79,6 +66,10 @@ AGGREGATIONS: Registry[Aggregation] = Registry(
         "sequence_mean": "s2l_nemo.algorithm.losses.aggregation:sequence_mean",
         "constant": "s2l_nemo.algorithm.losses.aggregation:constant",
     },
+    Wanted(callable, "a function"),
+)
+ADVANTAGES: Registry[type[Advantage]] = Registry(
+    "algorithm.advantage", {"group": "s2l_nemo.algorithm.advantages:GroupAdvantage"}, RULE
 )
 
 
@@ -135,6 +126,7 @@ class AlgorithmConfig:
         False, "leave groups whose advantages are all 0 out of log-probs and updates; they lose their KL term"
     )
     mask_truncated: bool = key(False, "answers cut at max_response_length give no gradient")
+    advantage: str = key("group", "how the rewards of a group become advantages", choices=ADVANTAGES)
     overlong_buffer: int | None = key(
         None, "last tokens before rollout.max_response_length, over which a reward falls; null: off", POSITIVE_COUNT
     )
@@ -143,3 +135,18 @@ class AlgorithmConfig:
     adv_baseline: Baseline = key(Baseline.mean, "taken off each reward: the group's mean, or the mean of the others")
     adv_norm: AdvantageNorm = key(AdvantageNorm.mixed, "statistics over the whole group, or explorer and learner apart")
     adv_eps: float = key(1e-6, "added to the standard deviation", NON_NEGATIVE)
+
+
+def made(rule: type[Rule], options: AlgorithmConfig) -> Rule:
+    """The rule, a dataclass, filled with the keys of `algorithm` that its fields name.
+
+    A field that is no such key keeps the rule's own default. Raises UserError if it has none.
+    """
+    known = {one.name for one in fields(AlgorithmConfig)}
+    values = {}
+    for one in fields(rule):  # type: ignore[arg-type]  # a dataclass by contract
+        if one.name in known:
+            values[one.name] = getattr(options, one.name)
+        elif one.default is MISSING and one.default_factory is MISSING:
+            raise UserError(f"{rule.__name__}.{one.name} is no key of algorithm: give this field a default")
+    return rule(**values)

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from fractions import Fraction
 
 from s2l_nemo.errors import UserError
-from s2l_nemo.registry import Registry
+from s2l_nemo.registry import Registry, Wanted
 
 
 @dataclass(frozen=True)
@@ -104,4 +104,5 @@ SCHEDULES: Registry[ScheduleKind] = Registry(
         "cosine": ScheduleKind(_cosine),  # the end points of `linear`
         "none": ScheduleKind(_none, explores=False, uses_t_mix=False),  # plain GRPO
     },
+    Wanted(lambda found: isinstance(found, ScheduleKind), "a ScheduleKind"),
 )

@@ -7,7 +7,7 @@ from typing import Any
 
 from omegaconf import OmegaConf
 
-from s2l_nemo.algorithm.options import Rejected
+from s2l_nemo.algorithm.options import ADVANTAGES, IMPORTANCE, Rejected, made
 from s2l_nemo.algorithm.schedule import SCHEDULES, make_schedule
 from s2l_nemo.config.keys import all_keys
 from s2l_nemo.config.schema import Accelerator, Config
@@ -20,6 +20,7 @@ from s2l_nemo.models.open import Model, open_model
 def check_config(cfg: Config) -> None:
     """Raises UserError for the first value that is out of range or does not fit the others. Reads no file."""
     check_ranges(cfg, Config)
+    _check_import_paths(cfg)
     _check_parallelism(cfg)
     _check_batches(cfg)
     _check_algorithm(cfg)
@@ -85,6 +86,17 @@ def data_parallel_size(cfg: Config) -> int:
 def mini_batch_prompts(cfg: Config) -> int:
     """Prompts of one optimizer step, over all ranks."""
     return cfg.algorithm.mini_batch_prompts or cfg.algorithm.prompts_per_step
+
+
+def _check_import_paths(cfg: Any) -> None:
+    """Imports what the user names by `package.module:name`, so that a mistake shows before any model loads."""
+    for name, key in all_keys().items():
+        value = OmegaConf.select(cfg, name)
+        if key.facts.choices is not None and ":" in value:
+            key.facts.choices[value]
+    for registry, value in ((IMPORTANCE, cfg.algorithm.importance), (ADVANTAGES, cfg.algorithm.advantage)):
+        if ":" in value:
+            made(registry[value], cfg.algorithm)
 
 
 def _check_parallelism(cfg: Config) -> None:

@@ -129,7 +129,8 @@ def test_batches_of_prompts_that_cannot_be_taken() -> None:
         ("abrupt", 2, -0.5, "algorithm.schedule.alpha=-0.5 is not a share: choose a number from 0 to 1"),
         (
             "slow", 2, 1.0,
-            "algorithm.schedule.name=slow is unknown: choose one of linear, abrupt, constant, cosine, none",
+            "algorithm.schedule.name=slow is unknown: choose one of linear, abrupt, constant, cosine, none, "
+            "package.module:name",
         ),
     ],
 )  # fmt: skip

@@ -5,7 +5,7 @@ Everything is a function of per-token log-probs. Padded positions are exactly 0 
 
 from __future__ import annotations
 
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 
 import torch
 
@@ -13,7 +13,7 @@ from s2l_nemo.algorithm.batching import mini_batch_counts
 from s2l_nemo.algorithm.losses.aggregation import Aggregation, LossScale
 from s2l_nemo.algorithm.losses.importance.rule import Importance, ImportanceRule, RuleInput, clipped
 from s2l_nemo.algorithm.losses.kl import kl_penalty
-from s2l_nemo.algorithm.options import AGGREGATIONS, IMPORTANCE, AlgorithmConfig, KLEstimator, Rejected
+from s2l_nemo.algorithm.options import AGGREGATIONS, IMPORTANCE, AlgorithmConfig, KLEstimator, Rejected, made
 from s2l_nemo.types import Source, TrainBatch
 
 
@@ -38,7 +38,7 @@ class PolicyLoss:
     def of(cls, options: AlgorithmConfig) -> PolicyLoss:
         """The loss that the keys of `algorithm` ask for. Raises UserError for a rule that nobody has registered."""
         return cls(
-            importance=importance_rule(options),
+            importance=made(IMPORTANCE[options.importance], options),
             clip_low=options.clip_low,
             clip_high=options.clip_high,
             dual_clip=options.dual_clip,
@@ -149,17 +149,6 @@ def rule_input(logprobs_BS: torch.Tensor, old_BS: torch.Tensor, batch: TrainBatc
         batch.sample_id_B.unsqueeze(1),
         None if batch.group_logprob_B is None else batch.group_logprob_B.unsqueeze(1),
     )
-
-
-def importance_rule(options: AlgorithmConfig) -> ImportanceRule:
-    """The rule that `algorithm.importance` names, filled with the keys of `algorithm` that its fields name.
-
-    A field that is no such key keeps the rule's own default.
-    """
-    rule = IMPORTANCE[options.importance]
-    known = {one.name for one in fields(AlgorithmConfig)}
-    wanted = [one.name for one in fields(rule) if one.name in known]  # type: ignore[arg-type]  # a dataclass by contract
-    return rule(**{name: getattr(options, name) for name in wanted})
 
 
 def _sums_by_source(per_token: dict[str, torch.Tensor], explorer_BS: torch.Tensor) -> dict[str, torch.Tensor]:

@@ -1,0 +1,27 @@
+"""The closed sets among the keys of advantages. Imports nothing, so that `options` may name `advantages`."""
+
+from __future__ import annotations
+
+from enum import Enum
+
+
+class AdvantageStd(str, Enum):
+    """What the centred reward is divided by; see `advantages`."""
+
+    sample = "sample"
+    population = "population"
+    none = "none"
+
+
+class Baseline(str, Enum):
+    """What is taken off the reward; see `advantages`."""
+
+    mean = "mean"
+    leave_one_out = "leave_one_out"
+
+
+class AdvantageNorm(str, Enum):
+    """Over which candidates the statistics are taken; see `advantages`."""
+
+    mixed = "mixed"
+    split = "split"  # type: ignore[assignment]  # hides str.split, which no one calls on it
