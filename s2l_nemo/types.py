@@ -128,6 +128,7 @@ class TrainBatch:
     sample_id_B: torch.Tensor  # int64
     old_logprobs_BS: torch.Tensor | None = None  # learner before this step's updates; None: nothing is updated yet
     ref_logprobs_BS: torch.Tensor | None = None  # learner before training
+    group_logprob_B: torch.Tensor | None = None  # float32, of the row's whole group; see batching.group_expectation
 
     def __len__(self) -> int:
         return self.tokens_BT.size(0)

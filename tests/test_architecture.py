@@ -32,7 +32,7 @@ ROOMS: dict[str, set[str]] = {
     "planner": {"algorithm", "config", "engines", "errors", "fields", "models", "models.open"},
     # floor 3: what touches processes, devices and runs
     "data": {"config", "errors", "files", "types"},
-    "rewards": {"config", "data", "errors"},
+    "rewards": {"config", "data", "errors", "registry"},
     "actor": {
         "algorithm", "config", "errors", "models", "models.checkpoints", "models.formats", "models.open", "types",
     },

@@ -7,6 +7,7 @@ from typing import Any
 
 from omegaconf import OmegaConf
 
+from s2l_nemo.algorithm.options import ADVANTAGES, IMPORTANCE, Rejected, made
 from s2l_nemo.algorithm.schedule import SCHEDULES, make_schedule
 from s2l_nemo.config.explorers import explorers_of
 from s2l_nemo.config.keys import all_keys
@@ -20,6 +21,7 @@ from s2l_nemo.models.open import Model, open_model
 def check_config(cfg: Config) -> None:
     """Raises UserError for the first value that is out of range or does not fit the others. Reads no file."""
     check_ranges(cfg, Config)
+    _check_import_paths(cfg)
     _check_parallelism(cfg)
     _check_batches(cfg)
     _check_algorithm(cfg)
@@ -91,6 +93,17 @@ def mini_batch_prompts(cfg: Config) -> int:
     return cfg.algorithm.mini_batch_prompts or cfg.algorithm.prompts_per_step
 
 
+def _check_import_paths(cfg: Any) -> None:
+    """Imports what the user names by `package.module:name`, so that a mistake shows before any model loads."""
+    for name, key in all_keys().items():
+        value = OmegaConf.select(cfg, name)
+        if key.facts.choices is not None and ":" in value:
+            key.facts.choices[value]
+    for registry, value in ((IMPORTANCE, cfg.algorithm.importance), (ADVANTAGES, cfg.algorithm.advantage)):
+        if ":" in value:
+            made(registry[value], cfg.algorithm)
+
+
 def _check_parallelism(cfg: Config) -> None:
     ranks = cfg.trainer.devices * cfg.trainer.num_nodes
     tp, pp = cfg.model.tensor_model_parallel_size, cfg.model.pipeline_model_parallel_size
@@ -138,6 +151,17 @@ def _check_algorithm(cfg: Config) -> None:
         raise UserError(
             f"explorer.path=null with algorithm.schedule.name={schedule.name}: give the explorer's folder, "
             "or set algorithm.schedule.name=none"
+        )
+    if algorithm.rejected == Rejected.drop and algorithm.drop_zero_variance:
+        raise UserError(
+            "algorithm.rejected=drop with algorithm.drop_zero_variance=true: groups without log-probs cannot say what "
+            "they reject, set algorithm.drop_zero_variance=false"
+        )
+    limit = cfg.rollout.max_response_length
+    if algorithm.overlong_buffer is not None and algorithm.overlong_buffer > limit:
+        raise UserError(
+            f"algorithm.overlong_buffer={algorithm.overlong_buffer} is more than rollout.max_response_length={limit}: "
+            f"choose at most {limit}"
         )
     if cfg.model.optim.min_lr > cfg.model.optim.lr:
         raise UserError(

@@ -20,8 +20,8 @@ Where the defaults depart from the paper:
   has the paper's denominator, and corrections.
 - Eq. 2 is a mean over answers. Here it is a mean over the tokens of a mini-batch (`algorithm.aggregation`).
 - KL is estimated on explorer tokens too, though the learner did not sample them (`algorithm.kl_on_explorer`).
-- The explorer samples during training, with the sampling keys of the learner unless it has its own. The paper samples it
-  ahead of time.
+- The explorer samples during training, with the sampling keys of the learner unless it has its own. The paper samples
+  it ahead of time.
 - T_mix = 1, where the formula divides by 0, is one step of the explorer alone. T_mix = 0 is plain GRPO.
 - A group of equal rewards has advantage exactly 0. A check that fails is worth 0.
 - An epoch's last prompts, too few for a batch, are left out, so that no batch holds a prompt twice (`algorithm.order`).
@@ -48,11 +48,11 @@ from dataclasses import dataclass, replace
 import torch
 
 from s2l_nemo.actor.protocol import Actor
-from s2l_nemo.algorithm.advantages import group_advantages
 from s2l_nemo.algorithm.batching import balanced_replicas, collate, groups_with_gradient, mini_batch_counts
 from s2l_nemo.algorithm.losses.aggregation import LossScale
 from s2l_nemo.algorithm.losses.policy import PolicyLoss
-from s2l_nemo.algorithm.options import AlgorithmConfig
+from s2l_nemo.algorithm.options import ADVANTAGES, AlgorithmConfig, Rejected, made
+from s2l_nemo.algorithm.overlong import overlong_penalty
 from s2l_nemo.algorithm.schedule import Schedule, Split
 from s2l_nemo.config.schema import CheckpointConfig, ValidationConfig
 from s2l_nemo.trainer.clock import Clock
@@ -195,16 +195,18 @@ class Trainer:
         return balanced_replicas(tokens_P, replicas, self.mini_batch_prompts())
 
     def advantages(self, groups: StepGroups) -> torch.Tensor:
-        """advantages_PG over each whole group. Explorer and learner stand together unless `adv_norm` parts them."""
-        return group_advantages(
-            groups.reward_PG.float(),
-            groups.source_PG,
-            groups.kept_PG,
-            std=self.algorithm.adv_std,
-            baseline=self.algorithm.adv_baseline,
-            norm=self.algorithm.adv_norm,
-            eps=self.algorithm.adv_eps,
+        """advantages_PG over each whole group, from rewards less the penalty for length.
+
+        Explorer and learner stand together unless `adv_norm` parts them.
+        """
+        penalty_PG = overlong_penalty(
+            groups.length_PG,
+            max_response_length=self.limits.max_response_length,
+            buffer=self.algorithm.overlong_buffer,
+            penalty=self.algorithm.overlong_penalty,
         )
+        advantage = made(ADVANTAGES[self.algorithm.advantage], self.algorithm)
+        return advantage((groups.reward_PG + penalty_PG).float(), groups.source_PG, groups.kept_PG)
 
     def mini_batch_prompts(self) -> int:
         """Prompts of one optimizer step, over all replicas."""
@@ -246,12 +248,14 @@ class Trainer:
         """Adds the log-probs that the updates do not compute themselves.
 
         Those are the reference policy's, unless `kl_coef` is 0, and those of the learner before the step's updates. The
-        first update needs no old ones in a single pass: it finds them in its own forward pass.
+        first update needs no old ones in a single pass: it finds them in its own forward pass. With `rejected=drop` it
+        does need them, and each loss is then divided by the counts of accepted tokens on all replicas.
 
         Returns also sums that hold the entropy of the rows that have old log-probs.
         """
         temperature, sums = self.sampling.temperature, StepSums()
-        first = 1 if self.algorithm.optimizer_passes == 1 else 0
+        drops = self.algorithm.rejected is Rejected.drop
+        first = 1 if self.algorithm.optimizer_passes == 1 and not drops else 0
         old: list[torch.Tensor | None] = [None] * len(updates)
         ref: list[torch.Tensor | None] = [None] * len(updates)
         sizes = [len(update.rows) for update in updates]
@@ -270,7 +274,17 @@ class Trainer:
             ref = list(self.actor.get_init_policy_logprobs(whole, temperature).split(sizes))
         self.actor.finish_inference()
         rows = [update.rows.with_logprobs(*its) for update, *its in zip(updates, old, ref, strict=True)]
-        return [replace(update, rows=its) for update, its in zip(updates, rows, strict=True)], sums
+        updates = [replace(update, rows=its) for update, its in zip(updates, rows, strict=True)]
+        return [self.divided_by_accepted(update) for update in updates] if drops else updates, sums
+
+    def divided_by_accepted(self, update: Update) -> Update:
+        """The update with the counts of accepted tokens, over all replicas. Its rows must have old log-probs."""
+        tokens, sequences = self.loss.counts(update.rows)
+        counts = self.actor.sum_over_replicas({"accepted_tokens": tokens, "accepted_sequences": sequences})
+        accepted = replace(
+            update.scale, tokens=int(counts["accepted_tokens"]), sequences=int(counts["accepted_sequences"])
+        )
+        return replace(update, scale=accepted)
 
     def update(self, updates: Sequence[Update], sums: StepSums) -> StepSums:
         """Takes U passes of the optimizer steps. Returns `sums` with those of all of them."""
