@@ -114,7 +114,7 @@ def layout(tp: int, pp: int, world: int) -> list[str]:
 
 
 def untimed(metrics: dict[str, Any]) -> dict[str, Any]:
-    return {key: value for key, value in metrics.items() if not key.startswith(("time/", "throughput/"))}
+    return {key: value for key, value in metrics.items() if not key.startswith(("time/", "throughput/", "total/seconds"))}
 
 
 def rollouts(run: Path, step: int) -> list[Any]:
