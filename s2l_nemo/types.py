@@ -155,6 +155,11 @@ class TrainBatch:
         values = {f.name: getattr(self, f.name) for f in fields(self)}
         return replace(self, **{name: function(value) for name, value in values.items() if value is not None})
 
+    def chunks(self, size: int) -> Iterator[TrainBatch]:
+        """Consecutive batches of `size` rows. The last one may have fewer."""
+        for start in range(0, len(self), size):
+            yield self.select(slice(start, start + size))
+
     def split(self, size: int) -> Iterator[TrainBatch]:
         """Consecutive batches of `size` rows. Raises ValueError if `size` does not divide the batch."""
         if len(self) % size:

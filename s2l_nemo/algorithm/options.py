@@ -82,6 +82,11 @@ class AlgorithmConfig:
     prompts_per_step: int = key(32, "prompts of one step (P)", POSITIVE_COUNT)
     group_size: int = key(16, "rollouts of each prompt, explorer and learner together (G)", at_least(2))
     mini_batch_prompts: int | None = key(None, "prompts of one optimizer step; null: all of them", POSITIVE_COUNT)
+    explorer_mini_batch: int | None = key(
+        None,
+        "with rollout.two_updates: sequences of an optimizer step on explorer rollouts; null: mini_batch_prompts",
+        POSITIVE_COUNT,
+    )
     optimizer_passes: int = key(1, "passes over the step's rollouts (U)", POSITIVE_COUNT)
     schedule: ScheduleConfig = field(default_factory=ScheduleConfig)
     importance: str = key(

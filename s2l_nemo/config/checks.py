@@ -29,6 +29,7 @@ def check_config(cfg: Config) -> None:
     _check_platform(cfg)
     _check_data(cfg)
     _check_engine(cfg)
+    _check_two_updates(cfg)
     _check_ahead(cfg)
     _check_logprobs(cfg)
 
@@ -266,6 +267,44 @@ def _check_engine(cfg: Config) -> None:
     if engine.python is not None and not served:
         raise UserError(
             f"engine.python={engine.python} with engine.kind={engine.kind}: only servers have an interpreter"
+        )
+
+
+def _check_two_updates(cfg: Config) -> None:
+    algorithm, rollout = cfg.algorithm, cfg.rollout
+    if not rollout.two_updates:
+        if algorithm.explorer_mini_batch is not None:
+            raise UserError(
+                f"algorithm.explorer_mini_batch={algorithm.explorer_mini_batch} without rollout.two_updates=true: "
+                "explorer and learner share their mini-batches; set algorithm.mini_batch_prompts"
+            )
+        return
+    others = {
+        "algorithm.rescue_first": algorithm.rescue_first,
+        "algorithm.refill_rounds": algorithm.refill_rounds,
+        "algorithm.drop_zero_variance": algorithm.drop_zero_variance,
+        "rollout.explorer_ahead": rollout.explorer_ahead,
+    }
+    for name, value in others.items():
+        if value:
+            raise UserError(f"rollout.two_updates=true with {name}={value}: choose one of them")
+    if rollout.explorer_filter is not ExplorerFilter.none or algorithm.schedule.name == "adaptive":
+        other = (
+            f"algorithm.schedule.name={algorithm.schedule.name}"
+            if rollout.explorer_filter is ExplorerFilter.none
+            else f"rollout.explorer_filter={rollout.explorer_filter.name}"
+        )
+        raise UserError(f"rollout.two_updates=true with {other}: choose one of them")
+    if cfg.model.micro_batch_tokens is None:
+        raise UserError(
+            "rollout.two_updates=true without model.micro_batch_tokens: its mini-batches have different numbers of "
+            "rows, so cut them by tokens"
+        )
+    dp = data_parallel_size(cfg)
+    if algorithm.explorer_mini_batch is not None and algorithm.explorer_mini_batch % dp:
+        raise UserError(
+            f"algorithm.explorer_mini_batch={algorithm.explorer_mini_batch} cannot be shared by {dp} data-parallel "
+            f"ranks: choose a multiple of {dp}"
         )
 
 

@@ -178,6 +178,9 @@ class RolloutConfig:
         "explorers sample the next step while the actor trains; needs engine servers with GPUs of their own",
         may_change=True,
     )
+    two_updates: bool = key(
+        False, "as the released code: no mixed groups, but an update on the explorer's, then one on the learner's"
+    )
     explorer_filter: ExplorerFilter = key(
         ExplorerFilter.none, "leave out explorer rollouts until they are as the learner's"
     )

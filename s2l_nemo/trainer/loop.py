@@ -57,10 +57,11 @@ from s2l_nemo.algorithm.schedule import Schedule, Split
 from s2l_nemo.config.schema import CheckpointConfig, ValidationConfig
 from s2l_nemo.trainer.clock import Clock
 from s2l_nemo.trainer.diversity_filter import DiversityFilter
-from s2l_nemo.trainer.exchange import StepGroups
+from s2l_nemo.trainer.exchange import Place, StepGroups
 from s2l_nemo.trainer.group_metrics import group_metrics, totals
 from s2l_nemo.trainer.group_sampler import GroupSampler
 from s2l_nemo.trainer.metrics import Metrics, outcome_of, refill_metrics, rollout_metrics, throughput, update_metrics
+from s2l_nemo.trainer.parts import Learned, joined, parts_of
 from s2l_nemo.trainer.progress import Progress
 from s2l_nemo.trainer.recorder import Recorder
 from s2l_nemo.trainer.rollouts import Rollouts
@@ -112,6 +113,7 @@ class Trainer:
     rollouts: Rollouts
     explorer_filter: DiversityFilter | None
     explorer_ahead: bool  # explorers sample the next step while the actor trains
+    two_updates: bool  # see `trainer.parts`
     recorder: Recorder
     stop: StopRequest
     progress: Progress
@@ -123,7 +125,7 @@ class Trainer:
         Validates before the first step, every `validation.every` steps and after the last one. Saves every
         `checkpoint.every` steps, after the last one and after a signal.
         """
-        self.rollouts.refit(self.step)
+        self.rollouts.refit(self.version(self.step))
         if self.step == 0:
             self.recorder.validated(0, self.validate(), self.valid_prompts)
         while self.step < self.algorithm.steps:
@@ -148,37 +150,61 @@ class Trainer:
         """Iteration `step` of Algorithm 1, counted from 1. Returns its metrics, its groups and advantages_PG."""
         clock = Clock(self.now)
         split = self.split(step)
-        sampled = self.sampler.sample(split, self.replicas, clock)
-        groups = sampled.groups
+        prompts = self.sampler.take()
+        first, *others = parts_of(split, two_updates=self.two_updates)
+        version = self.version(step - 1)
+        learned = self.learn(first, prompts, self.replicas, version, clock, last=not others)
+        for other in others:
+            place = self.sampler.where(learned.sampled.groups)
+            learned = joined(learned, self.learn(other, prompts, place, version + 1, clock, last=True))
+        self.progress.step = step
+        groups, advantages_PG, sums = learned.sampled.groups, learned.advantages_PG, learned.sums
+        metrics = {
+            **rollout_metrics(split, groups, self.loss.explorers),
+            **refill_metrics(learned.sampled),
+            **group_metrics(groups, advantages_PG, self.loss.explorers),
+            **totals(self.progress, groups, learned.sampled.asked, sums.total.tokens, clock),
+            **update_metrics(sums),
+            **throughput(clock, groups, sums.total.tokens),
+            **clock.metrics(),
+            **self.rollouts.metrics(),
+            "group/dropped": learned.dropped,
+            "lr": sums.lr,
+        }
+        return metrics, groups, advantages_PG
+
+    def learn(
+        self, split: Split, prompts: Sequence[int], place: Place, version: int, clock: Clock, *, last: bool
+    ) -> Learned:
+        """Samples and grades groups of these prompts, updates the learner on them, and gives its engine the weights.
+
+        `place` says which replica trains on which group, `version` which weights the learner must have. `last`: nothing
+        of the step comes after it.
+        """
+        step = split.step
+        sampled = self.sampler.sample(prompts, split, place, version, clock)
         if self.explorer_filter is not None:
             with clock("explorer_filter"):
-                groups = self.explorer_filter(groups, sampled.prompts, step)
-        self.progress.outcomes.append(outcome_of(sampled))
+                filtered = self.explorer_filter(sampled.groups, sampled.prompts, step)
+                sampled = replace(sampled, groups=filtered)
+        if last:
+            self.progress.outcomes.append(outcome_of(sampled))
         if self.explorer_ahead and step < self.algorithm.steps:
             self.rollouts.sample_ahead(self.sampler.ahead(self.split(step + 1)))
         self.rollouts.sleep()
-        advantages_PG = self.advantages(groups)
-        updates = self.updates(self.batch_of_replica(groups, advantages_PG))
+        advantages_PG = self.advantages(sampled.groups)
+        updates = self.updates(self.batch_of_replica(sampled.groups, advantages_PG), split)
         with clock("logprobs"):
             updates, sums = self.with_logprobs(updates)
         with clock("update"):
             sums = self.update(updates, sums)
         with clock("refit"):
-            self.rollouts.refit(step)
-        self.progress.step = step
-        metrics = {
-            **rollout_metrics(split, groups, self.loss.explorers),
-            **refill_metrics(sampled),
-            **group_metrics(groups, advantages_PG, self.loss.explorers),
-            **totals(self.progress, groups, sampled.asked, sums.total.tokens, clock),
-            **update_metrics(sums),
-            **throughput(clock, groups, sums.total.tokens),
-            **clock.metrics(),
-            **self.rollouts.metrics(),
-            "group/dropped": sum(update.dropped for update in updates),
-            "lr": sums.lr,
-        }
-        return metrics, groups, advantages_PG
+            self.rollouts.refit(self.version(step) if last else version + 1)
+        return Learned(sampled, advantages_PG, sums, sum(update.dropped for update in updates))
+
+    def version(self, step: int) -> int:
+        """Of the learner's weights after a step: how often its engine may have been refitted."""
+        return 2 * step if self.two_updates else step
 
     def split(self, step: int) -> Split:
         """Who samples how many of each group at a step."""
@@ -222,16 +248,19 @@ class Trainer:
             mask_truncated=self.algorithm.mask_truncated,
         ).to(self.actor.device)
 
-    def updates(self, batch: TrainBatch) -> list[Update]:
+    def updates(self, batch: TrainBatch, split: Split) -> list[Update]:
         """The optimizer steps of one pass. Each loss is divided by the counts of its mini-batch on all replicas.
 
         With `drop_zero_variance`, groups whose advantages are all 0 have no rows. They still count in the division, so
         the gradient of the policy term is the same without them.
         """
         _, replicas = self.actor.data_parallel()
-        size = self.algorithm.group_size
+        size = split.explorer + split.learner
+        rows_of_step = self.mini_batch_prompts() * size // replicas
+        if self.two_updates and split.explorer and self.algorithm.explorer_mini_batch is not None:
+            rows_of_step = self.algorithm.explorer_mini_batch // replicas
         updates = []
-        for mini_batch in batch.split(self.mini_batch_prompts() * size // replicas):
+        for mini_batch in batch.chunks(rows_of_step):
             tokens, sequences = mini_batch_counts(mini_batch)
             rows = mini_batch
             if self.algorithm.drop_zero_variance:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import datetime
+import math
 import os
 import signal
 from collections.abc import Callable, Sequence
@@ -135,6 +136,7 @@ def build_trainer(cfg: Config, inputs: Inputs, stop: StopRequest) -> Trainer:
         if rollout.explorer_filter is ExplorerFilter.match_learner_diversity
         else None,
         explorer_ahead=rollout.explorer_ahead,
+        two_updates=rollout.two_updates,
         recorder=recorder,
         stop=stop,
         progress=progress,
@@ -217,18 +219,33 @@ def make_actor(cfg: Config, learner: Model) -> S2LActor:
     from s2l_nemo.actor.build import build_actor
 
     per_update = cfg.algorithm.mini_batch_prompts or cfg.algorithm.prompts_per_step
-    updates = cfg.algorithm.prompts_per_step // per_update * cfg.algorithm.optimizer_passes
     return build_actor(
         cfg.model,
         learner,
         num_nodes=cfg.trainer.num_nodes,
         sequence_length=cfg.rollout.max_prompt_length + cfg.rollout.max_response_length,
         global_batch_size=per_update * cfg.algorithm.group_size,
-        optimizer_steps=cfg.algorithm.steps * updates,
+        optimizer_steps=optimizer_steps(cfg),
         refit_bucket_bytes=cfg.rollout.refit_bucket_mb * 2**20,
         seed=cfg.run.seed,
         keeps_reference=cfg.algorithm.kl_coef > 0,
     )
+
+
+def optimizer_steps(cfg: Config) -> int:
+    """Of the whole run."""
+    algorithm = cfg.algorithm
+    of_prompts = algorithm.prompts_per_step // (algorithm.mini_batch_prompts or algorithm.prompts_per_step)
+    if not cfg.rollout.two_updates:
+        return algorithm.steps * of_prompts * algorithm.optimizer_passes
+    schedule, total = make_schedule(algorithm.schedule, algorithm.steps), 0
+    for step in range(1, algorithm.steps + 1):
+        split = schedule(step, algorithm.group_size)
+        of_explorer = of_prompts if split.explorer else 0
+        if algorithm.explorer_mini_batch is not None:
+            of_explorer = math.ceil(algorithm.prompts_per_step * split.explorer / algorithm.explorer_mini_batch)
+        total += of_explorer + (of_prompts if split.learner else 0)
+    return total * algorithm.optimizer_passes
 
 
 def make_rollouts(

@@ -97,6 +97,18 @@ def error_of(overrides: list[str]) -> str:
             "engine.learner_devices='1' algorithm.rescue_first=2",
             ["rollout.explorer_ahead=true with algorithm.rescue_first=2"],
         ),
+        ("algorithm.explorer_mini_batch=4", ["explorer_mini_batch=4 without rollout.two_updates=true"]),
+        ("rollout.two_updates=true", ["rollout.two_updates=true without model.micro_batch_tokens"]),
+        ("rollout.two_updates=true algorithm.refill_rounds=1", ["two_updates=true with algorithm.refill_rounds=1"]),
+        ("rollout.two_updates=true algorithm.schedule.name=adaptive", ["with algorithm.schedule.name=adaptive"]),
+        (
+            "rollout.two_updates=true rollout.explorer_filter=match_learner_diversity",
+            ["two_updates=true with rollout.explorer_filter=match_learner_diversity"],
+        ),
+        (
+            "rollout.two_updates=true model.micro_batch_tokens=4096 algorithm.explorer_mini_batch=5 trainer.devices=4",
+            ["algorithm.explorer_mini_batch=5 cannot be shared by 2", "choose a multiple of 2"],
+        ),
         ("algorithm.rescue_first=16", ["algorithm.rescue_first=16 leaves no sample", "algorithm.group_size=16"]),
         ("algorithm.rescue_first=2 experiment=grpo", ["rescue_first=2 with algorithm.schedule.name=none"]),
         (

@@ -13,6 +13,11 @@ from tests.distributed.test_training import BASE, layout, rollouts, train, untim
 
 ADAPTIVE = ["algorithm.schedule.name=adaptive", "algorithm.schedule.alpha=0.5", "algorithm.schedule.target=0.1"]
 KINDS = {
+    "two_updates": [
+        "explorer.path={small}", "rollout.two_updates=true", "algorithm.schedule.name=constant",
+        "model.micro_batch_tokens=512",
+        "algorithm.schedule.alpha=0.5", "algorithm.explorer_mini_batch=6",
+    ],
     "several": [
         "explorers.small.path={small}", "explorers.hot.path={small}", "explorers.hot.temperature=1.5",
         "explorers.before.path={learner}", "explorers.before.share=2", "explorers.hot.max_response_length=3",
