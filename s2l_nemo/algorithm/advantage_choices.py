@@ -1,4 +1,4 @@
-"""The closed sets among the keys of advantages. Imports nothing, so that `options` may name `advantages`."""
+"""The closed sets among the keys of advantages and rescue. Imports nothing, so that `options` may name `advantages`."""
 
 from __future__ import annotations
 
@@ -25,3 +25,10 @@ class AdvantageNorm(str, Enum):
 
     mixed = "mixed"
     split = "split"  # type: ignore[assignment]  # hides str.split, which no one calls on it
+
+
+class RescueWhen(str, Enum):
+    """Which groups get explorer samples with `rescue_first`."""
+
+    all_wrong = "all_wrong"  # no reward of the learner's first samples is above 0
+    all_equal = "all_equal"  # these rewards are equal: all wrong, or all right

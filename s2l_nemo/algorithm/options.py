@@ -9,9 +9,10 @@ from typing import TYPE_CHECKING, TypeVar
 from s2l_nemo.algorithm.advantage_choices import AdvantageNorm as AdvantageNorm
 from s2l_nemo.algorithm.advantage_choices import AdvantageStd as AdvantageStd
 from s2l_nemo.algorithm.advantage_choices import Baseline as Baseline
-from s2l_nemo.algorithm.schedule import SCHEDULES
+from s2l_nemo.algorithm.advantage_choices import RescueWhen as RescueWhen
+from s2l_nemo.algorithm.schedule import ScheduleConfig
 from s2l_nemo.errors import UserError
-from s2l_nemo.fields import NON_NEGATIVE, POSITIVE, POSITIVE_COUNT, above, at_least, between, key
+from s2l_nemo.fields import COUNT, NON_NEGATIVE, POSITIVE, POSITIVE_COUNT, above, at_least, between, key
 from s2l_nemo.registry import Registry, Wanted
 
 if TYPE_CHECKING:
@@ -74,15 +75,6 @@ ADVANTAGES: Registry[type[Advantage]] = Registry(
 
 
 @dataclass
-class ScheduleConfig:
-    """How many candidates of each group the explorer samples, step by step."""
-
-    name: str = key("linear", "how the explorer's share of a group falls over the steps", choices=SCHEDULES)
-    t_mix: int | None = key(None, "steps with explorer rollouts; null: half of algorithm.steps")
-    alpha: float = key(1.0, "explorer share of `constant`, and of `abrupt` before the switch")
-
-
-@dataclass
 class AlgorithmConfig:
     """S2L-PO as in the paper, with the choices that GRPO's relatives add."""
 
@@ -122,6 +114,19 @@ class AlgorithmConfig:
     entropy_coef: float = key(0.0, "factor of the entropy, in nats, that is taken off the loss; 0: off", NON_NEGATIVE)
     explorer_loss_coef: float = key(1.0, "factor of the policy loss on explorer tokens", NON_NEGATIVE)
     aggregation: str = key("token_mean", "how the losses of tokens become one", choices=AGGREGATIONS)
+    rescue_first: int | None = key(
+        None,
+        "the learner samples this many of each group first; explorers fill up only those that fail (rescue_when)",
+        POSITIVE_COUNT,
+    )
+    rescue_when: RescueWhen = key(
+        RescueWhen.all_wrong, "with rescue_first: which groups explorers fill up, as far as the schedule allows"
+    )
+    refill_rounds: int = key(
+        0,
+        "dynamic sampling: how often groups of equal rewards are replaced by those of further prompts; 0: never",
+        COUNT,
+    )
     drop_zero_variance: bool = key(
         False, "leave groups whose advantages are all 0 out of log-probs and updates; they lose their KL term"
     )

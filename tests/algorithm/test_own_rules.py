@@ -25,7 +25,7 @@ from tests.algorithm.by_hand import make_batch
 
 CONF = Path(__file__).parents[2] / "conf"
 HERE = "tests.algorithm.test_own_rules"
-HALF = ScheduleKind(lambda step, t_mix, alpha: Fraction(1, 2), uses_t_mix=False)
+HALF = ScheduleKind(lambda step, options, outcomes: Fraction(1, 2), uses_t_mix=False)
 
 
 @dataclass(frozen=True)
@@ -80,7 +80,7 @@ def test_a_configuration_with_paths() -> None:
     batch = make_batch([[1, 1.0]], [2.0], [Source.LEARNER], ref=0.0)
     value, _ = loss(torch.zeros(1, 2), batch, LossScale(1000, 1000, 1000))
     assert value.item() == -2.5 * 2 * 2
-    schedule = make_schedule(cfg.algorithm.schedule.name, steps=4, t_mix=None, alpha=1.0)
+    schedule = make_schedule(cfg.algorithm.schedule, 4)
     assert (schedule(4, 8).explorer, schedule(4, 8).learner) == (4, 4)
     advantage = made(ADVANTAGES[cfg.algorithm.advantage], cfg.algorithm)
     assert advantage == Ranks(adv_eps=1e-6)

@@ -24,7 +24,7 @@ from s2l_nemo.algorithm.losses.aggregation import token_mean
 from s2l_nemo.algorithm.losses.importance.learner_old import LearnerOld
 from s2l_nemo.algorithm.schedule import ScheduleKind
 
-HALF = ScheduleKind(lambda step, t_mix, alpha: Fraction(1, 2), uses_t_mix=False)
+HALF = ScheduleKind(lambda step, options, outcomes: Fraction(1, 2), uses_t_mix=False)
 
 
 @dataclass(frozen=True)

@@ -5,13 +5,14 @@ Everything is a function of per-token log-probs. Padded positions are exactly 0 
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
 
 from s2l_nemo.algorithm.batching import mini_batch_counts
 from s2l_nemo.algorithm.losses.aggregation import Aggregation, LossScale
-from s2l_nemo.algorithm.losses.importance.rule import Importance, ImportanceRule, RuleInput, clipped
+from s2l_nemo.algorithm.losses.importance.rule import Importance, ImportanceRule, RuleInput, clipped, ratio
 from s2l_nemo.algorithm.losses.kl import kl_penalty
 from s2l_nemo.algorithm.options import AGGREGATIONS, IMPORTANCE, AlgorithmConfig, KLEstimator, Rejected, made
 from s2l_nemo.types import Source, TrainBatch
@@ -33,10 +34,14 @@ class PolicyLoss:
     explorer_loss_coef: float
     aggregate: Aggregation
     rejected: Rejected
+    explorers: tuple[str, ...] = ()  # their names if there are several
 
     @classmethod
-    def of(cls, options: AlgorithmConfig) -> PolicyLoss:
-        """The loss that the keys of `algorithm` ask for. Raises UserError for a rule that nobody has registered."""
+    def of(cls, options: AlgorithmConfig, explorers: Sequence[str] = ()) -> PolicyLoss:
+        """The loss that the keys of `algorithm` ask for. Raises UserError for a rule that nobody has registered.
+
+        `explorers` are their names, in the order of their sources, if there are several.
+        """
         return cls(
             importance=made(IMPORTANCE[options.importance], options),
             clip_low=options.clip_low,
@@ -50,6 +55,7 @@ class PolicyLoss:
             explorer_loss_coef=options.explorer_loss_coef,
             aggregate=AGGREGATIONS[options.aggregation],
             rejected=options.rejected,
+            explorers=tuple(explorers),
         )
 
     def __call__(
@@ -63,8 +69,9 @@ class PolicyLoss:
 
         The sums (float64 scalars) can be added over micro-batches and ranks: `tokens`, `clipped` (tokens whose ratio a
         clip stopped), `rejected` (tokens that the rule did not accept), `ratio_sum`, `logprob_diff_sum`
-        (|old - sampler|), and `kl_sum` if there is a reference. Each comes also with the suffix `_learner` and
-        `_explorer`. Divide by `tokens` of the same suffix.
+        (|old - sampler|), those of `_importance_sums`, and `kl_sum` if there is a reference. Each comes also with the
+        suffix `_learner` and `_explorer`, and with the name of each explorer if there are several. Divide by `tokens`
+        of the same suffix.
         """
         old_BS = logprobs_BS.detach() if batch.old_logprobs_BS is None else batch.old_logprobs_BS
         tokens = rule_input(logprobs_BS, old_BS, batch)
@@ -79,6 +86,7 @@ class PolicyLoss:
             "rejected": tokens.response_BS & ~found.accepted_BS,
             "ratio_sum": tokens.on_response(found.ratio_BS),
             "logprob_diff_sum": (tokens.old_BS - tokens.sampler_BS).abs(),
+            **_importance_sums(tokens.old_BS.detach(), tokens.sampler_BS, batch.mask_BS),
         }
         if batch.ref_logprobs_BS is not None:
             ref_BS = tokens.on_response(batch.ref_logprobs_BS)
@@ -92,7 +100,13 @@ class PolicyLoss:
             assert entropy_BS is not None, "an entropy bonus needs the entropy"
             losses_BS = losses_BS - self.entropy_coef * tokens.on_response(entropy_BS)
         loss = self.aggregate(torch.where(counted_BS, losses_BS, 0.0), counted_BS.float(), scale)
-        return loss, _sums_by_source(per_token, tokens.explorer_BS)
+        return loss, _sums_by_source(per_token, self._source_masks(batch.source_B))
+
+    def _source_masks(self, source_B: torch.Tensor) -> dict[str, torch.Tensor]:
+        """bool [B, 1] for each name that sums have."""
+        explorer_B1 = (source_B != Source.LEARNER).unsqueeze(1)
+        named = {name: (source_B == k).unsqueeze(1) for k, name in enumerate(self.explorers, start=1)}
+        return {"explorer": explorer_B1, "learner": ~explorer_B1, **named}
 
     def counts(self, batch: TrainBatch) -> tuple[int, int]:
         """The tokens that the loss is divided by, and sequences with at least one. Sums over ranks make a `LossScale`.
@@ -141,7 +155,7 @@ def rule_input(logprobs_BS: torch.Tensor, old_BS: torch.Tensor, batch: TrainBatc
         policy_BS,
         old_BS,
         sampler_BS,
-        response_BS & (batch.source_B == Source.EXPLORER).unsqueeze(1),
+        response_BS & (batch.source_B != Source.LEARNER).unsqueeze(1),
         response_BS,
         batch.advantages_B.unsqueeze(1),
         batch.tokens_BT[:, 1:],
@@ -151,11 +165,19 @@ def rule_input(logprobs_BS: torch.Tensor, old_BS: torch.Tensor, batch: TrainBatc
     )
 
 
-def _sums_by_source(per_token: dict[str, torch.Tensor], explorer_BS: torch.Tensor) -> dict[str, torch.Tensor]:
+def _importance_sums(old_BS: torch.Tensor, sampler_BS: torch.Tensor, mask_BS: torch.Tensor) -> dict[str, torch.Tensor]:
+    """Of w = pi_old / pi_sampler: w, its square, and log(1 / w), whose mean estimates KL(sampler || old)."""
+    weight_BS = ratio(old_BS, sampler_BS).double() * mask_BS
+    return {"weight_sum": weight_BS, "weight_square_sum": weight_BS.square(), "sampler_kl_sum": sampler_BS - old_BS}
+
+
+def _sums_by_source(
+    per_token: Mapping[str, torch.Tensor], masks: Mapping[str, torch.Tensor]
+) -> dict[str, torch.Tensor]:
     sums = {}
     for name, values_BS in per_token.items():
         values_BS = values_BS.detach().double()
         sums[name] = values_BS.sum()
-        sums[f"{name}_explorer"] = (values_BS * explorer_BS).sum()
-        sums[f"{name}_learner"] = (values_BS * ~explorer_BS).sum()
+        for source, mask_B1 in masks.items():
+            sums[f"{name}_{source}"] = (values_BS * mask_B1).sum()
     return sums
