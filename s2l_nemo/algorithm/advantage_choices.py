@@ -1,4 +1,4 @@
-"""The closed sets among the keys of advantages. Imports nothing, so that `options` may name `advantages`."""
+"""The closed sets among the keys of advantages and rescue. Imports nothing, so that `options` may name `advantages`."""
 
 from __future__ import annotations
 

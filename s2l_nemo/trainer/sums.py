@@ -18,6 +18,7 @@ class TokenSums:
     weight: float = 0.0  # of w = old / sampler
     weight_square: float = 0.0
     sampler_kl: float = 0.0  # of log(1 / w)
+    rejected: float = 0.0  # tokens that the importance rule did not accept
 
     def and_then(self, other: TokenSums) -> TokenSums:
         """With those of another part of the step."""
@@ -44,6 +45,7 @@ class TokenSums:
             weight=self.weight + sums[f"weight_sum{suffix}"],
             weight_square=self.weight_square + sums[f"weight_square_sum{suffix}"],
             sampler_kl=self.sampler_kl + sums[f"sampler_kl_sum{suffix}"],
+            rejected=self.rejected + sums[f"rejected{suffix}"],
         )
 
 

@@ -34,6 +34,8 @@ def test_dropped_tokens_leave_the_division(tmp_path: Path, stop: StopRequest, pa
     (ahead,) = run.actor.batches
     assert ahead.prompt_id_B.tolist() == [7] * 4 + [9] * 4  # the first update needs old log-probs too
     assert all(batch.old_logprobs_BS is not None for batch in run.actor.mini_batches)
+    assert metrics["rejected_fraction"] == 2 / 16
+    assert (metrics["rejected_fraction/explorer"], metrics["rejected_fraction/learner"]) == (2 / 6, 0)
     assert metrics["entropy"] == pytest.approx((2 * 0.5 + 5 * 0.25 + 4 * 0.75 + 5 * 0.125) / 16)
     if passes == 1:
         # A of prompt 7: 3/4 and -1/4, of prompt 9: -1/2, 1/2, 1/2, -1/2

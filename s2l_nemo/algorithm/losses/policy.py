@@ -143,12 +143,6 @@ class PolicyLoss:
         return objective_BS, (objective_BS != plain_BS).detach()
 
 
-def _importance_sums(old_BS: torch.Tensor, sampler_BS: torch.Tensor, mask_BS: torch.Tensor) -> dict[str, torch.Tensor]:
-    """Of w = pi_old / pi_sampler: w, its square, and log(1 / w), whose mean estimates KL(sampler || old)."""
-    weight_BS = ratio(old_BS, sampler_BS).double() * mask_BS
-    return {"weight_sum": weight_BS, "weight_square_sum": weight_BS.square(), "sampler_kl_sum": sampler_BS - old_BS}
-
-
 def rule_input(logprobs_BS: torch.Tensor, old_BS: torch.Tensor, batch: TrainBatch) -> RuleInput:
     """What a rule sees of a batch, for a policy with these log-probs."""
     response_BS = batch.mask_BS.bool()
@@ -169,6 +163,12 @@ def rule_input(logprobs_BS: torch.Tensor, old_BS: torch.Tensor, batch: TrainBatc
         batch.sample_id_B.unsqueeze(1),
         None if batch.group_logprob_B is None else batch.group_logprob_B.unsqueeze(1),
     )
+
+
+def _importance_sums(old_BS: torch.Tensor, sampler_BS: torch.Tensor, mask_BS: torch.Tensor) -> dict[str, torch.Tensor]:
+    """Of w = pi_old / pi_sampler: w, its square, and log(1 / w), whose mean estimates KL(sampler || old)."""
+    weight_BS = ratio(old_BS, sampler_BS).double() * mask_BS
+    return {"weight_sum": weight_BS, "weight_square_sum": weight_BS.square(), "sampler_kl_sum": sampler_BS - old_BS}
 
 
 def _sums_by_source(
