@@ -50,12 +50,17 @@ class SamplingParams:
 
 @dataclass(frozen=True)
 class SampleRequest:
-    """One completion to sample. Requests of one prompt share `prompt_id`, so that an engine prefills it once."""
+    """One completion to sample. Requests of one prompt share `prompt_id`, so that an engine prefills it once.
+
+    `draw` says which of this prompt's samples of its explorer it is, counted from 0 over the run. Only stored rollouts
+    are found by it; an engine that samples reads the seed.
+    """
 
     prompt_id: int
     sample_id: int
     prompt_token_ids: tuple[int, ...]
     seed: int
+    draw: int = 0
 
 
 @dataclass(frozen=True, eq=False)

@@ -15,6 +15,15 @@ def sample_seed(run_seed: int, step: int, prompt_id: int, sample_id: int) -> int
     return int.from_bytes(digest, "little") >> 1
 
 
+def explorer_seed(run_seed: int, explorer: int, prompt_id: int, n: int) -> int:
+    """The seed of sample n, counted from 0 over the run, that an explorer, counted from 1, draws for a prompt.
+
+    It knows no step, so a store that is sampled ahead of the run holds the samples that a live explorer would draw.
+    Steps are never negative, so no learner sample has the same seed.
+    """
+    return sample_seed(run_seed, -explorer, prompt_id, n)
+
+
 def mixed_requests(
     prompts: Sequence[Prompt], *, explorer: int, learner: int, step: int, run_seed: int
 ) -> tuple[list[SampleRequest], list[SampleRequest]]:
