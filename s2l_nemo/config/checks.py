@@ -25,7 +25,7 @@ def check_config(cfg: Config) -> None:
     _check_platform(cfg)
     _check_data(cfg)
     _check_engine(cfg)
-    _check_logprobs(cfg)
+    check_logprobs(cfg.rollout.top_p, cfg.rollout.top_k, cfg.engine.kind)
 
 
 def check_ranges(cfg: Any, schema: type) -> None:
@@ -209,12 +209,14 @@ def _check_engine(cfg: Config) -> None:
         )
 
 
-def _check_logprobs(cfg: Config) -> None:
-    """The rollout's log-probs go into `logprob_diff` of every run, and into the losses of most importance rules."""
-    rollout = cfg.rollout
-    if (rollout.top_p < 1 or rollout.top_k > 0) and not ENGINES[cfg.engine.kind].renormalises_logprobs:
-        key = f"rollout.top_p={rollout.top_p}" if rollout.top_p < 1 else f"rollout.top_k={rollout.top_k}"
+def check_logprobs(top_p: float, top_k: int, kind: str) -> None:
+    """Raises UserError if an engine of this kind gives log-probs of another distribution than it samples from.
+
+    They go into `logprob_diff` of every run, and into the losses of most importance rules.
+    """
+    if (top_p < 1 or top_k > 0) and not ENGINES[kind].renormalises_logprobs:
+        key = f"rollout.top_p={top_p}" if top_p < 1 else f"rollout.top_k={top_k}"
         raise UserError(
-            f"{key} with engine.kind={cfg.engine.kind}: its log-probs are of all tokens, not of those that it samples "
+            f"{key} with engine.kind={kind}: its log-probs are of all tokens, not of those that it samples "
             "among: set rollout.top_p=1 and rollout.top_k=0, or another engine.kind"
         )

@@ -127,13 +127,16 @@ def _is(value: Any, allowed: tuple[type, ...]) -> bool:
     return isinstance(value, allowed) and (not isinstance(value, bool) or bool in allowed)
 
 
+def first_difference(expected: Mapping[str, Any], found: Mapping[str, Any]) -> str | None:
+    """The first name whose values differ, or that only one of them has. None if all are equal."""
+    names = [*expected, *(name for name in found if name not in expected)]
+    return next((name for name in names if expected.get(name, ...) != found.get(name, ...)), None)
+
+
 def difference(expected: Mapping[str, Any], found: Mapping[str, Any]) -> str | None:
-    """The first name whose values differ, with both: "sampling.top_p is 0.9 against 1.0". None if all are equal."""
-    for name in [*expected, *(name for name in found if name not in expected)]:
-        mine, its = expected.get(name, "absent"), found.get(name, "absent")
-        if mine != its:
-            return f"{name} is {mine} against {its}"
-    return None
+    """The first difference with both values: "sampling.top_p is 0.9 against 1.0". None if all are equal."""
+    name = first_difference(expected, found)
+    return name and f"{name} is {expected.get(name, 'absent')} against {found.get(name, 'absent')}"
 
 
 class PromptsDigest:

@@ -146,9 +146,23 @@ def read_keys(path: Path, facts: StoreFacts) -> tuple[Ints, Ints]:
     return _numbers(table, "prompt_id").astype(np.int64), _numbers(table, "sample").astype(np.int64)
 
 
-def engine_of(path: Path) -> str:
-    """The kind of engine that sampled a shard."""
-    return str(_read(path, [])[1].get("engine"))
+@dataclass(frozen=True)
+class ShardNotes:
+    """What training does not read of a shard: the texts beside each rollout, and the kind of engine that sampled."""
+
+    engine: str
+    prompt_ids: list[int]
+    samples: list[int]
+    answers: list[str | None]
+    grader_errors: list[str | None]
+
+
+def read_notes(path: Path, facts: StoreFacts) -> ShardNotes:
+    """The notes of a file. Raises UserError as `read_shard`, but its tokens are not read."""
+    names = ["prompt_id", "sample", "answer", "grader_error"]
+    table, meta = _read(path, names)
+    _check_identity(path, meta, facts)
+    return ShardNotes(str(meta.get("engine")), *(table[name].to_pylist() for name in names))
 
 
 def _schema() -> pa.Schema:
