@@ -63,7 +63,7 @@ class Shard:
 
     @classmethod
     def of(cls, rollouts: Sequence[Rollout]) -> Shard:
-        """In the order of (prompt_id, sample)."""
+        """In the order of (prompt_id, sample). There is at least one."""
         rows = sorted(rollouts, key=lambda row: (row.prompt_id, row.sample))
         logprobs = [row.logprobs for row in rows if row.logprobs is not None]
         assert len(logprobs) in (0, len(rows))
@@ -262,8 +262,6 @@ def _lists(path: Path, table: pa.Table, name: str) -> tuple[Ints, Any]:
 
 
 def _check_values(path: Path, shard: Shard, facts: StoreFacts, prompt_ids: Collection[int]) -> None:
-    if not len(shard.prompt_id_R):
-        raise UserError(f"{path} holds no rollouts: remove it")
     problem = next(_problems(shard, facts, prompt_ids), None)
     if problem:
         raise UserError(f"{path}: {problem}: {_REMEDY}")

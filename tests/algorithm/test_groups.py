@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from s2l_nemo.algorithm.groups import assemble_groups, mixed_requests, sample_seed, share
+from s2l_nemo.algorithm.groups import assemble_groups, explorer_seed, mixed_requests, sample_seed, share
 from s2l_nemo.types import Completion, Prompt, SampleRequest, Source
 from tests.arrays import ids, lps
 
@@ -35,6 +35,12 @@ def test_seed_is_the_same_in_every_process() -> None:
 def test_every_argument_changes_the_seed() -> None:
     seeds = {sample_seed(a, b, c, d) for a in range(6) for b in range(6) for c in range(6) for d in range(6)}
     assert len(seeds) == 6**4
+
+
+def test_an_explorer_has_seeds_of_its_own() -> None:
+    assert explorer_seed(1, 2, 3, 4) == sample_seed(1, -2, 3, 4)
+    seeds = {explorer_seed(7, explorer, 3, n) for explorer in (1, 2, 3) for n in range(8)}
+    assert len(seeds | {sample_seed(7, step, 3, n) for step in range(20) for n in range(8)}) == 3 * 8 + 20 * 8
 
 
 @given(*[st.integers(-(2**63), 2**63 - 1)] * 4)
