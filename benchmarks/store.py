@@ -21,13 +21,13 @@ import sys
 import tempfile
 import time
 from collections.abc import Iterator
+from importlib import metadata
 from pathlib import Path
 from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # runs from a clone without installation
 
 import numpy as np
-import pyarrow
 from rich.console import Console
 from rich.table import Table
 
@@ -202,7 +202,7 @@ def main() -> None:
     print_figures(figures)
     if options.output:
         settings = {key: value for key, value in vars(options).items() if key not in ("output", "folder", "here")}
-        machine = {"machine": platform.processor() or platform.machine(), "pyarrow": pyarrow.__version__}
+        machine = {"machine": platform.processor() or platform.machine(), "pyarrow": metadata.version("pyarrow")}
         options.output.write_text(json.dumps({"settings": settings, **machine, "results": figures}, indent=2) + "\n")
 
 

@@ -2,8 +2,8 @@
 
     python benchmarks/store_kills.py [--kills 20] [--seed 0] [--model models/tiny/explorer] [--output FILE]
 
-Each attempt runs the same command and is killed at a random moment of its life: a quarter while it starts, the rest
-while it samples. Then the command runs to its end. The two stores must have the same files with the same bytes, and the
+Each attempt runs the same command and is killed at a random moment: one in four while it starts, the others while it
+samples. Then the command runs to its end. The two stores must have the same files with the same bytes, and the
 same bytes again as one table in the order of (prompt_id, sample).
 """
 
@@ -52,12 +52,12 @@ def run_to_end(options: argparse.Namespace, output: Path) -> str:
     return text
 
 
-def kill_once(options: argparse.Namespace, output: Path, rng: random.Random) -> dict[str, Any]:
+def kill_once(options: argparse.Namespace, output: Path, rng: random.Random, early: bool) -> dict[str, Any]:
     """Runs the sampler and kills it. `files` are those that it has added, `torn` those that it has left unfinished."""
     before = len(shards(output))
     with start(options, output) as process:
         began = time.perf_counter()
-        if rng.random() < 0.25:
+        if early:
             time.sleep(rng.uniform(0, STARTUP_S))
         else:
             while len(shards(output)) == before and process.poll() is None:
@@ -106,7 +106,7 @@ def main() -> int:
     with tempfile.TemporaryDirectory() as name:
         whole, killed = Path(name) / "whole", Path(name) / "killed"
         run_to_end(options, whole)
-        kills = [kill_once(options, killed, rng) for _ in range(options.kills)]
+        kills = [kill_once(options, killed, rng, early=number % 4 == 3) for number in range(options.kills)]
         left = len(shards(whole)) - len(shards(killed))
         run_to_end(options, killed)
         differing = sorted(dict(contents(whole).items() ^ contents(killed).items()))

@@ -142,7 +142,7 @@ def print_settings(out: Console, store: Store, engines: list[str]) -> None:
     table.add_row("model", f"{facts.model}, {facts.precision}, weights {(facts.weight_hash or 'unknown')[:12]}")
     table.add_row("engine", ", ".join(engines))
     table.add_row("tokenizer", f"{facts.tokenizer_hash[:12]}, {facts.vocab_size:,} tokens")
-    table.add_row("prompts", facts.prompts_hash[:12])
+    table.add_row("hash of the prompts", facts.prompts_hash[:12])
     table.add_row("seed, explorer", f"{facts.seed}, {facts.explorer}")
     table.add_row("rewards", ", ".join(f"{name}={value}" for name, value in facts.rewards.items()))
     out.print(table)

@@ -82,6 +82,8 @@ def check_fits(folder: Path, facts: StoreFacts, prompts: Sequence[Prompt]) -> No
 def create_or_check(folder: Path, facts: StoreFacts, prompts: Sequence[Prompt]) -> None:
     """Makes the store if there is none. Several jobs may do so at once. Raises UserError as `check_fits`."""
     with locked(folder / ".lock", wait=True):
+        for leftover in folder.glob(f"{TEMPORARY}*"):
+            leftover.unlink()
         if not (folder / NAME).exists():
             write_prompts(folder, prompts)
             write_facts(folder, facts)  # last: a folder with it is a store

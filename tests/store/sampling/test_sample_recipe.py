@@ -122,6 +122,14 @@ def test_jobs_share_a_store(model: Path, sampled: Path, tmp_path: Path) -> None:
     assert "complete" in sample_here(model, folder, *SIZE).stdout  # another division
 
 
+def test_a_server_samples_the_same(model: Path, sampled: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "store"
+    assert "written to" in start(model, folder, *SIZE, "engine.kind=server").text_at_end()
+    assert table(folder)["token_ids"].equals(table(sampled)["token_ids"])
+    assert (folder / "engines" / "explorer_rank1.log").exists()
+    assert "complete" in sample_here(model, folder, *SIZE).stdout  # the weights have one hash in every kind of engine
+
+
 @pytest.mark.parametrize(
     ("changed", "fragment"),
     [
