@@ -95,7 +95,7 @@ def check_sample_config(cfg: SampleConfig) -> None:
         raise UserError(
             f"engine.python={engine.python} with engine.kind={engine.kind}: only servers have an interpreter"
         )
-    check_logprobs(cfg.rollout.top_p, cfg.rollout.top_k, cfg.engine.kind)
+    check_logprobs("rollout", cfg.rollout.top_p, cfg.rollout.top_k, cfg.engine.kind)
 
 
 def check_import_config(cfg: ImportConfig) -> None:

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import Enum
 from pathlib import Path
 
 from s2l_nemo.algorithm.schedule import SCHEDULES
 from s2l_nemo.config.checks import data_parallel_size
+from s2l_nemo.config.explorers import explorers_of
 from s2l_nemo.config.schema import Accelerator, ActivationCheckpointing, Config
 from s2l_nemo.engines.kinds import ENGINES
 from s2l_nemo.engines.options import Placement
@@ -56,14 +57,20 @@ class Figures:
 
 
 def figures_of_models(cfg: Config) -> tuple[Figures, Figures | None]:
-    """Learner and explorer. There is no explorer if the schedule never uses it.
+    """Learner and explorer. There is no explorer if the schedule never uses it. Of several, the largest one stands for
+    all: it answers every request of theirs, and no memory is counted for the others.
 
     Raises UserError if a folder holds no model that can be read.
     """
     learner = _figures("model.path", cfg.model.path)
-    if cfg.explorer.path is None or not SCHEDULES[cfg.algorithm.schedule.name].explores:
-        return learner, None
-    return learner, _figures("explorer.path", cfg.explorer.path)
+    explorers = explorers_of(cfg) if SCHEDULES[cfg.algorithm.schedule.name].explores else []
+    figures = [_figures(f"{one.key}.path", str(one.options.path)) for one in explorers]
+    if len(figures) < 2:
+        return learner, figures[0] if figures else None
+    if any(one.shape is None for one in figures):
+        return learner, next(one for one in figures if one.shape is None)
+    largest = max(figures, key=lambda one: one.shape.parameters if one.shape else 0)
+    return learner, replace(largest, source=f"{largest.source}, the largest of {len(figures)} explorers, counted alone")
 
 
 def _figures(key: str, path: str) -> Figures:

@@ -27,17 +27,27 @@ class StoreEngine(LocalEngine):
     stored rewards are for people, and training grades again.
     """
 
-    def __init__(self, store: Store, *, samples: int, order: DrawOrder, seed: int, needs_logprobs: bool) -> None:
+    def __init__(
+        self,
+        store: Store,
+        *,
+        samples: int,
+        order: DrawOrder,
+        seed: int,
+        needs_logprobs: bool,
+        source: int = Source.EXPLORER,
+    ) -> None:
         """The run may use the first `samples` of each prompt. That number must not change during a run.
 
-        The permutation depends on it, and a store may be extended. `seed` is the run's. Raises UserError if a loss
-        `needs_logprobs` and the store has none.
+        The permutation depends on it, and a store may be extended. `seed` is the run's, `source` the explorer's number.
+        Raises UserError if a loss `needs_logprobs` and the store has none.
         """
         store.check(needs_logprobs=needs_logprobs)
         self._store = store
         self._samples = samples
         self._order = order
         self._seed = seed
+        self._source = source
         self._checked: SamplingParams | None = None
 
     def generate(self, requests: Sequence[SampleRequest], params: SamplingParams) -> list[Completion]:
@@ -53,7 +63,7 @@ class StoreEngine(LocalEngine):
             prompt_ids,
             self._positions(prompt_ids, [request.draw for request in requests]),
             sample_ids=[request.sample_id for request in requests],
-            source=Source.EXPLORER,
+            source=self._source,
             limit=params.max_new_tokens,
         )
 

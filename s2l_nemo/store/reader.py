@@ -17,7 +17,7 @@ from s2l_nemo.errors import UserError
 from s2l_nemo.store.facts import StoreFacts, hash_prompts, read_facts, sampling_json
 from s2l_nemo.store.index import Index, OnShard, open_index
 from s2l_nemo.store.prompts import prompt_difference, read_prompts
-from s2l_nemo.types import Completion, FinishReason, LogProbs, Prompt, SamplingParams, Source
+from s2l_nemo.types import Completion, FinishReason, LogProbs, Prompt, SamplingParams
 from s2l_nemo.types import TokenIds as Tokens
 
 INDEX = "index"
@@ -152,7 +152,7 @@ class Store:
         prompt_id: int,
         positions: Sequence[int],
         *,
-        source: Source,
+        source: int,
         sample_ids: Sequence[int] | None = None,
         limit: int | None = None,
     ) -> list[Completion]:
@@ -171,7 +171,7 @@ class Store:
         positions: Sequence[int],
         *,
         sample_ids: Sequence[int],
-        source: Source,
+        source: int,
         limit: int | None = None,
     ) -> list[Completion]:
         """One completion for each prompt id, position and sample id: ungraded, of weight version 0 as any explorer's.
@@ -256,7 +256,7 @@ class Store:
 
 
 def _completion(
-    prompt_id: int, sample_id: int, source: Source, token_ids: Tokens, logprobs: LogProbs, finish_reason: FinishReason
+    prompt_id: int, sample_id: int, source: int, token_ids: Tokens, logprobs: LogProbs, finish_reason: FinishReason
 ) -> Completion:
     """As Completion(...), in a third of the time: the constructor of a frozen dataclass makes a call for each field."""
     completion = object.__new__(Completion)

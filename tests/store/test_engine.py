@@ -53,6 +53,11 @@ def test_draws_in_stored_order(store: Store) -> None:
     ]
 
 
+def test_the_second_explorer_has_its_number(store: Store) -> None:
+    engine = StoreEngine(store, samples=4, order=DrawOrder.stored, seed=1, needs_logprobs=True, source=2)
+    assert [one.source for one in engine.generate([request(5, 0), request(3, 1)], PARAMS)] == [2, 2]
+
+
 def test_the_run_limit_cuts(store: Store) -> None:
     [completion] = engine_of(store).generate([request(5, 0)], replace(PARAMS, max_new_tokens=3))
     assert (completion.token_ids.tolist(), completion.finish_reason) == ([5, 20, 40], "length")
