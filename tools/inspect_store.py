@@ -90,7 +90,7 @@ def print_counts(out: Console, store: Store, notes: list[ShardNotes]) -> None:
 def print_pass_at_k(out: Console, store: Store) -> None:
     """pass@k over prompts with 95 % bootstrap intervals."""
     right = [(store.count(one), int((store.rewards(one) >= 1).sum())) for one in store.counts]
-    table = plain_table("pass@k of the stored rewards, 95 % intervals over prompts")
+    table = plain_table("pass@k of the stored rewards (95 %)")
     for k in curve_points(store.samples):
         mean, low, high = bootstrap_mean([[pass_at_k(n, c, k)] for n, c in right], resamples=RESAMPLES)
         table.add_row(f"k = {k}", f"{100 * mean:.1f} ({100 * low:.1f} - {100 * high:.1f})")

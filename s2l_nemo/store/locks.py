@@ -8,6 +8,8 @@ import os
 from collections.abc import Iterator
 from pathlib import Path
 
+from s2l_nemo.errors import UserError
+
 
 class LockedError(Exception):
     """Another process holds the lock."""
@@ -15,13 +17,20 @@ class LockedError(Exception):
 
 @contextlib.contextmanager
 def locked(path: Path, *, wait: bool) -> Iterator[None]:
-    """Holds the lock of the file, which is made if it is missing. Raises LockedError if it is taken, unless `wait`."""
+    """Holds the lock of the file, which is made if it is missing.
+
+    Raises LockedError if it is taken, unless `wait`, and UserError if the file system has no locks.
+    """
     descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
     try:
         try:
             fcntl.lockf(descriptor, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
         except (BlockingIOError, PermissionError):
             raise LockedError(str(path)) from None
+        except OSError as error:
+            raise UserError(
+                f"{path} cannot be locked ({error.strerror}): put the store on a file system that locks files"
+            ) from None
         yield
     finally:
         os.close(descriptor)

@@ -4,14 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from s2l_nemo.errors import UserError
 from s2l_nemo.files import replacing
-from s2l_nemo.store.facts import PromptsDigest, StoreFacts
+from s2l_nemo.store.facts import PromptsDigest, StoreFacts, difference
+from s2l_nemo.store.shards import column_types
 from s2l_nemo.types import Prompt
 
+if TYPE_CHECKING:
+    import pyarrow as pa
+
 NAME = "prompts.parquet"
-_COLUMNS = ["prompt_id", "text", "answer", "token_ids"]
 
 
 def write_prompts(folder: Path, prompts: Sequence[Prompt]) -> None:
@@ -20,14 +24,13 @@ def write_prompts(folder: Path, prompts: Sequence[Prompt]) -> None:
     from pyarrow import parquet
 
     ordered = sorted(prompts, key=lambda prompt: prompt.prompt_id)
-    table = pa.table(
-        {
-            "prompt_id": pa.array([prompt.prompt_id for prompt in ordered], pa.int64()),
-            "text": pa.array([prompt.text for prompt in ordered], pa.string()),
-            "answer": pa.array([prompt.answer for prompt in ordered], pa.string()),
-            "token_ids": pa.array([prompt.token_ids for prompt in ordered], pa.list_(pa.int32())),
-        }
-    )
+    columns = {
+        "prompt_id": [prompt.prompt_id for prompt in ordered],
+        "text": [prompt.text for prompt in ordered],
+        "answer": [prompt.answer for prompt in ordered],
+        "token_ids": [prompt.token_ids for prompt in ordered],
+    }
+    table = pa.table(columns, schema=_schema())
     with replacing(folder / NAME) as temporary:
         parquet.write_table(table, temporary, compression="zstd")
 
@@ -50,13 +53,27 @@ def _rows(path: Path) -> Iterator[Prompt]:
 
     try:
         with parquet.ParquetFile(path) as file:
-            for batch in file.iter_batches(1024, columns=_COLUMNS):
-                columns = [batch.column(name).to_pylist() for name in _COLUMNS]
-                for prompt_id, text, answer, token_ids in zip(*columns, strict=True):
+            found = difference(column_types(_schema()), column_types(file.schema_arrow))
+            if found:
+                raise ValueError(f"column {found}")
+            for batch in file.iter_batches(1024):
+                batch.validate(full=True)
+                columns = [batch.column(name) for name in _schema().names]
+                if any(column.null_count for column in columns):
+                    raise ValueError("it holds nulls")
+                for prompt_id, text, answer, token_ids in zip(*(one.to_pylist() for one in columns), strict=True):
                     yield Prompt(prompt_id, text, answer, tuple(token_ids))
     except Exception as error:  # a damaged file may fail anywhere in pyarrow, in many ways
         reason = str(error).strip().split("\n")[0][:200]
         raise UserError(f"{path} cannot be read ({type(error).__name__}: {reason}): restore it") from error
+
+
+def _schema() -> pa.Schema:
+    import pyarrow as pa
+
+    return pa.schema(
+        {"prompt_id": pa.int64(), "text": pa.string(), "answer": pa.string(), "token_ids": pa.list_(pa.int32())}
+    )
 
 
 def prompt_difference(store: Iterable[Prompt], run: Sequence[Prompt]) -> str | None:

@@ -197,13 +197,14 @@ def _read(path: Path, columns: list[str] | None) -> tuple[pa.Table, dict[str, An
         raise UserError(f"{path} cannot be read as parquet ({type(error).__name__}: {reason}): {_REMEDY}") from error
     if not isinstance(meta, dict):
         raise UserError(f"{path} is no shard of a store: nothing in it says which store it belongs to; remove it")
-    found, wanted = _columns(schema), _columns(_schema())
+    found, wanted = column_types(schema), column_types(_schema())
     if found != wanted:
         raise UserError(f"{path}: column {difference(wanted, found)}: {_REMEDY}")
     return table, meta
 
 
-def _columns(schema: pa.Schema) -> dict[str, str]:
+def column_types(schema: pa.Schema) -> dict[str, str]:
+    """The types of a schema's columns by name, as text."""
     # the name of a list's items differs between writers and means nothing
     return {field.name: str(field.type).replace("element:", "item:") for field in schema}
 

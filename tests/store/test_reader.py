@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from s2l_nemo.errors import UserError
@@ -212,6 +212,37 @@ def test_an_index_that_cannot_be_written_is_one_line(tmp_path: Path) -> None:
     folder = write_store(tmp_path / "store")
     (folder / "index").write_text("a file")
     assert "cannot write the index" in refusal(folder)
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_store(tmp_path_factory.mktemp("whole") / "store")
+
+
+@given(data=st.data())
+@settings(max_examples=150)
+def test_a_damaged_store_is_refused_or_gives_the_same(whole: Path, data: st.DataObject) -> None:
+    name = data.draw(st.sampled_from(["store.json", "prompts.parquet", f"{FOLDER}/0.parquet", f"{FOLDER}/1.parquet"]))
+    path = whole / name
+    good = path.read_bytes()
+    content = bytearray(good)
+    place = data.draw(st.integers(0, len(content) - 1), "place")
+    if data.draw(st.booleans(), "flip"):
+        content[place] ^= data.draw(st.integers(1, 255), "bits")
+    else:
+        del content[place:]
+    path.write_bytes(content)
+    try:
+        store = Store.open(whole)
+        drawn = store.draw_all([3, 5, 11], [3, 1, 0], sample_ids=[0, 1, 2], source=1)
+        found = f"{tokens_of(drawn)} {[one.text for one in store.prompts()]}"
+    except UserError as error:
+        found = str(error)
+    finally:
+        path.write_bytes(good)
+    texts = [one.text for one in PROMPTS]
+    expected = [rollout(prompt_id, n).token_ids.tolist() for prompt_id, n in ((3, 3), (5, 1), (11, 0))]
+    assert str(whole) in found or found == f"{expected} {texts}"
 
 
 def test_a_copied_store_opens(tmp_path: Path) -> None:
