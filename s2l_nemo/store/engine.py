@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-import random
 from collections.abc import Sequence
 from enum import Enum
+
+import numpy as np
+import numpy.typing as npt
 
 from s2l_nemo.engines.protocol import LocalEngine
 from s2l_nemo.errors import UserError
@@ -93,12 +95,25 @@ class StoreEngine(LocalEngine):
                     f"({stored} in {self._store.folder}, of which the run uses {self._samples}): sample more with "
                     "recipes/sample_explorer.py, or use fewer"
                 )
-        if not is_shuffled:
+        if not is_shuffled or not needed:
             return draws
-        orders = {prompt_id: self._permutation(prompt_id) for prompt_id in needed}
-        return [orders[prompt_id][draw] for prompt_id, draw in zip(prompt_ids, draws, strict=True)]
+        orders = permutations(self._seed, list(needed), self._samples)
+        rows = dict(zip(needed, orders.tolist(), strict=True))
+        return [rows[prompt_id][draw] for prompt_id, draw in zip(prompt_ids, draws, strict=True)]
 
-    def _permutation(self, prompt_id: int) -> list[int]:
-        order = list(range(self._samples))
-        random.Random(f"draw-{self._seed}-{prompt_id}").shuffle(order)
-        return order
+
+def permutations(seed: int, prompt_ids: Sequence[int], samples: int) -> npt.NDArray[np.int64]:
+    """[P, N]: for each prompt an order of N samples, made of the seed and its id alone.
+
+    Samples are sorted by a hash of seed, prompt and sample: the finaliser of SplitMix64 (Steele, Lea and Flood, 2014).
+    """
+    mixed_P1 = _mixed(_mixed(np.array([seed % 2**64], np.uint64)) + np.array(prompt_ids, np.uint64))[:, None]
+    return np.argsort(_mixed(mixed_P1 + np.arange(samples, dtype=np.uint64)), axis=1, kind="stable")
+
+
+def _mixed(values: npt.NDArray[np.uint64]) -> npt.NDArray[np.uint64]:
+    values = values + np.uint64(0x9E3779B97F4A7C15)  # modulo 2**64, as all that follows
+    values = (values ^ (values >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
+    values = (values ^ (values >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
+    mixed: npt.NDArray[np.uint64] = values ^ (values >> np.uint64(31))
+    return mixed

@@ -33,19 +33,21 @@ ROW = np.dtype(
         ("offset", "<i8"),  # first byte in data.bin
         ("sample", "<i4"),
         ("length", "<i4"),  # tokens
-        ("reward", "<f4"),
         ("stopped", "?"),
     ]
 )
 Rows = npt.NDArray[np.void]
+Rewards = npt.NDArray[np.float32]
+_ARRAYS = ("rows.npy", "rewards.npy")
 OnShard = Callable[[int, int], None]  # shards done, shards in all
 
 
 @dataclass(frozen=True)
 class Index:
-    """Rows in the order of (prompt_id, sample), and the open file of their tokens and log-probs."""
+    """Rows and rewards in the order of (prompt_id, sample), mapped, and the open file of tokens and log-probs."""
 
     rows_R: Rows
+    rewards_R: Rewards
     data: BinaryIO
 
 
@@ -100,7 +102,7 @@ def _read(path: Path) -> Index | None:
     """None if there is no index, or one that is damaged."""
     try:
         head = json.loads((path / "index.json").read_bytes())
-        if _hash_file(path / "rows.npy") != head["sha256"]:
+        if {name: _hash_file(path / name) for name in _ARRAYS} != head["sha256"]:
             return None
         data = (path / "data.bin").open("rb", buffering=0)
     except (FileNotFoundError, NotADirectoryError, ValueError, KeyError, TypeError):
@@ -108,8 +110,8 @@ def _read(path: Path) -> Index | None:
     if os.fstat(data.fileno()).st_size != head["data_bytes"]:
         data.close()
         return None
-    rows_R: Rows = np.load(path / "rows.npy", mmap_mode="r", allow_pickle=False)
-    return Index(rows_R, data)
+    rows_R, rewards_R = (np.load(path / name, mmap_mode="r", allow_pickle=False) for name in _ARRAYS)
+    return Index(rows_R, rewards_R, data)
 
 
 def _make(
@@ -121,19 +123,20 @@ def _make(
     for old in (*path.parent.glob(f"{store}-*"), *path.parent.glob(f"{TEMPORARY}{store}-*")):
         shutil.rmtree(old)
     temporary.mkdir()
-    parts: list[Rows] = []
+    parts: list[tuple[Rows, Rewards]] = []
     with (temporary / "data.bin").open("wb") as data:
         for number, shard_path in enumerate(shards):
             if on_shard:
                 on_shard(number, len(shards))
-            parts.append(_append(data, read_shard(shard_path, facts, prompt_ids)))
+            shard = read_shard(shard_path, facts, prompt_ids)
+            parts.append((_append(data, shard), shard.reward_R))
         data.flush()
         os.fsync(data.fileno())
         size = data.tell()
-    rows_R = _sorted(parts, shards)
-    np.save(temporary / "rows.npy", rows_R, allow_pickle=False)
-    sync(temporary / "rows.npy")
-    head = {"data_bytes": size, "sha256": _hash_file(temporary / "rows.npy")}
+    for name, array in zip(_ARRAYS, _sorted(parts, shards), strict=True):
+        np.save(temporary / name, array, allow_pickle=False)
+        sync(temporary / name)
+    head = {"data_bytes": size, "sha256": {name: _hash_file(temporary / name) for name in _ARRAYS}}
     write_json_atomic(temporary / "index.json", head)
     temporary.rename(path)
     sync(path.parent)
@@ -145,7 +148,7 @@ def _append(data: BinaryIO, shard: Shard) -> Rows:
     words = 1 if shard.logprobs_N is None else 2  # of 4 bytes for each token
     starts_R = np.cumsum(shard.length_R) - shard.length_R
     rows_R["prompt_id"], rows_R["sample"], rows_R["length"] = shard.prompt_id_R, shard.sample_R, shard.length_R
-    rows_R["reward"], rows_R["stopped"] = shard.reward_R, shard.stopped_R
+    rows_R["stopped"] = shard.stopped_R
     rows_R["offset"] = data.tell() + 4 * words * starts_R
     if shard.logprobs_N is None:
         data.write(shard.tokens_N.tobytes())
@@ -158,14 +161,14 @@ def _append(data: BinaryIO, shard: Shard) -> Rows:
     return rows_R
 
 
-def _sorted(parts: Sequence[Rows], shards: Sequence[Path]) -> Rows:
-    """All rows by (prompt_id, sample). Raises UserError for a rollout that comes twice, or that is missing."""
+def _sorted(parts: Sequence[tuple[Rows, Rewards]], shards: Sequence[Path]) -> tuple[Rows, Rewards]:
+    """All rows and rewards by (prompt_id, sample). Raises UserError for a rollout that comes twice, or is missing."""
     if not parts:
-        return np.zeros(0, ROW)
-    rows_R: Rows = np.concatenate(parts)
-    shard_R = np.repeat(np.arange(len(parts)), [len(part) for part in parts])
+        return np.zeros(0, ROW), np.zeros(0, np.float32)
+    rows_R, rewards_R = (np.concatenate(column) for column in zip(*parts, strict=True))
+    shard_R = np.repeat(np.arange(len(parts)), [len(rows) for rows, _ in parts])
     order_R = np.lexsort((shard_R, rows_R["sample"], rows_R["prompt_id"]))
-    rows_R, shard_R = rows_R[order_R], shard_R[order_R]
+    rows_R, rewards_R, shard_R = rows_R[order_R], rewards_R[order_R], shard_R[order_R]
     prompt_R, sample_R = rows_R["prompt_id"], rows_R["sample"].astype(np.int64)
     same = (prompt_R[1:] == prompt_R[:-1]) & (sample_R[1:] == sample_R[:-1])
     if same.any():
@@ -182,4 +185,4 @@ def _sorted(parts: Sequence[Rows], shards: Sequence[Path]) -> Rows:
             f"prompt {prompt_R[row]} has no sample {expected_R[row]} but sample {sample_R[row]} "
             f"({shards[shard_R[row]]}): a shard is missing; run the sampler again"
         )
-    return rows_R
+    return rows_R, rewards_R

@@ -5,13 +5,14 @@ from __future__ import annotations
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from s2l_nemo.engines.protocol import LearnerEngine, RolloutEngine
 from s2l_nemo.errors import UserError
-from s2l_nemo.store.engine import DrawOrder, StoreEngine
+from s2l_nemo.store.engine import DrawOrder, StoreEngine, permutations
 from s2l_nemo.store.reader import Store
 from s2l_nemo.types import Completion, SampleRequest, Source
 from tests.arrays import tokens_of
@@ -119,7 +120,33 @@ def test_seed_and_prompt_decide_the_order(store: Store) -> None:
 
 
 def test_the_order_is_the_same_on_every_machine(store: Store) -> None:
-    assert order_of(engine_of(store, DrawOrder.shuffled, seed=3), 5, 4) == [3, 2, 0, 1]
+    expected = permutations(3, [5], 4)[0].tolist()
+    assert order_of(engine_of(store, DrawOrder.shuffled, seed=3), 5, 4) == expected == [0, 2, 3, 1]
+
+
+def splitmix(value: int) -> int:
+    """With Python's integers, which do not wrap."""
+    value = (value + 0x9E3779B97F4A7C15) % 2**64
+    value = (value ^ value >> 30) * 0xBF58476D1CE4E5B9 % 2**64
+    value = (value ^ value >> 27) * 0x94D049BB133111EB % 2**64
+    return value ^ value >> 31
+
+
+@given(
+    seed=st.integers(0, 2**70),
+    prompt_ids=st.lists(st.integers(0, 2**40), min_size=1, max_size=4),
+    samples=st.integers(1, 9),
+)
+def test_permutations_by_their_definition(seed: int, prompt_ids: list[int], samples: int) -> None:
+    for prompt_id, order in zip(prompt_ids, permutations(seed, prompt_ids, samples).tolist(), strict=True):
+        base = splitmix((splitmix(seed % 2**64) + prompt_id) % 2**64)
+        assert order == sorted(range(samples), key=lambda n: splitmix((base + n) % 2**64))
+
+
+def test_every_sample_is_as_often_first() -> None:
+    first = permutations(1, range(4000), 4)[:, 0]
+    counts = np.bincount(first, minlength=4)
+    assert (abs(counts - 1000) < 5 * 27.4).all()  # the standard deviation is sqrt(4000 * 3 / 16)
 
 
 def test_an_extended_store_keeps_the_order(tmp_path: Path) -> None:

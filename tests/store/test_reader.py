@@ -175,7 +175,7 @@ def test_the_index_is_made_once_and_again_for_other_shards(tmp_path: Path) -> No
     assert tokens_of(old.draw(5, [0], source=Source.EXPLORER)) == [[5, 20, 40, 41, 42, 43]]  # its file is open still
 
 
-@pytest.mark.parametrize("name", ["rows.npy", "data.bin", "index.json"])
+@pytest.mark.parametrize("name", ["rows.npy", "rewards.npy", "data.bin", "index.json"])
 @pytest.mark.parametrize("damage", ["cut", "gone", "other"])
 def test_a_damaged_index_is_made_again(tmp_path: Path, name: str, damage: str) -> None:
     folder = write_store(tmp_path / "store")
