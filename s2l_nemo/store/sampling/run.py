@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
@@ -88,8 +89,7 @@ def sample(cfg: SampleConfig) -> None:
     print_facts(out, "Explorer store", _shown(cfg, read, precision, on_gpu))
 
     check_fits(folder, facts, read.prompts)  # before the model is loaded: mistakes show at once
-    grader = make_grader(cfg.data, cfg.rewards)
-    with claimed(folder, share):
+    with contextlib.closing(make_grader(cfg.data, cfg.rewards)) as grader, claimed(folder, share):
         engine = make_engine(cfg, model, precision, "cuda" if on_gpu else "cpu", share, folder)
         try:
             facts = replace(facts, weight_hash=engine.weight_hash())
@@ -109,7 +109,6 @@ def sample(cfg: SampleConfig) -> None:
             sample_chunks(job, chunks, done, out)
         finally:
             engine.close()
-            grader.close()
     out.print(f"written to {folder}", soft_wrap=True)
 
 
