@@ -42,6 +42,12 @@ ROOMS: dict[str, set[str]] = {
         "config", "data", "engines", "errors", "files", "measures", "models", "models.open", "records", "rewards",
         "types",
     },
+    # a frozen explorer's rollouts: sampled ahead of training, and read in it
+    "store": {"engines", "errors", "files", "types"},
+    "store.sampling": {
+        "algorithm", "config", "data", "engines", "errors", "evaluation", "files", "models", "models.open", "records",
+        "rewards", "store", "types",
+    },
     "trainer": {
         "actor", "algorithm", "config", "data", "engines", "errors", "files", "measures", "models.open", "platform",
         "records", "rewards", "types",

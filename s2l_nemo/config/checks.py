@@ -324,16 +324,21 @@ def _check_ahead(cfg: Config) -> None:
 
 
 def _check_logprobs(cfg: Config) -> None:
-    """The rollout's log-probs go into `logprob_diff` of every run, and into the losses of most importance rules."""
-    if ENGINES[cfg.engine.kind].renormalises_logprobs:
-        return
     rollout = cfg.rollout
     sections = [("rollout", rollout.top_p, rollout.top_k)]
     sections += [(one.key, one.options.top_p or 1.0, one.options.top_k or 0) for one in explorers_of(cfg)]
     for section, top_p, top_k in sections:
-        if top_p < 1 or top_k > 0:
-            key = f"{section}.top_p={top_p}" if top_p < 1 else f"{section}.top_k={top_k}"
-            raise UserError(
-                f"{key} with engine.kind={cfg.engine.kind}: its log-probs are of all tokens, not of those that it "
-                f"samples among: set {section}.top_p=1 and {section}.top_k=0, or another engine.kind"
-            )
+        check_logprobs(section, top_p, top_k, cfg.engine.kind)
+
+
+def check_logprobs(section: str, top_p: float, top_k: int, kind: str) -> None:
+    """Raises UserError if an engine of this kind gives log-probs of another distribution than it samples from.
+
+    They go into `logprob_diff` of every run, and into the losses of most importance rules.
+    """
+    if (top_p < 1 or top_k > 0) and not ENGINES[kind].renormalises_logprobs:
+        key = f"{section}.top_p={top_p}" if top_p < 1 else f"{section}.top_k={top_k}"
+        raise UserError(
+            f"{key} with engine.kind={kind}: its log-probs are of all tokens, not of those that it samples among: "
+            f"set {section}.top_p=1 and {section}.top_k=0, or another engine.kind"
+        )
