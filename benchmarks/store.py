@@ -31,7 +31,8 @@ import numpy as np
 from rich.console import Console
 from rich.table import Table
 
-from s2l_nemo.store.engine import DrawOrder, StoreEngine
+from s2l_nemo.config.schema import DrawOrder
+from s2l_nemo.store.engine import StoreEngine
 from s2l_nemo.store.facts import StoreFacts, hash_prompts, write_facts
 from s2l_nemo.store.prompts import write_prompts
 from s2l_nemo.store.reader import Store

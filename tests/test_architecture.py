@@ -43,14 +43,14 @@ ROOMS: dict[str, set[str]] = {
         "types",
     },
     # a frozen explorer's rollouts: sampled ahead of training, and read in it
-    "store": {"engines", "errors", "files", "types"},
+    "store": {"config", "engines", "errors", "files", "types"},
     "store.sampling": {
         "algorithm", "config", "data", "engines", "errors", "evaluation", "files", "models", "models.open", "records",
         "rewards", "store", "types",
     },
     "trainer": {
         "actor", "algorithm", "config", "data", "engines", "errors", "files", "measures", "models.open", "platform",
-        "records", "rewards", "types",
+        "records", "rewards", "store", "types",
     },
 }  # fmt: skip
 FOLDERS = ("s2l_nemo", "recipes", "tools", "benchmarks")

@@ -11,7 +11,7 @@ from s2l_nemo.algorithm.options import ADVANTAGES, IMPORTANCE, Rejected, made
 from s2l_nemo.algorithm.schedule import SCHEDULES, make_schedule
 from s2l_nemo.config.explorers import explorers_of
 from s2l_nemo.config.keys import all_keys
-from s2l_nemo.config.schema import Accelerator, Config, ExplorerConfig, ExplorerFilter
+from s2l_nemo.config.schema import Accelerator, Config, DrawOrder, ExplorerConfig, ExplorerFilter, ExplorerSource
 from s2l_nemo.engines.kinds import ENGINES
 from s2l_nemo.engines.options import Placement
 from s2l_nemo.errors import UserError
@@ -50,7 +50,7 @@ class Models:
     """The models of a run, opened."""
 
     learner: Model
-    explorers: tuple[Model, ...]  # as `explorers_of` has them
+    explorers: tuple[Model | None, ...]  # as `explorers_of` has them; None: its rollouts are stored
 
 
 def check_model_files(cfg: Config) -> Models:
@@ -74,9 +74,12 @@ def check_model_files(cfg: Config) -> Models:
             f"choose a divisor of {layers}"
         )
     _check_length(cfg, learner)
-    explorers = [open_model(f"{one.key}.path", str(one.options.path)) for one in explorers_of(cfg)]
+    explorers = [
+        open_model(f"{one.key}.path", str(one.options.path)) if one.options.source is ExplorerSource.live else None
+        for one in explorers_of(cfg)
+    ]
     if SCHEDULES[cfg.algorithm.schedule.name].explores:
-        for explorer in explorers:
+        for explorer in filter(None, explorers):
             _check_length(cfg, explorer)
             _check_one_family(learner, explorer)
     return Models(learner, tuple(explorers))
@@ -177,6 +180,11 @@ def _check_explorers(cfg: Config) -> None:
         check_ranges(options, ExplorerConfig, f"{explorer.key}.")
         if options.path is None:
             raise UserError(f"{explorer.key} has no path: give {explorer.key}.path=FOLDER")
+        if options.source is ExplorerSource.live and (options.samples is not None or options.draw is DrawOrder.stored):
+            raise UserError(
+                f"{explorer.key}.samples and {explorer.key}.draw are for {explorer.key}.source=store, and it is live: "
+                "leave them out"
+            )
         if options.max_response_length is not None and options.max_response_length > limit:
             raise UserError(
                 f"{explorer.key}.max_response_length={options.max_response_length} is more than "
@@ -239,7 +247,7 @@ def _check_one_family(learner: Model, explorer: Model) -> None:
 def _check_engine(cfg: Config) -> None:
     engine, served = cfg.engine, ENGINES[cfg.engine.kind].served
     devices = {"engine.explorer_devices": engine.explorer_devices, "engine.learner_devices": engine.learner_devices}
-    if not explorers_of(cfg):
+    if all(one.options.source is ExplorerSource.store for one in explorers_of(cfg)):  # or there are none
         del devices["engine.explorer_devices"]
     separate = engine.placement is Placement.separate
     if separate and not served:
@@ -326,7 +334,11 @@ def _check_ahead(cfg: Config) -> None:
 def _check_logprobs(cfg: Config) -> None:
     rollout = cfg.rollout
     sections = [("rollout", rollout.top_p, rollout.top_k)]
-    sections += [(one.key, one.options.top_p or 1.0, one.options.top_k or 0) for one in explorers_of(cfg)]
+    sections += [
+        (one.key, one.options.top_p or 1.0, one.options.top_k or 0)
+        for one in explorers_of(cfg)
+        if one.options.source is ExplorerSource.live
+    ]
     for section, top_p, top_k in sections:
         check_logprobs(section, top_p, top_k, cfg.engine.kind)
 

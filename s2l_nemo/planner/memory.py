@@ -10,7 +10,7 @@ from pathlib import Path
 from s2l_nemo.algorithm.schedule import SCHEDULES
 from s2l_nemo.config.checks import data_parallel_size
 from s2l_nemo.config.explorers import explorers_of
-from s2l_nemo.config.schema import Accelerator, ActivationCheckpointing, Config
+from s2l_nemo.config.schema import Accelerator, ActivationCheckpointing, Config, ExplorerSource
 from s2l_nemo.engines.kinds import ENGINES
 from s2l_nemo.engines.options import Placement
 from s2l_nemo.models.open import open_model
@@ -63,7 +63,8 @@ def figures_of_models(cfg: Config) -> tuple[Figures, Figures | None]:
     Raises UserError if a folder holds no model that can be read.
     """
     learner = _figures("model.path", cfg.model.path)
-    explorers = explorers_of(cfg) if SCHEDULES[cfg.algorithm.schedule.name].explores else []
+    explores = SCHEDULES[cfg.algorithm.schedule.name].explores
+    explorers = [one for one in explorers_of(cfg) if explores and one.options.source is ExplorerSource.live]
     figures = [_figures(f"{one.key}.path", str(one.options.path)) for one in explorers]
     if len(figures) < 2:
         return learner, figures[0] if figures else None

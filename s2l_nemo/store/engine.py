@@ -3,22 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from enum import Enum
 
 import numpy as np
 import numpy.typing as npt
 
+from s2l_nemo.config.schema import DrawOrder
 from s2l_nemo.engines.protocol import LocalEngine
 from s2l_nemo.errors import UserError
 from s2l_nemo.store.reader import Store
 from s2l_nemo.types import Completion, SampleRequest, SamplingParams, Source
-
-
-class DrawOrder(str, Enum):
-    """In which order a run takes the samples of a prompt."""
-
-    stored = "stored"  # as sampled: a store of the run's seed then holds what the live explorer would draw
-    shuffled = "shuffled"  # a permutation of its own for each run seed and prompt
 
 
 class StoreEngine(LocalEngine):
@@ -46,7 +39,7 @@ class StoreEngine(LocalEngine):
         """
         store.check(needs_logprobs=needs_logprobs)
         self._store = store
-        self._samples = samples
+        self.samples = samples
         self._order = order
         self._seed = seed
         self._source = source
@@ -86,18 +79,16 @@ class StoreEngine(LocalEngine):
         is_shuffled = self._order is DrawOrder.shuffled
         for prompt_id, count in needed.items():
             stored = self._store.count(prompt_id)
-            count = (
-                max(count, self._samples) if is_shuffled else count
-            )  # the permutation is of all that the run may use
-            if count > min(stored, self._samples):
+            count = max(count, self.samples) if is_shuffled else count  # the permutation is of all that the run may use
+            if count > min(stored, self.samples):
                 raise UserError(
-                    f"prompt {prompt_id} needs {count} stored samples and has {min(stored, self._samples)} "
-                    f"({stored} in {self._store.folder}, of which the run uses {self._samples}): sample more with "
+                    f"prompt {prompt_id} needs {count} stored samples and has {min(stored, self.samples)} "
+                    f"({stored} in {self._store.folder}, of which the run uses {self.samples}): sample more with "
                     "recipes/sample_explorer.py, or use fewer"
                 )
         if not is_shuffled or not needed:
             return draws
-        orders = permutations(self._seed, list(needed), self._samples)
+        orders = permutations(self._seed, list(needed), self.samples)
         rows = dict(zip(needed, orders.tolist(), strict=True))
         return [rows[prompt_id][draw] for prompt_id, draw in zip(prompt_ids, draws, strict=True)]
 

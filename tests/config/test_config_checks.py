@@ -116,6 +116,8 @@ def error_of(overrides: list[str]) -> str:
             ["algorithm.rescue_first=2 with rollout.explorer_filter=match_learner_diversity"],
         ),
         ("explorer.max_response_length=97", ["explorer.max_response_length=97 is more than", "rollout.max_response"]),
+        ("explorer.samples=4", ["explorer.samples and explorer.draw are for explorer.source=store"]),
+        ("explorer.source=stored", ["explorer.source=stored: expected live | store"]),
         ("explorers.hot.path=null", ["explorers.hot has no path", "explorers.hot.path=FOLDER"]),
         ("explorers.hot.path=a explorers.hot.share=0", ["explorers.hot.share=0.0: must be greater than 0"]),
         ("explorers.hot.pth=a", ["explorers.hot: unknown key pth=a", "nearest known key is path"]),

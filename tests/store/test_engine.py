@@ -10,9 +10,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from s2l_nemo.config.schema import DrawOrder
 from s2l_nemo.engines.protocol import LearnerEngine, RolloutEngine
 from s2l_nemo.errors import UserError
-from s2l_nemo.store.engine import DrawOrder, StoreEngine, permutations
+from s2l_nemo.store.engine import StoreEngine, permutations
 from s2l_nemo.store.reader import Store
 from s2l_nemo.types import Completion, SampleRequest, Source
 from tests.arrays import tokens_of

@@ -8,7 +8,8 @@ from typing import Any
 
 import pytest
 
-from s2l_nemo.store.engine import DrawOrder, StoreEngine
+from s2l_nemo.config.schema import DrawOrder
+from s2l_nemo.store.engine import StoreEngine
 from s2l_nemo.store.reader import Store
 from s2l_nemo.types import SampleRequest, Source
 from tests.commands import Done, run_here

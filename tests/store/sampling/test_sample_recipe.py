@@ -14,10 +14,11 @@ import pytest
 import torch
 
 from s2l_nemo.algorithm.groups import explorer_seed
+from s2l_nemo.config.schema import DrawOrder
 from s2l_nemo.engines.embedded.engine import EmbeddedEngine
 from s2l_nemo.errors import UserError
 from s2l_nemo.models.open import open_model, tokenizer_hash
-from s2l_nemo.store.engine import DrawOrder, StoreEngine
+from s2l_nemo.store.engine import StoreEngine
 from s2l_nemo.store.reader import Store
 from s2l_nemo.store.sampling.folder import claimed, create_or_check, stored_samples
 from s2l_nemo.store.sampling.plan import Share
