@@ -124,6 +124,7 @@ def measure_here(folder: Path, prompts: int, samples: int) -> dict[str, Any]:
                 drawn = engine.generate(requests, store.facts.sampling)
         del drawn
     figures |= {"draw_s": medians(wall), "draw_cpu_s": medians(cpu)}
+    figures |= {"load": os.getloadavg()[0]}  # processes that want a core, over the last minute
     figures |= {"fastest_draw_s": {name: min(its) for name, its in wall.items()}}
     return figures | {"drawn_mb": resident("VmRSS"), "peak_drawn_mb": resident("VmHWM")}
 
