@@ -125,8 +125,22 @@ def measure_here(folder: Path, prompts: int, samples: int) -> dict[str, Any]:
                 drawn = engine.generate(requests, store.facts.sampling)
         del drawn
     figures |= {"draw_s": medians(wall), "draw_cpu_s": medians(cpu)}
+    figures |= {"load": os.getloadavg()[0]}  # processes that want a core, over the last minute
     figures |= {"fastest_draw_s": {name: min(its) for name, its in wall.items()}}
     return figures | {"drawn_mb": resident("VmRSS"), "peak_drawn_mb": resident("VmHWM")}
+
+
+def middle_of(processes: list[dict[str, Any]]) -> dict[str, Any]:
+    """The median of each figure over processes, the smallest of the fastest draws, and the largest of each peak."""
+    first = processes[0]
+    figures: dict[str, Any] = {}
+    for key, value in first.items():
+        function = min if key.startswith("fastest") else max if key.startswith("peak") else statistics.median
+        if isinstance(value, dict):
+            figures[key] = {name: function(one[key][name] for one in processes) for name in value}
+        else:
+            figures[key] = function(one[key] for one in processes)
+    return figures
 
 
 def medians(seconds: dict[str, list[float]]) -> dict[str, float]:
@@ -158,13 +172,12 @@ def measure(folder: Path, options: argparse.Namespace) -> dict[str, Any]:
         name: sum(path.stat().st_size for path in (folder / name).rglob("*") if path.is_file()) / 1e9
         for name in ("rollouts", "index")
     }
-    middle = sorted(later, key=lambda figures: figures["open_s"])[len(later) // 2]
     return {
         "write_s": written,
         "shards": len(list((folder / FOLDER).iterdir())),
         "gb": sizes,
         "first_opening": {key: first[key] for key in ("open_s", "imports_mb", "opened_mb", "peak_mb")},
-        "later_opening": middle,
+        "later_opening": middle_of(later),
     }
 
 

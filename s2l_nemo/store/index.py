@@ -12,7 +12,8 @@ import hashlib
 import json
 import os
 import shutil
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Sequence
+from collections.abc import Set as AbstractSet
 from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO
@@ -52,7 +53,7 @@ class Index:
 
 
 def open_index(
-    folder: Path, home: Path, facts: StoreFacts, prompt_ids: Callable[[], Collection[int]], on_shard: OnShard | None
+    folder: Path, home: Path, facts: StoreFacts, prompt_ids: Callable[[], AbstractSet[int]], on_shard: OnShard | None
 ) -> Index:
     """The index of the store in `folder`, kept in `home`. It is made if it is missing or of other shards.
 
@@ -115,7 +116,7 @@ def _read(path: Path) -> Index | None:
 
 
 def _make(
-    path: Path, shards: Sequence[Path], facts: StoreFacts, prompt_ids: Collection[int], on_shard: OnShard | None
+    path: Path, shards: Sequence[Path], facts: StoreFacts, prompt_ids: AbstractSet[int], on_shard: OnShard | None
 ) -> None:
     """Writes the index under a temporary name and renames it. Indexes of the store's earlier shards go."""
     temporary = path.parent / f"{TEMPORARY}{path.name}"

@@ -59,7 +59,7 @@ def _rows(path: Path) -> Iterator[Prompt]:
             for batch in file.iter_batches(1024):
                 batch.validate(full=True)
                 columns = [batch.column(name) for name in _schema().names]
-                if any(column.null_count for column in columns):
+                if any(column.null_count for column in (*columns, columns[-1].flatten())):
                     raise ValueError("it holds nulls")
                 for prompt_id, text, answer, token_ids in zip(*(one.to_pylist() for one in columns), strict=True):
                     yield Prompt(prompt_id, text, answer, tuple(token_ids))

@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Iterator, Sequence
+from collections.abc import Set as AbstractSet
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -125,7 +126,7 @@ def write_shard(path: Path, shard: Shard, facts: StoreFacts, engine: str) -> Non
         parquet.write_table(table, temporary, compression="zstd")
 
 
-def read_shard(path: Path, facts: StoreFacts, prompt_ids: Collection[int]) -> Shard:
+def read_shard(path: Path, facts: StoreFacts, prompt_ids: AbstractSet[int]) -> Shard:
     """The rollouts of a file, checked against the facts of its store.
 
     Raises UserError, naming the file, if it is no shard of this store, is damaged, or holds what no sampler writes.
@@ -262,15 +263,15 @@ def _lists(path: Path, table: pa.Table, name: str) -> tuple[Ints, Any]:
     return array.value_lengths().to_numpy().astype(np.int64), values.to_numpy()
 
 
-def _check_values(path: Path, shard: Shard, facts: StoreFacts, prompt_ids: Collection[int]) -> None:
+def _check_values(path: Path, shard: Shard, facts: StoreFacts, prompt_ids: AbstractSet[int]) -> None:
     problem = next(_problems(shard, facts, prompt_ids), None)
     if problem:
         raise UserError(f"{path}: {problem}: {_REMEDY}")
 
 
-def _problems(shard: Shard, facts: StoreFacts, prompt_ids: Collection[int]) -> Iterator[str]:
+def _problems(shard: Shard, facts: StoreFacts, prompt_ids: AbstractSet[int]) -> Iterator[str]:
     limit, length_R, tokens_N = facts.sampling.max_new_tokens, shard.length_R, shard.tokens_N
-    strangers = {*shard.prompt_id_R.tolist()} - {*prompt_ids}
+    strangers = {*shard.prompt_id_R.tolist()} - prompt_ids
     if strangers:
         yield f"prompt {min(strangers)} is not in the store's prompts"
     for sample in shard.sample_R[shard.sample_R < 0]:

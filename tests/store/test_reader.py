@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 from dataclasses import replace
+from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,7 @@ from s2l_nemo.store.reader import Store
 from s2l_nemo.store.shards import FOLDER, Rollout, Shard, write_shard
 from s2l_nemo.types import Completion, Prompt, SamplingParams, Source
 from tests.arrays import ids, lps, tokens_of
+from tests.store.sampling.command import PRELOADED
 from tests.store.stores import LIMIT, PARAMS, PROMPTS, STOP, facts_of, rollout, write_store
 
 
@@ -173,6 +175,27 @@ def test_the_index_is_made_once_and_again_for_other_shards(tmp_path: Path) -> No
     assert seen == [(0, 2), (1, 2)]
     assert len([one for one in (folder / "index").iterdir() if one.is_dir()]) == 1
     assert tokens_of(old.draw(5, [0], source=Source.EXPLORER)) == [[5, 20, 40, 41, 42, 43]]  # its file is open still
+
+
+def open_and_count(folder: Path, together: Any, results: Any) -> None:
+    seen = []
+    together.wait()
+    store = Store.open(folder, on_shard=lambda done, total: seen.append(done))
+    results.put((len(seen), store.rollouts, tokens_of(store.draw(5, [1], source=1))))
+
+
+def test_processes_that_open_a_store_at_once_make_one_index(tmp_path: Path) -> None:
+    folder = write_store(tmp_path / "store")
+    context = get_context("forkserver")
+    context.set_forkserver_preload(PRELOADED)
+    together, results = context.Barrier(4), context.Queue()
+    processes = [context.Process(target=open_and_count, args=(folder, together, results)) for _ in range(4)]
+    for process in processes:
+        process.start()
+    found = sorted(results.get(timeout=600) for _ in processes)
+    for process in processes:
+        process.join()
+    assert found == [(0, 12, [[5, STOP]])] * 3 + [(2, 12, [[5, STOP]])]
 
 
 @pytest.mark.parametrize("name", ["rows.npy", "rewards.npy", "data.bin", "index.json"])

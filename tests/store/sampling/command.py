@@ -19,6 +19,10 @@ from pyarrow import parquet
 from tests.commands import Done, run_here
 from tests.distributed.models import write_qwen3
 
+PRELOADED = [
+    "s2l_nemo.store.sampling.run", "s2l_nemo.engines.embedded.engine", "transformers.models.qwen3.modeling_qwen3",
+    "pyarrow.parquet",
+]  # fmt: skip
 SMALL = ["rollout.max_prompt_length=80", "rollout.max_response_length=12", "data.arithmetic.digits=1"]
 
 
@@ -61,7 +65,7 @@ class Job:
 def start(model: Path, output: Path, *more: str) -> Job:
     """Starts the recipe. A process that has imported its libraries is forked, and has one thread for torch."""
     context = get_context("forkserver")
-    context.set_forkserver_preload(["s2l_nemo.store.sampling.run", "s2l_nemo.engines.embedded.make", "transformers"])
+    context.set_forkserver_preload(PRELOADED)
     descriptor, log = tempfile.mkstemp(dir=model.parent)
     os.close(descriptor)
     with mock.patch.dict(os.environ, {"OMP_NUM_THREADS": "1"}):

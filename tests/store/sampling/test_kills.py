@@ -8,7 +8,7 @@ from pathlib import Path
 
 from tests.store.sampling.command import contents, sample_here, shards, start, table, write_model
 
-PROMPTS, SAMPLES, CHUNK = 60, 4, 2
+PROMPTS, SAMPLES, CHUNK = 40, 4, 2
 SIZE = [f"data.arithmetic.train_prompts={PROMPTS}", f"samples={SAMPLES}", f"chunk={CHUNK}"]
 
 
