@@ -1,0 +1,99 @@
+"""Trains the tiny preset by several methods and seeds. Reports held-out pass@1, generated tokens and seconds.
+
+    python benchmarks/methods.py [--methods grpo s2l ...] [--seeds 1 2 3] [--output FILE] [key=value ...]
+
+A run that is there is continued, or used if it is finished. `store` samples its rollouts once, for all seeds. Needs the
+tiny family (`python tools/make_tiny_family.py`). The intervals are 95 % bootstraps over the held-out prompts, paired
+with the same prompts before training: they say how sure a run's gain is on these prompts, not what another seed would give.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+
+ROOT = Path(__file__).resolve().parent.parent
+STORE = "{runs}/store"
+METHODS = {
+    "grpo": ["experiment=grpo"],
+    "s2l": [],
+    "store": ["explorer.source=store", f"explorer.path={STORE}"],
+    "two_explorers": [
+        "explorers.small.path=models/tiny/explorer",
+        "explorers.start.path=models/tiny/learner",
+        "explorers.start.temperature=1.3",
+    ],
+    "adaptive": ["algorithm.schedule.name=adaptive", "algorithm.schedule.alpha=0.5"],
+    "rescue": ["algorithm.schedule.name=constant", "algorithm.rescue_first=8"],
+    "refill": ["algorithm.refill_rounds=2"],
+    "luffy": ["algorithm.importance=luffy"],
+    "gspo": ["algorithm.importance=gspo", "algorithm.clip_low=3e-4", "algorithm.clip_high=4e-4"],
+    "two_updates": ["rollout.two_updates=true", "algorithm.explorer_mini_batch=32", "model.micro_batch_tokens=8192"],
+}
+COLUMNS = ("method", "seed", "before", "after", "gain", "95 % interval", "explorer tokens", "learner tokens", "seconds")
+
+
+def figures(method: str, seed: int, runs: Path, overrides: list[str]) -> dict[str, Any]:
+    """Trains unless the run is finished. Returns its summary and its totals."""
+    run = runs / f"{method}-seed{seed}"
+    if not (run / "summary.json").exists():
+        keys = [key.format(runs=runs) for key in METHODS[method]]
+        command = [sys.executable, str(ROOT / "recipes/train_s2l.py"), *keys, *overrides]
+        subprocess.run([*command, f"run.dir={run}", f"run.seed={seed}"], cwd=ROOT, check=True)
+    summary: dict[str, Any] = json.loads((run / "summary.json").read_text())
+    last: dict[str, Any] = json.loads((run / "metrics.jsonl").read_text().splitlines()[-1])
+    totals = {name: value for name, value in last.items() if name.startswith("total/")}
+    return {"method": method, "seed": seed, **summary, **totals}
+
+
+def sample_store(runs: Path, overrides: list[str]) -> None:
+    """The explorer's rollouts of every training prompt; done at once if they are there."""
+    shared = [one for one in overrides if one.startswith(("data.", "rollout.max_"))]
+    command = [sys.executable, str(ROOT / "recipes/sample_explorer.py"), "model=models/tiny/explorer", "samples=16"]
+    subprocess.run([*command, f"output={STORE.format(runs=runs)}", *shared], cwd=ROOT, check=True)
+
+
+def row(f: dict[str, Any]) -> list[str]:
+    return [
+        f["method"],
+        str(f["seed"]),
+        f"{f['pass@1/before']:.3f}",
+        f"{f['pass@1/after']:.3f}",
+        f"{f['pass@1/difference']:+.3f}",
+        f"{f['pass@1/difference_low']:+.3f} to {f['pass@1/difference_high']:+.3f}",
+        f"{f['total/tokens_explorer']:,.0f}",
+        f"{f['total/tokens_learner']:,.0f}",
+        f"{f['seconds']:.0f}",
+    ]
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--methods", nargs="+", choices=METHODS, default=list(METHODS))
+    parser.add_argument("--seeds", type=int, nargs="+", default=[1, 2, 3])
+    parser.add_argument("--runs", type=Path, default=Path("runs/methods"))
+    parser.add_argument("--output", type=Path, help="write the figures as JSON")
+    parser.add_argument("overrides", nargs="*")
+    options = parser.parse_intermixed_args()
+    if "store" in options.methods:
+        sample_store(options.runs, options.overrides)
+    rows = [
+        figures(method, seed, options.runs, options.overrides) for seed in options.seeds for method in options.methods
+    ]
+    table = Table(*COLUMNS)
+    for one in sorted(rows, key=lambda one: options.methods.index(one["method"])):
+        table.add_row(*row(one))
+    Console(width=None if sys.stdout.isatty() else 140).print(table)
+    if options.output:
+        options.output.write_text(json.dumps({"overrides": options.overrides, "runs": rows}, indent=2) + "\n")
+
+
+if __name__ == "__main__":
+    main()
