@@ -4,7 +4,8 @@
 
 A run that is there is continued, or used if it is finished. `store` samples its rollouts once, for all seeds. Needs the
 tiny family (`python tools/make_tiny_family.py`). The intervals are 95 % bootstraps over the held-out prompts, paired
-with the same prompts before training: they say how sure a run's gain is on these prompts, not what another seed would give.
+with the same prompts before training: they say how sure a run's gain is on these prompts, not what another seed would
+give.
 """
 
 from __future__ import annotations
