@@ -12,6 +12,7 @@ from s2l_nemo.config.checks import data_parallel_size
 from s2l_nemo.config.schema import Accelerator, ActivationCheckpointing, Config
 from s2l_nemo.engines.kinds import ENGINES
 from s2l_nemo.engines.options import Placement
+from s2l_nemo.errors import UserError
 from s2l_nemo.models.open import open_model
 from s2l_nemo.models.shape import ModelShape, public_shape
 
@@ -61,9 +62,29 @@ def figures_of_models(cfg: Config) -> tuple[Figures, Figures | None]:
     Raises UserError if a folder holds no model that can be read.
     """
     learner = _figures("model.path", cfg.model.path)
-    if cfg.explorer.path is None or not SCHEDULES[cfg.algorithm.schedule.name].explores:
-        return learner, None
-    return learner, _figures("explorer.path", cfg.explorer.path)
+    return learner, _figures("explorer.path", str(cfg.explorer.path)) if explores(cfg) else None
+
+
+def explores(cfg: Config) -> bool:
+    """Whether the run has an explorer that its schedule uses."""
+    return cfg.explorer.path is not None and SCHEDULES[cfg.algorithm.schedule.name].explores
+
+
+def shapes_of_models(cfg: Config) -> tuple[ModelShape, ModelShape | None]:
+    """The shapes of learner and explorer. Raises UserError if one is unknown."""
+    learner, explorer = figures_of_models(cfg)
+    return _known("model.path", cfg.model.path, learner), (
+        _known("explorer.path", str(cfg.explorer.path), explorer) if explorer else None
+    )
+
+
+def _known(key: str, path: str, figures: Figures) -> ModelShape:
+    if figures.shape is None:
+        raise UserError(
+            f"{key}={path} is not a folder, nor the name of a public model: give a folder, or a name such as "
+            "Qwen3-8B-Base"
+        )
+    return figures.shape
 
 
 def _figures(key: str, path: str) -> Figures:

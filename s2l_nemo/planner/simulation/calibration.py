@@ -14,21 +14,45 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from statistics import median
+from statistics import mean, median
 
 from s2l_nemo.config.schema import Config
 from s2l_nemo.errors import UserError
 from s2l_nemo.models.shape import ModelShape
 from s2l_nemo.planner.cost import Assumed, kind_of, kv_bytes_per_token
+from s2l_nemo.planner.memory import layout, shapes_of_models
 from s2l_nemo.planner.simulation.engine import Work
 from s2l_nemo.planner.simulation.lengths import Model, RecordedLengths
 from s2l_nemo.planner.simulation.rates import DecodingRate, Rates, Room
-from s2l_nemo.planner.simulation.recorded import RecordedStep
+from s2l_nemo.planner.simulation.recorded import RecordedStep, middle_of, recorded_config, recorded_steps
 from s2l_nemo.planner.simulation.step import Played, Run, Scenario, play_steps
 
 PHASE_OF = {Model.explorer: "rollout_explorer", Model.learner: "rollout_learner"}
 ROUNDS = 5  # of choosing the slowest engine and fitting anew; more change nothing
 LEAST_STEPS = 3
+
+
+def calibration_of(runs: Sequence[str], cfg: Config, prompt: int) -> tuple[Rates, list[RecordedStep]]:
+    """The rates of a run and its repeats for `cfg`, and the steps from which they come. Prompts have `prompt` tokens.
+
+    Raises UserError as `calibrated`, and if the models of `cfg`, or how they are divided, are not those of the run.
+    """
+    its = recorded_config("calibrate", runs[0])
+    learner, explorer = shapes_of_models(its)
+    ours, theirs = (
+        (shapes_of_models(one)[0], one.model.tensor_model_parallel_size, one.model.pipeline_model_parallel_size)
+        for one in (cfg, its)
+    )
+    if ours != theirs:
+        raise UserError(
+            f"calibrate={runs[0]}: that run has the learner {its.model.path}, {layout(its)}: give the same model.path, "
+            "TP and PP"
+        )
+    if kind_of(cfg).served:
+        raise UserError(f"calibrate with engine.kind={cfg.engine.kind}: only embedded engines have such rates")
+    steps = middle_of([recorded_steps("calibrate", run, prompt) for run in runs])
+    length = round(mean(answer.length for step in steps for group in step.groups for answer in group))
+    return calibrated(its, learner, explorer, steps, Assumed(length, prompt, 1.0, 1.0, 1.0)), steps
 
 
 @dataclass(frozen=True)

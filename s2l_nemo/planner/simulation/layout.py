@@ -11,7 +11,7 @@ from s2l_nemo.config.schema import Config
 from s2l_nemo.engines.options import Placement
 from s2l_nemo.errors import UserError
 from s2l_nemo.planner.cost import kind_of
-from s2l_nemo.planner.memory import gpus_of_engine
+from s2l_nemo.planner.memory import explores, gpus_of_engine
 from s2l_nemo.planner.simulation.lengths import Model
 from s2l_nemo.planner.simulation.rates import apart
 
@@ -41,7 +41,7 @@ def layout_of(cfg: Config) -> Layout:
     ranks, nodes, size = cfg.trainer.devices, cfg.trainer.num_nodes, gpus_of_engine(cfg)
     served = kind_of(cfg).served
     engines = cfg.engine.replicas_per_node if served else ranks
-    models = [model for model in Model if model is Model.learner or cfg.explorer.path is not None]
+    models = [model for model in Model if model is Model.learner or explores(cfg)]
     own = engines * size if apart(cfg) else 0
     per_node = ranks + own * len(models)
 
@@ -88,7 +88,7 @@ def with_engines_apart(cfg: Config, gpus: int, memory_fraction: float) -> Config
     """
     models = 2
     ranks, size = cfg.trainer.devices - models * gpus, gpus_of_engine(cfg)
-    if not kind_of(cfg).served or apart(cfg) or cfg.explorer.path is None or ranks <= 0 or gpus % size:
+    if not kind_of(cfg).served or apart(cfg) or not explores(cfg) or ranks <= 0 or gpus % size:
         return None
     changed = copy.deepcopy(cfg)
     changed.trainer.devices = ranks

@@ -71,3 +71,13 @@ class Timeline:
             return 0.0
         busy = sum(self.busy(device, start, end) for device in range(self.devices))
         return max(0.0, 1 - busy / (self.devices * (end - start)))  # rounding may leave less than 0
+
+    def bins(self, device: int, start: float, end: float, count: int) -> list[Phase | None]:
+        """What a device does in each of `count` equal parts of a time: what takes most of it, None if it waits most."""
+        width, parts = (end - start) / count, []
+        for number in range(count):
+            low, high = start + number * width, start + (number + 1) * width
+            seconds = {phase: self.busy(device, low, high, frozenset({phase})) for phase in Phase}
+            longest = max(Phase, key=lambda phase: seconds[phase])
+            parts.append(longest if seconds[longest] > width - sum(seconds.values()) else None)
+        return parts

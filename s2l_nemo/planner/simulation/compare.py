@@ -1,0 +1,128 @@
+"""One run at several sizes, as it is configured and as it might be."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
+from functools import partial
+
+from s2l_nemo.config.schema import Config
+from s2l_nemo.errors import UserError
+from s2l_nemo.models.shape import ModelShape
+from s2l_nemo.planner.cost import Assumed, Gpu, kind_of, mean_alpha
+from s2l_nemo.planner.memory import explores
+from s2l_nemo.planner.simulation.layout import layout_of, with_engines_apart
+from s2l_nemo.planner.simulation.lengths import Lengths
+from s2l_nemo.planner.simulation.options import SimulateOptions
+from s2l_nemo.planner.simulation.rates import Links, Rates, Room, apart, data_sheet_rates, rooms
+from s2l_nemo.planner.simulation.rollout import Dispatch
+from s2l_nemo.planner.simulation.step import Played, Run, Scenario, draw_steps, play_steps
+
+IN_WORDS = {
+    Dispatch.share: "each engine its share",
+    Dispatch.chunks: "requests in chunks",
+    Dispatch.queue: "requests in one queue",
+}
+Variant = Callable[[Config, Scenario], tuple[Config, Scenario] | None]  # None: this configuration cannot be so
+
+
+@dataclass(frozen=True)
+class Question:
+    """What is asked of the simulation. With `rates`, those of a measured run, `gpu` says nothing about time."""
+
+    options: SimulateOptions
+    learner: ModelShape
+    explorer: ModelShape | None
+    gpu: Gpu
+    assumed: Assumed
+    lengths: Lengths
+    explorer_samples: int
+    rates: Rates | None
+
+    def play(self, cfg: Config, scenario: Scenario) -> Played:
+        """Plays `options.steps` steps of a configuration, all with the same lengths."""
+        run = Run(
+            cfg, self.learner, self._rates(cfg), self._rooms(cfg), self.assumed, self.lengths, self.explorer_samples
+        )
+        slow = random.Random(self.options.seed).sample(range(run.layout.devices), self.options.slow)
+        scenario = replace(scenario, slow=frozenset(slow), slowdown=self.options.slowdown)
+        return play_steps(run, scenario, draw_steps(run, self.options.steps, self.options.seed))
+
+    def _rates(self, cfg: Config) -> Rates:
+        options = self.options
+        links = Links(options.exchange_gb_s, options.host_gb_s, options.grades_per_s)
+        return self.rates or data_sheet_rates(cfg, self.learner, self.explorer, self.gpu, self.assumed, links)
+
+    def _rooms(self, cfg: Config) -> tuple[Room, Room | None]:
+        return rooms(cfg, self.learner, self.explorer, self.gpu, self.assumed)
+
+
+def play_all(question: Question, cfg: Config) -> dict[str, Played | None]:
+    """The run as it is configured, first, and as it might be, by name; None where it cannot be so."""
+    scenario = configured(question.options, cfg)
+    found: dict[str, Played | None] = {}
+    for name, variant in variants(question.options, cfg):
+        changed = variant(cfg, scenario)
+        found[name] = question.play(*changed) if changed else None
+    return found
+
+
+def explorer_samples(options: SimulateOptions, cfg: Config) -> int:
+    """Explorer samples of each group. Raises UserError if there are more than G, or there is no explorer."""
+    size = cfg.algorithm.group_size
+    if options.explorer is None:
+        return round(mean_alpha(cfg) * size)
+    if options.explorer > size:
+        raise UserError(f"explorer={options.explorer} is more than algorithm.group_size={size}: give at most {size}")
+    if options.explorer and not explores(cfg):
+        raise UserError(
+            f"explorer={options.explorer}, but the run has no explorer (algorithm.schedule.name="
+            f"{cfg.algorithm.schedule.name}): give explorer=0, or another schedule"
+        )
+    return options.explorer
+
+
+def configured(options: SimulateOptions, cfg: Config) -> Scenario:
+    """The scenario of the options. Raises UserError if it cannot be on these GPUs."""
+    if options.ahead and not apart(cfg):
+        raise UserError(
+            "ahead=true: the explorer can sample ahead only on GPUs of its own: set engine.placement=separate with its "
+            "keys, or read the comparison"
+        )
+    if options.ahead and not explores(cfg):
+        raise UserError("ahead=true, but the run has no explorer: leave it out")
+    devices = layout_of(cfg).devices
+    if options.slow > devices:
+        raise UserError(f"slow={options.slow} is more than the {devices} GPUs: lower it")
+    return Scenario(options.dispatch, options.chunk, options.balance, options.ahead)
+
+
+def variants(options: SimulateOptions, cfg: Config) -> Iterator[tuple[str, Variant]]:
+    """What might be otherwise, by name, one thing at a time. What does not apply to `cfg` is left out."""
+    yield "as configured", lambda its, scenario: (its, scenario)
+    words = "replicas not balanced" if options.balance else "replicas balanced"
+    yield words, lambda its, scenario: (its, replace(scenario, balanced=not scenario.balanced))
+    for dispatch in Dispatch:
+        if dispatch is not options.dispatch:
+            words = IN_WORDS[dispatch] + (f" of {options.chunk}" if dispatch is Dispatch.chunks else "")
+            yield words, partial(_dispatched, dispatch)
+    if apart(cfg) and explores(cfg):
+        words = "explorer not ahead" if options.ahead else "explorer ahead"
+        yield words, lambda its, scenario: (its, replace(scenario, ahead=not scenario.ahead))
+    elif kind_of(cfg).served and explores(cfg):
+        gpus = options.engine_gpus or max(1, cfg.trainer.devices // 4)
+        for ahead in (False, True):
+            words = f"{gpus} + {gpus} GPUs of a node for engines" + (", explorer ahead" if ahead else "")
+            yield words, partial(_apart, gpus, options.engine_memory, ahead)
+
+
+def _dispatched(dispatch: Dispatch, cfg: Config, scenario: Scenario) -> tuple[Config, Scenario]:
+    return cfg, replace(scenario, dispatch=dispatch)
+
+
+def _apart(
+    gpus: int, memory_fraction: float, ahead: bool, cfg: Config, scenario: Scenario
+) -> tuple[Config, Scenario] | None:
+    moved = with_engines_apart(cfg, gpus, memory_fraction)
+    return (moved, replace(scenario, ahead=ahead)) if moved else None
