@@ -155,6 +155,7 @@ def step_rows() -> Iterator[tuple[str, Callable[[Outcome], str]]]:
     yield "tokens/s", lambda it: f"{it.tokens_per_s:,.0f}"
     yield "rows that decode together, explorer", lambda it: rows(it, Model.explorer)
     yield "rows that decode together, learner", lambda it: rows(it, Model.learner)
+    yield "rows put off for lack of cache, per answer", lambda it: f"{it.put_off:.2f}"
     yield "share of GPU time: sampling", lambda it: f"{it.sampling:.1%}"
     yield "share of GPU time: log-probs and updates", lambda it: f"{it.training:.1%}"
     yield "share of GPU time: idle", lambda it: f"{it.idle:.1%}"

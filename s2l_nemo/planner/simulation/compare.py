@@ -6,13 +6,14 @@ import random
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from functools import partial
+from typing import Any
 
 from s2l_nemo.config.schema import Config
 from s2l_nemo.errors import UserError
 from s2l_nemo.models.shape import ModelShape
 from s2l_nemo.planner.cost import Assumed, Gpu, kind_of, mean_alpha
-from s2l_nemo.planner.memory import explores
-from s2l_nemo.planner.simulation.layout import layout_of, with_engines_apart
+from s2l_nemo.planner.memory import explores, gpus_of_engine
+from s2l_nemo.planner.simulation.layout import layout_of, with_engines_apart, with_own_gpus
 from s2l_nemo.planner.simulation.lengths import Lengths
 from s2l_nemo.planner.simulation.options import SimulateOptions
 from s2l_nemo.planner.simulation.rates import Links, Rates, Room, apart, data_sheet_rates, rooms
@@ -24,7 +25,18 @@ IN_WORDS = {
     Dispatch.chunks: "requests in chunks",
     Dispatch.queue: "requests in one queue",
 }
-Variant = Callable[[Config, Scenario], tuple[Config, Scenario] | None]  # None: this configuration cannot be so
+
+
+@dataclass(frozen=True)
+class Arrangement:
+    """Who has which GPUs, and who does what when. `spare`: see `layout_of`."""
+
+    cfg: Config
+    scenario: Scenario
+    spare: int = 0
+
+
+Variant = Callable[[Arrangement], Arrangement | None]  # None: this configuration cannot be so
 
 
 @dataclass(frozen=True)
@@ -40,31 +52,49 @@ class Question:
     explorer_samples: int
     rates: Rates | None
 
-    def play(self, cfg: Config, scenario: Scenario) -> Played:
-        """Plays `options.steps` steps of a configuration, all with the same lengths."""
+    def play(self, its: Arrangement) -> Played:
+        """Plays `options.steps` steps of an arrangement, all with the same lengths."""
         run = Run(
-            cfg, self.learner, self._rates(cfg), self._rooms(cfg), self.assumed, self.lengths, self.explorer_samples
+            its.cfg,
+            self.learner,
+            self._rates(its),
+            self._rooms(its),
+            self.assumed,
+            self.lengths,
+            self.explorer_samples,
+            its.spare,
         )
         slow = random.Random(self.options.seed).sample(range(run.layout.devices), self.options.slow)
-        scenario = replace(scenario, slow=frozenset(slow), slowdown=self.options.slowdown)
+        scenario = replace(its.scenario, slow=frozenset(slow), slowdown=self.options.slowdown)
         return play_steps(run, scenario, draw_steps(run, self.options.steps, self.options.seed))
 
-    def _rates(self, cfg: Config) -> Rates:
+    def _rates(self, its: Arrangement) -> Rates:
+        if self.rates is not None:
+            return self.rates
         options = self.options
         links = Links(options.exchange_gb_s, options.host_gb_s, options.grades_per_s)
-        return self.rates or data_sheet_rates(cfg, self.learner, self.explorer, self.gpu, self.assumed, links)
+        rates = data_sheet_rates(its.cfg, self.learner, self.explorer, self.gpu, self.assumed, links)
+        if not its.spare:
+            return rates
+        without = data_sheet_rates(its.cfg, self.learner, None, self.gpu, self.assumed, links)
+        return replace(without, explorer=rates.explorer)
 
-    def _rooms(self, cfg: Config) -> tuple[Room, Room | None]:
-        return rooms(cfg, self.learner, self.explorer, self.gpu, self.assumed)
+    def _rooms(self, its: Arrangement) -> tuple[Room, Room | None]:
+        if not its.spare:
+            return rooms(its.cfg, self.learner, self.explorer, self.gpu, self.assumed)
+        of_learner, _ = rooms(its.cfg, self.learner, None, self.gpu, self.assumed)
+        alone = with_own_gpus(its.cfg, self.options.engine_memory)
+        _, of_explorer = rooms(alone, self.learner, self.explorer, self.gpu, self.assumed)
+        return of_learner, of_explorer
 
 
 def play_all(question: Question, cfg: Config) -> dict[str, Played | None]:
     """The run as it is configured, first, and as it might be, by name; None where it cannot be so."""
-    scenario = configured(question.options, cfg)
+    configured = Arrangement(cfg, scenario_of(question.options, cfg))
     found: dict[str, Played | None] = {}
     for name, variant in variants(question.options, cfg):
-        changed = variant(cfg, scenario)
-        found[name] = question.play(*changed) if changed else None
+        changed = variant(configured)
+        found[name] = question.play(changed) if changed else None
     return found
 
 
@@ -83,7 +113,7 @@ def explorer_samples(options: SimulateOptions, cfg: Config) -> int:
     return options.explorer
 
 
-def configured(options: SimulateOptions, cfg: Config) -> Scenario:
+def scenario_of(options: SimulateOptions, cfg: Config) -> Scenario:
     """The scenario of the options. Raises UserError if it cannot be on these GPUs."""
     if options.ahead and not apart(cfg):
         raise UserError(
@@ -100,29 +130,49 @@ def configured(options: SimulateOptions, cfg: Config) -> Scenario:
 
 def variants(options: SimulateOptions, cfg: Config) -> Iterator[tuple[str, Variant]]:
     """What might be otherwise, by name, one thing at a time. What does not apply to `cfg` is left out."""
-    yield "as configured", lambda its, scenario: (its, scenario)
+    yield "as configured", lambda its: its
     words = "replicas not balanced" if options.balance else "replicas balanced"
-    yield words, lambda its, scenario: (its, replace(scenario, balanced=not scenario.balanced))
+    yield words, lambda its: changed(its, balanced=not options.balance)
     for dispatch in Dispatch:
         if dispatch is not options.dispatch:
             words = IN_WORDS[dispatch] + (f" of {options.chunk}" if dispatch is Dispatch.chunks else "")
-            yield words, partial(_dispatched, dispatch)
+            yield words, partial(changed, dispatch=dispatch)
     if apart(cfg) and explores(cfg):
         words = "explorer not ahead" if options.ahead else "explorer ahead"
-        yield words, lambda its, scenario: (its, replace(scenario, ahead=not scenario.ahead))
+        yield words, lambda its: changed(its, ahead=not options.ahead)
     elif kind_of(cfg).served and explores(cfg):
-        gpus = options.engine_gpus or max(1, cfg.trainer.devices // 4)
+        gpus = engine_gpus(options, cfg)
         for ahead in (False, True):
             words = f"{gpus} + {gpus} GPUs of a node for engines" + (", explorer ahead" if ahead else "")
-            yield words, partial(_apart, gpus, options.engine_memory, ahead)
+            yield words, partial(engines_apart, gpus, options.engine_memory, ahead)
+        for ahead in (False, True):
+            words = f"{gpus} more GPUs a node for the explorer" + (", ahead" if ahead else "")
+            yield words, partial(with_spare, gpus, ahead)
 
 
-def _dispatched(dispatch: Dispatch, cfg: Config, scenario: Scenario) -> tuple[Config, Scenario]:
-    return cfg, replace(scenario, dispatch=dispatch)
+def engine_gpus(options: SimulateOptions, cfg: Config) -> int:
+    """GPUs of a node for each model's engines, where they have their own. Raises UserError if engines do not fit."""
+    size = gpus_of_engine(cfg)
+    gpus = options.engine_gpus or max(size, cfg.trainer.devices // 4 // size * size)
+    if gpus % size:
+        raise UserError(
+            f"engine_gpus={gpus} is no multiple of engine.tensor_parallel_size={size}: give whole engines, such as "
+            f"{gpus // size * size + size}"
+        )
+    return gpus
 
 
-def _apart(
-    gpus: int, memory_fraction: float, ahead: bool, cfg: Config, scenario: Scenario
-) -> tuple[Config, Scenario] | None:
-    moved = with_engines_apart(cfg, gpus, memory_fraction)
-    return (moved, replace(scenario, ahead=ahead)) if moved else None
+def changed(its: Arrangement, **changes: Any) -> Arrangement:
+    """With another scenario."""
+    return replace(its, scenario=replace(its.scenario, **changes))
+
+
+def engines_apart(gpus: int, memory_fraction: float, ahead: bool, its: Arrangement) -> Arrangement | None:
+    """With engines on GPUs of their own."""
+    moved = with_engines_apart(its.cfg, gpus, memory_fraction)
+    return changed(replace(its, cfg=moved), ahead=ahead) if moved else None
+
+
+def with_spare(gpus: int, ahead: bool, its: Arrangement) -> Arrangement:
+    """With more GPUs, which are the explorer's."""
+    return changed(replace(its, spare=gpus), ahead=ahead)

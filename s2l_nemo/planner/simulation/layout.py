@@ -23,7 +23,7 @@ class Layout:
     devices: int
     rank_devices: tuple[int, ...]  # of each rank
     engine_devices: dict[Model, list[list[int]]]  # of each engine
-    leaders: tuple[int, ...]  # the rank that speaks to each pair of engines
+    leaders: dict[Model, tuple[int, ...]]  # the rank that speaks to each engine
 
     @property
     def users(self) -> dict[int, str]:
@@ -36,26 +36,37 @@ class Layout:
         return found
 
 
-def layout_of(cfg: Config) -> Layout:
-    """The devices of a run. A run without an explorer has no GPUs for one."""
+def layout_of(cfg: Config, spare: int = 0) -> Layout:
+    """The devices of a run. A run without an explorer has no GPUs for one.
+
+    `spare` GPUs of each node, beyond those of the configuration, belong to the explorer's engines.
+    """
     ranks, nodes, size = cfg.trainer.devices, cfg.trainer.num_nodes, gpus_of_engine(cfg)
-    served = kind_of(cfg).served
-    engines = cfg.engine.replicas_per_node if served else ranks
-    models = [model for model in Model if model is Model.learner or explores(cfg)]
-    own = engines * size if apart(cfg) else 0
-    per_node = ranks + own * len(models)
+    engines = cfg.engine.replicas_per_node if kind_of(cfg).served else ranks
+    counts = {Model.explorer: spare // size or engines, Model.learner: engines}  # on a node
+    if not explores(cfg):
+        del counts[Model.explorer]
+    first, per_node = dict.fromkeys(counts, 0), ranks
+    for model in counts:
+        if apart(cfg) or (spare and model is Model.explorer):
+            first[model] = per_node
+            per_node += counts[model] * size
 
     def of(node: int, model: Model, engine: int) -> list[int]:
-        first = node * per_node + (ranks + own * models.index(model) if own else 0) + engine * size
-        return list(range(first, first + size))
+        begin = node * per_node + first[model] + engine * size
+        return list(range(begin, begin + size))
 
     return Layout(
         devices=nodes * per_node,
         rank_devices=tuple(node * per_node + rank for node in range(nodes) for rank in range(ranks)),
         engine_devices={
-            model: [of(node, model, engine) for node in range(nodes) for engine in range(engines)] for model in models
+            model: [of(node, model, engine) for node in range(nodes) for engine in range(count)]
+            for model, count in counts.items()
         },
-        leaders=tuple(node * ranks + engine for node in range(nodes) for engine in range(engines)),
+        leaders={
+            model: tuple(node * ranks + engine % ranks for node in range(nodes) for engine in range(count))
+            for model, count in counts.items()
+        },
     )
 
 
@@ -81,25 +92,28 @@ def at_size(cfg: Config, gpus: int) -> Config:
     return changed
 
 
+def with_own_gpus(cfg: Config, memory_fraction: float) -> Config:
+    """The same engines on GPUs that the actor does not use, of whose memory they may take another fraction."""
+    changed = copy.deepcopy(cfg)
+    changed.engine.placement = Placement.separate
+    changed.engine.memory_fraction = memory_fraction
+    return changed
+
+
 def with_engines_apart(cfg: Config, gpus: int, memory_fraction: float) -> Config | None:
     """The same nodes with `gpus` of the GPUs of each for the engines of each model, the rest for the actor.
 
-    None if engines are no servers, have GPUs of their own already, or there is no explorer, or this does not divide.
+    `cfg` has colocated engine servers of two models. None if the rest of the GPUs cannot train.
     """
-    models = 2
-    ranks, size = cfg.trainer.devices - models * gpus, gpus_of_engine(cfg)
-    if not kind_of(cfg).served or apart(cfg) or not explores(cfg) or ranks <= 0 or gpus % size:
-        return None
-    changed = copy.deepcopy(cfg)
+    ranks = cfg.trainer.devices - 2 * gpus
+    changed = with_own_gpus(cfg, memory_fraction)
     changed.trainer.devices = ranks
-    changed.engine.placement = Placement.separate
-    changed.engine.replicas_per_node = gpus // size
-    changed.engine.memory_fraction = memory_fraction
+    changed.engine.replicas_per_node = gpus // gpus_of_engine(cfg)
     changed.engine.explorer_devices = _names(range(ranks, ranks + gpus))
     changed.engine.learner_devices = _names(range(ranks + gpus, ranks + 2 * gpus))
     try:
         check_config(changed)
-    except UserError:
+    except UserError:  # it is no configuration of the user: the table says that it cannot be
         return None
     return changed
 

@@ -27,6 +27,7 @@ class Outcome:
     idle_training: float  # while log-probs are computed and the actor is updated
     idle_between: float  # in all other phases
     rows: dict[Model, float]  # that decode together in an engine, averaged over its decoding steps
+    put_off: float  # how often a row was put off for lack of cache, per answer
 
 
 def outcome_of(played: Played) -> Outcome:
@@ -53,6 +54,8 @@ def outcome_of(played: Played) -> Outcome:
         idle_sampling=idle([(step.start, step.sampled) for step in steps]),
         idle_training=idle([(step.slept, step.trained) for step in steps]),
         idle_between=idle([pair for step in steps for pair in ((step.sampled, step.slept), (step.trained, step.end))]),
+        put_off=sum(one.evicted for step in played.work[first:] for its in step.values() for one in its)
+        / sum(played.answers[first:]),
         rows={model: _mean_rows(played, first, model) for model in played.layout.engine_devices},
     )
 

@@ -36,7 +36,7 @@ class Scenario:
 
 @dataclass(frozen=True)
 class Run:
-    """What is simulated. `rooms` and `rates` are of learner and explorer."""
+    """What is simulated. `rooms` are of learner and explorer. `spare`: see `layout_of`."""
 
     cfg: Config
     shape: ModelShape  # of the learner
@@ -45,10 +45,16 @@ class Run:
     assumed: Assumed
     lengths: Lengths
     explorer: int  # samples of each group
+    spare: int = 0
 
     @cached_property
     def layout(self) -> Layout:
-        return layout_of(self.cfg)
+        return layout_of(self.cfg, self.spare)
+
+    @property
+    def explorer_alone(self) -> bool:
+        """Whether the explorer has GPUs of its own."""
+        return apart(self.cfg) or self.spare > 0
 
     @cached_property
     def replica_of(self) -> list[int]:
@@ -78,20 +84,29 @@ class Played:
     timeline: Timeline
     layout: Layout
     steps: list[StepTimes]
-    tokens: list[int]  # of the answers of each step
+    answers: list[int]  # of each step
+    tokens: list[int]  # of these answers
     work: list[dict[Model, list[Work]]]
     training: list[TrainingWork]
     exchanged: list[list[float]]  # bytes of each rank
 
 
 def play_steps(run: Run, scenario: Scenario, drawn: Sequence[Sequence[Group]]) -> Played:
-    """Plays one step for each list of groups in `drawn`. With `ahead`, engines must have GPUs of their own."""
-    assert not scenario.ahead or apart(run.cfg)
+    """Plays one step for each list of groups in `drawn`. With `ahead`, the explorer must have GPUs of its own."""
+    assert not scenario.ahead or run.explorer_alone
     player = _Player(run, scenario, Timeline(run.layout.devices))
     for groups in drawn:
         player.step(groups)
-    tokens = [sum(answer.length for group in groups for answer in group) for groups in drawn]
-    return Played(player.timeline, run.layout, player.steps, tokens, player.work, player.training, player.exchanged)
+    return Played(
+        timeline=player.timeline,
+        layout=run.layout,
+        steps=player.steps,
+        answers=[sum(len(group) for group in groups) for groups in drawn],
+        tokens=[sum(answer.length for group in groups for answer in group) for groups in drawn],
+        work=player.work,
+        training=player.training,
+        exchanged=player.exchanged,
+    )
 
 
 def draw_steps(run: Run, steps: int, seed: int) -> list[list[Group]]:
@@ -139,13 +154,13 @@ class _Player:
         }
         wanted = {model: its for model, its in answers.items() if its}
         self.work.append({})
-        if kind_of(self.run.cfg).served and not apart(self.run.cfg):
+        if kind_of(self.run.cfg).served and not self.run.explorer_alone:
             return self._play(wanted, start)
         sampler: Sampler = {}
         end = start
         for model, its in wanted.items():
             begins = end
-            if apart(self.run.cfg):
+            if self.run.explorer_alone:
                 begins = self._explorer_begins(start) if model is Model.explorer else start
             ended, sampled_by = self._play({model: its}, begins)
             if model is Model.explorer:

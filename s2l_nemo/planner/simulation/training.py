@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from s2l_nemo.algorithm.sharing import balanced_replicas
@@ -10,7 +10,7 @@ from s2l_nemo.config.checks import data_parallel_size, mini_batch_prompts
 from s2l_nemo.config.schema import Config
 from s2l_nemo.models.shape import ModelShape
 from s2l_nemo.planner.cost import Assumed, ForwardFlops, flops_of, responses_of_a_prompt
-from s2l_nemo.planner.simulation.lengths import Group
+from s2l_nemo.planner.simulation.lengths import Group, Model
 from s2l_nemo.planner.simulation.rates import update_passes
 from s2l_nemo.planner.simulation.rollout import Sampler
 
@@ -76,12 +76,11 @@ def exchange_bytes(
     replica_P: Sequence[int],
     replica_of: Sequence[int],
     sampler: Sampler,
-    leaders: Sequence[int],
+    leaders: Mapping[Model, Sequence[int]],
 ) -> list[float]:
     """Bytes that each rank sends or receives, the larger of both.
 
-    The leader of the slot that has sampled a completion sends it to all ranks of the replica that trains on it, except
-    itself. `sampler` has the slot of each (prompt, sample).
+    The leader of the engine that has sampled a completion sends it to the other ranks of the replica that trains on it.
     """
     members: dict[int, list[int]] = {}
     for rank, replica in enumerate(replica_of):
@@ -89,7 +88,7 @@ def exchange_bytes(
     sent, received = [0.0] * len(replica_of), [0.0] * len(replica_of)
     for group, replica in zip(groups, replica_P, strict=True):
         for answer in group:
-            leader = leaders[sampler[answer.prompt_id, answer.sample_id]]
+            leader = leaders[answer.model][sampler[answer.prompt_id, answer.sample_id]]
             for rank in members[replica]:
                 if rank != leader:
                     sent[leader] += TOKEN_BYTES * answer.length
