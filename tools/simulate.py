@@ -158,6 +158,7 @@ def step_rows() -> Iterator[tuple[str, Callable[[Outcome], str]]]:
     yield "rows put off for lack of cache, per answer", lambda it: f"{it.put_off:.2f}"
     yield "share of GPU time: sampling", lambda it: f"{it.sampling:.1%}"
     yield "share of GPU time: log-probs and updates", lambda it: f"{it.training:.1%}"
+    yield "share of GPU time: other phases", lambda it: f"{1 - it.sampling - it.training - it.idle:.1%}"
     yield "share of GPU time: idle", lambda it: f"{it.idle:.1%}"
     yield "  while others sample", lambda it: f"{it.idle_sampling:.1%}"
     yield "  while others train", lambda it: f"{it.idle_training:.1%}"
