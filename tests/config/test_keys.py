@@ -15,8 +15,9 @@ from s2l_nemo.config.schema import Config
 from s2l_nemo.errors import UserError
 from s2l_nemo.fields import COUNT, SHARE, key
 from s2l_nemo.planner.cost import PlanOptions
+from s2l_nemo.planner.simulation.options import SimulateOptions
 
-SCHEMAS = [Config, EvaluateConfig, DiversityConfig, PlanOptions]
+SCHEMAS = [Config, EvaluateConfig, DiversityConfig, PlanOptions, SimulateOptions]
 # Any integer seeds these data sets; `schedule.make_schedule` checks alpha and t_mix together with the steps.
 WITHOUT_RANGE = {
     "data.arithmetic.seed", "data.reasoning_gym.seed", "algorithm.schedule.alpha", "algorithm.schedule.t_mix",

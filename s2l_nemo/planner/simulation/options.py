@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from s2l_nemo.config.schema import Config
 from s2l_nemo.errors import UserError
-from s2l_nemo.fields import COUNT, NON_NEGATIVE, POSITIVE, POSITIVE_COUNT, PROPER_SHARE, Range, at_least, between, key
+from s2l_nemo.fields import COUNT, POSITIVE, POSITIVE_COUNT, PROPER_SHARE, Range, at_least, between, key
 from s2l_nemo.planner.cost import AssumedOptions, GpuName, kind_of
 from s2l_nemo.planner.memory import explores
 from s2l_nemo.planner.simulation.lengths import Distribution
@@ -46,7 +46,7 @@ class SimulateOptions(AssumedOptions):
     host_gb_s: float = key(20.0, "rate between a GPU and host memory when engines wake and sleep, GB/s", POSITIVE)
     grades_per_s: float = key(1000.0, "answers that one rank grades in a second", POSITIVE)
     calibrate: list[str] = key(list, "folders of a measured run and its repeats, whose rates replace the data sheets")
-    show: int = key(8, "GPUs in a timeline; 0: no timelines", NON_NEGATIVE)
+    show: int = key(8, "GPUs in a timeline; 0: no timelines", COUNT)
 
 
 OF_DATA_SHEETS = ("gpu", "bandwidth", "mfu", "refit_gb_s", "policy", "exchange_gb_s", "host_gb_s", "grades_per_s")
