@@ -29,7 +29,7 @@ from s2l_nemo.planner.memory import shapes_of_models
 from s2l_nemo.planner.simulation.calibration import calibration_of
 from s2l_nemo.planner.simulation.compare import Question, explorer_samples, play_all
 from s2l_nemo.planner.simulation.layout import at_size
-from s2l_nemo.planner.simulation.lengths import Group, Lengths, Model, NamedLengths, RecordedLengths
+from s2l_nemo.planner.simulation.lengths import Distribution, Group, Lengths, Model, NamedLengths, RecordedLengths
 from s2l_nemo.planner.simulation.options import SimulateOptions, check_given
 from s2l_nemo.planner.simulation.outcome import Outcome, outcome_of
 from s2l_nemo.planner.simulation.recorded import recorded_groups, recorded_lengths
@@ -62,7 +62,10 @@ def main(argv: list[str]) -> int:
         own = [argument for argument in argv if argument.partition("=")[0] in OWN_KEYS or argument in ("-h", "--help")]
         options = load_values(own, SimulateOptions, str(__doc__))
         check_ranges(options, SimulateOptions)
-        cfg = load_config(["--config-name", options.conf, *(rest for rest in argv if rest not in own)], CONF)
+        others = [argument for argument in argv if argument not in own]
+        if any(argument.startswith("trainer.num_nodes=") for argument in others):
+            raise UserError("trainer.num_nodes does nothing here: gpus= says how many nodes there are; leave it out")
+        cfg = load_config(["--config-name", options.conf, *others], CONF)
         check_config(cfg)
         check_given(options, cfg, {argument.partition("=")[0] for argument in own})
         question, source = asked(options, cfg)
@@ -92,7 +95,8 @@ def asked(options: SimulateOptions, cfg: Config) -> tuple[Question, str]:
     most = cfg.rollout.max_response_length
     std = options.std if options.std is not None else assumed.length / 2
     lengths: Lengths = NamedLengths(options.lengths, assumed.length, std, options.alike, assumed.prompt, most)
-    source = f"{options.lengths.value}, mean {assumed.length} before the cut at {most}"
+    deviation = f" and std {std:g}" if options.lengths is Distribution.lognormal else ""
+    source = f"{options.lengths.value}, mean {assumed.length}{deviation} before the cut at {most}"
     groups: list[Group] = []
     if options.calibrate:
         rates, steps = calibration_of(list(options.calibrate), cfg, assumed.prompt)

@@ -43,6 +43,7 @@ def test_three_sizes() -> None:
         assert len(table[name]) == 3
     assert "engines with GPUs of their own need servers" in done.stdout
     assert "not a measurement" in done.stdout
+    assert "lognormal, mean 300 and std 150 before the cut at 4096" in done.stdout
     assert all(len(line) <= 120 for line in done.stdout.splitlines())
 
 
@@ -131,6 +132,7 @@ def test_help_lists_the_options() -> None:
         (["conf=paper", "gpus=[8]", "calibrate=[no/such]"], "calibrate=no/such: cannot read"),
         (["conf=paper", "gpus=[8]", "calibrate=[a]", "mfu=0.3"], "mfu=0.3 does nothing, because calibrate"),
         (["conf=paper", "trainer.num_node=2"], "unknown key trainer.num_node=2"),
+        (["conf=paper", "trainer.num_nodes=2"], "trainer.num_nodes does nothing here: gpus= says"),
         (["conf=paper", "gpus=[8]", "model.path=no/such"], "model.path=no/such is not a folder"),
     ],
 )
