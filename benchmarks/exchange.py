@@ -89,7 +89,8 @@ def as_arrays(ranks: Ranks, prompts: list[Prompt], mine: list[Completion], repli
         ranks, mine, prompts, lambda tokens_P: balanced_replicas(tokens_P, replicas, len(prompts))
     )
     graded = [replace(completion, reward=1.0) for completion in completions]
-    StepGroups.gather(ranks, prompts, assemble_groups(own_prompts, graded, group_size=GROUP, learner_version=0))
+    planned = {prompt.prompt_id: (Source.LEARNER.value,) * GROUP for prompt in prompts}
+    StepGroups.gather(ranks, prompts, assemble_groups(own_prompts, graded, sources=planned, learner_version=0))
     return completions
 
 

@@ -17,7 +17,7 @@ FinishReason = Literal["stop", "length"]
 
 
 class Source(enum.IntEnum):
-    """Who sampled a completion."""
+    """Who sampled a completion: the learner, or the explorer. Of several explorers, the k-th one is source k."""
 
     LEARNER = 0
     EXPLORER = 1
@@ -56,6 +56,7 @@ class SampleRequest:
     sample_id: int
     prompt_token_ids: tuple[int, ...]
     seed: int
+    draw: int = 0  # an explorer's samples of this prompt before this one, counted over the run
 
 
 @dataclass(frozen=True, eq=False)
@@ -69,7 +70,7 @@ class Completion:
 
     prompt_id: int
     sample_id: int
-    source: Source
+    source: int  # see `Source`
     token_ids: TokenIds
     logprobs: LogProbs
     finish_reason: FinishReason
@@ -90,7 +91,7 @@ class Completion:
 
 @dataclass(frozen=True)
 class Group:
-    """All G completions of one prompt. The `source` of a completion says whether explorer or learner sampled it."""
+    """All G completions of one prompt. The `source` of a completion says which policy sampled it."""
 
     prompt: Prompt
     completions: tuple[Completion, ...]
@@ -120,7 +121,7 @@ class TrainBatch:
     mask_BS: torch.Tensor  # float32, 1 on response tokens
     sampler_logprobs_BS: torch.Tensor  # float32, of the engine that sampled
     advantages_B: torch.Tensor  # float32
-    source_B: torch.Tensor  # int64, values of Source
+    source_B: torch.Tensor  # int64, see `Source`
     prompt_length_B: torch.Tensor  # int64, tokens
     length_B: torch.Tensor  # int64, tokens of prompt and response; after them comes padding
     prompt_id_B: torch.Tensor  # int64

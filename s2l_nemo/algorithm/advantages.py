@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from typing_extensions import assert_never
 
-from s2l_nemo.algorithm.options import AdvantageNorm, AdvantageStd, Baseline
+from s2l_nemo.algorithm.options import AdvantageNorm, AdvantageStd, Baseline, RescueWhen
 from s2l_nemo.types import Source
 
 
@@ -43,7 +43,7 @@ def group_advantages(
         case AdvantageNorm.mixed:
             members = [kept_PG]
         case AdvantageNorm.split:
-            members = [kept_PG & (source_PG == source) for source in Source]
+            members = [kept_PG & (source_PG == Source.LEARNER), kept_PG & (source_PG != Source.LEARNER)]
         case _:
             assert_never(norm)
     parts = [_standardise(rewards_PG, member_PG, std=std, baseline=baseline, eps=eps) for member_PG in members]
@@ -52,8 +52,24 @@ def group_advantages(
 
 def zero_variance_fraction(rewards_PG: torch.Tensor, kept_PG: torch.Tensor) -> float:
     """Share of groups whose kept rewards are all equal. They give no gradient."""
+    return (~has_variance(rewards_PG, kept_PG)).float().mean().item()
+
+
+def has_variance(rewards_PG: torch.Tensor, kept_PG: torch.Tensor) -> torch.Tensor:
+    """bool [P]: whether the kept rewards of a group differ."""
     highest_P, lowest_P = _extremes(rewards_PG, kept_PG)
-    return (highest_P == lowest_P).float().mean().item()
+    return highest_P > lowest_P
+
+
+def needs_rescue(reward_PK: torch.Tensor, when: RescueWhen) -> torch.Tensor:
+    """bool [P]: whether the explorers are to fill up a group whose first K samples have these rewards."""
+    match when:
+        case RescueWhen.all_wrong:
+            return (reward_PK <= 0).all(dim=1)
+        case RescueWhen.all_equal:
+            return (reward_PK == reward_PK[:, :1]).all(dim=1)
+        case _:
+            assert_never(when)
 
 
 def _standardise(

@@ -6,8 +6,8 @@ from dataclasses import dataclass, field
 from enum import Enum
 from typing import TYPE_CHECKING
 
-from s2l_nemo.algorithm.schedule import SCHEDULES
-from s2l_nemo.fields import NON_NEGATIVE, POSITIVE, POSITIVE_COUNT, above, at_least, between, key
+from s2l_nemo.algorithm.schedule import ScheduleConfig
+from s2l_nemo.fields import COUNT, NON_NEGATIVE, POSITIVE, POSITIVE_COUNT, above, at_least, between, key
 from s2l_nemo.registry import Registry
 
 if TYPE_CHECKING:
@@ -45,6 +45,13 @@ class AdvantageNorm(str, Enum):
     split = "split"  # type: ignore[assignment]  # hides str.split, which no one calls on it
 
 
+class RescueWhen(str, Enum):
+    """Which groups get explorer samples with `rescue_first`."""
+
+    all_wrong = "all_wrong"  # no reward of the learner's first samples is above 0
+    all_equal = "all_equal"  # these rewards are equal: all wrong, or all right
+
+
 # Each choice is one line here and one class or function in its file.
 IMPORTANCE: Registry[type[ImportanceRule]] = Registry(
     "algorithm.importance",
@@ -64,15 +71,6 @@ AGGREGATIONS: Registry[Aggregation] = Registry(
         "constant": "s2l_nemo.algorithm.losses.aggregation:constant",
     },
 )
-
-
-@dataclass
-class ScheduleConfig:
-    """How many candidates of each group the explorer samples, step by step."""
-
-    name: str = key("linear", "how the explorer's share of a group falls over the steps", choices=SCHEDULES)
-    t_mix: int | None = key(None, "steps with explorer rollouts; null: half of algorithm.steps")
-    alpha: float = key(1.0, "explorer share of `constant`, and of `abrupt` before the switch")
 
 
 @dataclass
@@ -101,6 +99,19 @@ class AlgorithmConfig:
     kl_on_explorer: bool = key(True, "whether explorer tokens have the KL penalty too")
     explorer_loss_coef: float = key(1.0, "factor of the policy loss on explorer tokens", NON_NEGATIVE)
     aggregation: str = key("token_mean", "how the losses of tokens become one", choices=AGGREGATIONS)
+    rescue_first: int | None = key(
+        None,
+        "the learner samples this many of each group first; explorers fill up only those that fail (rescue_when)",
+        POSITIVE_COUNT,
+    )
+    rescue_when: RescueWhen = key(
+        RescueWhen.all_wrong, "with rescue_first: which groups explorers fill up, as far as the schedule allows"
+    )
+    refill_rounds: int = key(
+        0,
+        "dynamic sampling: how often groups of equal rewards are replaced by those of further prompts; 0: never",
+        COUNT,
+    )
     drop_zero_variance: bool = key(
         False, "leave groups whose advantages are all 0 out of log-probs and updates; they lose their KL term"
     )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+from collections.abc import Set
 
 from s2l_nemo.errors import UserError
 
@@ -27,6 +28,28 @@ def take(position: int, size: int, count: int, seed: int) -> list[int]:
             "algorithm.prompts_per_step that the run began with"
         )
     epoch, batch = divmod(position // size, count // size)
-    permutation = list(range(count))
-    random.Random(f"order-{seed}-{epoch}").shuffle(permutation)
-    return permutation[batch * size : (batch + 1) * size]
+    return _permutation(epoch, count, seed)[batch * size : (batch + 1) * size]
+
+
+def take_others(position: int, size: int, count: int, seed: int, taken: Set[int]) -> tuple[list[int], int]:
+    """Up to `size` indices that are not in `taken`, from any position on, and the position after them.
+
+    The permutations are those of `take`, but follow one another without a gap. There are fewer indices if all `count`
+    are taken. Each is returned once.
+    """
+    chosen: list[int] = []
+    while len(chosen) < min(size, count - len(taken)):
+        epoch, start = divmod(position, count)
+        for index in _permutation(epoch, count, seed)[start:]:
+            if len(chosen) == size:
+                break
+            position += 1
+            if index not in taken and index not in chosen:
+                chosen.append(index)
+    return chosen, position
+
+
+def _permutation(epoch: int, count: int, seed: int) -> list[int]:
+    indices = list(range(count))
+    random.Random(f"order-{seed}-{epoch}").shuffle(indices)
+    return indices

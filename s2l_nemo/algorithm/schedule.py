@@ -1,17 +1,22 @@
 """How many candidates of a group the explorer samples at each step (Algorithm 1; Figures 5-7 of the paper).
 
-A schedule is a pure function (step, G) -> Split. Ceilings are computed on integers or fractions: in floats the linear
-one is wrong in thousands of cases (G = 7, T_mix = 8, i = 7 would give 2 instead of 1).
+A schedule is a pure function (step, G, outcomes of the steps before) -> Split. Ceilings are computed on integers or
+fractions: in floats the linear one is wrong in thousands of cases (G = 7, T_mix = 8, i = 7 would give 2 instead of 1).
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from enum import Enum
 from fractions import Fraction
+from typing import Protocol
+
+from typing_extensions import assert_never
 
 from s2l_nemo.errors import UserError
+from s2l_nemo.fields import BELOW_ONE, NON_NEGATIVE, between, key
 from s2l_nemo.registry import Registry
 
 
@@ -25,72 +30,161 @@ class Split:
     learner: int
 
 
-Schedule = Callable[[int, int], Split]
+@dataclass(frozen=True)
+class Outcome:
+    """What came of a step: mean rewards by sampler (None: no samples), and the share of groups of equal rewards."""
+
+    learner: float | None
+    explorer: float | None
+    zero_variance: float
+
+
+class Schedule(Protocol):
+    def __call__(self, step: int, group_size: int, outcomes: Sequence[Outcome] = ()) -> Split:
+        """The split of a step, counted from 1. `outcomes` are those of the steps before it, in their order."""
+        ...
+
+
+class Signal(str, Enum):
+    """What `adaptive` keeps at its target."""
+
+    zero_variance = "zero_variance"  # share of groups of equal rewards; too many call for the explorer
+    reward_gap = "reward_gap"  # the learner's mean reward less the explorer's; too much sends the explorer away
+
+
+@dataclass(frozen=True)
+class ScheduleOptions:
+    """The keys of `algorithm.schedule`.
+
+    Shares are the decimals that the user wrote, not the nearest binary floats: ceil(0.1 * 10) must be 1.
+    """
+
+    t_mix: int
+    alpha: Fraction
+    shares: tuple[Fraction, ...]
+    signal: Signal
+    target: float
+    gain: float
+    smoothing: float
+    low: float
+    high: float
 
 
 @dataclass(frozen=True)
 class ScheduleKind:
     """One choice of `algorithm.schedule.name`.
 
-    `share` gives alpha, the explorer's share of a group, from (step counted from 1, T_mix, the key `alpha`). It returns
-    an exact number from 0 to 1.
+    `share` gives alpha, the explorer's share of a group, from (step counted from 1, options, outcomes of the steps
+    before). It returns an exact number from 0 to 1.
     """
 
-    share: Callable[[int, int, Fraction], Fraction]
+    share: Callable[[int, ScheduleOptions, Sequence[Outcome]], Fraction]
     explores: bool = True  # False: the explorer samples nothing, and explorer.path may be null
     uses_t_mix: bool = True
 
 
-def make_schedule(name: str, *, steps: int, t_mix: int | None, alpha: float) -> Schedule:
-    """Returns the function (step counted from 1, group size G) -> Split.
+def make_schedule(config: ScheduleConfig, steps: int) -> Schedule:
+    """The schedule that the keys of `algorithm.schedule` ask for, in a run of that many steps.
 
-    `name` is a key of `SCHEDULES`. `t_mix` None is half of `steps`, rounded down.
+    `t_mix` None is half of `steps`, rounded down.
 
-    Raises UserError for an unknown name, `t_mix` outside 0..steps or `alpha` outside 0..1.
+    Raises UserError for an unknown name, `t_mix` outside 0..steps, and shares outside 0..1 or missing.
     """
-    share = SCHEDULES[name].share
-    last = steps // 2 if t_mix is None else t_mix
-    if not 0 <= last <= steps:
-        raise UserError(
-            f"algorithm.schedule.t_mix={last} is outside 0..{steps} (algorithm.steps): choose a step in that range"
-        )
-    if not 0 <= alpha <= 1:
-        raise UserError(f"algorithm.schedule.alpha={alpha} is not a share: choose a number from 0 to 1")
-    # The decimal that the user wrote, not the nearest binary float: ceil(0.1 * 10) must be 1, ceil(0.7 * 10) 7.
-    exact_alpha = Fraction(str(float(alpha)))
+    share = SCHEDULES[config.name].share
+    options = _options(config, steps)
 
-    def schedule(step: int, group_size: int) -> Split:
+    def schedule(step: int, group_size: int, outcomes: Sequence[Outcome] = ()) -> Split:
         if step < 1:
             raise ValueError(f"steps are counted from 1, got {step}")
-        alpha_i = share(step, last, exact_alpha)
-        explorer = math.ceil(alpha_i * group_size)
-        return Split(step, float(alpha_i), explorer, group_size - explorer)
+        alpha = share(step, options, outcomes)
+        explorer = math.ceil(alpha * group_size)
+        return Split(step, float(alpha), explorer, group_size - explorer)
 
     return schedule
 
 
-def _linear(step: int, t_mix: int, _alpha: Fraction) -> Fraction:
-    if step > t_mix:
+def _options(config: ScheduleConfig, steps: int) -> ScheduleOptions:
+    last = steps // 2 if config.t_mix is None else config.t_mix
+    if not 0 <= last <= steps:
+        raise UserError(
+            f"algorithm.schedule.t_mix={last} is outside 0..{steps} (algorithm.steps): choose a step in that range"
+        )
+    for share in (config.alpha, *config.shares):
+        if not 0 <= share <= 1:
+            name = "alpha" if share is config.alpha else "shares"
+            raise UserError(f"algorithm.schedule.{name}={share} is not a share: choose a number from 0 to 1")
+    if config.name == "list" and not config.shares:
+        raise UserError("algorithm.schedule.name=list without algorithm.schedule.shares: give one share for each step")
+    if config.name == "adaptive" and not config.low <= config.alpha <= config.high:
+        raise UserError(
+            f"algorithm.schedule.alpha={config.alpha}, where `adaptive` begins, is outside its bounds "
+            f"algorithm.schedule.low={config.low} and high={config.high}: choose a share between them"
+        )
+    return ScheduleOptions(
+        t_mix=last,
+        alpha=_decimal(config.alpha),
+        shares=tuple(map(_decimal, config.shares)),
+        signal=config.signal,
+        target=config.target,
+        gain=config.gain,
+        smoothing=config.smoothing,
+        low=config.low,
+        high=config.high,
+    )
+
+
+def _decimal(share: float) -> Fraction:
+    return Fraction(str(float(share)))
+
+
+def _linear(step: int, options: ScheduleOptions, _outcomes: Sequence[Outcome]) -> Fraction:
+    if step > options.t_mix:
         return Fraction(0)
     # T_mix = 1 is one step of the explorer alone; the formula of Algorithm 1 would divide by zero.
-    return Fraction(t_mix - step, t_mix - 1) if t_mix > 1 else Fraction(1)
+    return Fraction(options.t_mix - step, options.t_mix - 1) if options.t_mix > 1 else Fraction(1)
 
 
-def _cosine(step: int, t_mix: int, alpha: Fraction) -> Fraction:
-    progress = 1 - _linear(step, t_mix, alpha)
+def _cosine(step: int, options: ScheduleOptions, outcomes: Sequence[Outcome]) -> Fraction:
+    progress = 1 - _linear(step, options, outcomes)
     # By Niven's theorem the only rational values are multiples of 1/4; ten decimals bring those back from float noise.
     return Fraction(f"{(1 + math.cos(math.pi * float(progress))) / 2:.10f}")
 
 
-def _abrupt(step: int, t_mix: int, alpha: Fraction) -> Fraction:
-    return alpha if step <= t_mix else Fraction(0)
+def _abrupt(step: int, options: ScheduleOptions, _outcomes: Sequence[Outcome]) -> Fraction:
+    return options.alpha if step <= options.t_mix else Fraction(0)
 
 
-def _constant(_step: int, _t_mix: int, alpha: Fraction) -> Fraction:
-    return alpha
+def _constant(_step: int, options: ScheduleOptions, _outcomes: Sequence[Outcome]) -> Fraction:
+    return options.alpha
 
 
-def _none(_step: int, _t_mix: int, _alpha: Fraction) -> Fraction:
+def _list(step: int, options: ScheduleOptions, _outcomes: Sequence[Outcome]) -> Fraction:
+    return options.shares[min(step, len(options.shares)) - 1]
+
+
+def _adaptive(step: int, options: ScheduleOptions, outcomes: Sequence[Outcome]) -> Fraction:
+    """alpha_1 is `alpha`; then alpha_{i+1} = alpha_i + gain * (s_i - target), within the bounds.
+
+    s_i = smoothing * s_{i-1} + (1 - smoothing) * m_i, where m_i is the signal of step i and s_1 = m_1. For the gap of
+    rewards the sign is the other one. A step without a signal, as one that one policy sampled alone, changes nothing.
+    """
+    alpha, smooth = float(options.alpha), None
+    for outcome in outcomes[: step - 1]:
+        match options.signal:
+            case Signal.zero_variance:
+                measured, sign = outcome.zero_variance, 1.0
+            case Signal.reward_gap:
+                if outcome.learner is None or outcome.explorer is None:
+                    continue
+                measured, sign = outcome.learner - outcome.explorer, -1.0
+            case _:
+                assert_never(options.signal)
+        smooth = measured if smooth is None else options.smoothing * smooth + (1 - options.smoothing) * measured
+        alpha = min(options.high, max(options.low, alpha + sign * options.gain * (smooth - options.target)))
+    return Fraction(f"{alpha:.10f}")  # ten decimals, so that 0.1 + 0.2 is 0.3
+
+
+def _none(_step: int, _options: ScheduleOptions, _outcomes: Sequence[Outcome]) -> Fraction:
     return Fraction(0)
 
 
@@ -102,6 +196,24 @@ SCHEDULES: Registry[ScheduleKind] = Registry(
         "abrupt": ScheduleKind(_abrupt),  # `alpha` until T_mix, then 0
         "constant": ScheduleKind(_constant, uses_t_mix=False),  # `alpha` throughout
         "cosine": ScheduleKind(_cosine),  # the end points of `linear`
+        "list": ScheduleKind(_list, uses_t_mix=False),  # `shares`, one a step; the last one stays
+        "adaptive": ScheduleKind(_adaptive, uses_t_mix=False),  # keeps `signal` at `target`
         "none": ScheduleKind(_none, explores=False, uses_t_mix=False),  # plain GRPO
     },
 )
+
+
+@dataclass
+class ScheduleConfig:
+    """How many candidates of each group the explorer samples, step by step."""
+
+    name: str = key("linear", "how the explorer's share of a group falls over the steps", choices=SCHEDULES)
+    t_mix: int | None = key(None, "steps with explorer rollouts; null: half of algorithm.steps")
+    alpha: float = key(1.0, "explorer share of `constant`, of `abrupt` before the switch, first one of `adaptive`")
+    shares: list[float] = key(list, "`list`: the explorer's share of each step; the last one stays")
+    signal: Signal = key(Signal.zero_variance, "`adaptive`: what it keeps at the target")
+    target: float = key(0.3, "`adaptive`: where the signal should be", between(-1, 1))
+    gain: float = key(0.2, "`adaptive`: change of the share in a step for each unit off the target", NON_NEGATIVE)
+    smoothing: float = key(0.5, "`adaptive`: weight of the signals before in the moving average", BELOW_ONE)
+    low: float = key(0.0, "`adaptive`: least share", between(0, 1))
+    high: float = key(1.0, "`adaptive`: largest share", between(0, 1))

@@ -8,8 +8,9 @@ from typing import Any
 from omegaconf import OmegaConf
 
 from s2l_nemo.algorithm.schedule import SCHEDULES, make_schedule
+from s2l_nemo.config.explorers import explorers_of
 from s2l_nemo.config.keys import all_keys
-from s2l_nemo.config.schema import Accelerator, Config
+from s2l_nemo.config.schema import Accelerator, Config, ExplorerConfig, ExplorerFilter
 from s2l_nemo.engines.kinds import ENGINES
 from s2l_nemo.engines.options import Placement
 from s2l_nemo.errors import UserError
@@ -22,18 +23,23 @@ def check_config(cfg: Config) -> None:
     _check_parallelism(cfg)
     _check_batches(cfg)
     _check_algorithm(cfg)
+    _check_explorers(cfg)
     _check_platform(cfg)
     _check_data(cfg)
     _check_engine(cfg)
+    _check_ahead(cfg)
     _check_logprobs(cfg)
 
 
-def check_ranges(cfg: Any, schema: type) -> None:
-    """Raises UserError for the first value of an OmegaConf object of type `schema` that is outside its key's range."""
+def check_ranges(cfg: Any, schema: type, prefix: str = "") -> None:
+    """Raises UserError for the first value of an OmegaConf object of type `schema` that is outside its key's range.
+
+    `prefix` stands before the names of keys in the message.
+    """
     for name, key in all_keys(schema).items():
         value, allowed = OmegaConf.select(cfg, name), key.facts.range
         if value is not None and allowed is not None and not allowed.holds(value):
-            raise UserError(f"{name}={value}: must be {allowed.wanted}")
+            raise UserError(f"{prefix}{name}={value}: must be {allowed.wanted}")
 
 
 @dataclass(frozen=True)
@@ -41,7 +47,7 @@ class Models:
     """The models of a run, opened."""
 
     learner: Model
-    explorer: Model | None  # None if explorer.path is
+    explorers: tuple[Model, ...]  # as `explorers_of` has them
 
 
 def check_model_files(cfg: Config) -> Models:
@@ -65,13 +71,12 @@ def check_model_files(cfg: Config) -> Models:
             f"choose a divisor of {layers}"
         )
     _check_length(cfg, learner)
-    if cfg.explorer.path is None:
-        return Models(learner, None)
-    explorer = open_model("explorer.path", cfg.explorer.path)
+    explorers = [open_model(f"{one.key}.path", str(one.options.path)) for one in explorers_of(cfg)]
     if SCHEDULES[cfg.algorithm.schedule.name].explores:
-        _check_length(cfg, explorer)
-        _check_one_family(learner, explorer)
-    return Models(learner, explorer)
+        for explorer in explorers:
+            _check_length(cfg, explorer)
+            _check_one_family(learner, explorer)
+    return Models(learner, tuple(explorers))
 
 
 def data_parallel_size(cfg: Config) -> int:
@@ -128,8 +133,8 @@ def _check_batches(cfg: Config) -> None:
 
 def _check_algorithm(cfg: Config) -> None:
     algorithm, schedule = cfg.algorithm, cfg.algorithm.schedule
-    make_schedule(schedule.name, steps=algorithm.steps, t_mix=schedule.t_mix, alpha=schedule.alpha)
-    if cfg.explorer.path is None and SCHEDULES[schedule.name].explores:
+    make_schedule(schedule, algorithm.steps)
+    if not explorers_of(cfg) and SCHEDULES[schedule.name].explores:
         raise UserError(
             f"explorer.path=null with algorithm.schedule.name={schedule.name}: give the explorer's folder, "
             "or set algorithm.schedule.name=none"
@@ -137,6 +142,37 @@ def _check_algorithm(cfg: Config) -> None:
     if cfg.model.optim.min_lr > cfg.model.optim.lr:
         raise UserError(
             f"model.optim.min_lr={cfg.model.optim.min_lr} is above model.optim.lr={cfg.model.optim.lr}: lower it"
+        )
+
+
+def _check_explorers(cfg: Config) -> None:
+    algorithm, limit = cfg.algorithm, cfg.rollout.max_response_length
+    for explorer in explorers_of(cfg):
+        options = explorer.options
+        check_ranges(options, ExplorerConfig, f"{explorer.key}.")
+        if options.path is None:
+            raise UserError(f"{explorer.key} has no path: give {explorer.key}.path=FOLDER")
+        if options.max_response_length is not None and options.max_response_length > limit:
+            raise UserError(
+                f"{explorer.key}.max_response_length={options.max_response_length} is more than "
+                f"rollout.max_response_length={limit}, which bounds every answer: lower it, or raise the other"
+            )
+    if algorithm.rescue_first is None:
+        return
+    if algorithm.rescue_first >= algorithm.group_size:
+        raise UserError(
+            f"algorithm.rescue_first={algorithm.rescue_first} leaves no sample of a group of algorithm.group_size="
+            f"{algorithm.group_size} to decide about: lower it"
+        )
+    if not SCHEDULES[algorithm.schedule.name].explores:
+        raise UserError(
+            f"algorithm.rescue_first={algorithm.rescue_first} with algorithm.schedule.name={algorithm.schedule.name}: "
+            "no explorer may sample then; choose another schedule, such as constant"
+        )
+    if cfg.rollout.explorer_filter is not ExplorerFilter.none:
+        raise UserError(
+            f"algorithm.rescue_first={algorithm.rescue_first} with rollout.explorer_filter="
+            f"{cfg.rollout.explorer_filter.name}: that control compares whole groups; choose one of them"
         )
 
 
@@ -178,7 +214,7 @@ def _check_one_family(learner: Model, explorer: Model) -> None:
 def _check_engine(cfg: Config) -> None:
     engine, served = cfg.engine, ENGINES[cfg.engine.kind].served
     devices = {"engine.explorer_devices": engine.explorer_devices, "engine.learner_devices": engine.learner_devices}
-    if cfg.explorer.path is None:
+    if not explorers_of(cfg):
         del devices["engine.explorer_devices"]
     separate = engine.placement is Placement.separate
     if separate and not served:
@@ -209,12 +245,32 @@ def _check_engine(cfg: Config) -> None:
         )
 
 
+def _check_ahead(cfg: Config) -> None:
+    if not cfg.rollout.explorer_ahead:
+        return
+    if cfg.engine.placement is not Placement.separate:
+        raise UserError(
+            f"rollout.explorer_ahead=true with engine.placement={cfg.engine.placement.name}: the actor trains where "
+            "engines sample; set engine.placement=separate, with an engine.kind that runs in servers"
+        )
+    if cfg.algorithm.rescue_first is not None:
+        raise UserError(
+            f"rollout.explorer_ahead=true with algorithm.rescue_first={cfg.algorithm.rescue_first}: nobody knows ahead "
+            "which groups the explorer is to rescue; choose one of them"
+        )
+
+
 def _check_logprobs(cfg: Config) -> None:
     """The rollout's log-probs go into `logprob_diff` of every run, and into the losses of most importance rules."""
+    if ENGINES[cfg.engine.kind].renormalises_logprobs:
+        return
     rollout = cfg.rollout
-    if (rollout.top_p < 1 or rollout.top_k > 0) and not ENGINES[cfg.engine.kind].renormalises_logprobs:
-        key = f"rollout.top_p={rollout.top_p}" if rollout.top_p < 1 else f"rollout.top_k={rollout.top_k}"
-        raise UserError(
-            f"{key} with engine.kind={cfg.engine.kind}: its log-probs are of all tokens, not of those that it samples "
-            "among: set rollout.top_p=1 and rollout.top_k=0, or another engine.kind"
-        )
+    sections = [("rollout", rollout.top_p, rollout.top_k)]
+    sections += [(one.key, one.options.top_p or 1.0, one.options.top_k or 0) for one in explorers_of(cfg)]
+    for section, top_p, top_k in sections:
+        if top_p < 1 or top_k > 0:
+            key = f"{section}.top_p={top_p}" if top_p < 1 else f"{section}.top_k={top_k}"
+            raise UserError(
+                f"{key} with engine.kind={cfg.engine.kind}: its log-probs are of all tokens, not of those that it "
+                f"samples among: set {section}.top_p=1 and {section}.top_k=0, or another engine.kind"
+            )

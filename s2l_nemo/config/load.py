@@ -51,6 +51,20 @@ def load_values(argv: list[str], schema: type[Schema], usage: str) -> Schema:
     return _build(schema, {}, overrides)
 
 
+def typed(schema: type[Schema], values: Mapping[str, Any], section: str) -> Schema:
+    """The keys of a section whose name is free, such as `explorers.NAME`, as an OmegaConf object of type `schema`.
+
+    Raises UserError for an unknown key or a value of another type.
+    """
+    cfg = OmegaConf.structured(schema)
+    for name, value in _leaves("", values, schema):
+        try:
+            _set(cfg, name, value, schema)
+        except UserError as error:
+            raise UserError(f"{section}: {error}") from None
+    return cast(Schema, cfg)
+
+
 def resolved_yaml(cfg: object) -> str:
     """Every key with its value, as YAML that can be read back."""
     return OmegaConf.to_yaml(cfg)

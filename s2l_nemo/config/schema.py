@@ -153,6 +153,13 @@ class ModelConfig:
 @dataclass
 class ExplorerConfig:
     path: str | None = key("models/tiny/explorer", "as model.path; null only with schedule.name=none")
+    temperature: float | None = key(None, "sampling temperature; null: rollout.temperature", POSITIVE)
+    top_p: float | None = key(None, "as rollout.top_p; null: the same", SHARE)
+    top_k: int | None = key(None, "as rollout.top_k; null: the same", COUNT)
+    max_response_length: int | None = key(
+        None, "tokens; at most rollout.max_response_length, which null stands for", POSITIVE_COUNT
+    )
+    share: float = key(1.0, "of several explorers: samples of this one, relative to the others'", POSITIVE)
 
 
 @dataclass
@@ -166,6 +173,11 @@ class RolloutConfig:
         256, "sequences that the embedded engine decodes at once", POSITIVE_COUNT, may_change=True
     )
     refit_bucket_mb: int = key(256, "size of one bucket of the weight update", POSITIVE_COUNT, may_change=True)
+    explorer_ahead: bool = key(
+        False,
+        "explorers sample the next step while the actor trains; needs engine servers with GPUs of their own",
+        may_change=True,
+    )
     explorer_filter: ExplorerFilter = key(
         ExplorerFilter.none, "leave out explorer rollouts until they are as the learner's"
     )
@@ -248,6 +260,10 @@ class Config:
     trainer: TrainerConfig = field(default_factory=TrainerConfig)
     model: ModelConfig = field(default_factory=ModelConfig)
     explorer: ExplorerConfig = field(default_factory=ExplorerConfig)
+    explorers: dict[str, Any] = key(
+        dict,
+        "several explorers by name, each with the keys of explorer, as explorers.NAME.path; then explorer is unused",
+    )
     algorithm: AlgorithmConfig = field(default_factory=AlgorithmConfig)
     rollout: RolloutConfig = field(default_factory=RolloutConfig)
     engine: EngineConfig = field(default_factory=EngineConfig)

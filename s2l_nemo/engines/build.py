@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -47,14 +48,14 @@ class EngineFactory:
     max_sequence_length: int
     servers: Servers | None = None
 
-    def explorer(self, model: Model) -> RolloutEngine:
-        """A frozen engine of the model."""
+    def explorer(self, model: Model, number: int = 1) -> RolloutEngine:
+        """A frozen engine of the model. `number` tells its log from those of others."""
         kind, settings = ENGINES[self.config.kind], self._settings(Source.EXPLORER, model)
         if not kind.served:
             return kind.load().explorer(settings, model)
         if self.servers is None:
             return AbsentEngine()
-        return ServedEngine(self._launch(settings, self.servers), self.config)
+        return ServedEngine(self._launch(settings, self.servers, number), self.config)
 
     def learner(self, model: Model) -> LearnerEngine:
         """The same with weights that can be replaced."""
@@ -80,7 +81,7 @@ class EngineFactory:
             memory_fraction=self.config.memory_fraction,
         )
 
-    def _launch(self, settings: EngineSettings, servers: Servers) -> Launch:
+    def _launch(self, settings: EngineSettings, servers: Servers, number: int = 1) -> Launch:
         maker = ENGINES[self.config.kind].maker
         assert isinstance(maker, str)  # EngineKind
         visible = visible_gpus(os.environ, torch.cuda.device_count()) if self.device.type == "cuda" else []
@@ -89,22 +90,25 @@ class EngineFactory:
             settings=settings,
             python=self.config.python or sys.executable,
             devices=devices_of(self.config, settings.source, servers.replica, visible),
-            log=servers.logs / f"{settings.source.name.lower()}_rank{servers.rank}.log",
+            log=servers.logs / f"{settings.source.name.lower()}{number if number > 1 else ''}_rank{servers.rank}.log",
             startup_s=self.config.startup_s,
         )
 
 
 def make_engines(
-    factory: EngineFactory, *, explorer: Model | None, learner: Model
-) -> tuple[RolloutEngine | None, LearnerEngine]:
-    """The frozen explorer and the learner's engine of a run. There is none of an explorer that is None.
+    factory: EngineFactory, *, explorers: Sequence[Model], learner: Model
+) -> tuple[list[RolloutEngine], LearnerEngine]:
+    """The engines of frozen explorers, and the learner's. Explorers with the same path have the same engine.
 
     Raises UserError if a model cannot be loaded. No server is left then.
     """
-    frozen = None if explorer is None else factory.explorer(explorer)
+    frozen: dict[str, RolloutEngine] = {}
     try:
-        return frozen, factory.learner(learner)
+        for explorer in explorers:
+            if explorer.path not in frozen:
+                frozen[explorer.path] = factory.explorer(explorer, number=len(frozen) + 1)
+        return [frozen[explorer.path] for explorer in explorers], factory.learner(learner)
     except BaseException:
-        if frozen is not None:
-            frozen.close()
+        for engine in frozen.values():
+            engine.close()
         raise

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import Enum
 from pathlib import Path
 
 from s2l_nemo.algorithm.schedule import SCHEDULES
 from s2l_nemo.config.checks import data_parallel_size
+from s2l_nemo.config.explorers import explorers_of
 from s2l_nemo.config.schema import Accelerator, ActivationCheckpointing, Config
 from s2l_nemo.engines.kinds import ENGINES
 from s2l_nemo.engines.options import Placement
@@ -57,25 +58,34 @@ class Figures:
 
 
 def figures_of_models(cfg: Config) -> tuple[Figures, Figures | None]:
-    """Learner and explorer. There is no explorer if the schedule never uses it.
+    """Learner and explorer. There is no explorer if the schedule never uses it. Of several, the largest one stands for
+    all: it answers every request of theirs, and no memory is counted for the others.
 
     Raises UserError if a folder holds no model that can be read.
     """
     learner = _figures("model.path", cfg.model.path)
-    return learner, _figures("explorer.path", str(cfg.explorer.path)) if explores(cfg) else None
+    explorers = explorers_of(cfg) if explores(cfg) else []
+    figures = [_figures(f"{one.key}.path", str(one.options.path)) for one in explorers]
+    if len(figures) < 2:
+        return learner, figures[0] if figures else None
+    if any(one.shape is None for one in figures):
+        return learner, next(one for one in figures if one.shape is None)
+    largest = max(figures, key=lambda one: one.shape.parameters if one.shape else 0)
+    return learner, replace(largest, source=f"{largest.source}, the largest of {len(figures)} explorers, counted alone")
 
 
 def explores(cfg: Config) -> bool:
     """Whether the run has an explorer that its schedule uses."""
-    return cfg.explorer.path is not None and SCHEDULES[cfg.algorithm.schedule.name].explores
+    return bool(explorers_of(cfg)) and SCHEDULES[cfg.algorithm.schedule.name].explores
 
 
 def shapes_of_models(cfg: Config) -> tuple[ModelShape, ModelShape | None]:
-    """The shapes of learner and explorer. Raises UserError if one is unknown."""
+    """The shapes of learner and explorer, as `figures_of_models`. Raises UserError if one is unknown."""
     learner, explorer = figures_of_models(cfg)
-    return _known("model.path", cfg.model.path, learner), (
-        _known("explorer.path", str(cfg.explorer.path), explorer) if explorer else None
-    )
+    if explorer is None:
+        return _known("model.path", cfg.model.path, learner), None
+    named = explorers_of(cfg)[0]
+    return _known("model.path", cfg.model.path, learner), _known(f"{named.key}.path", str(named.options.path), explorer)
 
 
 def _known(key: str, path: str, figures: Figures) -> ModelShape:

@@ -30,8 +30,8 @@ def render_plan(cfg: Config) -> str:
 
 def splits(cfg: Config) -> list[Split]:
     """The split of every step of the run."""
-    name, steps = cfg.algorithm.schedule.name, cfg.algorithm.steps
-    schedule = make_schedule(name, steps=steps, t_mix=cfg.algorithm.schedule.t_mix, alpha=cfg.algorithm.schedule.alpha)
+    steps = cfg.algorithm.steps
+    schedule = make_schedule(cfg.algorithm.schedule, steps)
     return [schedule(step, cfg.algorithm.group_size) for step in range(1, steps + 1)]
 
 

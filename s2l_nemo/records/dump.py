@@ -18,7 +18,7 @@ ROW_GROUP_BYTES = 2**26
 
 @dataclass(frozen=True)
 class RolloutRow:
-    """One completion. `source` is `explorer` or `learner`. `logprobs` has one natural logarithm for each token."""
+    """One completion. `source` is the sampler's name. `logprobs` has one natural logarithm for each token."""
 
     step: int
     prompt_id: int
@@ -39,9 +39,16 @@ class RolloutRow:
 
 
 def rollout_table(
-    step: int, group: Group, advantages_G: Sequence[float], decode: Callable[[Sequence[int]], str]
+    step: int,
+    group: Group,
+    advantages_G: Sequence[float],
+    decode: Callable[[Sequence[int]], str],
+    sources: Sequence[str] = ("learner", "explorer"),
 ) -> pa.Table:
-    """The rows of one group, in its order. Raises ValueError unless each completion has an advantage."""
+    """The rows of one group, in its order. `sources` are the names of samplers.
+
+    Raises ValueError unless each completion has an advantage.
+    """
     if len(advantages_G) != len(group.completions):
         raise ValueError(f"{len(group.completions)} completions have {len(advantages_G)} advantages")
     columns: dict[str, list[Any]] = {field.name: [] for field in fields(RolloutRow)}
@@ -50,7 +57,7 @@ def rollout_table(
             "step": step,
             "prompt_id": completion.prompt_id,
             "sample_id": completion.sample_id,
-            "source": completion.source.name.lower(),
+            "source": sources[completion.source],
             "prompt": group.prompt.text,
             "response": decode(completion.token_ids.tolist()),
             "answer": group.prompt.answer,

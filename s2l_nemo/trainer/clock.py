@@ -1,6 +1,8 @@
 """Wall time of the phases of a step.
 
 `rollout` lasts until every rank has sampled. `rollout_explorer` and `rollout_learner` lie within it, and may overlap.
+Engines of several explorers may overlap too; their seconds add up. `explorer_ahead` is what an explorer has sampled for
+this step while the actor still trained in the one before, so it is not part of this step's time.
 """
 
 from __future__ import annotations
@@ -10,8 +12,8 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 PHASES = (
-    "rollout", "rollout_explorer", "rollout_learner", "exchange", "reward", "explorer_filter", "logprobs", "update",
-    "refit",
+    "rollout", "rollout_explorer", "rollout_learner", "explorer_ahead", "exchange", "reward", "explorer_filter",
+    "logprobs", "update", "refit",
 )  # fmt: skip
 
 
@@ -30,7 +32,11 @@ class Clock:
         try:
             yield
         finally:
-            self.seconds[phase] = self.seconds.get(phase, 0.0) + self._now() - start
+            self.add(phase, self._now() - start)
+
+    def add(self, phase: str, seconds: float) -> None:
+        """Counts seconds that were measured elsewhere."""
+        self.seconds[phase] = self.seconds.get(phase, 0.0) + seconds
 
     def total(self) -> float:
         """Seconds since the clock was made."""

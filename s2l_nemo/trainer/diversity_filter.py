@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
-from s2l_nemo.algorithm.groups import mixed_requests, sample_seed
+from s2l_nemo.algorithm.groups import explorers_first, requests_of, sample_seed
 from s2l_nemo.measures.diversity import match_learner_diversity
 from s2l_nemo.rewards.answers import normalize_answer
 from s2l_nemo.trainer.exchange import StepGroups
-from s2l_nemo.trainer.rollouts import Rollouts
+from s2l_nemo.trainer.rollouts import Ask, Rollouts
 from s2l_nemo.types import Completion, Group, Prompt, SamplingParams, Source
 
 KEEP_MIN = 2  # fewer have no diversity
@@ -32,7 +32,7 @@ class DiversityFilter:
 
         `prompts` are those of all groups. The ranks of a replica share its groups.
         """
-        explorer = int((groups.source_PG[0] == Source.EXPLORER).sum())
+        explorer = int((groups.source_PG[0] != Source.LEARNER).sum())
         if explorer <= KEEP_MIN:
             return groups
         ranks, own = self.rollouts.ranks, list(groups.own.values())
@@ -40,7 +40,7 @@ class DiversityFilter:
         members = ranks.members(ranks.replica)
         kept: dict[int, list[int]] = {}
         for group in own[members.index(ranks.rank) :: len(members)]:
-            learners = [completion for completion in group.completions if completion.source is Source.LEARNER]
+            learners = [completion for completion in group.completions if completion.source == Source.LEARNER]
             reference = [*learners, *more[group.prompt.prompt_id]][:explorer]
             seed = sample_seed(self.run_seed, step, group.prompt.prompt_id, 0)
             kept[group.prompt.prompt_id] = _kept(group.completions[:explorer], reference, seed)
@@ -59,10 +59,14 @@ class DiversityFilter:
         missing = max(0, explorer - (size - explorer))
         samples: dict[int, list[Completion]] = {group.prompt.prompt_id: [] for group in groups.own.values()}
         if missing:
-            _, requests = mixed_requests(prompts, explorer=size, learner=missing, step=step, run_seed=self.run_seed)
+            sources = [explorers_first(0, missing)] * len(prompts)
+            requests = requests_of(prompts, sources, step=step, run_seed=self.run_seed, drawn={}, first_sample=size)[
+                Source.LEARNER
+            ]
             ranks = self.rollouts.ranks
             replica_P = [ranks.replica_of[holder] for holder in groups.holder_P]
-            _, completions = self.rollouts.graded([], requests, self.sampling, prompts, lambda _: replica_P)
+            ask = Ask(Source.LEARNER, requests, self.sampling)
+            _, completions = self.rollouts.graded([ask], prompts, lambda _: replica_P)
             for completion in sorted(completions, key=lambda completion: completion.sample_id):
                 samples[completion.prompt_id].append(completion)
         return samples

@@ -14,7 +14,7 @@ import numpy.typing as npt
 import torch
 
 from s2l_nemo.trainer.ranks import Ranks, Words
-from s2l_nemo.types import Completion, FinishReason, Group, Prompt, Source
+from s2l_nemo.types import Completion, FinishReason, Group, Prompt
 
 Facts = npt.NDArray[np.int64]
 Place = Callable[[Sequence[int]], Sequence[int]]  # from the tokens of each group to the replica that trains on it
@@ -29,7 +29,7 @@ class StepGroups:
 
     own: Mapping[int, Group]  # by their place among the P
     holder_P: tuple[int, ...]  # a rank that has the group
-    source_PG: torch.Tensor  # int64, values of Source
+    source_PG: torch.Tensor  # int64, see `Source`
     length_PG: torch.Tensor  # int64, response tokens
     truncated_PG: torch.Tensor  # bool, cut at the length limit
     reward_PG: torch.Tensor  # float64
@@ -62,6 +62,27 @@ class StepGroups:
             reward_PG=reward_PG,
             failed_PG=failed_PG.bool(),
             kept_PG=kept_PG.bool(),
+        )
+
+    def with_others(self, taken: Mapping[int, int], others: StepGroups) -> StepGroups:
+        """These groups with group `taken[p]` of `others` in place p, for every p that is there. Both have G samples."""
+        places, indices = list(taken), list(taken.values())
+
+        def replaced(mine_PG: torch.Tensor, its_PG: torch.Tensor) -> torch.Tensor:
+            whole_PG = mine_PG.clone()
+            whole_PG[places] = its_PG[indices]
+            return whole_PG
+
+        own = {p: others.own[taken[p]] if p in taken else group for p, group in self.own.items()}
+        return StepGroups(
+            own=own,
+            holder_P=tuple(others.holder_P[taken[p]] if p in taken else it for p, it in enumerate(self.holder_P)),
+            source_PG=replaced(self.source_PG, others.source_PG),
+            length_PG=replaced(self.length_PG, others.length_PG),
+            truncated_PG=replaced(self.truncated_PG, others.truncated_PG),
+            reward_PG=replaced(self.reward_PG, others.reward_PG),
+            failed_PG=replaced(self.failed_PG, others.failed_PG),
+            kept_PG=replaced(self.kept_PG, others.kept_PG),
         )
 
 
@@ -129,7 +150,7 @@ def _unpacked(rows: Facts, words: Words | None) -> list[Completion]:
     ends = rows[:, _LENGTH].cumsum()[:-1]
     pieces = zip(np.split(tokens, ends), np.split(logprobs, ends), strict=True)
     return [
-        Completion(prompt, sample, Source(source), token_ids, its_logprobs, _FINISH[finish], version)
+        Completion(prompt, sample, source, token_ids, its_logprobs, _FINISH[finish], version)
         for (prompt, sample, source, _, finish, version), (token_ids, its_logprobs) in zip(
             rows.tolist(), pieces, strict=True
         )

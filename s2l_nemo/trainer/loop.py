@@ -49,18 +49,19 @@ import torch
 from s2l_nemo.actor.protocol import Actor
 from s2l_nemo.algorithm.advantages import group_advantages
 from s2l_nemo.algorithm.batching import collate, groups_with_gradient, mini_batch_counts
-from s2l_nemo.algorithm.groups import assemble_groups, mixed_requests
 from s2l_nemo.algorithm.losses.aggregation import LossScale
 from s2l_nemo.algorithm.losses.policy import PolicyLoss
 from s2l_nemo.algorithm.options import AlgorithmConfig
-from s2l_nemo.algorithm.order import take
-from s2l_nemo.algorithm.schedule import Schedule
+from s2l_nemo.algorithm.schedule import Schedule, Split
 from s2l_nemo.algorithm.sharing import balanced_replicas
 from s2l_nemo.config.schema import CheckpointConfig, ValidationConfig
 from s2l_nemo.trainer.clock import Clock
 from s2l_nemo.trainer.diversity_filter import DiversityFilter
 from s2l_nemo.trainer.exchange import StepGroups
-from s2l_nemo.trainer.metrics import Metrics, rollout_metrics, throughput, update_metrics
+from s2l_nemo.trainer.group_metrics import group_metrics, totals
+from s2l_nemo.trainer.group_sampler import GroupSampler
+from s2l_nemo.trainer.metrics import Metrics, outcome_of, refill_metrics, rollout_metrics, throughput, update_metrics
+from s2l_nemo.trainer.progress import Progress
 from s2l_nemo.trainer.recorder import Recorder
 from s2l_nemo.trainer.rollouts import Rollouts
 from s2l_nemo.trainer.stop import StopRequest
@@ -103,16 +104,17 @@ class Trainer:
     limits: Limits
     run_seed: int
     schedule: Schedule
-    train_prompts: Sequence[Prompt]
+    sampler: GroupSampler
     valid_prompts: Sequence[Prompt]
     sampling: SamplingParams
     valid_sampling: SamplingParams
     actor: Actor
     rollouts: Rollouts
     explorer_filter: DiversityFilter | None
+    explorer_ahead: bool  # explorers sample the next step while the actor trains
     recorder: Recorder
     stop: StopRequest
-    step: int  # steps done
+    progress: Progress
     now: Callable[[], float] = time.perf_counter  # seconds
 
     def fit(self) -> int:
@@ -127,7 +129,6 @@ class Trainer:
         while self.step < self.algorithm.steps:
             started = self.now()
             metrics, groups, advantages_PG = self.train_step(self.step + 1)
-            self.step += 1
             last = self.step == self.algorithm.steps
             validates = last or (self.validation.every and self.step % self.validation.every == 0)
             validation = self.validate() if validates else None
@@ -138,7 +139,7 @@ class Trainer:
             received = self.stop.agreed()
             if last or received or self.step % self.checkpoint.every == 0:
                 self.rollouts.sleep()  # after a validation, engines are where the actor's weights must go
-                self.recorder.save(self.actor, self.step)
+                self.recorder.save(self.actor, self.progress)
             if received and not last:
                 return received
         return 0
@@ -146,19 +147,15 @@ class Trainer:
     def train_step(self, step: int) -> tuple[Metrics, StepGroups, torch.Tensor]:
         """Iteration `step` of Algorithm 1, counted from 1. Returns its metrics, its groups and advantages_PG."""
         clock = Clock(self.now)
-        split = self.schedule(step, self.algorithm.group_size)
-        prompts = self.next_prompts(step)
-        for_explorer, for_learner = mixed_requests(
-            prompts, explorer=split.explorer, learner=split.learner, step=step, run_seed=self.run_seed
-        )
-        own_prompts, graded = self.rollouts.graded(
-            for_explorer, for_learner, self.sampling, prompts, self.replicas, clock
-        )
-        own = assemble_groups(own_prompts, graded, group_size=self.algorithm.group_size, learner_version=step - 1)
-        groups = StepGroups.gather(self.rollouts.ranks, prompts, own)
+        split = self.split(step)
+        sampled = self.sampler.sample(split, self.replicas, clock)
+        groups = sampled.groups
         if self.explorer_filter is not None:
             with clock("explorer_filter"):
-                groups = self.explorer_filter(groups, prompts, step)
+                groups = self.explorer_filter(groups, sampled.prompts, step)
+        self.progress.outcomes.append(outcome_of(sampled))
+        if self.explorer_ahead and step < self.algorithm.steps:
+            self.rollouts.sample_ahead(self.sampler.ahead(self.split(step + 1)))
         self.rollouts.sleep()
         advantages_PG = self.advantages(groups)
         updates = self.updates(self.batch_of_replica(groups, advantages_PG))
@@ -168,8 +165,12 @@ class Trainer:
             sums = self.update(updates, sums)
         with clock("refit"):
             self.rollouts.refit(step)
+        self.progress.step = step
         metrics = {
-            **rollout_metrics(split, groups),
+            **rollout_metrics(split, groups, self.loss.explorers),
+            **refill_metrics(sampled),
+            **group_metrics(groups, advantages_PG, self.loss.explorers),
+            **totals(self.progress, groups, sampled.asked, sums.total.tokens, clock),
             **update_metrics(sums),
             **throughput(clock, groups, sums.total.tokens),
             **clock.metrics(),
@@ -179,11 +180,14 @@ class Trainer:
         }
         return metrics, groups, advantages_PG
 
-    def next_prompts(self, step: int) -> list[Prompt]:
-        """The P prompts of a step. They depend on `run.seed` and the step alone, so a resumed run goes on exactly."""
-        size = self.algorithm.prompts_per_step
-        order = take((step - 1) * size, size, len(self.train_prompts), self.run_seed)
-        return [self.train_prompts[index] for index in order]
+    def split(self, step: int) -> Split:
+        """Who samples how many of each group at a step."""
+        return self.schedule(step, self.algorithm.group_size, self.progress.outcomes)
+
+    @property
+    def step(self) -> int:
+        """Steps done."""
+        return self.progress.step
 
     def replicas(self, tokens_P: Sequence[int]) -> list[int]:
         """The replica that trains on each group. All have about as many tokens in every optimizer step."""

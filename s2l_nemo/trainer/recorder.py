@@ -25,6 +25,7 @@ from s2l_nemo.records.metrics import MetricsWriter
 from s2l_nemo.records.plots import plot_run
 from s2l_nemo.trainer.exchange import StepGroups
 from s2l_nemo.trainer.metrics import Metrics
+from s2l_nemo.trainer.progress import Progress
 from s2l_nemo.trainer.ranks import Ranks
 from s2l_nemo.trainer.validation import Validation, named_interval, read_correct, write_validation
 from s2l_nemo.types import Prompt
@@ -45,6 +46,7 @@ class Recorder:
     checkpoint: CheckpointConfig
     logging: LoggingConfig
     identity: dict[str, Any]
+    sources: Sequence[str]  # names of the policies that sample, by source
     decode: Callable[[Sequence[int]], str]
     ranks: Ranks
     checkpoint_bytes: int  # estimate of one checkpoint, for the check of free space
@@ -89,7 +91,7 @@ class Recorder:
         rank = self.ranks.rank
 
         def table(p: int) -> pa.Table:
-            return rollout_table(step, groups.own[p], advantages_PG[p], self.decode)
+            return rollout_table(step, groups.own[p], advantages_PG[p], self.decode, self.sources)
 
         if self.writer is None:
             for p, holder in enumerate(groups.holder_P):
@@ -102,11 +104,12 @@ class Recorder:
             )
             write_rollouts(self.run_dir.rollout_file(step), tables)
 
-    def save(self, actor: Actor, step: int) -> None:
+    def save(self, actor: Actor, progress: Progress) -> None:
         """Writes a checkpoint and removes the oldest. Nothing counts as a checkpoint until it is complete. Collective.
 
         Raises UserError on every rank if the disk lacks space for one.
         """
+        step = progress.step
         temporary = self.run_dir.checkpoint_tmp(step)
         check_free_space(self.run_dir.path, self.checkpoint_bytes)  # on every rank, so that all leave together
         if self.writer is not None:
@@ -114,7 +117,7 @@ class Recorder:
                 shutil.rmtree(temporary)
             temporary.mkdir(parents=True)
         torch.distributed.barrier()
-        actor.save(temporary, {"step": step, "seconds": self.elapsed(), **self.identity})
+        actor.save(temporary, {**progress.state(), "seconds": self.elapsed(), **self.identity})
         torch.distributed.barrier()
         if self.writer is not None:
             publish_checkpoint(temporary, self.run_dir.checkpoint(step))

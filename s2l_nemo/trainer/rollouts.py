@@ -1,10 +1,13 @@
-"""Both engines of a run on all ranks: sampling, weight updates, sleep, and what a lost server needs."""
+"""The engines of a run on all ranks: sampling, weight updates, sleep, and what a lost server needs."""
 
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+import time
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass, field, replace
+from functools import partial
 
 from s2l_nemo.actor.protocol import Actor
 from s2l_nemo.engines.protocol import EngineDied, LearnerEngine, RolloutEngine
@@ -12,12 +15,32 @@ from s2l_nemo.trainer.clock import Clock
 from s2l_nemo.trainer.exchange import Place, deliver
 from s2l_nemo.trainer.grading import Grading, graded
 from s2l_nemo.trainer.ranks import Ranks
-from s2l_nemo.types import Completion, Prompt, SampleRequest, SamplingParams
+from s2l_nemo.types import Completion, Prompt, SampleRequest, SamplingParams, Source
+
+
+@dataclass(frozen=True)
+class Ask:
+    """What one policy is asked, by all ranks together."""
+
+    source: int  # see `Source`
+    requests: Sequence[SampleRequest]
+    params: SamplingParams
+
+
+@dataclass(frozen=True)
+class _Begun:
+    """What an explorer's engine samples for the next step, while the actor trains."""
+
+    asks: Sequence[Ask]
+    started: float  # seconds
+    result: Future[tuple[list[Completion], float]]  # and when it was there
 
 
 @dataclass
 class Rollouts:
-    """The two engines of each rank. `sample`, `refit` and `sleep` are collective.
+    """The engines of each rank: the learner's, and those of explorers. `sample`, `refit` and `sleep` are collective.
+
+    Explorers of one model share an engine.
 
     If the learner's engine is lost, it is restarted and refitted from the actor, as often as `engine.max_restarts`
     allows. It then samples what is left.
@@ -26,11 +49,11 @@ class Rollouts:
     one begins on any:
 
         refit    the actor gives back what it does not use; the learner's engine takes memory for weights alone
-        sample   the actor gives back what it can, its weights included; both engines take all their memory
+        sample   the actor gives back what it can, its weights included; all engines take all their memory
         sleep    the engines give all of it back; the actor may take its own again
     """
 
-    explorer: RolloutEngine | None
+    explorers: Mapping[int, RolloutEngine]  # by source
     learner: LearnerEngine
     actor: Actor
     ranks: Ranks
@@ -40,12 +63,12 @@ class Rollouts:
     version: int = 0  # of the weights that the learner's engine has, or had when it fell asleep
     awake: bool = True  # engines hold all their memory
     fitted: bool = True  # the learner's engine holds the weights of `version`
+    now: Callable[[], float] = time.perf_counter  # seconds
+    _begun: dict[int, _Begun] = field(default_factory=dict)  # by the id of the engine
 
     def graded(
         self,
-        for_explorer: Sequence[SampleRequest],
-        for_learner: Sequence[SampleRequest],
-        params: SamplingParams,
+        asks: Sequence[Ask],
         prompts: Sequence[Prompt],
         place: Place,
         clock: Clock | None = None,
@@ -56,7 +79,7 @@ class Rollouts:
         """
         clock = clock or Clock()
         with clock("rollout"):
-            sampled = self.sample(for_explorer, for_learner, params, clock)
+            sampled = self.sample(asks, clock)
         with clock("exchange"):
             own_prompts, completions = deliver(self.ranks, sampled, prompts, place)
         with clock("reward"):
@@ -66,34 +89,41 @@ class Rollouts:
             grades = [shares[index % len(members)][index // len(members)] for index in range(len(completions))]
             return own_prompts, [graded(*pair) for pair in zip(completions, grades, strict=True)]
 
-    def sample(
-        self,
-        for_explorer: Sequence[SampleRequest],
-        for_learner: Sequence[SampleRequest],
-        params: SamplingParams,
-        clock: Clock,
-    ) -> list[Completion]:
+    def sample(self, asks: Sequence[Ask], clock: Clock) -> list[Completion]:
         """This rank's share of the completions of all requests. Returns once every rank has its share."""
         if not self.fitted:
             self.refit(self.version)
         self._make_room()
         self.awake = True
         jobs: list[Callable[[], list[Completion]]] = []
-        if for_explorer:
-            jobs.append(lambda: self._by_explorer(for_explorer, params, clock))
+        for engine, its in self._by_engine(asks):
+            jobs.append(partial(self._by_explorer, engine, its, clock))
         lost: list[EngineDied] = []
-        if for_learner:
-            jobs.append(lambda: self._by_learner(for_learner, params, clock, lost))
+        of_learner = [ask for ask in asks if ask.source == Source.LEARNER and ask.requests]
+        if of_learner:
+            jobs.append(partial(self._by_learner, of_learner, clock, lost))
         parts = self.ranks.work(*jobs) if self.concurrent else [job() for job in jobs]
         while self._any_lost(lost):
             self._start_again(lost)
             self.refit(self.version)
             self._make_room()
             self.awake = True
-            again = [lambda: self._by_learner(for_learner, params, clock, lost)] if lost else []
+            again = [partial(self._by_learner, of_learner, clock, lost)] if lost else []
             lost.clear()
             parts += self.ranks.work(*again)
         return [completion for part in parts for completion in part]
+
+    def sample_ahead(self, asks: Sequence[Ask]) -> None:
+        """Begins to sample what explorers will be asked next. The next `sample` with the same asks takes the result.
+
+        Explorers are frozen, and the seeds are in the requests: the samples are the same. Engines must not sleep.
+        """
+        assert self.concurrent, "no other process can sample meanwhile"
+        assert not self.sleeps, "the actor has the engines' devices"
+        for engine, its in self._by_engine(asks):
+            pool = ThreadPoolExecutor(1)
+            self._begun[id(engine)] = _Begun(its, self.now(), pool.submit(self._timed, engine, its))
+            pool.shutdown(wait=False)
 
     def refit(self, version: int) -> None:
         """Gives the learner's engine the actor's weights as this version. Its next use wakes the rest of it."""
@@ -117,8 +147,7 @@ class Rollouts:
         The learner's weights count as lost. If it is asked to sample before the next refit, it gets those of `version`.
         """
         if self.sleeps and self.awake:
-            explorer = [] if self.explorer is None else [self.explorer.sleep]
-            self.ranks.work(*explorer, self._put_learner_to_sleep)
+            self.ranks.work(*(engine.sleep for engine in self._frozen()), self._put_learner_to_sleep)
             self.awake = self.fitted = False
 
     def close(self) -> None:
@@ -142,29 +171,50 @@ class Rollouts:
         }
 
     def _engines(self) -> list[RolloutEngine]:
-        return [self.learner] if self.explorer is None else [self.explorer, self.learner]
+        return [*self._frozen(), self.learner]
 
-    def _by_explorer(self, requests: Sequence[SampleRequest], params: SamplingParams, clock: Clock) -> list[Completion]:
-        assert self.explorer is not None
+    def _frozen(self) -> list[RolloutEngine]:
+        """The engines of explorers, each once."""
+        return list({id(engine): engine for engine in self.explorers.values()}.values())
+
+    def _by_engine(self, asks: Sequence[Ask]) -> list[tuple[RolloutEngine, list[Ask]]]:
+        """What each explorer engine is asked, if it is asked anything."""
+        wanted = [ask for ask in asks if ask.source != Source.LEARNER and ask.requests]
+        by_engine = [
+            (engine, [ask for ask in wanted if self.explorers[ask.source] is engine]) for engine in self._frozen()
+        ]
+        return [(engine, its) for engine, its in by_engine if its]
+
+    def _by_explorer(self, engine: RolloutEngine, asks: Sequence[Ask], clock: Clock) -> list[Completion]:
+        begun = self._begun.pop(id(engine), None)
         with clock("rollout_explorer"):
-            self.explorer.resume()
-            return self._generate(self.explorer, requests, params)
+            if begun is not None:
+                assert begun.asks == asks, "an explorer samples something else ahead"
+                asked = self.now()
+                completions, done = begun.result.result()
+                clock.add("explorer_ahead", min(done, asked) - begun.started)
+                return completions
+            engine.resume()
+            return self._generate(engine, asks)
 
-    def _by_learner(
-        self, requests: Sequence[SampleRequest], params: SamplingParams, clock: Clock, lost: list[EngineDied]
-    ) -> list[Completion]:
+    def _timed(self, engine: RolloutEngine, asks: Sequence[Ask]) -> tuple[list[Completion], float]:
+        engine.resume()
+        return self._generate(engine, asks), self.now()
+
+    def _by_learner(self, asks: Sequence[Ask], clock: Clock, lost: list[EngineDied]) -> list[Completion]:
         with clock("rollout_learner"):
             try:
                 self.learner.resume()
-                return self._generate(self.learner, requests, params)
+                return self._generate(self.learner, asks)
             except EngineDied as error:
                 lost.append(error)
                 return []
 
-    def _generate(
-        self, engine: RolloutEngine, requests: Sequence[SampleRequest], params: SamplingParams
-    ) -> list[Completion]:
-        completions = engine.generate(self.ranks.share(requests), params)
+    def _generate(self, engine: RolloutEngine, asks: Sequence[Ask]) -> list[Completion]:
+        completions: list[Completion] = []
+        for ask in asks:
+            sampled = engine.generate(self.ranks.share(ask.requests), ask.params)
+            completions += [one if one.source == ask.source else replace(one, source=ask.source) for one in sampled]
         if not self.concurrent:
             self.ranks.barrier()  # so that waiting for the slowest rank counts as generation
         return completions

@@ -6,7 +6,7 @@ import datetime
 import os
 import signal
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, cast
 
 import torch
@@ -15,6 +15,7 @@ from omegaconf import OmegaConf
 from s2l_nemo.algorithm.losses.policy import PolicyLoss
 from s2l_nemo.algorithm.schedule import make_schedule
 from s2l_nemo.config.checks import Models
+from s2l_nemo.config.explorers import Explorer, explorers_of
 from s2l_nemo.config.load import resolved_yaml
 from s2l_nemo.config.schema import Config, ExplorerFilter
 from s2l_nemo.data.prompts import PromptSet, load_prompts
@@ -32,7 +33,9 @@ from s2l_nemo.records.metrics import MetricsWriter
 from s2l_nemo.rewards.grader import Grader, make_grader
 from s2l_nemo.trainer.diversity_filter import DiversityFilter
 from s2l_nemo.trainer.grading import Grading
+from s2l_nemo.trainer.group_sampler import ExplorerRole, GroupSampler
 from s2l_nemo.trainer.loop import Limits, Trainer
+from s2l_nemo.trainer.progress import Progress
 from s2l_nemo.trainer.ranks import Ranks
 from s2l_nemo.trainer.recorder import Recorder
 from s2l_nemo.trainer.rollouts import Rollouts
@@ -98,9 +101,11 @@ def build_trainer(cfg: Config, inputs: Inputs, stop: StopRequest) -> Trainer:
 
     actor = make_actor(cfg, learner)
     rollouts = make_rollouts(cfg, inputs.models, actor, run_dir, decode, grader)
-    identity = {"explorer_weight_hash": explorer_weight_hash(rollouts)}
+    explorers = explorers_of(cfg)
+    identity = weight_hashes(rollouts, explorers)
     rollouts.sleep()
     state = restored_state(actor, resumed, identity, cfg)
+    progress = Progress.of(state, cfg.algorithm.prompts_per_step)
 
     rollout = cfg.rollout
     sampling = SamplingParams(rollout.max_response_length, stop_ids, rollout.temperature, rollout.top_p, rollout.top_k)
@@ -109,7 +114,7 @@ def build_trainer(cfg: Config, inputs: Inputs, stop: StopRequest) -> Trainer:
         announce(recorder, cfg, inputs, resumed)
     return Trainer(
         algorithm=cfg.algorithm,
-        loss=PolicyLoss.of(cfg.algorithm),
+        loss=PolicyLoss.of(cfg.algorithm, [one.name for one in explorers] if len(explorers) > 1 else []),
         validation=cfg.validation,
         checkpoint=cfg.checkpoint,
         limits=Limits(
@@ -119,13 +124,8 @@ def build_trainer(cfg: Config, inputs: Inputs, stop: StopRequest) -> Trainer:
             1 if cfg.model.micro_batch_tokens else cfg.model.micro_batch_size,
         ),
         run_seed=cfg.run.seed,
-        schedule=make_schedule(
-            cfg.algorithm.schedule.name,
-            steps=cfg.algorithm.steps,
-            t_mix=cfg.algorithm.schedule.t_mix,
-            alpha=cfg.algorithm.schedule.alpha,
-        ),
-        train_prompts=inputs.train.prompts,
+        schedule=make_schedule(cfg.algorithm.schedule, cfg.algorithm.steps),
+        sampler=make_sampler(cfg, inputs, rollouts, sampling, progress),
         valid_prompts=inputs.valid.prompts,
         sampling=sampling,
         valid_sampling=SamplingParams(rollout.max_response_length, stop_ids, cfg.validation.temperature),
@@ -134,10 +134,39 @@ def build_trainer(cfg: Config, inputs: Inputs, stop: StopRequest) -> Trainer:
         explorer_filter=DiversityFilter(rollouts, sampling, cfg.run.seed)
         if rollout.explorer_filter is ExplorerFilter.match_learner_diversity
         else None,
+        explorer_ahead=rollout.explorer_ahead,
         recorder=recorder,
         stop=stop,
-        step=state["step"],
+        progress=progress,
     )
+
+
+def make_sampler(
+    cfg: Config, inputs: Inputs, rollouts: Rollouts, sampling: SamplingParams, progress: Progress
+) -> GroupSampler:
+    return GroupSampler(
+        algorithm=cfg.algorithm,
+        rollouts=rollouts,
+        prompts=inputs.train.prompts,
+        learner=sampling,
+        explorers=[explorer_role(one, sampling) for one in explorers_of(cfg)],
+        run_seed=cfg.run.seed,
+        progress=progress,
+    )
+
+
+def explorer_role(explorer: Explorer, learner: SamplingParams) -> ExplorerRole:
+    """The explorer with the learner's sampling, but for the keys that it has itself."""
+    options = explorer.options
+    own = {
+        "temperature": options.temperature,
+        "top_p": options.top_p,
+        "top_k": options.top_k,
+        "max_new_tokens": options.max_response_length,
+    }
+    given: dict[str, Any] = {name: value for name, value in own.items() if value is not None}
+    sampling = replace(learner, **given)
+    return ExplorerRole(explorer.name, options.share, sampling)
 
 
 def collective_timeout_s(engine: EngineConfig) -> float:
@@ -156,8 +185,8 @@ def load_inputs(cfg: Config, models: Models) -> Inputs:
     Raises UserError if explorer and learner cannot share tokens, or if there are too few prompts for one step.
     """
     tokenizer = models.learner.tokenizer
-    if models.explorer is not None:
-        check_same_tokenizer(models.learner, models.explorer)
+    for explorer in models.explorers:
+        check_same_tokenizer(models.learner, explorer)
     train = load_prompts(cfg.data, tokenizer, cfg.rollout.max_prompt_length, "train")
     valid = load_prompts(cfg.data, tokenizer, cfg.rollout.max_prompt_length, "valid", cfg.validation.prompts)
     if len(train.prompts) < cfg.algorithm.prompts_per_step:
@@ -237,25 +266,42 @@ def make_rollouts(
         actor.release_cache()
         ranks.barrier()
 
-    def make() -> tuple[RolloutEngine | None, LearnerEngine]:
-        return make_engines(factory, explorer=models.explorer, learner=models.learner)
+    def make() -> tuple[list[RolloutEngine], LearnerEngine]:
+        return make_engines(factory, explorers=models.explorers, learner=models.learner)
 
-    explorer, learner = ranks.work(make)[0] if served else make()
-    return Rollouts(explorer, learner, actor, ranks, Grading(decode, grader), concurrent=served, sleeps=sleeps)
+    explorers, learner = ranks.work(make)[0] if served else make()
+    return Rollouts(
+        dict(enumerate(explorers, start=1)),
+        learner,
+        actor,
+        ranks,
+        Grading(decode, grader),
+        concurrent=served,
+        sleeps=sleeps,
+    )
 
 
-def explorer_weight_hash(rollouts: Rollouts) -> str | None:
-    """SHA-256 of the explorer's weights, the same on every rank; None for plain GRPO.
+def weight_hashes(rollouts: Rollouts, explorers: Sequence[Explorer]) -> dict[str, str | None]:
+    """SHA-256 of the weights of each explorer, the same on every rank.
 
-    Raises UserError if the nodes hold different explorers.
+    With one explorer, or none, the name is `explorer_weight_hash`, else each has its name behind it.
+
+    Raises UserError if the nodes hold different models.
     """
     ranks = rollouts.ranks
-    asked = [rollouts.explorer.weight_hash] if rollouts.explorer and ranks.rank in ranks.leaders else []
-    mine = ranks.work(*asked)
-    hashes = {one for one in ranks.gather(mine[0] if mine else None) if one is not None}
-    if len(hashes) > 1:
-        raise UserError(f"explorer.path has {len(hashes)} different models on the nodes: copy one to all of them")
-    return hashes.pop() if hashes else None
+    if not explorers:
+        return {"explorer_weight_hash": None}
+    hashes: dict[str, str | None] = {}
+    for source, explorer in enumerate(explorers, start=1):
+        mine = ranks.work(*([rollouts.explorers[source].weight_hash] if ranks.rank in ranks.leaders else []))
+        found = {one for one in ranks.gather(mine[0] if mine else None) if one is not None}
+        if len(found) > 1:
+            raise UserError(
+                f"{explorer.key}.path has {len(found)} different models on the nodes: copy one to all of them"
+            )
+        name = "explorer_weight_hash" if len(explorers) == 1 else f"explorer_weight_hash/{explorer.name}"
+        hashes[name] = found.pop()
+    return hashes
 
 
 def restored_state(
@@ -271,10 +317,12 @@ def restored_state(
 
 def check_identity(state: dict[str, Any], identity: dict[str, Any], cfg: Config) -> None:
     """Refuses to continue with another explorer than the one the run began with."""
+    paths = {one.name: f"{one.key}.path={one.options.path}" for one in explorers_of(cfg)}
     for key, value in identity.items():
         if state[key] != value:
+            named = paths.get(key.partition("/")[2]) or next(iter(paths.values()), "explorer.path=null")
             raise UserError(
-                f"explorer.path={cfg.explorer.path} has weights {str(value)[:12]}, the run in {cfg.run.dir} began with "
+                f"{named} has weights {str(value)[:12]}, the run in {cfg.run.dir} began with "
                 f"{str(state[key])[:12]}; restore the explorer or choose another run.dir"
             )
 
@@ -311,6 +359,7 @@ def make_recorder(
         checkpoint=cfg.checkpoint,
         logging=cfg.logging,
         identity=identity,
+        sources=["learner", *(one.name for one in explorers_of(cfg))],
         decode=decode,
         ranks=ranks,
         checkpoint_bytes=checkpoint_bytes,
@@ -334,7 +383,8 @@ def announce(recorder: Recorder, cfg: Config, inputs: Inputs, resumed: Checkpoin
         filtered += f", {len(train.skipped)} malformed rows left out ({worst})"
     facts: dict[str, object] = {
         "learner": model.path,
-        "explorer": cfg.explorer.path or "none (plain GRPO)",
+        **{one.name: one.options.path for one in explorers_of(cfg)},
+        **({} if explorers_of(cfg) else {"explorer": "none (plain GRPO)"}),
         "ranks": f"TP {model.tensor_model_parallel_size} x PP {model.pipeline_model_parallel_size} x DP {replicas} "
         f"on {'GPU' if torch.cuda.is_available() else 'CPU'}, {model.precision.value}",
         "batch": f"{cfg.algorithm.prompts_per_step} prompts x {cfg.algorithm.group_size} samples a step",

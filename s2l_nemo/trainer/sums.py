@@ -5,8 +5,6 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-from s2l_nemo.types import Source
-
 
 @dataclass(frozen=True)
 class TokenSums:
@@ -17,6 +15,17 @@ class TokenSums:
     ratio: float = 0.0
     logprob_diff: float = 0.0  # |old - sampler|
     kl: float | None = None  # None: there is no reference policy
+    weight: float = 0.0  # of w = old / sampler
+    weight_square: float = 0.0
+    sampler_kl: float = 0.0  # of log(1 / w)
+
+    @property
+    def sample_size(self) -> float | None:
+        """Effective sample size of the weights w over the number of tokens: (sum w)^2 / (n sum w^2), from 0 to 1.
+
+        Kong, "A note on importance sampling using standardized weights", 1992.
+        """
+        return self.weight**2 / (self.tokens * self.weight_square) if self.weight_square else None
 
     def plus(self, sums: Mapping[str, float], suffix: str = "") -> TokenSums:
         """With the sums of one more mini-batch. `suffix` chooses those of one source, as in `tokens_explorer`."""
@@ -27,11 +36,10 @@ class TokenSums:
             ratio=self.ratio + sums[f"ratio_sum{suffix}"],
             logprob_diff=self.logprob_diff + sums[f"logprob_diff_sum{suffix}"],
             kl=None if kl is None else (self.kl or 0.0) + kl,
+            weight=self.weight + sums[f"weight_sum{suffix}"],
+            weight_square=self.weight_square + sums[f"weight_square_sum{suffix}"],
+            sampler_kl=self.sampler_kl + sums[f"sampler_kl_sum{suffix}"],
         )
-
-
-def _no_sums() -> dict[Source, TokenSums]:
-    return {source: TokenSums() for source in Source}
 
 
 @dataclass(frozen=True)
@@ -49,7 +57,11 @@ class StepSums:
     grad_norm: float = 0.0  # before clipping, summed over updates
     lr: float = 0.0  # of the last update
     total: TokenSums = field(default_factory=TokenSums)
-    by_source: Mapping[Source, TokenSums] = field(default_factory=_no_sums)
+    by_source: Mapping[str, TokenSums] = field(default_factory=dict)  # by the suffix of the sums
+
+    def of(self, name: str) -> TokenSums:
+        """Those of one source: learner, explorer, or the name of one of several explorers."""
+        return self.by_source.get(name, TokenSums())
 
     def plus(self, sums: Mapping[str, float], stepped: Mapping[str, float]) -> StepSums:
         """With one more update.
@@ -66,5 +78,9 @@ class StepSums:
             grad_norm=self.grad_norm + stepped["grad_norm"],
             lr=stepped["lr"],
             total=self.total.plus(sums),
-            by_source={source: own.plus(sums, f"_{source.name.lower()}") for source, own in self.by_source.items()},
+            by_source={name: self.of(name).plus(sums, f"_{name}") for name in _sources(sums)},
         )
+
+
+def _sources(sums: Mapping[str, float]) -> list[str]:
+    return [name.removeprefix("tokens_") for name in sums if name.startswith("tokens_")]

@@ -11,12 +11,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from s2l_nemo.algorithm.groups import assemble_groups, mixed_requests
+from s2l_nemo.algorithm.groups import assemble_groups, explorers_first, requests_of
 from s2l_nemo.files import write_json_atomic
 from s2l_nemo.measures.statistics import Interval, bootstrap_mean
 from s2l_nemo.trainer.exchange import StepGroups
-from s2l_nemo.trainer.rollouts import Rollouts
-from s2l_nemo.types import Prompt, SamplingParams
+from s2l_nemo.trainer.rollouts import Ask, Rollouts
+from s2l_nemo.types import Prompt, SamplingParams, Source
 
 Correct = list[list[float]]  # correct_PK: reward of sample k of problem p
 SEED_STEP = 0  # training steps count from 1, so validation has seeds of its own
@@ -39,13 +39,17 @@ def validate(
     run_seed: int,
 ) -> Validation:
     """Samples `samples` completions of every prompt with the learner's present weights, and grades them. Collective."""
-    _, requests = mixed_requests(prompts, explorer=0, learner=samples, step=SEED_STEP, run_seed=run_seed)
+    sources = explorers_first(0, samples)
+    requests = requests_of(prompts, [sources] * len(prompts), step=SEED_STEP, run_seed=run_seed, drawn={})
     ranks = rollouts.ranks
     replicas = len(set(ranks.replica_of))
     own_prompts, graded = rollouts.graded(
-        [], requests, params, prompts, lambda tokens_P: [p % replicas for p in range(len(tokens_P))]
+        [Ask(Source.LEARNER, requests[Source.LEARNER], params)],
+        prompts,
+        lambda tokens_P: [p % replicas for p in range(len(tokens_P))],
     )
-    own = assemble_groups(own_prompts, graded, group_size=samples, learner_version=rollouts.version)
+    planned = {prompt.prompt_id: sources for prompt in prompts}
+    own = assemble_groups(own_prompts, graded, sources=planned, learner_version=rollouts.version)
     groups = StepGroups.gather(ranks, prompts, own)
     return Validation(groups.reward_PG.tolist(), int(groups.failed_PG.sum().item()))
 

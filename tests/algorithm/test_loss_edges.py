@@ -63,7 +63,16 @@ def test_sums_are_in_double_precision_and_without_a_gradient() -> None:
     assert loss.requires_grad
     assert {(value.dtype, value.requires_grad, value.dim()) for value in sums.values()} == {(torch.float64, False, 0)}
     assert sums["logprob_diff_sum"].item() == 3 * 0.25
-    names = ("tokens", "clipped", "ratio_sum", "logprob_diff_sum", "kl_sum")
+    names = (
+        "tokens",
+        "clipped",
+        "ratio_sum",
+        "logprob_diff_sum",
+        "weight_sum",
+        "weight_square_sum",
+        "sampler_kl_sum",
+        "kl_sum",
+    )
     assert set(sums) == {f"{name}{suffix}" for name in names for suffix in ("", "_explorer", "_learner")}
 
 

@@ -12,11 +12,11 @@ from s2l_nemo.algorithm.batching import collate
 from s2l_nemo.algorithm.groups import assemble_groups
 from s2l_nemo.algorithm.options import AdvantageNorm, AdvantageStd, Baseline
 from s2l_nemo.algorithm.order import take
-from s2l_nemo.algorithm.schedule import make_schedule
 from s2l_nemo.algorithm.sharing import balanced_replicas
 from s2l_nemo.errors import UserError
 from s2l_nemo.types import Completion, Group, Prompt, Source
 from tests.arrays import ids, lps
+from tests.schedules import made
 
 PROMPT = Prompt(7, "?", "!", (1, 2))
 E, L = Source.EXPLORER, Source.LEARNER
@@ -81,11 +81,11 @@ def test_what_the_filter_left_out_has_no_mask() -> None:
 @pytest.mark.parametrize(
     ("completions", "message"),
     [
-        ([completion(2)], "prompt 7 sample 2 was not asked for: groups have 2 samples of 1 prompts"),
-        ([completion(-1)], "prompt 7 sample -1 was not asked for: groups have 2 samples of 1 prompts"),
+        ([completion(2)], "prompt 7 sample 2 was not asked for: there are 1 prompts, and this one has 2 samples"),
+        ([completion(-1)], "prompt 7 sample -1 was not asked for: there are 1 prompts, and this one has 2 samples"),
         (
             [replace(completion(0), prompt_id=8)],
-            "prompt 8 sample 0 was not asked for: groups have 2 samples of 1 prompts",
+            "prompt 8 sample 0 was not asked for: there are 1 prompts, and this one has 0 samples",
         ),
         ([completion(1), completion(1)], "prompt 7 sample 1 came twice"),
         ([completion(1, version=3)], "prompt 7 sample 1 was sampled by learner version 3, not by 4"),
@@ -93,18 +93,18 @@ def test_what_the_filter_left_out_has_no_mask() -> None:
         ([], "prompt 7 lacks samples [0, 1]"),
         (
             [completion(0), completion(1, E, version=0)],
-            "prompt 7: not the first 1 samples, and only those, are the explorer's",
+            "prompt 7 sample 1 is of source 1, not of 0",
         ),
     ],
 )
 def test_groups_that_do_not_come_together(completions: list[Completion], message: str) -> None:
     with pytest.raises(RuntimeError) as caught:
-        assemble_groups([PROMPT], completions, group_size=2, learner_version=4)
+        assemble_groups([PROMPT], completions, sources={7: (0, 0)}, learner_version=4)
     assert str(caught.value) == message
 
 
 def test_groups_of_no_prompts_are_none() -> None:
-    assert assemble_groups([], [], group_size=2, learner_version=4) == []
+    assert assemble_groups([], [], sources={}, learner_version=4) == []
 
 
 def test_batches_of_prompts_that_cannot_be_taken() -> None:
@@ -130,17 +130,18 @@ def test_batches_of_prompts_that_cannot_be_taken() -> None:
         ("abrupt", 2, -0.5, "algorithm.schedule.alpha=-0.5 is not a share: choose a number from 0 to 1"),
         (
             "slow", 2, 1.0,
-            "algorithm.schedule.name=slow is unknown: choose one of linear, abrupt, constant, cosine, none",
+            "algorithm.schedule.name=slow is unknown: choose one of linear, abrupt, constant, cosine, list, adaptive, "
+            "none",
         ),
     ],
 )  # fmt: skip
 def test_schedules_that_do_not_fit(name: str, t_mix: int, alpha: float, message: str) -> None:
     with pytest.raises(UserError) as caught:
-        make_schedule(name, steps=4, t_mix=t_mix, alpha=alpha)
+        made(name, steps=4, t_mix=t_mix, alpha=alpha)
     assert str(caught.value) == message
 
 
 def test_steps_begin_at_1() -> None:
-    schedule = make_schedule("linear", steps=4, t_mix=None, alpha=1.0)
+    schedule = made("linear", steps=4, t_mix=None, alpha=1.0)
     with pytest.raises(ValueError, match=r"^steps are counted from 1, got 0$"):
         schedule(0, 8)

@@ -237,12 +237,17 @@ def test_sums_are_kept_by_source() -> None:
     logprobs_BS = torch.log(torch.tensor([[1.1, 2.0, 9.0], [3.0, 9.0, 9.0]]))
     _, sums = policy_loss(logprobs_BS, batch, NO_KL, LossScale(tokens=3, sequences=2, max_response_length=3))
     values = {name: value.item() for name, value in sums.items()}
+    weight = math.exp(0.5)  # old - sampler is 0.5 on every token
     assert values == pytest.approx(
         {
             "tokens": 3, "tokens_learner": 2, "tokens_explorer": 1,
             "clipped": 2, "clipped_learner": 1, "clipped_explorer": 1,
             "ratio_sum": 6.1, "ratio_sum_learner": 3.1, "ratio_sum_explorer": 3.0,
             "logprob_diff_sum": 1.5, "logprob_diff_sum_learner": 1.0, "logprob_diff_sum_explorer": 0.5,
+            "weight_sum": 3 * weight, "weight_sum_learner": 2 * weight, "weight_sum_explorer": weight,
+            "weight_square_sum": 3 * math.e, "weight_square_sum_learner": 2 * math.e,
+            "weight_square_sum_explorer": math.e,
+            "sampler_kl_sum": -1.5, "sampler_kl_sum_learner": -1.0, "sampler_kl_sum_explorer": -0.5,
         }
     )  # fmt: skip
 

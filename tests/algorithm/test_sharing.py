@@ -8,11 +8,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from s2l_nemo.algorithm.groups import mixed_requests
 from s2l_nemo.algorithm.sharing import balanced_replicas, shares
-from s2l_nemo.types import Prompt, SampleRequest
-
-PROMPTS = [Prompt(prompt_id=i, text=f"q{i}", answer=str(i), token_ids=(i, i + 1)) for i in (7, 3, 5)]
+from s2l_nemo.types import SampleRequest
 
 
 @given(sizes=st.lists(st.integers(1, 9), max_size=12), world=st.integers(1, 8), random=st.randoms())
@@ -35,7 +32,7 @@ def test_shares_are_a_balanced_partition(sizes: list[int], world: int, random: R
 
 
 def test_share_of_equal_groups() -> None:
-    requests, _ = mixed_requests(PROMPTS, explorer=4, learner=0, step=1, run_seed=1)
+    requests = [SampleRequest(prompt, sample, (1,), seed=0) for prompt in (7, 3, 5) for sample in range(4)]
     assert [[r.prompt_id for r in part] for part in shares(requests, 2)] == [[7] * 4 + [5] * 4, [3] * 4]
     cut = [[r.prompt_id for r in part] for part in shares(requests, 4)]
     assert cut == [[7, 7, 7], [7, 3, 3], [3, 3, 5], [5, 5, 5]]

@@ -79,6 +79,29 @@ def error_of(overrides: list[str]) -> str:
             ["rollout.top_p=0.9 with engine.kind=tensorrt_llm", "set rollout.top_p=1 and rollout.top_k=0"],
         ),
         ("engine.kind=tensorrt_llm rollout.top_k=20", ["rollout.top_k=20 with engine.kind=tensorrt_llm"]),
+        (
+            "engine.kind=tensorrt_llm explorer.top_p=0.9",
+            ["explorer.top_p=0.9 with engine.kind=tensorrt_llm", "set explorer.top_p=1 and explorer.top_k=0"],
+        ),
+        ("rollout.explorer_ahead=true", ["explorer_ahead=true with engine.placement=colocated", "placement=separate"]),
+        (
+            "rollout.explorer_ahead=true engine.kind=server engine.placement=separate engine.explorer_devices='0' "
+            "engine.learner_devices='1' algorithm.rescue_first=2",
+            ["rollout.explorer_ahead=true with algorithm.rescue_first=2"],
+        ),
+        ("algorithm.rescue_first=16", ["algorithm.rescue_first=16 leaves no sample", "algorithm.group_size=16"]),
+        ("algorithm.rescue_first=2 experiment=grpo", ["rescue_first=2 with algorithm.schedule.name=none"]),
+        (
+            "algorithm.rescue_first=2 rollout.explorer_filter=match_learner_diversity",
+            ["algorithm.rescue_first=2 with rollout.explorer_filter=match_learner_diversity"],
+        ),
+        ("explorer.max_response_length=97", ["explorer.max_response_length=97 is more than", "rollout.max_response"]),
+        ("explorers.hot.path=null", ["explorers.hot has no path", "explorers.hot.path=FOLDER"]),
+        ("explorers.hot.path=a explorers.hot.share=0", ["explorers.hot.share=0.0: must be greater than 0"]),
+        ("explorers.hot.pth=a", ["explorers.hot: unknown key pth=a", "nearest known key is path"]),
+        ("explorers.learner.path=a", ["explorers.learner: an explorer's name"]),
+        ("explorers.Hot.path=a", ["explorers.Hot: an explorer's name has small letters"]),
+        ("explorers.hot=3", ["explorers.hot=3: expected keys below it"]),
     ],
 )
 def test_rules_across_keys(overrides: str, fragments: list[str]) -> None:
@@ -93,6 +116,7 @@ OUT_OF_RANGE = {
     "algorithm.importance_floor": 1.5,
     "algorithm.clip_low": 1.5,
     "algorithm.dual_clip": 1.0,
+    "algorithm.schedule.target": 1.5,
     "model.optim.beta1": 1.0,
     "model.optim.beta2": 1.0,
     "rollout.top_p": 1.5,
@@ -161,7 +185,7 @@ def test_an_explorer_that_no_step_uses_may_be_another_model(tmp_path: Path) -> N
 def test_a_run_without_an_explorer_opens_none(tmp_path: Path) -> None:
     (tmp_path / "config.json").write_text(json.dumps(QWEN3))
     models = check_model_files(load_config([f"model.path={tmp_path}", "experiment=grpo"], CONF))
-    assert models.explorer is None
+    assert models.explorers == ()
     assert models.learner.shape.hidden == 32
 
 

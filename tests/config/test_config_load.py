@@ -149,7 +149,7 @@ def test_values_are_typed(argument: str, key: str, expected: object) -> None:
         ("algorithm.schedule.t_mix=x", ["t_mix=x", "integer or null"]),
         ("algorithm.kl_coef=small", ["algorithm.kl_coef=small", "expected number"]),
         ("algorithm.kl_on_explorer=3", ["algorithm.kl_on_explorer=3", "expected true | false"]),
-        ("algorithm.schedule.name=linaer", ["linaer", "linear | abrupt | constant | cosine | none"]),
+        ("algorithm.schedule.name=linaer", ["linaer", "linear | abrupt | constant | cosine | list | adaptive | none"]),
         ("algorithm.importance=[behavior]", ["algorithm.importance=['behavior']", "expected learner_old | behavior |"]),
         ("algorithm.importance=null", ["algorithm.importance=null", "expected learner_old | behavior |"]),
         ("logging.wandb_mode=loud", ["logging.wandb_mode=loud", "expected online | offline | disabled"]),

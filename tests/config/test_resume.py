@@ -86,7 +86,7 @@ def test_what_may_change(old: list[str], new: list[str]) -> None:
 
 
 def test_a_registered_schedule_says_itself_whether_it_has_a_t_mix(monkeypatch: pytest.MonkeyPatch) -> None:
-    half = ScheduleKind(lambda step, t_mix, alpha: alpha / 2, uses_t_mix=False)
+    half = ScheduleKind(lambda step, options, outcomes: options.alpha / 2, uses_t_mix=False)
     monkeypatch.setattr(SCHEDULES, "_choices", dict(SCHEDULES._choices))  # forgets the name afterwards
     SCHEDULES.register("half", half)
     old = config("algorithm.schedule.name=half")

@@ -54,7 +54,7 @@ def register_and_train(overrides: list[str]) -> dict[str, Any]:
     """One rank, whose process ends with the test."""
     maker = CountingMaker()
     IMPORTANCE.register("twice", Twice)
-    SCHEDULES.register("half", ScheduleKind(lambda step, t_mix, alpha: Fraction(1, 2), uses_t_mix=False))
+    SCHEDULES.register("half", ScheduleKind(lambda step, options, outcomes: Fraction(1, 2), uses_t_mix=False))
     ENGINES.register("counting", EngineKind(maker))
     form = EngineForm("llama", dropped=("use_alibi",), added={}, tokenizer_class="LlamaTokenizer")
     FAMILIES.register("mymodel", Family(table=MINE, architecture="MyModelForCausalLM", engine_form=form))

@@ -23,8 +23,8 @@ from s2l_nemo.models.open import open_model
 from s2l_nemo.models.precision import Precision
 from s2l_nemo.trainer.clock import Clock
 from s2l_nemo.trainer.ranks import Ranks
-from s2l_nemo.trainer.rollouts import Rollouts
-from s2l_nemo.types import SampleRequest, SamplingParams
+from s2l_nemo.trainer.rollouts import Ask, Rollouts
+from s2l_nemo.types import SampleRequest, SamplingParams, Source
 from tests.distributed.ranks import run_ranks
 from tests.engines.scripted import write_model
 
@@ -60,10 +60,10 @@ def rollouts_of_rank(folder: Path) -> Rollouts:
     model = open_model("model.path", str(folder / "model"))
     factory = EngineFactory(config, Precision.fp32, torch.device("cpu"), 4, 64, servers)
     ranks = Ranks(rank, leaders=(0,), replica_of=(0, 0), beat_s=0.5)
-    explorer, learner = ranks.work(lambda: make_engines(factory, explorer=model, learner=model))[0]
+    (explorer,), learner = ranks.work(lambda: make_engines(factory, explorers=[model], learner=model))[0]
     nothing: Any = None
     actor: Any = Actor()
-    return Rollouts(explorer, learner, actor, ranks, nothing, concurrent=True, sleeps=True)
+    return Rollouts({1: explorer}, learner, actor, ranks, nothing, concurrent=True, sleeps=True)
 
 
 def signal_after(engine: ServedEngine, completions: int, signum: int) -> threading.Thread:
@@ -87,12 +87,13 @@ def sample_and_lose(folder: Path) -> tuple[list[list[int]], list[Any]]:
     rollouts = rollouts_of_rank(folder)
     rollouts.sleep()
     rollouts.refit(3)
-    engines = {"explorer": rollouts.explorer, "learner": rollouts.learner}
+    asks = [Ask(Source.EXPLORER, requests(14), PARAMS), Ask(Source.LEARNER, requests(5), PARAMS)]
+    engines = {"explorer": rollouts.explorers[1], "learner": rollouts.learner}
     servers = {name: engine for name, engine in engines.items() if isinstance(engine, ServedEngine)}
     samples, restarts = [], []
     for losses in ({}, {"explorer": signal.SIGKILL, "learner": signal.SIGSTOP}):
         threads = [signal_after(servers[name], 2, signum) for name, signum in losses.items() if servers]
-        completions = rollouts.sample(requests(14), requests(5), PARAMS, Clock())
+        completions = rollouts.sample(asks, Clock())
         samples.append([completion.sample_id for completion in completions])
         restarts.append([engine.restarts for engine in servers.values()])
         for thread in threads:

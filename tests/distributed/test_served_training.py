@@ -59,7 +59,7 @@ def disturbed(overrides: list[str], losses: dict[int, list[Loss]], environment: 
     def make_and_disturb(*args: Any) -> Any:
         made = make(*args)
         kept.append(made)
-        disturb(made, "sample", {"explorer": made.explorer, "learner": made.learner}, losses)
+        disturb(made, "sample", {"explorer": made.explorers[1], "learner": made.learner}, losses)
         disturb(made, "refit", {"refit": made.learner}, losses)
         return made
 
@@ -143,6 +143,17 @@ def test_one_of_two_replicas_is_lost(family: list[str], embedded: Path, tmp_path
     assert_same_run(run, embedded)
     assert [rank["restarts"] for rank in ranks] == [(0, 1), (1, 1)]
     assert [line["engine/restarts"] for line in read_metrics(run / "metrics.jsonl")] == [0, 2, 3, 3, 3]
+
+
+def test_an_explorer_ahead_of_time_changes_no_sample(family: list[str], embedded: Path, tmp_path: Path) -> None:
+    """Also if its server is killed before a step, when it samples that step already."""
+    run = tmp_path / "run"
+    options = [*SERVERS, *SEPARATE, "engine.replicas_per_node=2", "rollout.explorer_ahead=true", f"run.dir={run}"]
+    run_ranks(disturbed, 2, [*family, *options, *layout(2, 1, 2)], {2: [("explorer", signal.SIGKILL)]}, {})
+    assert_same_run(run, embedded)
+    ahead = [line["time/explorer_ahead"] for line in read_metrics(run / "metrics.jsonl")]
+    assert ahead[0] is None  # nobody could begin the first step before it
+    assert [seconds is not None for seconds in ahead[1:]] == [True, True, True, False]  # G_w is 0 at the last step
 
 
 def test_a_server_lost_too_often_ends_the_run_with_the_last_checkpoint_good(

@@ -89,7 +89,7 @@ def train(overrides: list[str], grader: Any = None, plots: bool = False) -> dict
     hashes = {}
     if not ENGINES[cfg.engine.kind].served:  # servers have ended
         hashes["hash"] = engines.learner.weight_hash()
-        hashes["explorer"] = engines.explorer.weight_hash() if engines.explorer else None
+        hashes["explorer"] = engines.explorers[1].weight_hash() if engines.explorers else None
     return {
         **hashes,
         "signal": received,

@@ -63,7 +63,7 @@ def completion(source: Source, version: int) -> Completion:
 
 
 def test_both_engines_in_this_process(maker: ScriptedMaker) -> None:
-    explorer, learner = make_engines(factory("mine"), explorer=SMALL, learner=LARGE)
+    (explorer,), learner = make_engines(factory("mine"), explorers=[SMALL], learner=LARGE)
     assert maker.made == [explorer, learner]
     assert isinstance(explorer, ScriptedEngine)
     assert isinstance(learner, ScriptedLearnerEngine)
@@ -83,16 +83,23 @@ def test_both_engines_in_this_process(maker: ScriptedMaker) -> None:
     assert learner.generate(REQUESTS, PARAMS) == [completion(Source.LEARNER, 4)]
 
 
+def test_explorers_of_one_model_share_an_engine(maker: ScriptedMaker) -> None:
+    other = named("explorers.other.path", "other")
+    explorers, learner = make_engines(factory("mine"), explorers=[SMALL, other, SMALL], learner=LARGE)
+    assert explorers[0] is explorers[2]
+    assert maker.made == [explorers[0], explorers[1], learner]
+
+
 def test_plain_grpo_has_no_explorer(maker: ScriptedMaker) -> None:
-    explorer, learner = make_engines(factory("mine"), explorer=None, learner=LARGE)
-    assert explorer is None
+    explorers, learner = make_engines(factory("mine"), explorers=[], learner=LARGE)
+    assert explorers == []
     assert isinstance(learner, ScriptedLearnerEngine)
     assert maker.made == [learner]
 
 
 def test_an_explorer_does_not_outlive_a_learner_that_cannot_be_made(maker: ScriptedMaker) -> None:
     with pytest.raises(UserError, match=r"model\.path=nowhere"):
-        make_engines(factory("mine"), explorer=SMALL, learner=named("model.path", "nowhere"))
+        make_engines(factory("mine"), explorers=[SMALL], learner=named("model.path", "nowhere"))
     assert [engine.closed for engine in maker.made] == [True]
 
 
@@ -112,8 +119,7 @@ def test_both_engines_in_servers(tmp_path: Path) -> None:
     """The server imports the maker by its name; nobody has registered the kind there."""
     models = {name: open_model("model.path", write_model(tmp_path / name)) for name in ("small", "large")}
     servers = Servers(0, tmp_path / "logs", rank=3)
-    explorer, learner = make_engines(factory("mine", servers), explorer=models["small"], learner=models["large"])
-    assert explorer is not None
+    (explorer,), learner = make_engines(factory("mine", servers), explorers=[models["small"]], learner=models["large"])
     with closing(explorer), closing(learner):
         learner.update_weights([{"a": torch.ones(2)}], version=4)
         assert explorer.generate(REQUESTS, PARAMS) == [completion(Source.EXPLORER, 0)]
@@ -126,7 +132,7 @@ def test_both_engines_in_servers(tmp_path: Path) -> None:
 
 @pytest.mark.usefixtures("served")
 def test_a_rank_that_speaks_to_no_server() -> None:
-    explorer, learner = make_engines(factory("mine"), explorer=SMALL, learner=LARGE)
+    (explorer,), learner = make_engines(factory("mine"), explorers=[SMALL], learner=LARGE)
     assert isinstance(explorer, AbsentEngine)
     assert isinstance(learner, AbsentLearnerEngine)
     made: list[int] = []

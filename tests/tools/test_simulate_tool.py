@@ -71,7 +71,7 @@ def test_a_run_that_is_separate_already() -> None:
     separate = ("engine.placement=separate", 'engine.explorer_devices="8,9"', 'engine.learner_devices="10,11"')
     one = (*SERVED, "gpus=[12]", "show=0", "engine.replicas_per_node=1", *separate)
     table = rows(run(*one).stdout)
-    ahead = rows(run(*one, "ahead=true").stdout)
+    ahead = rows(run(*one, "rollout.explorer_ahead=true").stdout)
     assert table["explorer ahead"][0].split()[0] == ahead["as configured"][0].split(",")[0]
     assert "explorer not ahead" in ahead
 
@@ -103,7 +103,7 @@ def test_rates_of_a_run(tmp_path: Path) -> None:
 def test_help_lists_the_options() -> None:
     done = run_process("tools/simulate.py", "--help")
     assert done.returncode == 0
-    for name in ("conf=", "gpus=", "recorded=", "dispatch=", "ahead=", "calibrate=", "mfu="):
+    for name in ("conf=", "gpus=", "recorded=", "dispatch=", "calibrate=", "mfu="):
         assert re.search(rf"^  {name}", done.stdout, re.MULTILINE), name
 
 
@@ -122,7 +122,7 @@ def test_help_lists_the_options() -> None:
         (["conf=paper", "gpus=[8]", "length=9999"], "length=9999 is more than rollout.max_response_length=4096"),
         (["conf=paper", "gpus=[8]", "explorer=17"], "explorer=17 is more than algorithm.group_size=16"),
         (["conf=paper", "gpus=[8]", "experiment=grpo", "explorer=1"], "explorer=1, but the run has no explorer"),
-        (["conf=paper", "gpus=[8]", "ahead=true"], "ahead=true: the explorer can sample ahead only on GPUs of its own"),
+        (["conf=paper", "rollout.explorer_ahead=true"], "rollout.explorer_ahead=true with engine.placement=colocated"),
         (["conf=paper", "gpus=[8]", "slow=9"], "slow=9 is more than the 8 GPUs"),
         (["conf=paper", "gpus=[8]", "slowdown=2"], "slowdown=2.0 does nothing, because no GPU is slow"),
         (["conf=paper", "gpus=[8]", "engine_gpus=2"], "engine_gpus=2 does nothing, because only engine servers"),

@@ -24,7 +24,9 @@ from s2l_nemo.records.metrics import MetricsWriter
 from s2l_nemo.rewards.grader import Grade, GradeItem
 from s2l_nemo.trainer.diversity_filter import DiversityFilter
 from s2l_nemo.trainer.grading import Grading
+from s2l_nemo.trainer.group_sampler import ExplorerRole, GroupSampler
 from s2l_nemo.trainer.loop import Limits, Trainer
+from s2l_nemo.trainer.progress import Progress
 from s2l_nemo.trainer.ranks import Ranks
 from s2l_nemo.trainer.recorder import Recorder
 from s2l_nemo.trainer.rollouts import Rollouts
@@ -305,6 +307,7 @@ def make_recorder(folder: Path, time: ScriptedTime, output: io.StringIO, **chang
         "checkpoint": CheckpointConfig(),
         "logging": LoggingConfig(),
         "identity": {"explorer_weight_hash": "e" * 64},
+        "sources": ["learner", "explorer"],
         "decode": decode,
         "ranks": ONE_RANK,
         "checkpoint_bytes": 1000,
@@ -332,6 +335,7 @@ def make_run(
     sequence_multiple: int = 1,
     micro_batch_size: int = 1,
     step: int = 0,
+    progress: Progress | None = None,
     ranks: Ranks = ONE_RANK,
     **recorder: Any,
 ) -> Run:
@@ -344,7 +348,8 @@ def make_run(
     explorer = ScriptedEngine(Source.EXPLORER, by_explorer, time, 1.5)
     learner = ScriptedLearnerEngine(by_learner, time, 0.5)
     grader = ScriptedGrader(time)
-    rollouts = Rollouts(explorer, learner, actor, ranks, Grading(decode, grader))
+    rollouts = Rollouts({1: explorer}, learner, actor, ranks, Grading(decode, grader))
+    progress = progress or Progress(step=step, position=step * algorithm.prompts_per_step)
     records = make_recorder(folder, time, output, ranks=ranks, **recorder)
     trainer = Trainer(
         algorithm=algorithm,
@@ -353,22 +358,20 @@ def make_run(
         checkpoint=records.checkpoint,
         limits=Limits(SAMPLING.max_new_tokens, PAD, sequence_multiple, micro_batch_size),
         run_seed=RUN_SEED,
-        schedule=make_schedule(
-            algorithm.schedule.name,
-            steps=algorithm.steps,
-            t_mix=algorithm.schedule.t_mix,
-            alpha=algorithm.schedule.alpha,
+        schedule=make_schedule(algorithm.schedule, algorithm.steps),
+        sampler=GroupSampler(
+            algorithm, rollouts, train, SAMPLING, [ExplorerRole("explorer", 1.0, SAMPLING)], RUN_SEED, progress
         ),
-        train_prompts=train,
         valid_prompts=valid or prompts(100, 101),
         sampling=SAMPLING,
         valid_sampling=VALID_SAMPLING,
         actor=actor,
         rollouts=rollouts,
         explorer_filter=DiversityFilter(rollouts, SAMPLING, RUN_SEED) if filtered else None,
+        explorer_ahead=False,
         recorder=records,
         stop=stop,
-        step=step,
+        progress=progress,
         now=time,
     )
     return Run(trainer, actor, explorer, learner, grader, records, records.run_dir, output, time)

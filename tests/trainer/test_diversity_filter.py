@@ -10,7 +10,8 @@ from typing import Any
 import pytest
 
 from s2l_nemo.algorithm.groups import sample_seed
-from s2l_nemo.algorithm.options import AdvantageStd, AlgorithmConfig, ScheduleConfig
+from s2l_nemo.algorithm.options import AdvantageStd, AlgorithmConfig
+from s2l_nemo.algorithm.schedule import ScheduleConfig
 from s2l_nemo.measures.diversity import match_learner_diversity
 from s2l_nemo.rewards.grader import Grade, GradeItem
 from s2l_nemo.trainer.grading import Grading

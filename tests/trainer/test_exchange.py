@@ -72,6 +72,9 @@ def test_all_ranks_know_the_same_figures(
     step: tuple[list[Prompt], list[list[Completion]], list[int], list[int]],
 ) -> None:
     asked, sampled, replica_of, replica_P = step
+    sources: dict[int, tuple[int, ...]] = {prompt.prompt_id: () for prompt in asked}
+    for one in sorted((c for part in sampled for c in part), key=lambda c: c.sample_id):
+        sources[one.prompt_id] += (one.source,)
 
     def job(ranks: ThreadRanks) -> StepGroups:
         own_prompts, completions = deliver(ranks, sampled[ranks.rank], asked, lambda _: replica_P)
@@ -84,7 +87,7 @@ def test_all_ranks_know_the_same_figures(
             )
             for completion in completions
         ]
-        own = assemble_groups(own_prompts, marked, group_size=3, learner_version=5)
+        own = assemble_groups(own_prompts, marked, sources=sources, learner_version=5)
         return StepGroups.gather(ranks, asked, own)
 
     by_key = {(c.prompt_id, c.sample_id): c for part in sampled for c in part}

@@ -12,9 +12,11 @@ from typing import Any
 import pytest
 
 from s2l_nemo.algorithm.groups import sample_seed
-from s2l_nemo.algorithm.options import AlgorithmConfig, ScheduleConfig
+from s2l_nemo.algorithm.options import AlgorithmConfig
+from s2l_nemo.algorithm.schedule import Outcome, ScheduleConfig
 from s2l_nemo.config.schema import CheckpointConfig, LoggingConfig, ValidationConfig
 from s2l_nemo.records.metrics import read_metrics
+from s2l_nemo.trainer.progress import Progress
 from s2l_nemo.trainer.stop import StopRequest
 from s2l_nemo.types import SampleRequest
 from tests.trainer.scripted import RUN_SEED, VALID_SAMPLING, Answer, Answers, Run, make_run, prompts
@@ -135,7 +137,11 @@ def test_prompts_across_epochs_and_after_a_resume(tmp_path: Path, stop: StopRequ
     whole.trainer.fit()
     # The permutations of seed 3 are 4 1 0 3 2, then 3 2 0 4 1: two batches each, and one prompt left out.
     assert prompts_of_steps(whole)[:4] == [[24, 21], [20, 23], [23, 22], [20, 24]]
-    resumed = make_run(tmp_path / "resumed", stop, algorithm, train=five, step=3)
+    drawn = {(1, 20): 1, (1, 21): 1, (1, 24): 1, (1, 23): 2, (1, 22): 1}
+    saved = Progress(3, 6, drawn, [Outcome(1.0, None, 0.5)] * 3)
+    progress = Progress.of(json.loads(json.dumps(saved.state())), prompts_per_step=2)
+    assert progress == saved
+    resumed = make_run(tmp_path / "resumed", stop, algorithm, train=five, progress=progress)
     resumed.trainer.fit()
     assert prompts_of_steps(resumed) == prompts_of_steps(whole)[3:]
     assert [requests for requests, _ in resumed.explorer.asked] == [
@@ -191,4 +197,7 @@ def test_state_of_a_checkpoint(tmp_path: Path, stop: StopRequest) -> None:
     run.trainer.fit()
     state = json.loads((run.run_dir.checkpoint(3) / "state.json").read_text())
     # refit 0.5, validation 0.75, steps 2.5 + 2.25 + 1.5
-    assert state == {"step": 3, "seconds": 107.5, "explorer_weight_hash": "e" * 64}
+    assert (state["step"], state["seconds"], state["explorer_weight_hash"]) == (3, 107.5, "e" * 64)
+    progress = Progress.of(state, prompts_per_step=1)
+    assert (progress.position, len(progress.outcomes)) == (3, 3)
+    assert sum(progress.drawn.values()) == 2  # G_w is 2, then 0

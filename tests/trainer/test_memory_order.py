@@ -9,12 +9,13 @@ from typing import Any
 from s2l_nemo.engines.absent import AbsentEngine, AbsentLearnerEngine
 from s2l_nemo.engines.protocol import Bucket, EngineDied, LocalEngine, RefitStats
 from s2l_nemo.trainer.clock import Clock
-from s2l_nemo.trainer.rollouts import Rollouts
-from s2l_nemo.types import Completion, SampleRequest, SamplingParams
+from s2l_nemo.trainer.rollouts import Ask, Rollouts
+from s2l_nemo.types import Completion, SampleRequest, SamplingParams, Source
 from tests.trainer.world import ThreadRanks, on_all_ranks
 
 PARAMS = SamplingParams(max_new_tokens=1, stop_token_ids=())
 REQUESTS = [SampleRequest(0, 0, (1,), seed=5)]
+ASKS = [Ask(Source.EXPLORER, REQUESTS, PARAMS), Ask(Source.LEARNER, REQUESTS, PARAMS)]
 
 
 class Device:
@@ -132,7 +133,7 @@ def two_steps(lost: Sequence[str]) -> list[str]:
         nothing: Any = None
         leads = ranks.rank == 0
         rollouts = Rollouts(
-            Engine(device, "explorer") if leads else AbsentEngine(),
+            {1: Engine(device, "explorer") if leads else AbsentEngine()},
             learner if leads else AbsentLearnerEngine(),
             actor,
             ranks,
@@ -145,7 +146,7 @@ def two_steps(lost: Sequence[str]) -> list[str]:
         rollouts.refit(0)
         learner.lost = list(lost)
         for step in (1, 2):
-            rollouts.sample(REQUESTS, REQUESTS, PARAMS, Clock())
+            rollouts.sample(ASKS, Clock())
             rollouts.sleep()
             actor.trains()
             rollouts.refit(step)

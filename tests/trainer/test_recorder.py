@@ -12,7 +12,8 @@ from typing import Any
 import pytest
 import torch
 
-from s2l_nemo.algorithm.options import AlgorithmConfig, ScheduleConfig
+from s2l_nemo.algorithm.options import AlgorithmConfig
+from s2l_nemo.algorithm.schedule import ScheduleConfig
 from s2l_nemo.config.schema import CheckpointConfig, LoggingConfig, ValidationConfig
 from s2l_nemo.errors import UserError
 from s2l_nemo.records.checkpoints import latest_checkpoint
@@ -21,6 +22,7 @@ from s2l_nemo.records.dump import read_rollouts
 from s2l_nemo.records.metrics import REQUIRED_KEYS, read_metrics
 from s2l_nemo.trainer.exchange import StepGroups
 from s2l_nemo.trainer.metrics import Metrics
+from s2l_nemo.trainer.progress import Progress
 from s2l_nemo.trainer.ranks import Ranks
 from s2l_nemo.trainer.recorder import Recorder
 from s2l_nemo.trainer.stop import StopRequest
@@ -174,11 +176,15 @@ def test_rank_0_writes_the_rollouts_of_all_replicas_in_the_order_of_the_prompts(
 
 def test_a_checkpoint_has_the_trainers_state(recorder: Recorder, time: ScriptedTime) -> None:
     time.passes(2.5)
-    recorder.save(ScriptedActor(), 4)
+    recorder.save(ScriptedActor(), Progress(4))
     checkpoint = latest_checkpoint(recorder.run_dir.checkpoints)
     assert checkpoint is not None
     assert (checkpoint.step, checkpoint.path) == (4, recorder.run_dir.checkpoint(4))
-    assert ScriptedActor().load(checkpoint.path) == {"step": 4, "seconds": 2.5, "explorer_weight_hash": "e" * 64}
+    assert ScriptedActor().load(checkpoint.path) == {
+        **Progress(4).state(),
+        "seconds": 2.5,
+        "explorer_weight_hash": "e" * 64,
+    }
 
 
 @pytest.mark.parametrize(("keep", "kept"), [(0, [1, 2, 3]), (1, [3]), (2, [2, 3])])
@@ -187,19 +193,19 @@ def test_old_checkpoints_are_pruned(
 ) -> None:
     recorder = make_recorder(tmp_path, time, output, checkpoint=CheckpointConfig(keep=keep))
     for step in (1, 2, 3):
-        recorder.save(ScriptedActor(), step)
+        recorder.save(ScriptedActor(), Progress(step))
     assert sorted(path.name for path in recorder.run_dir.checkpoints.iterdir()) == [f"step_{n:06d}" for n in kept]
 
 
 def test_a_checkpoint_that_fails_does_not_count_and_leaves_the_last_one(recorder: Recorder) -> None:
-    recorder.save(ScriptedActor(), 1)
+    recorder.save(ScriptedActor(), Progress(1))
     with pytest.raises(OSError, match="no space left"):
-        recorder.save(ScriptedActor(fails_to_save=True), 2)
+        recorder.save(ScriptedActor(fails_to_save=True), Progress(2))
     checkpoint = latest_checkpoint(recorder.run_dir.checkpoints)
     assert checkpoint is not None
     assert checkpoint.step == 1
     (recorder.run_dir.checkpoint_tmp(2) / "left over").write_text("of the failed one")
-    recorder.save(ScriptedActor(), 2)
+    recorder.save(ScriptedActor(), Progress(2))
     assert files(recorder.run_dir.checkpoint(2)) == ["COMPLETE.json", "state.json", "weights"]
     assert not recorder.run_dir.checkpoint_tmp(2).exists()
 
@@ -209,10 +215,10 @@ def test_a_disk_without_space_is_refused_before_anything_is_written(
 ) -> None:
     monkeypatch.setattr(shutil, "disk_usage", lambda path: SimpleNamespace(free=999))
     with pytest.raises(UserError, match=r"needs 0\.00 GB"):
-        recorder.save(ScriptedActor(), 1)
+        recorder.save(ScriptedActor(), Progress(1))
     assert not recorder.run_dir.checkpoints.exists()
     monkeypatch.setattr(shutil, "disk_usage", lambda path: SimpleNamespace(free=1000))
-    recorder.save(ScriptedActor(), 1)
+    recorder.save(ScriptedActor(), Progress(1))
 
 
 def test_another_rank_saves_its_part_and_publishes_nothing(tmp_path: Path, time: ScriptedTime) -> None:
@@ -220,7 +226,7 @@ def test_another_rank_saves_its_part_and_publishes_nothing(tmp_path: Path, time:
     temporary = recorder.run_dir.checkpoint_tmp(1)
     temporary.mkdir(parents=True)  # rank 0 has made it
     (temporary / "part of rank 0").touch()
-    recorder.save(ScriptedActor(), 1)
+    recorder.save(ScriptedActor(), Progress(1))
     assert files(temporary) == ["part of rank 0", "state.json", "weights"]
     assert not recorder.run_dir.checkpoint(1).exists()
 
@@ -235,7 +241,7 @@ def test_ranks_wait_for_each_other_in_a_save(recorder: Recorder, monkeypatch: py
         seen.append(files(temporary) if temporary.exists() else ["published", *files(final)])
 
     monkeypatch.setattr(torch.distributed, "barrier", barrier)
-    recorder.save(ScriptedActor(), 1)
+    recorder.save(ScriptedActor(), Progress(1))
     # The folder is there before a rank writes into it, and has all parts before it is published.
     assert seen == [[], ["state.json", "weights"], ["published", "COMPLETE.json", "state.json", "weights"]]
 

@@ -11,13 +11,14 @@ from s2l_nemo.engines.protocol import Bucket, EngineDied, RefitStats
 from s2l_nemo.trainer.clock import Clock
 from s2l_nemo.trainer.grading import Grading
 from s2l_nemo.trainer.ranks import Ranks
-from s2l_nemo.trainer.rollouts import Rollouts
+from s2l_nemo.trainer.rollouts import Ask, Rollouts
 from s2l_nemo.types import Completion, SampleRequest, SamplingParams, Source
 from tests.arrays import ids, lps
 
 PARAMS = SamplingParams(max_new_tokens=1, stop_token_ids=())
 FOR_EXPLORER = [SampleRequest(0, 0, (1,), seed=5)]
 FOR_LEARNER = [SampleRequest(0, 1, (1,), seed=6)]
+ASKS = [Ask(Source.EXPLORER, FOR_EXPLORER, PARAMS), Ask(Source.LEARNER, FOR_LEARNER, PARAMS)]
 
 
 class Engine:
@@ -98,7 +99,7 @@ class Script:
         actor: Any = Actor(self.calls)
         grader: Any = Grader(self.calls)
         self.rollouts = Rollouts(
-            self.explorer if explores else None,
+            {1: self.explorer} if explores else {},
             self.learner,
             actor,
             Ranks(0, leaders=(0,), replica_of=(0,)),
@@ -107,9 +108,9 @@ class Script:
             sleeps=sleeps,
         )
 
-    def sample(self) -> list[tuple[int, Source]]:
+    def sample(self) -> list[tuple[int, int]]:
         """Sample and source of all completions."""
-        completions = self.rollouts.sample(FOR_EXPLORER, FOR_LEARNER, PARAMS, Clock())
+        completions = self.rollouts.sample(ASKS, Clock())
         return [(completion.sample_id, completion.source) for completion in completions]
 
     def of(self, engine: str) -> list[str]:
@@ -220,6 +221,29 @@ def test_metrics_of_engines_in_this_process(explores: bool) -> None:
     script = Script(explores=explores)
     script.explorer.restarts = script.learner.restarts = None
     assert set(script.rollouts.metrics().values()) == {None}
+
+
+def test_an_explorer_samples_ahead_while_others_work() -> None:
+    script = Script(sleeps=False)
+    script.rollouts.sample_ahead(ASKS)
+    script.rollouts.refit(4)
+    clock = Clock()
+    completions = script.rollouts.sample(ASKS, clock)
+    assert [(one.sample_id, one.source) for one in completions] == [(0, Source.EXPLORER), (1, Source.LEARNER)]
+    assert script.of("explorer") == ["resume", "generate"]  # once
+    assert script.of("learner") == ["update 4", "resume", "generate"]
+    assert clock.seconds["explorer_ahead"] >= 0
+    assert script.sample() == [(0, Source.EXPLORER), (1, Source.LEARNER)]
+    assert script.of("explorer") == ["resume", "generate"]
+
+
+def test_an_explorer_that_fails_ahead_fails_when_it_is_asked() -> None:
+    script = Script(sleeps=False)
+    script.explorer.dies_in = ["generate"]
+    script.rollouts.sample_ahead(ASKS)
+    script.rollouts.refit(4)
+    with pytest.raises(EngineDied, match="it died in generate"):
+        script.sample()
 
 
 @pytest.mark.parametrize("explores", [True, False])

@@ -11,8 +11,10 @@ from typing import Any, cast
 
 import pytest
 
-from s2l_nemo.algorithm.options import AlgorithmConfig, ScheduleConfig
-from s2l_nemo.config.schema import CheckpointConfig, Config
+from s2l_nemo.algorithm.options import AlgorithmConfig
+from s2l_nemo.algorithm.schedule import ScheduleConfig
+from s2l_nemo.config.explorers import Explorer
+from s2l_nemo.config.schema import CheckpointConfig, Config, ExplorerConfig
 from s2l_nemo.data.prompts import PromptSet
 from s2l_nemo.data.sources import BadRow
 from s2l_nemo.engines.options import EngineConfig
@@ -26,11 +28,11 @@ from s2l_nemo.trainer.setup import (
     announce,
     check_identity,
     collective_timeout_s,
-    explorer_weight_hash,
     make_recorder,
     open_run_dir,
     pad_token_id,
     run_training,
+    weight_hashes,
 )
 from s2l_nemo.trainer.stop import StopRequest
 from s2l_nemo.types import Source
@@ -115,6 +117,11 @@ def test_a_collective_may_take_longer_than_a_server_in_a_refit(update_s: float, 
 
 
 RANK_1 = Ranks(1, (0,), (0, 0))
+ONE_EXPLORER = [Explorer("explorer", "explorer", ExplorerConfig())]
+
+
+def hash_of(rollouts: Rollouts) -> str | None:
+    return weight_hashes(rollouts, ONE_EXPLORER)["explorer_weight_hash"]
 
 
 class TwoRanks(Ranks):
@@ -128,23 +135,23 @@ class TwoRanks(Ranks):
 
 def rollouts(ranks: Ranks, *, explores: bool = True) -> Rollouts:
     time = ScriptedTime()
-    explorer = ScriptedEngine(Source.EXPLORER, right, time, 0.0) if explores else None
+    explorers = {1: ScriptedEngine(Source.EXPLORER, right, time, 0.0)} if explores else {}
     learner = ScriptedLearnerEngine(right, time, 0.0)
-    return Rollouts(explorer, learner, ScriptedActor(), ranks, Grading(decode, ScriptedGrader(time)))
+    return Rollouts(explorers, learner, ScriptedActor(), ranks, Grading(decode, ScriptedGrader(time)))
 
 
 def test_the_explorers_weights_are_those_of_every_node(monkeypatch: pytest.MonkeyPatch) -> None:
-    assert explorer_weight_hash(rollouts(Ranks(0, (0,), (0,)))) == "hash of explorer"
-    assert explorer_weight_hash(rollouts(Ranks(0, (0,), (0,)), explores=False)) is None
+    assert hash_of(rollouts(Ranks(0, (0,), (0,)))) == "hash of explorer"
+    assert weight_hashes(rollouts(Ranks(0, (0,), (0,)), explores=False), []) == {"explorer_weight_hash": None}
     both = TwoRanks(0, (0, 1), (0, 1))
     monkeypatch.setattr(TwoRanks, "other", "hash of explorer")
-    assert explorer_weight_hash(rollouts(both)) == "hash of explorer"
+    assert hash_of(rollouts(both)) == "hash of explorer"
     # A rank without engines knows it from the others, and does not ask an engine.
-    assert explorer_weight_hash(rollouts(replace(both, rank=1, leaders=(0,)))) == "hash of explorer"
+    assert hash_of(rollouts(replace(both, rank=1, leaders=(0,)))) == "hash of explorer"
     monkeypatch.setattr(TwoRanks, "other", "another")
-    assert explorer_weight_hash(rollouts(replace(both, rank=1, leaders=(0,)))) == "another"
+    assert hash_of(rollouts(replace(both, rank=1, leaders=(0,)))) == "another"
     with pytest.raises(UserError) as caught:
-        explorer_weight_hash(rollouts(both))
+        hash_of(rollouts(both))
     assert str(caught.value) == "explorer.path has 2 different models on the nodes: copy one to all of them"
 
 

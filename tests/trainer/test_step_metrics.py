@@ -34,7 +34,9 @@ def step_groups(*groups: Group) -> StepGroups:
 
 
 E, L = Source.EXPLORER, Source.LEARNER
-NAMES = ("tokens", "clipped", "ratio_sum", "logprob_diff_sum")
+NAMES = (
+    "tokens", "clipped", "ratio_sum", "logprob_diff_sum", "weight_sum", "weight_square_sum", "sampler_kl_sum",
+)  # fmt: skip
 LEARNER, EXPLORER = ([f"{name}_{source}" for name in NAMES] for source in ("learner", "explorer"))
 GROUPS = step_groups(
     group(7, completion(7, 0, E, 4, 1.0), completion(7, 1, L, 2, 0.0)),
@@ -88,6 +90,8 @@ def test_a_figure_without_a_basis_is_none() -> None:
         "clip_fraction": 1.0, "clip_fraction/explorer": None, "clip_fraction/learner": 1.0,
         "ratio/mean": 1.0, "ratio/explorer": None, "ratio/learner": 1.0,
         "logprob_diff/explorer": None, "logprob_diff/learner": 1.0,
+        "sample_size/explorer": None, "sample_size/learner": 1.0,
+        "sampler_kl/explorer": None, "sampler_kl/learner": 1.0,
     }  # fmt: skip
 
 
@@ -107,7 +111,8 @@ def test_clock_sums_a_phase_and_leaves_out_what_was_not_needed() -> None:
         time.passes(2.0)
         raise RuntimeError  # a phase that fails has taken its time too
     assert clock.metrics() == {
-        "time/rollout": None, "time/rollout_explorer": None, "time/rollout_learner": None, "time/exchange": None,
+        "time/rollout": None, "time/rollout_explorer": None, "time/rollout_learner": None, "time/explorer_ahead": None,
+        "time/exchange": None,
         "time/reward": 3.5, "time/explorer_filter": None, "time/logprobs": None, "time/update": None,
         "time/refit": None, "time/step": 3.75,
     }  # fmt: skip

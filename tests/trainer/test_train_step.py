@@ -3,23 +3,17 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from math import log
+from math import exp, log
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 
-from s2l_nemo.algorithm.groups import sample_seed
+from s2l_nemo.algorithm.groups import explorer_seed, sample_seed
 from s2l_nemo.algorithm.losses.aggregation import LossScale
-from s2l_nemo.algorithm.options import (
-    AdvantageNorm,
-    AdvantageStd,
-    AlgorithmConfig,
-    Baseline,
-    KLEstimator,
-    ScheduleConfig,
-)
+from s2l_nemo.algorithm.options import AdvantageNorm, AdvantageStd, AlgorithmConfig, Baseline, KLEstimator
+from s2l_nemo.algorithm.schedule import ScheduleConfig
 from s2l_nemo.rewards.grader import GradeItem
 from s2l_nemo.trainer.exchange import StepGroups
 from s2l_nemo.trainer.metrics import Metrics
@@ -100,6 +94,9 @@ OUTSIDE_THE_LOSS = {
     "group/zero_variance_fraction": 0.0,
     "group/kept": 4.0,
     "group/dropped": 0,
+    "group/zero_variance_first": 0.0,
+    "group/refilled": 0,
+    "group/refill_prompts": 0,
     "reward/mean": 3 / 8,
     "reward/explorer": 1 / 2,
     "reward/learner": 2 / 6,
@@ -112,9 +109,31 @@ OUTSIDE_THE_LOSS = {
     "response_length/truncated_fraction_learner": 1 / 6,
     "logprob_diff/explorer": (2 * 0.5 + 4 * 0.25) / 6,
     "logprob_diff/learner": (5 * 0.0625 + 5 * 0.125) / 10,
+    # w = old / sampler: explorer exp(-0.5) on 2 tokens, exp(-0.25) on 4; learner exp(0.0625) and exp(0.125) on 5 each
+    "sampler_kl/explorer": (2 * 0.5 + 4 * 0.25) / 6,
+    "sampler_kl/learner": -(5 * 0.0625 + 5 * 0.125) / 10,
+    "sample_size/explorer": (2 * exp(-0.5) + 4 * exp(-0.25)) ** 2 / (6 * (2 * exp(-1) + 4 * exp(-0.5))),
+    "sample_size/learner": (5 * exp(0.0625) + 5 * exp(0.125)) ** 2 / (10 * (5 * exp(0.125) + 5 * exp(0.25))),
+    # Prompt 7: the learner's three are wrong, the explorer's one is right.
+    "rescue/variance": 1 / 2,
+    "rescue/only_explorer": 1 / 2,
+    "pass@G/explorer": 1 / 2,
+    "pass@G/learner": 1 / 2,
+    "advantage/explorer": (0.75 - 0.5) / 2,
+    "advantage/learner": (-3 * 0.25 + 0.5) / 6,
+    # |A| times tokens: explorer 0.75 * 2 and 0.5 * 4, learner 0.25 * 5 and 0.5 * 5
+    "advantage/abs_share_explorer": 3.5 / 7.25,
+    "advantage/abs_share_learner": 3.75 / 7.25,
+    "total/prompts": 2,
+    "total/tokens_explorer": 6,
+    "total/tokens_learner": 10,
+    "total/tokens_trained": 32,
+    "total/seconds_explorer": 1.5,
+    "total/seconds_learner": 0.5,
     "time/rollout": 2.0,
     "time/rollout_explorer": 1.5,
     "time/rollout_learner": 0.5,
+    "time/explorer_ahead": None,
     "time/exchange": 0.0,
     "time/reward": 0.25,
     "time/explorer_filter": None,
@@ -191,8 +210,8 @@ def test_who_is_asked_for_what(tmp_path: Path, stop: StopRequest) -> None:
     ((for_explorer, params),) = run.explorer.asked
     assert params == SAMPLING
     assert for_explorer == [
-        SampleRequest(7, 0, (10, 11), sample_seed(RUN_SEED, 1, 7, 0)),
-        SampleRequest(9, 0, (10,), sample_seed(RUN_SEED, 1, 9, 0)),
+        SampleRequest(7, 0, (10, 11), explorer_seed(RUN_SEED, 1, 7, 0)),
+        SampleRequest(9, 0, (10,), explorer_seed(RUN_SEED, 1, 9, 0)),
     ]
     ((for_learner, params),) = run.learner.asked
     assert params == SAMPLING

@@ -5,12 +5,13 @@ Everything is a function of per-token log-probs. Padded positions are exactly 0 
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
 
 import torch
 
 from s2l_nemo.algorithm.losses.aggregation import Aggregation, LossScale
-from s2l_nemo.algorithm.losses.importance import ImportanceRule, TokenLogprobs
+from s2l_nemo.algorithm.losses.importance import ImportanceRule, TokenLogprobs, ratio
 from s2l_nemo.algorithm.losses.kl import kl_penalty
 from s2l_nemo.algorithm.options import AGGREGATIONS, IMPORTANCE, AlgorithmConfig, KLEstimator
 from s2l_nemo.types import Source, TrainBatch
@@ -29,10 +30,14 @@ class PolicyLoss:
     kl_on_explorer: bool
     explorer_loss_coef: float
     aggregate: Aggregation
+    explorers: tuple[str, ...] = ()  # their names if there are several
 
     @classmethod
-    def of(cls, options: AlgorithmConfig) -> PolicyLoss:
-        """The loss that the keys of `algorithm` ask for. Raises UserError for a rule that nobody has registered."""
+    def of(cls, options: AlgorithmConfig, explorers: Sequence[str] = ()) -> PolicyLoss:
+        """The loss that the keys of `algorithm` ask for. Raises UserError for a rule that nobody has registered.
+
+        `explorers` are their names, in the order of their sources, if there are several.
+        """
         return cls(
             importance=importance_rule(options),
             clip_low=options.clip_low,
@@ -43,6 +48,7 @@ class PolicyLoss:
             kl_on_explorer=options.kl_on_explorer,
             explorer_loss_coef=options.explorer_loss_coef,
             aggregate=AGGREGATIONS[options.aggregation],
+            explorers=tuple(explorers),
         )
 
     def __call__(
@@ -54,8 +60,10 @@ class PolicyLoss:
         updated yet in this step, and they are the old ones too. It must carry `ref_logprobs_BS` unless `kl_coef` is 0.
 
         The sums (float64 scalars) can be added over micro-batches and ranks: `tokens`, `clipped` (tokens whose ratio a
-        clip stopped), `ratio_sum`, `logprob_diff_sum` (|old - sampler|), and `kl_sum` if there is a reference. Each
-        comes also with the suffix `_learner` and `_explorer`. Divide by `tokens` of the same suffix.
+        clip stopped), `ratio_sum`, `logprob_diff_sum` (|old - sampler|), those of `_importance_sums`, and `kl_sum` if
+        there is a reference. Each
+        comes also with the suffix `_learner` and `_explorer`, and with the name of each explorer if there are several.
+        Divide by `tokens` of the same suffix.
         """
         old_BS = logprobs_BS.detach() if batch.old_logprobs_BS is None else batch.old_logprobs_BS
         response_BS = batch.mask_BS.bool()
@@ -68,7 +76,7 @@ class PolicyLoss:
             on_response(logprobs_BS),
             on_response(old_BS),
             on_response(batch.sampler_logprobs_BS),
-            response_BS & (batch.source_B == Source.EXPLORER).unsqueeze(1),
+            response_BS & (batch.source_B != Source.LEARNER).unsqueeze(1),
         )
         ratio_BS, weight_BS, unclipped_BS = self.importance(tokens)
         objective_BS, clipped_BS = self.clipped_surrogate(ratio_BS, batch.advantages_B.unsqueeze(1), unclipped_BS)
@@ -79,6 +87,7 @@ class PolicyLoss:
             "clipped": clipped_BS,
             "ratio_sum": on_response(ratio_BS),
             "logprob_diff_sum": (tokens.old_BS - tokens.sampler_BS).abs(),
+            **_importance_sums(tokens.old_BS.detach(), tokens.sampler_BS, batch.mask_BS),
         }
         if batch.ref_logprobs_BS is not None:
             kl_BS = kl_penalty(tokens.policy_BS, on_response(batch.ref_logprobs_BS), self.kl_estimator)
@@ -88,7 +97,13 @@ class PolicyLoss:
         else:
             assert self.kl_coef == 0, "a KL penalty needs reference log-probs"
         loss = self.aggregate(on_response(losses_BS), batch.mask_BS, scale)
-        return loss, _sums_by_source(per_token, tokens.explorer_BS)
+        return loss, _sums_by_source(per_token, self._source_masks(batch.source_B))
+
+    def _source_masks(self, source_B: torch.Tensor) -> dict[str, torch.Tensor]:
+        """bool [B, 1] for each name that sums have."""
+        explorer_B1 = (source_B != Source.LEARNER).unsqueeze(1)
+        named = {name: (source_B == k).unsqueeze(1) for k, name in enumerate(self.explorers, start=1)}
+        return {"explorer": explorer_B1, "learner": ~explorer_B1, **named}
 
     def clipped_surrogate(
         self, ratio_BS: torch.Tensor, advantages_B1: torch.Tensor, unclipped_BS: torch.Tensor
@@ -108,6 +123,12 @@ class PolicyLoss:
         return objective_BS, (objective_BS != plain_BS).detach()
 
 
+def _importance_sums(old_BS: torch.Tensor, sampler_BS: torch.Tensor, mask_BS: torch.Tensor) -> dict[str, torch.Tensor]:
+    """Of w = pi_old / pi_sampler: w, its square, and log(1 / w), whose mean estimates KL(sampler || old)."""
+    weight_BS = ratio(old_BS, sampler_BS).double() * mask_BS
+    return {"weight_sum": weight_BS, "weight_square_sum": weight_BS.square(), "sampler_kl_sum": sampler_BS - old_BS}
+
+
 def importance_rule(options: AlgorithmConfig) -> ImportanceRule:
     """The rule that `algorithm.importance` names, filled with the keys of `algorithm` that its fields name.
 
@@ -119,11 +140,13 @@ def importance_rule(options: AlgorithmConfig) -> ImportanceRule:
     return rule(**{name: getattr(options, name) for name in wanted})
 
 
-def _sums_by_source(per_token: dict[str, torch.Tensor], explorer_BS: torch.Tensor) -> dict[str, torch.Tensor]:
+def _sums_by_source(
+    per_token: Mapping[str, torch.Tensor], masks: Mapping[str, torch.Tensor]
+) -> dict[str, torch.Tensor]:
     sums = {}
     for name, values_BS in per_token.items():
         values_BS = values_BS.detach().double()
         sums[name] = values_BS.sum()
-        sums[f"{name}_explorer"] = (values_BS * explorer_BS).sum()
-        sums[f"{name}_learner"] = (values_BS * ~explorer_BS).sum()
+        for source, mask_B1 in masks.items():
+            sums[f"{name}_{source}"] = (values_BS * mask_B1).sum()
     return sums

@@ -68,13 +68,18 @@ def calibrated(
 ) -> Rates:
     """The rates of the `steps` of one run, or of the medians of its repeats.
 
-    Raises UserError if engines are servers, whose phases overlap, or there are fewer than 3 steps, or 3 in which the
-    learner samples. Without 3 in which the explorer does, its rate is None.
+    Raises UserError if engines are servers, whose phases overlap, or sample in several rounds, or there are fewer than
+    3 steps, or 3 in which the learner samples. Without 3 in which the explorer does, its rate is None.
     """
     if kind_of(cfg).served:
         raise UserError(
             f"calibrate: the run has engine.kind={cfg.engine.kind}, whose engines sample at the same time: give one of "
             "embedded engines"
+        )
+    if cfg.algorithm.rescue_first is not None or cfg.algorithm.refill_rounds:
+        raise UserError(
+            "calibrate: the run samples some groups in several rounds (algorithm.rescue_first, "
+            "algorithm.refill_rounds): give one that does not"
         )
     if len(steps) < LEAST_STEPS:
         raise UserError(f"calibrate: {len(steps)} steps after the first are too few for rates: give a longer run")

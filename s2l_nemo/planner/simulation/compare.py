@@ -115,17 +115,10 @@ def explorer_samples(options: SimulateOptions, cfg: Config) -> int:
 
 def scenario_of(options: SimulateOptions, cfg: Config) -> Scenario:
     """The scenario of the options. Raises UserError if it cannot be on these GPUs."""
-    if options.ahead and not apart(cfg):
-        raise UserError(
-            "ahead=true: the explorer can sample ahead only on GPUs of its own: set engine.placement=separate with its "
-            "keys, or read the comparison"
-        )
-    if options.ahead and not explores(cfg):
-        raise UserError("ahead=true, but the run has no explorer: leave it out")
     devices = layout_of(cfg).devices
     if options.slow > devices:
         raise UserError(f"slow={options.slow} is more than the {devices} GPUs: lower it")
-    return Scenario(options.dispatch, options.chunk, options.balance, options.ahead)
+    return Scenario(options.dispatch, options.chunk, options.balance, cfg.rollout.explorer_ahead and explores(cfg))
 
 
 def variants(options: SimulateOptions, cfg: Config) -> Iterator[tuple[str, Variant]]:
@@ -138,8 +131,8 @@ def variants(options: SimulateOptions, cfg: Config) -> Iterator[tuple[str, Varia
             words = IN_WORDS[dispatch] + (f" of {options.chunk}" if dispatch is Dispatch.chunks else "")
             yield words, partial(changed, dispatch=dispatch)
     if apart(cfg) and explores(cfg):
-        words = "explorer not ahead" if options.ahead else "explorer ahead"
-        yield words, lambda its: changed(its, ahead=not options.ahead)
+        words = "explorer not ahead" if cfg.rollout.explorer_ahead else "explorer ahead"
+        yield words, lambda its: changed(its, ahead=not its.scenario.ahead)
     elif kind_of(cfg).served and explores(cfg):
         gpus = engine_gpus(options, cfg)
         for ahead in (False, True):

@@ -35,7 +35,6 @@ class SimulateOptions(AssumedOptions):
     )
     chunk: int = key(8, "requests of one chunk", POSITIVE_COUNT)
     balance: bool = key(True, "replicas of the actor get about as many tokens each, as in the trainer")
-    ahead: bool = key(False, "the explorer samples step t + 1 while step t goes on; needs engine.placement=separate")
     engine_gpus: int | None = key(
         None, "GPUs of a node for each model's engines where they are compared apart; null: a quarter", POSITIVE_COUNT
     )

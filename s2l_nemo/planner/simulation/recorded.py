@@ -58,8 +58,13 @@ def _groups(key: str, file: Path, prompt: int) -> list[Group]:
     groups: dict[int, list[Answer]] = {}
     columns = (table[name].to_pylist() for name in ("prompt_id", "sample_id", "source"))
     for prompt_id, sample_id, source, length in zip(*columns, lengths, strict=True):
-        groups.setdefault(prompt_id, []).append(Answer(prompt_id, sample_id, Model(source), prompt, length))
+        groups.setdefault(prompt_id, []).append(Answer(prompt_id, sample_id, _model(source), prompt, length))
     return [tuple(group) for group in groups.values()]
+
+
+def _model(source: str) -> Model:
+    """Explorers may have names of their own."""
+    return Model.learner if source == Model.learner.value else Model.explorer
 
 
 def recorded_steps(key: str, path: str | Path, prompt: int) -> list[RecordedStep]:

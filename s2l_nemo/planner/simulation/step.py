@@ -123,7 +123,6 @@ class _Player:
         self.work: list[dict[Model, list[Work]]] = []
         self.training: list[TrainingWork] = []
         self.exchanged: list[list[float]] = []
-        self._explorer_end = 0.0  # of the last step
 
     def step(self, groups: Sequence[Group]) -> None:
         run, rates, timeline = self.run, self.run.rates, self.timeline
@@ -163,17 +162,13 @@ class _Player:
             if self.run.explorer_alone:
                 begins = self._explorer_begins(start) if model is Model.explorer else start
             ended, sampled_by = self._play({model: its}, begins)
-            if model is Model.explorer:
-                self._explorer_end = ended
             end = max(end, ended)
             sampler |= sampled_by
         return end, sampler
 
     def _explorer_begins(self, start: float) -> float:
-        """At most one step ahead: not before the step before this one begins."""
-        if not self.scenario.ahead or not self.steps:
-            return start
-        return max(self._explorer_end, self.steps[-1].start)
+        """Ahead of time it begins once the step before is graded, as `rollout.explorer_ahead` does in the trainer."""
+        return self.steps[-1].graded if self.scenario.ahead and self.steps else start
 
     def _play(self, requests: Requests, start: float) -> tuple[float, Sampler]:
         engine_devices = self.run.layout.engine_devices[next(iter(requests))]

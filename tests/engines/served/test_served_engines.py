@@ -244,14 +244,15 @@ class TestLearner:
         self, learner: ServedLearnerEngine, embedded: EmbeddedLearnerEngine
     ) -> None:
         prompts = [Prompt(prompt_id, "", "", (1,)) for prompt_id in range(3)]
+        planned = dict.fromkeys(range(3), (0,) * 4)
         learner.update_weights(buckets_of(embedded, seed=1), 8)
         old = learner.generate(REQUESTS, PARAMS)
-        assert len(assemble_groups(prompts, old, group_size=4, learner_version=8)) == 3
+        assert len(assemble_groups(prompts, old, sources=planned, learner_version=8)) == 3
         learner.update_weights(buckets_of(embedded, seed=2), 9)
         with pytest.raises(RuntimeError, match="was sampled by learner version 8, not by 9"):
-            assemble_groups(prompts, old, group_size=4, learner_version=9)
+            assemble_groups(prompts, old, sources=planned, learner_version=9)
         new = learner.generate(REQUESTS, PARAMS)
-        assert len(assemble_groups(prompts, new, group_size=4, learner_version=9)) == 3
+        assert len(assemble_groups(prompts, new, sources=planned, learner_version=9)) == 3
 
     @pytest.mark.parametrize("failure", ["unknown name", "missing tensors", "error of the trainer"])
     def test_an_incomplete_update(

@@ -101,6 +101,7 @@ def test_a_run_without_log_probs() -> None:
     [
         ([0, 0], (), "2 steps after the first are too few"),
         ([4, 4, 4, 0], (), "the learner samples in too few steps"),
+        ([0, 0, 0], ("algorithm.refill_rounds=1",), "samples some groups in several rounds"),
         ([0, 0, 0], ("engine.kind=server",), "engine.kind=server, whose engines sample at the same time"),
     ],
 )
