@@ -127,8 +127,8 @@ def train(setting: str, steps: int, clock: Clock, folder: Path) -> Path:
             keys["algorithm.schedule.t_mix"] = steps
         script = [str(ROOT / "recipes/train_s2l.py")] if clock is Clock.wall else [__file__, "--train"]
         command = [sys.executable, *script, *(f"{key}={value}" for key, value in keys.items())]
-        variables = {**os.environ, "OMP_WAIT_POLICY": "PASSIVE", "TORCH_CPP_LOG_LEVEL": "ERROR"}
-        subprocess.run(command, cwd=ROOT, env=variables, check=True, stdout=subprocess.DEVNULL)
+        own = {"OMP_WAIT_POLICY": "PASSIVE", "TORCH_CPP_LOG_LEVEL": "ERROR", "TOKENIZERS_PARALLELISM": "false"}
+        subprocess.run(command, cwd=ROOT, env=os.environ | own, check=True, stdout=subprocess.DEVNULL)
     return folder
 
 
