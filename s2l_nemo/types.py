@@ -128,6 +128,7 @@ class TrainBatch:
     sample_id_B: torch.Tensor  # int64
     old_logprobs_BS: torch.Tensor | None = None  # learner before this step's updates; None: nothing is updated yet
     ref_logprobs_BS: torch.Tensor | None = None  # learner before training
+    group_logprob_B: torch.Tensor | None = None  # float32, of the row's whole group; see batching.group_expectation
 
     def __len__(self) -> int:
         return self.tokens_BT.size(0)
@@ -153,6 +154,11 @@ class TrainBatch:
     def _map(self, function: Callable[[torch.Tensor], torch.Tensor]) -> TrainBatch:
         values = {f.name: getattr(self, f.name) for f in fields(self)}
         return replace(self, **{name: function(value) for name, value in values.items() if value is not None})
+
+    def chunks(self, size: int) -> Iterator[TrainBatch]:
+        """Consecutive batches of `size` rows. The last one may have fewer."""
+        for start in range(0, len(self), size):
+            yield self.select(slice(start, start + size))
 
     def split(self, size: int) -> Iterator[TrainBatch]:
         """Consecutive batches of `size` rows. Raises ValueError if `size` does not divide the batch."""

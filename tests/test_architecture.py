@@ -32,7 +32,7 @@ ROOMS: dict[str, set[str]] = {
     "planner": {"algorithm", "config", "engines", "errors", "fields", "models", "models.open"},
     # floor 3: what touches processes, devices and runs
     "data": {"config", "errors", "files", "types"},
-    "rewards": {"config", "data", "errors"},
+    "rewards": {"config", "data", "errors", "registry"},
     "actor": {
         "algorithm", "config", "errors", "models", "models.checkpoints", "models.formats", "models.open", "types",
     },
@@ -43,9 +43,15 @@ ROOMS: dict[str, set[str]] = {
         "config", "data", "engines", "errors", "files", "measures", "models", "models.open", "records", "rewards",
         "types",
     },
+    # a frozen explorer's rollouts: sampled ahead of training, and read in it
+    "store": {"config", "engines", "errors", "files", "types"},
+    "store.sampling": {
+        "algorithm", "config", "data", "engines", "errors", "evaluation", "files", "models", "models.open", "records",
+        "rewards", "store", "types",
+    },
     "trainer": {
         "actor", "algorithm", "config", "data", "engines", "errors", "files", "measures", "models.open", "platform",
-        "records", "rewards", "types",
+        "records", "rewards", "store", "types",
     },
 }  # fmt: skip
 FOLDERS = ("s2l_nemo", "recipes", "tools", "benchmarks")

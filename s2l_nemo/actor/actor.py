@@ -114,7 +114,7 @@ class S2LActor(NLPAdapterModelMixin, MegatronGPTModel, AlignableGenerativeInterf
         def loss_of(rows: TrainBatch, packed: PackedRows) -> LossFunction:
             def loss_function(figures_2M: torch.Tensor) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
                 logprobs_BS, entropy_BS = packed.unpack(figures_2M, rows.mask_BS.shape)
-                value, sums = loss(logprobs_BS, rows, scale)
+                value, sums = loss(logprobs_BS, rows, scale, entropy_BS)
                 if rows.old_logprobs_BS is None:
                     sums["entropy_sum"] = entropy_BS.detach().double().sum()
                 return value * undo, {**sums, "loss_sum": value.detach().double()}
@@ -122,7 +122,9 @@ class S2LActor(NLPAdapterModelMixin, MegatronGPTModel, AlignableGenerativeInterf
             return loss_function
 
         rows_of = [batch.select(rows) for rows in micro_batches]
-        per_micro_batch = self._run(rows_of, temperature, loss_of, forward_only=forward_only)
+        per_micro_batch = self._run(
+            rows_of, temperature, loss_of, forward_only=forward_only, entropy_gradient=loss.entropy_coef > 0
+        )
         return self._reduce(per_micro_batch)
 
     def finish_training_step(self) -> None:
@@ -297,6 +299,7 @@ class S2LActor(NLPAdapterModelMixin, MegatronGPTModel, AlignableGenerativeInterf
         loss_of: Callable[[TrainBatch, PackedRows], LossFunction],
         *,
         forward_only: bool,
+        entropy_gradient: bool = False,
         collect_non_loss_data: bool = False,
     ) -> list[Any]:
         """One pass of Megatron's pipeline schedule over the micro-batches."""
@@ -305,7 +308,7 @@ class S2LActor(NLPAdapterModelMixin, MegatronGPTModel, AlignableGenerativeInterf
         def forward_step(rest: Iterator[TrainBatch], model: Any) -> tuple[torch.Tensor, LossFunction]:
             rows = next(rest)
             packed = pack(rows, multiple_of=self.cfg.tensor_model_parallel_size)
-            return model(packed, temperature), loss_of(rows, packed)
+            return model(packed, temperature, entropy_gradient), loss_of(rows, packed)
 
         outputs: list[Any] = get_forward_backward_func()(
             forward_step_func=forward_step,

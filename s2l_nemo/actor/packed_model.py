@@ -15,8 +15,11 @@ from s2l_nemo.algorithm.packing import PackedRows
 class PackedGPTModel(GPTModel):  # type: ignore[misc]  # Megatron has no types
     """One pipeline stage. Its attention is `TorchAttention`, which takes the packed rows in place of a bias."""
 
-    def forward(self, rows: PackedRows, temperature: float) -> torch.Tensor:
-        """Hidden states [N, 1, H]. On the last stage [2, M]: log-probs of the targets, and entropy in nats."""
+    def forward(self, rows: PackedRows, temperature: float, entropy_gradient: bool) -> torch.Tensor:
+        """Hidden states [N, 1, H]. On the last stage [2, M]: log-probs of the targets, and entropy in nats.
+
+        The entropy has a gradient only if `entropy_gradient`.
+        """
         embedded = self.embedding(input_ids=rows.tokens_1N, position_ids=rows.position_1N) if self.pre_process else None
         hidden_N1H = self.decoder(
             hidden_states=embedded,
@@ -31,4 +34,6 @@ class PackedGPTModel(GPTModel):  # type: ignore[misc]  # Megatron has no types
         tied = self.share_embeddings_and_output_weights
         weight_VH = self.shared_embedding_or_output_weight() if tied else self.output_layer.weight
         hidden_MH = hidden_N1H[:, 0].index_select(0, rows.source_M)
-        return vocab_parallel.target_logprobs(hidden_MH, weight_VH, rows.target_M, temperature)
+        return vocab_parallel.target_logprobs(
+            hidden_MH, weight_VH, rows.target_M, temperature, entropy_gradient=entropy_gradient
+        )

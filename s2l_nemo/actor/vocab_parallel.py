@@ -16,14 +16,20 @@ CHUNK_ELEMENTS = 2**25  # logits of a chunk on one rank: 128 MiB in float32, and
 
 
 def target_logprobs(
-    hidden_MH: torch.Tensor, weight_VH: torch.Tensor, target_M: torch.Tensor, temperature: float
+    hidden_MH: torch.Tensor,
+    weight_VH: torch.Tensor,
+    target_M: torch.Tensor,
+    temperature: float,
+    *,
+    entropy_gradient: bool = False,
 ) -> torch.Tensor:
     """[2, M], float32: log-probs of the targets under softmax(hidden weight^T / temperature), and entropy in nats.
 
-    V is this rank's part of the vocabulary. Every rank gets the values for the whole of it. Entropy has no gradient.
-    The gradient of `hidden_MH` is this rank's part: the caller sums it over the tensor-parallel ranks.
+    V is this rank's part of the vocabulary. Every rank gets the values for the whole of it. Entropy has no gradient
+    unless `entropy_gradient`, which costs a few more passes over the logits. The gradient of `hidden_MH` is this rank's
+    part: the caller sums it over the tensor-parallel ranks.
     """
-    logprobs_M, entropy_M = _TargetLogprobs.apply(hidden_MH, weight_VH, target_M, temperature)  # type: ignore[no-untyped-call]
+    logprobs_M, entropy_M = _TargetLogprobs.apply(hidden_MH, weight_VH, target_M, temperature, entropy_gradient)  # type: ignore[no-untyped-call]
     return torch.stack([logprobs_M, entropy_M])
 
 
@@ -32,7 +38,12 @@ class _TargetLogprobs(torch.autograd.Function):
 
     @staticmethod
     def forward(
-        ctx: Any, hidden_MH: torch.Tensor, weight_VH: torch.Tensor, target_M: torch.Tensor, temperature: float
+        ctx: Any,
+        hidden_MH: torch.Tensor,
+        weight_VH: torch.Tensor,
+        target_M: torch.Tensor,
+        temperature: float,
+        entropy_gradient: bool,
     ) -> tuple[torch.Tensor, torch.Tensor]:
         local_M, is_here_M = _local(target_M, len(weight_VH))
         own_3M = torch.empty(3, len(target_M), device=hidden_MH.device)  # log z, sum p x, and the target's logit
@@ -44,34 +55,44 @@ class _TargetLogprobs(torch.autograd.Function):
             own_3M[1, rows] = torch.linalg.vecdot(probs_CV, logits_CV)
             own_3M[2, rows] = logits_CV.gather(1, local_M[rows, None])[:, 0] * is_here_M[rows]
         log_z_M, mean_M, logit_M = _over_ranks(own_3M)
-        ctx.save_for_backward(hidden_MH, weight_VH, target_M, (own_3M[0] - log_z_M).exp())
-        ctx.temperature = temperature
+        ctx.save_for_backward(hidden_MH, weight_VH, target_M, (own_3M[0] - log_z_M).exp(), mean_M)
+        ctx.temperature, ctx.entropy_gradient = temperature, entropy_gradient
         ctx.buffers_2CV = buffers_2CV if any(ctx.needs_input_grad) else None
         entropy_M = log_z_M - mean_M
-        ctx.mark_non_differentiable(entropy_M)
+        if not entropy_gradient:
+            ctx.mark_non_differentiable(entropy_M)
         return logit_M - log_z_M, entropy_M
 
     @staticmethod
-    def backward(ctx: Any, grad_M: torch.Tensor, _: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, None, None]:
-        hidden_MH, weight_VH, target_M, share_M = ctx.saved_tensors  # the share of p that this rank's part has
+    def backward(
+        ctx: Any, grad_M: torch.Tensor, grad_entropy_M: torch.Tensor
+    ) -> tuple[torch.Tensor, torch.Tensor, None, None, None]:
+        hidden_MH, weight_VH, target_M, share_M, mean_M = ctx.saved_tensors  # the share of p that this rank's part has
         grad_hidden_MH, grad_weight_VH = torch.empty_like(hidden_MH), torch.zeros_like(weight_VH)
         local_M, is_here_M = _local(target_M, len(weight_VH))
-        scale_M1 = (grad_M / -ctx.temperature)[:, None]
         buffers_2CV, ctx.buffers_2CV = ctx.buffers_2CV, None
         *others, last = _chunks(len(target_M), len(weight_VH))
         for rows in [last, *others]:
             if rows is last:
-                probs_CV = buffers_2CV[1, : len(target_M[rows])]
+                logits_CV, probs_CV = buffers_2CV[:, : len(target_M[rows])]
             else:
-                _, probs_CV = _softmax(hidden_MH[rows], weight_VH, ctx.temperature, buffers_2CV)
+                logits_CV, probs_CV = _softmax(hidden_MH[rows], weight_VH, ctx.temperature, buffers_2CV)
             if _tp_size() > 1:
                 probs_CV *= share_M[rows, None]
+            scale_C1 = (grad_M[rows] / -ctx.temperature)[:, None]
             # d logprob / d logit = [target] - p. In float32: of a likely target the difference is what counts.
-            slope_CV = probs_CV.scatter_add_(1, local_M[rows, None], -is_here_M[rows, None].float()).to(hidden_MH.dtype)
-            grad_hidden_MH[rows] = (slope_CV @ weight_VH) * scale_M1[rows]
-            scaled_CH = (hidden_MH[rows] * scale_M1[rows]).to(hidden_MH.dtype)
+            taken_C1 = -is_here_M[rows, None].float()
+            if ctx.entropy_gradient:
+                # d entropy / d logit = -p (x - sum p x). Both slopes in one product, so each row has its own factors.
+                factor_CV = logits_CV.sub_(mean_M[rows, None]).mul_(grad_entropy_M[rows, None]).add_(grad_M[rows, None])
+                probs_CV.mul_(factor_CV)
+                taken_C1 *= grad_M[rows, None]
+                scale_C1 = torch.full_like(scale_C1, -1 / ctx.temperature)
+            slope_CV = probs_CV.scatter_add_(1, local_M[rows, None], taken_C1).to(hidden_MH.dtype)
+            grad_hidden_MH[rows] = (slope_CV @ weight_VH) * scale_C1
+            scaled_CH = (hidden_MH[rows] * scale_C1).to(hidden_MH.dtype)
             grad_weight_VH.addmm_(slope_CV.t(), scaled_CH)  # in place: the product would be as large as the weight
-        return grad_hidden_MH, grad_weight_VH, None, None
+        return grad_hidden_MH, grad_weight_VH, None, None, None
 
 
 def _chunks(targets: int, vocabulary: int) -> list[slice]:

@@ -2,11 +2,43 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+from typing import Any, Protocol
+
 import torch
 from typing_extensions import assert_never
 
-from s2l_nemo.algorithm.options import AdvantageNorm, AdvantageStd, Baseline, RescueWhen
+from s2l_nemo.algorithm.advantage_choices import AdvantageNorm, AdvantageStd, Baseline, RescueWhen
 from s2l_nemo.types import Source
+
+
+class Advantage(Protocol):
+    """A choice of `algorithm.advantage`: made once a run, called once a step, on every rank with the same groups.
+
+    It is a dataclass. Its fields are the keys of `algorithm` that it reads, by their names.
+    """
+
+    def __init__(self, **options: Any) -> None: ...
+
+    def __call__(self, rewards_PG: torch.Tensor, source_PG: torch.Tensor, kept_PG: torch.Tensor) -> torch.Tensor:
+        """advantages_PG (float32), from rewards (float32), values of Source (int64) and who is trained on (bool)."""
+        ...
+
+
+@dataclass(frozen=True)
+class GroupAdvantage:
+    """`group`: see `group_advantages`."""
+
+    adv_std: AdvantageStd
+    adv_baseline: Baseline
+    adv_norm: AdvantageNorm
+    adv_eps: float
+
+    def __call__(self, rewards_PG: torch.Tensor, source_PG: torch.Tensor, kept_PG: torch.Tensor) -> torch.Tensor:
+        return group_advantages(
+            rewards_PG, source_PG, kept_PG,
+            std=self.adv_std, baseline=self.adv_baseline, norm=self.adv_norm, eps=self.adv_eps,
+        )  # fmt: skip
 
 
 def group_advantages(

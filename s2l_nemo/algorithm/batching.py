@@ -61,7 +61,22 @@ def collate(
         length_B=torch.tensor([len(prompt.token_ids) + len(completion.token_ids) for prompt, completion in rows]),
         prompt_id_B=torch.tensor([completion.prompt_id for _, completion in rows]),
         sample_id_B=torch.tensor([completion.sample_id for _, completion in rows]),
+        group_logprob_B=group_expectation(sampler_logprobs_BS, mask_BS, group_size),
     )
+
+
+def group_expectation(sampler_logprobs_BS: torch.Tensor, mask_BS: torch.Tensor, group_size: int) -> torch.Tensor:
+    """[B]: log of the sampler's expected probability of a response, over the group of each row.
+
+    With q the geometric mean of the probabilities of a response's tokens, it is log(sum q^2 / sum q) over the responses
+    of the group that have tokens (GEPO, arXiv 2508.17850, Eq. 2, with the length taken out of q as in its code). It is
+    0 if none has. Rows of a group stand together.
+    """
+    sums_B = torch.where(mask_BS.bool(), sampler_logprobs_BS.double(), 0.0).sum(1)
+    counted_PG = mask_BS.any(1).view(-1, group_size)
+    q_PG = (sums_B / mask_BS.sum(1).clamp(min=1)).view(-1, group_size).exp() * counted_PG
+    log_P = (q_PG.square().sum(1) / q_PG.sum(1)).log()
+    return torch.where(counted_PG.any(1), log_P, 0.0).repeat_interleave(group_size).float()
 
 
 def padded_length(length: int, multiple_of: int) -> int:

@@ -17,7 +17,7 @@ from typing_extensions import assert_never
 
 from s2l_nemo.errors import UserError
 from s2l_nemo.fields import BELOW_ONE, NON_NEGATIVE, between, key
-from s2l_nemo.registry import Registry
+from s2l_nemo.registry import Registry, Wanted
 
 
 @dataclass(frozen=True)
@@ -200,6 +200,7 @@ SCHEDULES: Registry[ScheduleKind] = Registry(
         "adaptive": ScheduleKind(_adaptive, uses_t_mix=False),  # keeps `signal` at `target`
         "none": ScheduleKind(_none, explores=False, uses_t_mix=False),  # plain GRPO
     },
+    Wanted(lambda found: isinstance(found, ScheduleKind), "a ScheduleKind"),
 )
 
 

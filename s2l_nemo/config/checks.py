@@ -7,10 +7,11 @@ from typing import Any
 
 from omegaconf import OmegaConf
 
+from s2l_nemo.algorithm.options import ADVANTAGES, IMPORTANCE, Rejected, made
 from s2l_nemo.algorithm.schedule import SCHEDULES, make_schedule
 from s2l_nemo.config.explorers import explorers_of
 from s2l_nemo.config.keys import all_keys
-from s2l_nemo.config.schema import Accelerator, Config, ExplorerConfig, ExplorerFilter
+from s2l_nemo.config.schema import Accelerator, Config, DrawOrder, ExplorerConfig, ExplorerFilter, ExplorerSource
 from s2l_nemo.engines.kinds import ENGINES
 from s2l_nemo.engines.options import Placement
 from s2l_nemo.errors import UserError
@@ -20,6 +21,7 @@ from s2l_nemo.models.open import Model, open_model
 def check_config(cfg: Config) -> None:
     """Raises UserError for the first value that is out of range or does not fit the others. Reads no file."""
     check_ranges(cfg, Config)
+    _check_import_paths(cfg)
     _check_parallelism(cfg)
     _check_batches(cfg)
     _check_algorithm(cfg)
@@ -27,6 +29,7 @@ def check_config(cfg: Config) -> None:
     _check_platform(cfg)
     _check_data(cfg)
     _check_engine(cfg)
+    _check_two_updates(cfg)
     _check_ahead(cfg)
     _check_logprobs(cfg)
 
@@ -47,7 +50,7 @@ class Models:
     """The models of a run, opened."""
 
     learner: Model
-    explorers: tuple[Model, ...]  # as `explorers_of` has them
+    explorers: tuple[Model | None, ...]  # as `explorers_of` has them; None: its rollouts are stored
 
 
 def check_model_files(cfg: Config) -> Models:
@@ -71,9 +74,12 @@ def check_model_files(cfg: Config) -> Models:
             f"choose a divisor of {layers}"
         )
     _check_length(cfg, learner)
-    explorers = [open_model(f"{one.key}.path", str(one.options.path)) for one in explorers_of(cfg)]
+    explorers = [
+        open_model(f"{one.key}.path", str(one.options.path)) if one.options.source is ExplorerSource.live else None
+        for one in explorers_of(cfg)
+    ]
     if SCHEDULES[cfg.algorithm.schedule.name].explores:
-        for explorer in explorers:
+        for explorer in filter(None, explorers):
             _check_length(cfg, explorer)
             _check_one_family(learner, explorer)
     return Models(learner, tuple(explorers))
@@ -89,6 +95,17 @@ def data_parallel_size(cfg: Config) -> int:
 def mini_batch_prompts(cfg: Config) -> int:
     """Prompts of one optimizer step, over all ranks."""
     return cfg.algorithm.mini_batch_prompts or cfg.algorithm.prompts_per_step
+
+
+def _check_import_paths(cfg: Any) -> None:
+    """Imports what the user names by `package.module:name`, so that a mistake shows before any model loads."""
+    for name, key in all_keys().items():
+        value = OmegaConf.select(cfg, name)
+        if key.facts.choices is not None and ":" in value:
+            key.facts.choices[value]
+    for registry, value in ((IMPORTANCE, cfg.algorithm.importance), (ADVANTAGES, cfg.algorithm.advantage)):
+        if ":" in value:
+            made(registry[value], cfg.algorithm)
 
 
 def _check_parallelism(cfg: Config) -> None:
@@ -139,6 +156,17 @@ def _check_algorithm(cfg: Config) -> None:
             f"explorer.path=null with algorithm.schedule.name={schedule.name}: give the explorer's folder, "
             "or set algorithm.schedule.name=none"
         )
+    if algorithm.rejected == Rejected.drop and algorithm.drop_zero_variance:
+        raise UserError(
+            "algorithm.rejected=drop with algorithm.drop_zero_variance=true: groups without log-probs cannot say what "
+            "they reject, set algorithm.drop_zero_variance=false"
+        )
+    limit = cfg.rollout.max_response_length
+    if algorithm.overlong_buffer is not None and algorithm.overlong_buffer > limit:
+        raise UserError(
+            f"algorithm.overlong_buffer={algorithm.overlong_buffer} is more than rollout.max_response_length={limit}: "
+            f"choose at most {limit}"
+        )
     if cfg.model.optim.min_lr > cfg.model.optim.lr:
         raise UserError(
             f"model.optim.min_lr={cfg.model.optim.min_lr} is above model.optim.lr={cfg.model.optim.lr}: lower it"
@@ -152,6 +180,11 @@ def _check_explorers(cfg: Config) -> None:
         check_ranges(options, ExplorerConfig, f"{explorer.key}.")
         if options.path is None:
             raise UserError(f"{explorer.key} has no path: give {explorer.key}.path=FOLDER")
+        if options.source is ExplorerSource.live and (options.samples is not None or options.draw is DrawOrder.stored):
+            raise UserError(
+                f"{explorer.key}.samples and {explorer.key}.draw are for {explorer.key}.source=store, and it is live: "
+                "leave them out"
+            )
         if options.max_response_length is not None and options.max_response_length > limit:
             raise UserError(
                 f"{explorer.key}.max_response_length={options.max_response_length} is more than "
@@ -214,7 +247,7 @@ def _check_one_family(learner: Model, explorer: Model) -> None:
 def _check_engine(cfg: Config) -> None:
     engine, served = cfg.engine, ENGINES[cfg.engine.kind].served
     devices = {"engine.explorer_devices": engine.explorer_devices, "engine.learner_devices": engine.learner_devices}
-    if not explorers_of(cfg):
+    if all(one.options.source is ExplorerSource.store for one in explorers_of(cfg)):  # or there are none
         del devices["engine.explorer_devices"]
     separate = engine.placement is Placement.separate
     if separate and not served:
@@ -245,6 +278,44 @@ def _check_engine(cfg: Config) -> None:
         )
 
 
+def _check_two_updates(cfg: Config) -> None:
+    algorithm, rollout = cfg.algorithm, cfg.rollout
+    if not rollout.two_updates:
+        if algorithm.explorer_mini_batch is not None:
+            raise UserError(
+                f"algorithm.explorer_mini_batch={algorithm.explorer_mini_batch} without rollout.two_updates=true: "
+                "explorer and learner share their mini-batches; set algorithm.mini_batch_prompts"
+            )
+        return
+    others = {
+        "algorithm.rescue_first": algorithm.rescue_first,
+        "algorithm.refill_rounds": algorithm.refill_rounds,
+        "algorithm.drop_zero_variance": algorithm.drop_zero_variance,
+        "rollout.explorer_ahead": rollout.explorer_ahead,
+    }
+    for name, value in others.items():
+        if value:
+            raise UserError(f"rollout.two_updates=true with {name}={value}: choose one of them")
+    if rollout.explorer_filter is not ExplorerFilter.none or algorithm.schedule.name == "adaptive":
+        other = (
+            f"algorithm.schedule.name={algorithm.schedule.name}"
+            if rollout.explorer_filter is ExplorerFilter.none
+            else f"rollout.explorer_filter={rollout.explorer_filter.name}"
+        )
+        raise UserError(f"rollout.two_updates=true with {other}: choose one of them")
+    if cfg.model.micro_batch_tokens is None:
+        raise UserError(
+            "rollout.two_updates=true without model.micro_batch_tokens: its mini-batches have different numbers of "
+            "rows, so cut them by tokens"
+        )
+    dp = data_parallel_size(cfg)
+    if algorithm.explorer_mini_batch is not None and algorithm.explorer_mini_batch % dp:
+        raise UserError(
+            f"algorithm.explorer_mini_batch={algorithm.explorer_mini_batch} cannot be shared by {dp} data-parallel "
+            f"ranks: choose a multiple of {dp}"
+        )
+
+
 def _check_ahead(cfg: Config) -> None:
     if not cfg.rollout.explorer_ahead:
         return
@@ -261,16 +332,25 @@ def _check_ahead(cfg: Config) -> None:
 
 
 def _check_logprobs(cfg: Config) -> None:
-    """The rollout's log-probs go into `logprob_diff` of every run, and into the losses of most importance rules."""
-    if ENGINES[cfg.engine.kind].renormalises_logprobs:
-        return
     rollout = cfg.rollout
     sections = [("rollout", rollout.top_p, rollout.top_k)]
-    sections += [(one.key, one.options.top_p or 1.0, one.options.top_k or 0) for one in explorers_of(cfg)]
+    sections += [
+        (one.key, one.options.top_p or 1.0, one.options.top_k or 0)
+        for one in explorers_of(cfg)
+        if one.options.source is ExplorerSource.live
+    ]
     for section, top_p, top_k in sections:
-        if top_p < 1 or top_k > 0:
-            key = f"{section}.top_p={top_p}" if top_p < 1 else f"{section}.top_k={top_k}"
-            raise UserError(
-                f"{key} with engine.kind={cfg.engine.kind}: its log-probs are of all tokens, not of those that it "
-                f"samples among: set {section}.top_p=1 and {section}.top_k=0, or another engine.kind"
-            )
+        check_logprobs(section, top_p, top_k, cfg.engine.kind)
+
+
+def check_logprobs(section: str, top_p: float, top_k: int, kind: str) -> None:
+    """Raises UserError if an engine of this kind gives log-probs of another distribution than it samples from.
+
+    They go into `logprob_diff` of every run, and into the losses of most importance rules.
+    """
+    if (top_p < 1 or top_k > 0) and not ENGINES[kind].renormalises_logprobs:
+        key = f"{section}.top_p={top_p}" if top_p < 1 else f"{section}.top_k={top_k}"
+        raise UserError(
+            f"{key} with engine.kind={kind}: its log-probs are of all tokens, not of those that it samples among: "
+            f"set {section}.top_p=1 and {section}.top_k=0, or another engine.kind"
+        )

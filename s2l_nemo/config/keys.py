@@ -36,7 +36,7 @@ class Key:
     def expected(self) -> str:
         """What a value must be, in words."""
         if self.facts.choices is not None:
-            return " | ".join(self.facts.choices.names())
+            return self.facts.choices.names_in_words(" | ")
         return _in_words(self.type)
 
     def default_text(self) -> str:

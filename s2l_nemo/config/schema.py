@@ -150,9 +150,37 @@ class ModelConfig:
     optim: OptimConfig = field(default_factory=OptimConfig)
 
 
+class ExplorerSource(str, Enum):
+    """Where an explorer's rollouts come from."""
+
+    live = "live"  # an engine samples them during training
+    store = "store"  # recipes/sample_explorer.py has sampled them
+
+
+class DrawOrder(str, Enum):
+    """In which order a run takes the stored samples of a prompt."""
+
+    stored = "stored"  # as sampled: a store of the run's seed then holds what the live explorer would draw
+    shuffled = "shuffled"  # a permutation of its own for each run seed and prompt
+
+
 @dataclass
 class ExplorerConfig:
-    path: str | None = key("models/tiny/explorer", "as model.path; null only with schedule.name=none")
+    path: str | None = key(
+        "models/tiny/explorer", "as model.path, or the folder of a store; null only with schedule.name=none"
+    )
+    source: ExplorerSource = key(
+        ExplorerSource.live, "live: path is a model; store: the rollouts that recipes/sample_explorer.py has sampled"
+    )
+    draw: DrawOrder = key(
+        DrawOrder.shuffled, "of a store: the order in which a run takes the samples of a prompt; stored: as they lie"
+    )
+    samples: int | None = key(
+        None,
+        "of a store: how many samples of each prompt the run may use; null: as many as all prompts have",
+        POSITIVE_COUNT,
+        may_change=True,
+    )
     temperature: float | None = key(None, "sampling temperature; null: rollout.temperature", POSITIVE)
     top_p: float | None = key(None, "as rollout.top_p; null: the same", SHARE)
     top_k: int | None = key(None, "as rollout.top_k; null: the same", COUNT)
@@ -177,6 +205,9 @@ class RolloutConfig:
         False,
         "explorers sample the next step while the actor trains; needs engine servers with GPUs of their own",
         may_change=True,
+    )
+    two_updates: bool = key(
+        False, "as the released code: no mixed groups, but an update on the explorer's, then one on the learner's"
     )
     explorer_filter: ExplorerFilter = key(
         ExplorerFilter.none, "leave out explorer rollouts until they are as the learner's"

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
@@ -75,6 +77,12 @@ def open_model(key: str, path: str) -> Model:
         raise UserError(f"{key}={path} has no config.json: give the folder of a Hugging Face model") from None
     config = read_json_object(content, shown)
     return Model(key, path, config, shape_from_config_json(shown, config), folder)
+
+
+def tokenizer_hash(model: Model) -> str:
+    """SHA-256 over what `check_same_tokenizer` compares, as lowercase hex: models of equal hash share tokens."""
+    text = json.dumps(_described(model), sort_keys=True, ensure_ascii=True)
+    return hashlib.sha256(text.encode()).hexdigest()
 
 
 def check_same_tokenizer(learner: Model, explorer: Model) -> None:

@@ -9,6 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from enum import Enum
 
+from s2l_nemo.algorithm.options import Rejected
 from s2l_nemo.config.checks import data_parallel_size, mini_batch_prompts
 from s2l_nemo.config.schema import ActivationCheckpointing, Config
 from s2l_nemo.engines.kinds import ENGINES, EngineKind
@@ -175,10 +176,11 @@ def responses_of_a_prompt(cfg: Config, assumed: Assumed) -> float:
 def share_ahead(cfg: Config) -> float:
     """Share of the rollouts whose old log-probs take a forward pass of their own, ahead of the updates.
 
-    In a single pass, the first update of a step takes them from its own.
+    In a single pass, the first update of a step takes them from its own, unless rejected tokens must be counted before.
     """
     updates = cfg.algorithm.prompts_per_step // mini_batch_prompts(cfg)
-    return 1 - 1 / updates if cfg.algorithm.optimizer_passes == 1 else 1.0
+    single = cfg.algorithm.optimizer_passes == 1 and cfg.algorithm.rejected is Rejected.keep
+    return 1 - 1 / updates if single else 1.0
 
 
 @dataclass(frozen=True)

@@ -9,8 +9,8 @@ from pathlib import Path
 
 from s2l_nemo.algorithm.schedule import SCHEDULES
 from s2l_nemo.config.checks import data_parallel_size
-from s2l_nemo.config.explorers import explorers_of
-from s2l_nemo.config.schema import Accelerator, ActivationCheckpointing, Config
+from s2l_nemo.config.explorers import Explorer, explorers_of
+from s2l_nemo.config.schema import Accelerator, ActivationCheckpointing, Config, ExplorerSource
 from s2l_nemo.engines.kinds import ENGINES
 from s2l_nemo.engines.options import Placement
 from s2l_nemo.errors import UserError
@@ -64,7 +64,7 @@ def figures_of_models(cfg: Config) -> tuple[Figures, Figures | None]:
     Raises UserError if a folder holds no model that can be read.
     """
     learner = _figures("model.path", cfg.model.path)
-    explorers = explorers_of(cfg) if explores(cfg) else []
+    explorers = live_explorers(cfg)
     figures = [_figures(f"{one.key}.path", str(one.options.path)) for one in explorers]
     if len(figures) < 2:
         return learner, figures[0] if figures else None
@@ -74,9 +74,15 @@ def figures_of_models(cfg: Config) -> tuple[Figures, Figures | None]:
     return learner, replace(largest, source=f"{largest.source}, the largest of {len(figures)} explorers, counted alone")
 
 
+def live_explorers(cfg: Config) -> list[Explorer]:
+    """The explorers that engines hold. There is none if the schedule never uses one."""
+    used = SCHEDULES[cfg.algorithm.schedule.name].explores
+    return [one for one in explorers_of(cfg) if used and one.options.source is ExplorerSource.live]
+
+
 def explores(cfg: Config) -> bool:
-    """Whether the run has an explorer that its schedule uses."""
-    return bool(explorers_of(cfg)) and SCHEDULES[cfg.algorithm.schedule.name].explores
+    """Whether the run has an explorer in an engine that its schedule uses."""
+    return bool(live_explorers(cfg))
 
 
 def shapes_of_models(cfg: Config) -> tuple[ModelShape, ModelShape | None]:
@@ -84,7 +90,7 @@ def shapes_of_models(cfg: Config) -> tuple[ModelShape, ModelShape | None]:
     learner, explorer = figures_of_models(cfg)
     if explorer is None:
         return _known("model.path", cfg.model.path, learner), None
-    named = explorers_of(cfg)[0]
+    named = live_explorers(cfg)[0]
     return _known("model.path", cfg.model.path, learner), _known(f"{named.key}.path", str(named.options.path), explorer)
 
 

@@ -6,7 +6,7 @@ Tokens and log-probs of a completion go to one replica. All other ranks know a f
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import get_args
 
 import numpy as np
@@ -63,6 +63,21 @@ class StepGroups:
             failed_PG=failed_PG.bool(),
             kept_PG=kept_PG.bool(),
         )
+
+    def beside(self, others: StepGroups) -> StepGroups:
+        """The groups of the same prompts side by side. The samples of `others` are numbered behind these."""
+        size = self.source_PG.size(1)
+
+        def moved(group: Group) -> tuple[Completion, ...]:
+            return tuple(replace(one, sample_id=one.sample_id + size) for one in group.completions)
+
+        own = {p: replace(it, completions=(*it.completions, *moved(others.own[p]))) for p, it in self.own.items()}
+        assert self.holder_P == others.holder_P, "the replicas have other groups"
+        tensors = {
+            name: torch.cat([getattr(self, name), getattr(others, name)], dim=1)
+            for name in ("source_PG", "length_PG", "truncated_PG", "reward_PG", "failed_PG", "kept_PG")
+        }
+        return StepGroups(own=own, holder_P=self.holder_P, **tensors)
 
     def with_others(self, taken: Mapping[int, int], others: StepGroups) -> StepGroups:
         """These groups with group `taken[p]` of `others` in place p, for every p that is there. Both have G samples."""

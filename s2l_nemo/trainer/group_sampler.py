@@ -58,10 +58,19 @@ class GroupSampler:
     explorers: Sequence[ExplorerRole]
     run_seed: int
     progress: Progress
+    _version: int = 0  # that the learner's completions of this step must have
 
-    def sample(self, split: Split, place: Place, clock: Clock) -> Sampled:
-        """Graded groups of the next prompts. `place` says which replica trains on which group."""
+    def take(self) -> list[int]:
+        """The prompts of the next step, by their places in `prompts`."""
         chosen, self.progress.position = self._next_prompts()
+        return chosen
+
+    def sample(self, chosen: Sequence[int], split: Split, place: Place, version: int, clock: Clock) -> Sampled:
+        """Graded groups of the chosen prompts.
+
+        `place` says which replica trains on which group, `version` which weights the learner must have.
+        """
+        self._version = version
         prompts = [self.prompts[index] for index in chosen]
         groups = self._groups(prompts, split, place, clock)
         sampled = Sampled(prompts, groups, zero_variance_fraction(groups.reward_PG, groups.kept_PG))
@@ -106,7 +115,7 @@ class GroupSampler:
         rescued, alone = explorers_first(explorer, rest - explorer, shares), explorers_first(0, rest)
         fails_P = needs_rescue(begun.reward_PG, self.algorithm.rescue_when).tolist()
         sources_P = [rescued if fails else alone for fails in fails_P]
-        return self._answered(prompts, sources_P, split.step, self._where(begun), clock, begun)
+        return self._answered(prompts, sources_P, split.step, self.where(begun), clock, begun)
 
     def _answered(
         self,
@@ -127,7 +136,7 @@ class GroupSampler:
             completions += [completion for group in begun.own.values() for completion in group.completions]
         ids = [prompt.prompt_id for prompt in prompts]
         sources = {prompt_id: (*a, *b) for prompt_id, a, b in zip(ids, has, sources_P, strict=True)}
-        own = assemble_groups(own_prompts, completions, sources=sources, learner_version=step - 1)
+        own = assemble_groups(own_prompts, completions, sources=sources, learner_version=self._version)
         return StepGroups.gather(self.rollouts.ranks, prompts, own)
 
     def _shares(self) -> list[float]:
@@ -150,7 +159,7 @@ class GroupSampler:
         self, sampled: Sampled, slots: Sequence[int], others: Sequence[Prompt], split: Split, clock: Clock
     ) -> Sampled:
         """With the groups of `others` in those slots, if their rewards differ. A slot keeps its replica."""
-        groups = self._groups(others, split, self._where(sampled.groups, slots), clock)
+        groups = self._groups(others, split, self.where(sampled.groups, slots), clock)
         differs = has_variance(groups.reward_PG, groups.kept_PG).tolist()
         taken = {slot: index for index, slot in enumerate(slots) if differs[index]}
         prompts = [others[taken[p]] if p in taken else prompt for p, prompt in enumerate(sampled.prompts)]
@@ -162,7 +171,7 @@ class GroupSampler:
             tried=sampled.tried + len(others),
         )
 
-    def _where(self, groups: StepGroups, slots: Sequence[int] | None = None) -> Place:
+    def where(self, groups: StepGroups, slots: Sequence[int] | None = None) -> Place:
         """The replicas that have these groups, or those in some slots."""
         replica_P = [self.rollouts.ranks.replica_of[holder] for holder in groups.holder_P]
         wanted = replica_P if slots is None else [replica_P[slot] for slot in slots]

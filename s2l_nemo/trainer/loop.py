@@ -20,7 +20,8 @@ Where the defaults depart from the paper:
   has the paper's denominator, and corrections.
 - Eq. 2 is a mean over answers. Here it is a mean over the tokens of a mini-batch (`algorithm.aggregation`).
 - KL is estimated on explorer tokens too, though the learner did not sample them (`algorithm.kl_on_explorer`).
-- The explorer samples during training, with the sampling keys of the learner. The paper samples ahead of time.
+- The explorer samples during training, with the sampling keys of the learner unless it has its own. The paper samples
+  it ahead of time.
 - T_mix = 1, where the formula divides by 0, is one step of the explorer alone. T_mix = 0 is plain GRPO.
 - A group of equal rewards has advantage exactly 0. A check that fails is worth 0.
 - An epoch's last prompts, too few for a batch, are left out, so that no batch holds a prompt twice (`algorithm.order`).
@@ -47,20 +48,21 @@ from dataclasses import dataclass, replace
 import torch
 
 from s2l_nemo.actor.protocol import Actor
-from s2l_nemo.algorithm.advantages import group_advantages
 from s2l_nemo.algorithm.batching import collate, groups_with_gradient, mini_batch_counts
 from s2l_nemo.algorithm.losses.aggregation import LossScale
 from s2l_nemo.algorithm.losses.policy import PolicyLoss
-from s2l_nemo.algorithm.options import AlgorithmConfig
+from s2l_nemo.algorithm.options import ADVANTAGES, AlgorithmConfig, Rejected, made
+from s2l_nemo.algorithm.overlong import overlong_penalty
 from s2l_nemo.algorithm.schedule import Schedule, Split
 from s2l_nemo.algorithm.sharing import balanced_replicas
 from s2l_nemo.config.schema import CheckpointConfig, ValidationConfig
 from s2l_nemo.trainer.clock import Clock
 from s2l_nemo.trainer.diversity_filter import DiversityFilter
-from s2l_nemo.trainer.exchange import StepGroups
+from s2l_nemo.trainer.exchange import Place, StepGroups
 from s2l_nemo.trainer.group_metrics import group_metrics, totals
 from s2l_nemo.trainer.group_sampler import GroupSampler
 from s2l_nemo.trainer.metrics import Metrics, outcome_of, refill_metrics, rollout_metrics, throughput, update_metrics
+from s2l_nemo.trainer.parts import Learned, joined, parts_of
 from s2l_nemo.trainer.progress import Progress
 from s2l_nemo.trainer.recorder import Recorder
 from s2l_nemo.trainer.rollouts import Rollouts
@@ -112,6 +114,7 @@ class Trainer:
     rollouts: Rollouts
     explorer_filter: DiversityFilter | None
     explorer_ahead: bool  # explorers sample the next step while the actor trains
+    two_updates: bool  # see `trainer.parts`
     recorder: Recorder
     stop: StopRequest
     progress: Progress
@@ -123,7 +126,7 @@ class Trainer:
         Validates before the first step, every `validation.every` steps and after the last one. Saves every
         `checkpoint.every` steps, after the last one and after a signal.
         """
-        self.rollouts.refit(self.step)
+        self.rollouts.refit(self.version(self.step))
         if self.step == 0:
             self.recorder.validated(0, self.validate(), self.valid_prompts)
         while self.step < self.algorithm.steps:
@@ -148,37 +151,61 @@ class Trainer:
         """Iteration `step` of Algorithm 1, counted from 1. Returns its metrics, its groups and advantages_PG."""
         clock = Clock(self.now)
         split = self.split(step)
-        sampled = self.sampler.sample(split, self.replicas, clock)
-        groups = sampled.groups
+        prompts = self.sampler.take()
+        first, *others = parts_of(split, two_updates=self.two_updates)
+        version = self.version(step - 1)
+        learned = self.learn(first, prompts, self.replicas, version, clock, last=not others)
+        for other in others:
+            place = self.sampler.where(learned.sampled.groups)
+            learned = joined(learned, self.learn(other, prompts, place, version + 1, clock, last=True))
+        self.progress.step = step
+        groups, advantages_PG, sums = learned.sampled.groups, learned.advantages_PG, learned.sums
+        metrics = {
+            **rollout_metrics(split, groups, self.loss.explorers),
+            **refill_metrics(learned.sampled),
+            **group_metrics(groups, advantages_PG, self.loss.explorers),
+            **totals(self.progress, groups, learned.sampled.asked, sums.total.tokens, clock),
+            **update_metrics(sums),
+            **throughput(clock, groups, sums.total.tokens),
+            **clock.metrics(),
+            **self.rollouts.metrics(),
+            "group/dropped": learned.dropped,
+            "lr": sums.lr,
+        }
+        return metrics, groups, advantages_PG
+
+    def learn(
+        self, split: Split, prompts: Sequence[int], place: Place, version: int, clock: Clock, *, last: bool
+    ) -> Learned:
+        """Samples and grades groups of these prompts, updates the learner on them, and gives its engine the weights.
+
+        `place` says which replica trains on which group, `version` which weights the learner must have. `last`: nothing
+        of the step comes after it.
+        """
+        step = split.step
+        sampled = self.sampler.sample(prompts, split, place, version, clock)
         if self.explorer_filter is not None:
             with clock("explorer_filter"):
-                groups = self.explorer_filter(groups, sampled.prompts, step)
-        self.progress.outcomes.append(outcome_of(sampled))
+                filtered = self.explorer_filter(sampled.groups, sampled.prompts, step)
+                sampled = replace(sampled, groups=filtered)
+        if last:
+            self.progress.outcomes.append(outcome_of(sampled))
         if self.explorer_ahead and step < self.algorithm.steps:
             self.rollouts.sample_ahead(self.sampler.ahead(self.split(step + 1)))
         self.rollouts.sleep()
-        advantages_PG = self.advantages(groups)
-        updates = self.updates(self.batch_of_replica(groups, advantages_PG))
+        advantages_PG = self.advantages(sampled.groups)
+        updates = self.updates(self.batch_of_replica(sampled.groups, advantages_PG), split)
         with clock("logprobs"):
             updates, sums = self.with_logprobs(updates)
         with clock("update"):
             sums = self.update(updates, sums)
         with clock("refit"):
-            self.rollouts.refit(step)
-        self.progress.step = step
-        metrics = {
-            **rollout_metrics(split, groups, self.loss.explorers),
-            **refill_metrics(sampled),
-            **group_metrics(groups, advantages_PG, self.loss.explorers),
-            **totals(self.progress, groups, sampled.asked, sums.total.tokens, clock),
-            **update_metrics(sums),
-            **throughput(clock, groups, sums.total.tokens),
-            **clock.metrics(),
-            **self.rollouts.metrics(),
-            "group/dropped": sum(update.dropped for update in updates),
-            "lr": sums.lr,
-        }
-        return metrics, groups, advantages_PG
+            self.rollouts.refit(self.version(step) if last else version + 1)
+        return Learned(sampled, advantages_PG, sums, sum(update.dropped for update in updates))
+
+    def version(self, step: int) -> int:
+        """Of the learner's weights after a step: how often its engine may have been refitted."""
+        return 2 * step if self.two_updates else step
 
     def split(self, step: int) -> Split:
         """Who samples how many of each group at a step."""
@@ -195,16 +222,18 @@ class Trainer:
         return balanced_replicas(tokens_P, replicas, self.mini_batch_prompts())
 
     def advantages(self, groups: StepGroups) -> torch.Tensor:
-        """advantages_PG over each whole group. Explorer and learner stand together unless `adv_norm` parts them."""
-        return group_advantages(
-            groups.reward_PG.float(),
-            groups.source_PG,
-            groups.kept_PG,
-            std=self.algorithm.adv_std,
-            baseline=self.algorithm.adv_baseline,
-            norm=self.algorithm.adv_norm,
-            eps=self.algorithm.adv_eps,
+        """advantages_PG over each whole group, from rewards less the penalty for length.
+
+        Explorer and learner stand together unless `adv_norm` parts them.
+        """
+        penalty_PG = overlong_penalty(
+            groups.length_PG,
+            max_response_length=self.limits.max_response_length,
+            buffer=self.algorithm.overlong_buffer,
+            penalty=self.algorithm.overlong_penalty,
         )
+        advantage = made(ADVANTAGES[self.algorithm.advantage], self.algorithm)
+        return advantage((groups.reward_PG + penalty_PG).float(), groups.source_PG, groups.kept_PG)
 
     def mini_batch_prompts(self) -> int:
         """Prompts of one optimizer step, over all replicas."""
@@ -220,16 +249,19 @@ class Trainer:
             mask_truncated=self.algorithm.mask_truncated,
         ).to(self.actor.device)
 
-    def updates(self, batch: TrainBatch) -> list[Update]:
+    def updates(self, batch: TrainBatch, split: Split) -> list[Update]:
         """The optimizer steps of one pass. Each loss is divided by the counts of its mini-batch on all replicas.
 
         With `drop_zero_variance`, groups whose advantages are all 0 have no rows. They still count in the division, so
         the gradient of the policy term is the same without them.
         """
         _, replicas = self.actor.data_parallel()
-        size = self.algorithm.group_size
+        size = split.explorer + split.learner
+        rows_of_step = self.mini_batch_prompts() * size // replicas
+        if self.two_updates and split.explorer and self.algorithm.explorer_mini_batch is not None:
+            rows_of_step = self.algorithm.explorer_mini_batch // replicas
         updates = []
-        for mini_batch in batch.split(self.mini_batch_prompts() * size // replicas):
+        for mini_batch in batch.chunks(rows_of_step):
             tokens, sequences = mini_batch_counts(mini_batch)
             rows = mini_batch
             if self.algorithm.drop_zero_variance:
@@ -246,12 +278,14 @@ class Trainer:
         """Adds the log-probs that the updates do not compute themselves.
 
         Those are the reference policy's, unless `kl_coef` is 0, and those of the learner before the step's updates. The
-        first update needs no old ones in a single pass: it finds them in its own forward pass.
+        first update needs no old ones in a single pass: it finds them in its own forward pass. With `rejected=drop` it
+        does need them, and each loss is then divided by the counts of accepted tokens on all replicas.
 
         Returns also sums that hold the entropy of the rows that have old log-probs.
         """
         temperature, sums = self.sampling.temperature, StepSums()
-        first = 1 if self.algorithm.optimizer_passes == 1 else 0
+        drops = self.algorithm.rejected is Rejected.drop
+        first = 1 if self.algorithm.optimizer_passes == 1 and not drops else 0
         old: list[torch.Tensor | None] = [None] * len(updates)
         ref: list[torch.Tensor | None] = [None] * len(updates)
         sizes = [len(update.rows) for update in updates]
@@ -270,7 +304,17 @@ class Trainer:
             ref = list(self.actor.get_init_policy_logprobs(whole, temperature).split(sizes))
         self.actor.finish_inference()
         rows = [update.rows.with_logprobs(*its) for update, *its in zip(updates, old, ref, strict=True)]
-        return [replace(update, rows=its) for update, its in zip(updates, rows, strict=True)], sums
+        updates = [replace(update, rows=its) for update, its in zip(updates, rows, strict=True)]
+        return [self.divided_by_accepted(update) for update in updates] if drops else updates, sums
+
+    def divided_by_accepted(self, update: Update) -> Update:
+        """The update with the counts of accepted tokens, over all replicas. Its rows must have old log-probs."""
+        tokens, sequences = self.loss.counts(update.rows)
+        counts = self.actor.sum_over_replicas({"accepted_tokens": tokens, "accepted_sequences": sequences})
+        accepted = replace(
+            update.scale, tokens=int(counts["accepted_tokens"]), sequences=int(counts["accepted_sequences"])
+        )
+        return replace(update, scale=accepted)
 
     def update(self, updates: Sequence[Update], sums: StepSums) -> StepSums:
         """Takes U passes of the optimizer steps. Returns `sums` with those of all of them."""

@@ -78,9 +78,9 @@ def outcome_of(sampled: Sampled) -> Outcome:
 def update_metrics(sums: StepSums) -> Metrics:
     """`loss` and `grad_norm` are means over the updates of the step. All others are means over tokens.
 
-    `ratio`, `clip_fraction`, `kl` and `logprob_diff` count a token once for each pass. Units: nats for `kl`, `entropy`,
-    `logprob_diff` and `sampler_kl`, the estimate of KL(sampler || learner before the step). `sample_size` is the
-    effective one of the learner's weights on these tokens (`TokenSums`), over their number.
+    `ratio`, `clip_fraction`, `rejected_fraction`, `kl` and `logprob_diff` count a token once for each pass. Units: nats
+    for `kl`, `entropy`, `logprob_diff` and `sampler_kl`, the estimate of KL(sampler || learner before the step).
+    `sample_size` is the effective one of the learner's weights on these tokens (`TokenSums`), over their number.
     """
     metrics: Metrics = {
         "loss": sums.loss / sums.updates,
@@ -88,12 +88,14 @@ def update_metrics(sums: StepSums) -> Metrics:
         "kl": ratio(sums.total.kl, sums.total.tokens),
         "entropy": ratio(sums.entropy, sums.entropy_tokens),
         "clip_fraction": ratio(sums.total.clipped, sums.total.tokens),
+        "rejected_fraction": ratio(sums.total.rejected, sums.total.tokens),
         "ratio/mean": ratio(sums.total.ratio, sums.total.tokens),
     }
     for name in dict.fromkeys(("explorer", "learner", *sums.by_source)):
         own = sums.of(name)
         metrics[f"kl/{name}"] = ratio(own.kl, own.tokens)
         metrics[f"clip_fraction/{name}"] = ratio(own.clipped, own.tokens)
+        metrics[f"rejected_fraction/{name}"] = ratio(own.rejected, own.tokens)
         metrics[f"ratio/{name}"] = ratio(own.ratio, own.tokens)
         metrics[f"logprob_diff/{name}"] = ratio(own.logprob_diff, own.tokens)
         metrics[f"sample_size/{name}"] = own.sample_size

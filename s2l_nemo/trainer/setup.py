@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import datetime
+import math
 import os
 import signal
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, cast
 
@@ -17,7 +18,7 @@ from s2l_nemo.algorithm.schedule import make_schedule
 from s2l_nemo.config.checks import Models
 from s2l_nemo.config.explorers import Explorer, explorers_of
 from s2l_nemo.config.load import resolved_yaml
-from s2l_nemo.config.schema import Config, ExplorerFilter
+from s2l_nemo.config.schema import Config, ExplorerFilter, ExplorerSource
 from s2l_nemo.data.prompts import PromptSet, load_prompts
 from s2l_nemo.engines.build import EngineFactory, Servers, make_engines
 from s2l_nemo.engines.kinds import ENGINES
@@ -25,12 +26,12 @@ from s2l_nemo.engines.options import EngineConfig, Placement
 from s2l_nemo.engines.protocol import LearnerEngine, RolloutEngine
 from s2l_nemo.errors import UserError
 from s2l_nemo.files import check_free_space
-from s2l_nemo.models.open import Model, check_same_tokenizer
+from s2l_nemo.models.open import Model, check_same_tokenizer, tokenizer_hash
 from s2l_nemo.records.checkpoints import Checkpoint
 from s2l_nemo.records.console import StepConsole
 from s2l_nemo.records.directory import RunDir, create_run_dir
 from s2l_nemo.records.metrics import MetricsWriter
-from s2l_nemo.rewards.grader import Grader, make_grader
+from s2l_nemo.rewards.grader import make_grader
 from s2l_nemo.trainer.diversity_filter import DiversityFilter
 from s2l_nemo.trainer.grading import Grading
 from s2l_nemo.trainer.group_sampler import ExplorerRole, GroupSampler
@@ -40,6 +41,7 @@ from s2l_nemo.trainer.ranks import Ranks
 from s2l_nemo.trainer.recorder import Recorder
 from s2l_nemo.trainer.rollouts import Rollouts
 from s2l_nemo.trainer.stop import StopRequest
+from s2l_nemo.trainer.stored import check_stores, store_engines, stored_samples
 from s2l_nemo.types import SamplingParams
 
 if TYPE_CHECKING:
@@ -100,15 +102,16 @@ def build_trainer(cfg: Config, inputs: Inputs, stop: StopRequest) -> Trainer:
         return str(tokenizer.decode(token_ids, skip_special_tokens=True))
 
     actor = make_actor(cfg, learner)
-    rollouts = make_rollouts(cfg, inputs.models, actor, run_dir, decode, grader)
+    stores = store_engines(cfg)
+    rollouts = make_rollouts(cfg, inputs.models, actor, run_dir, Grading(decode, grader), stores)
     explorers = explorers_of(cfg)
-    identity = weight_hashes(rollouts, explorers)
+    identity = weight_hashes(rollouts, explorers) | stored_samples(cfg, stores)
     rollouts.sleep()
     state = restored_state(actor, resumed, identity, cfg)
     progress = Progress.of(state, cfg.algorithm.prompts_per_step)
 
     rollout = cfg.rollout
-    sampling = SamplingParams(rollout.max_response_length, stop_ids, rollout.temperature, rollout.top_p, rollout.top_k)
+    sampling = learner_sampling(cfg, learner)
     recorder = make_recorder(cfg, run_dir, resumed, identity, decode, actor, rollouts.ranks, state)
     if rollouts.ranks.rank == 0:
         announce(recorder, cfg, inputs, resumed)
@@ -135,6 +138,7 @@ def build_trainer(cfg: Config, inputs: Inputs, stop: StopRequest) -> Trainer:
         if rollout.explorer_filter is ExplorerFilter.match_learner_diversity
         else None,
         explorer_ahead=rollout.explorer_ahead,
+        two_updates=rollout.two_updates,
         recorder=recorder,
         stop=stop,
         progress=progress,
@@ -185,7 +189,7 @@ def load_inputs(cfg: Config, models: Models) -> Inputs:
     Raises UserError if explorer and learner cannot share tokens, or if there are too few prompts for one step.
     """
     tokenizer = models.learner.tokenizer
-    for explorer in models.explorers:
+    for explorer in filter(None, models.explorers):
         check_same_tokenizer(models.learner, explorer)
     train = load_prompts(cfg.data, tokenizer, cfg.rollout.max_prompt_length, "train")
     valid = load_prompts(cfg.data, tokenizer, cfg.rollout.max_prompt_length, "valid", cfg.validation.prompts)
@@ -195,7 +199,18 @@ def load_inputs(cfg: Config, models: Models) -> Inputs:
             f"{len(train.prompts)} prompts ({train.filtered} over rollout.max_prompt_length="
             f"{cfg.rollout.max_prompt_length} were left out); lower it or add prompts"
         )
+    learner = learner_sampling(cfg, models.learner)
+    sampling = [learner, *(explorer_role(one, learner).sampling for one in explorers_of(cfg))]
+    check_stores(cfg, train.prompts, tokenizer_hash(models.learner), dict(enumerate(sampling)))
     return Inputs(models, train, valid)
+
+
+def learner_sampling(cfg: Config, learner: Model) -> SamplingParams:
+    """How the learner samples in training."""
+    rollout = cfg.rollout
+    return SamplingParams(
+        rollout.max_response_length, learner.stop_token_ids, rollout.temperature, rollout.top_p, rollout.top_k
+    )
 
 
 def open_run_dir(cfg: Config) -> tuple[RunDir, Checkpoint | None]:
@@ -217,18 +232,33 @@ def make_actor(cfg: Config, learner: Model) -> S2LActor:
     from s2l_nemo.actor.build import build_actor
 
     per_update = cfg.algorithm.mini_batch_prompts or cfg.algorithm.prompts_per_step
-    updates = cfg.algorithm.prompts_per_step // per_update * cfg.algorithm.optimizer_passes
     return build_actor(
         cfg.model,
         learner,
         num_nodes=cfg.trainer.num_nodes,
         sequence_length=cfg.rollout.max_prompt_length + cfg.rollout.max_response_length,
         global_batch_size=per_update * cfg.algorithm.group_size,
-        optimizer_steps=cfg.algorithm.steps * updates,
+        optimizer_steps=optimizer_steps(cfg),
         refit_bucket_bytes=cfg.rollout.refit_bucket_mb * 2**20,
         seed=cfg.run.seed,
         keeps_reference=cfg.algorithm.kl_coef > 0,
     )
+
+
+def optimizer_steps(cfg: Config) -> int:
+    """Of the whole run."""
+    algorithm = cfg.algorithm
+    of_prompts = algorithm.prompts_per_step // (algorithm.mini_batch_prompts or algorithm.prompts_per_step)
+    if not cfg.rollout.two_updates:
+        return algorithm.steps * of_prompts * algorithm.optimizer_passes
+    schedule, total = make_schedule(algorithm.schedule, algorithm.steps), 0
+    for step in range(1, algorithm.steps + 1):
+        split = schedule(step, algorithm.group_size)
+        of_explorer = of_prompts if split.explorer else 0
+        if algorithm.explorer_mini_batch is not None:
+            of_explorer = math.ceil(algorithm.prompts_per_step * split.explorer / algorithm.explorer_mini_batch)
+        total += of_explorer + (of_prompts if split.learner else 0)
+    return total * algorithm.optimizer_passes
 
 
 def make_rollouts(
@@ -236,10 +266,13 @@ def make_rollouts(
     models: Models,
     actor: S2LActor,
     run_dir: RunDir,
-    decode: Callable[[Sequence[int]], str],
-    grader: Grader,
+    grading: Grading,
+    stores: Mapping[int, RolloutEngine],
 ) -> Rollouts:
-    """Engines of this rank. If they are servers, the first ranks of each node start one pair each and speak to it."""
+    """Engines of this rank, with those of stored explorers by source.
+
+    If they are servers, the first ranks of each node start some and speak to them.
+    """
     served = ENGINES[cfg.engine.kind].served
     rank, world = torch.distributed.get_rank(), torch.distributed.get_world_size()
     local = int(os.environ["LOCAL_RANK"])
@@ -267,15 +300,16 @@ def make_rollouts(
         ranks.barrier()
 
     def make() -> tuple[list[RolloutEngine], LearnerEngine]:
-        return make_engines(factory, explorers=models.explorers, learner=models.learner)
+        return make_engines(factory, explorers=list(filter(None, models.explorers)), learner=models.learner)
 
+    live = [source for source, model in enumerate(models.explorers, start=1) if model is not None]
     explorers, learner = ranks.work(make)[0] if served else make()
     return Rollouts(
-        dict(enumerate(explorers, start=1)),
+        dict(zip(live, explorers, strict=True)) | {**stores},
         learner,
         actor,
         ranks,
-        Grading(decode, grader),
+        grading,
         concurrent=served,
         sleeps=sleeps,
     )
@@ -319,6 +353,12 @@ def check_identity(state: dict[str, Any], identity: dict[str, Any], cfg: Config)
     """Refuses to continue with another explorer than the one the run began with."""
     paths = {one.name: f"{one.key}.path={one.options.path}" for one in explorers_of(cfg)}
     for key, value in identity.items():
+        if key.startswith("explorer_samples/") and state.get(key) != value:
+            section = next(one.key for one in explorers_of(cfg) if one.name == key.partition("/")[2])
+            raise UserError(
+                f"{section}.path gives {value} samples of each prompt, the run in {cfg.run.dir} began with "
+                f"{state.get(key)}: set {section}.samples={state.get(key)}"
+            )
         if state[key] != value:
             named = paths.get(key.partition("/")[2]) or next(iter(paths.values()), "explorer.path=null")
             raise UserError(
@@ -369,6 +409,12 @@ def make_recorder(
     )
 
 
+def shown(explorer: Explorer) -> str:
+    """Where an explorer comes from, for a person."""
+    stored = explorer.options.source is ExplorerSource.store
+    return f"{explorer.options.path}{' (stored rollouts)' if stored else ''}"
+
+
 def announce(recorder: Recorder, cfg: Config, inputs: Inputs, resumed: Checkpoint | None) -> None:
     """Prints the facts of the run."""
     assert recorder.console is not None
@@ -383,7 +429,7 @@ def announce(recorder: Recorder, cfg: Config, inputs: Inputs, resumed: Checkpoin
         filtered += f", {len(train.skipped)} malformed rows left out ({worst})"
     facts: dict[str, object] = {
         "learner": model.path,
-        **{one.name: one.options.path for one in explorers_of(cfg)},
+        **{one.name: shown(one) for one in explorers_of(cfg)},
         **({} if explorers_of(cfg) else {"explorer": "none (plain GRPO)"}),
         "ranks": f"TP {model.tensor_model_parallel_size} x PP {model.pipeline_model_parallel_size} x DP {replicas} "
         f"on {'GPU' if torch.cuda.is_available() else 'CPU'}, {model.precision.value}",

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 
 
 @dataclass(frozen=True)
@@ -18,6 +18,12 @@ class TokenSums:
     weight: float = 0.0  # of w = old / sampler
     weight_square: float = 0.0
     sampler_kl: float = 0.0  # of log(1 / w)
+    rejected: float = 0.0  # tokens that the importance rule did not accept
+
+    def and_then(self, other: TokenSums) -> TokenSums:
+        """With those of another part of the step."""
+        values = {f.name: (getattr(self, f.name), getattr(other, f.name)) for f in fields(self)}
+        return TokenSums(**{name: a if b is None else b if a is None else a + b for name, (a, b) in values.items()})
 
     @property
     def sample_size(self) -> float | None:
@@ -39,6 +45,7 @@ class TokenSums:
             weight=self.weight + sums[f"weight_sum{suffix}"],
             weight_square=self.weight_square + sums[f"weight_square_sum{suffix}"],
             sampler_kl=self.sampler_kl + sums[f"sampler_kl_sum{suffix}"],
+            rejected=self.rejected + sums[f"rejected{suffix}"],
         )
 
 
@@ -62,6 +69,19 @@ class StepSums:
     def of(self, name: str) -> TokenSums:
         """Those of one source: learner, explorer, or the name of one of several explorers."""
         return self.by_source.get(name, TokenSums())
+
+    def and_then(self, other: StepSums) -> StepSums:
+        """With those of the part of the step that came after."""
+        return StepSums(
+            entropy=self.entropy + other.entropy,
+            entropy_tokens=self.entropy_tokens + other.entropy_tokens,
+            updates=self.updates + other.updates,
+            loss=self.loss + other.loss,
+            grad_norm=self.grad_norm + other.grad_norm,
+            lr=other.lr,
+            total=self.total.and_then(other.total),
+            by_source={name: self.of(name).and_then(other.of(name)) for name in {**self.by_source, **other.by_source}},
+        )
 
     def plus(self, sums: Mapping[str, float], stepped: Mapping[str, float]) -> StepSums:
         """With one more update.

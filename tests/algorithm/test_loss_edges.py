@@ -8,7 +8,9 @@ import pytest
 import torch
 
 from s2l_nemo.algorithm.losses.aggregation import LossScale, constant, sequence_mean, token_mean
-from s2l_nemo.algorithm.losses.importance import LearnerOld, Masked, TokenLogprobs, ratio
+from s2l_nemo.algorithm.losses.importance.learner_old import LearnerOld
+from s2l_nemo.algorithm.losses.importance.masked import Masked
+from s2l_nemo.algorithm.losses.importance.rule import RuleInput, ratio
 from s2l_nemo.algorithm.losses.policy import PolicyLoss
 from s2l_nemo.algorithm.options import AlgorithmConfig
 from s2l_nemo.types import Source, TrainBatch
@@ -22,18 +24,20 @@ def test_aggregations_of_one_sequence_with_one_token() -> None:
     assert constant(losses_BS, mask_BS, scale).item() == 0.5
 
 
-def tokens(policy: float, old: float, sampler: float) -> TokenLogprobs:
+def tokens(policy: float, old: float, sampler: float) -> RuleInput:
     policy_BS, old_BS, sampler_BS = (torch.tensor([[value]]) for value in (policy, old, sampler))
-    return TokenLogprobs(policy_BS, old_BS, sampler_BS, explorer_BS=torch.tensor([[True]]))
+    yes_BS = torch.tensor([[True]])
+    one_B1 = torch.ones(1, 1)
+    return RuleInput(policy_BS, old_BS, sampler_BS, yes_BS, yes_BS, one_B1, one_B1.long(), one_B1.long(), one_B1.long())
 
 
 @pytest.mark.parametrize(
-    ("floor", "cap", "weight"),
-    [(1.0, 2.0, 1.0), (0.5, 1.0, 1.0), (1.0, 1.0, 1.0), (1.001, 2.0, 0.0), (0.5, 0.999, 0.0)],
+    ("floor", "cap", "accepted"),
+    [(1.0, 2.0, True), (0.5, 1.0, True), (1.0, 1.0, True), (1.001, 2.0, False), (0.5, 0.999, False)],
 )
-def test_the_band_includes_its_ends(floor: float, cap: float, weight: float) -> None:
+def test_the_band_includes_its_ends(floor: float, cap: float, accepted: bool) -> None:
     found = Masked(importance_floor=floor, importance_cap=cap)(tokens(-1.0, -2.0, -2.0))  # old / sampler is 1
-    assert found.weight_BS.item() == weight
+    assert (found.weight_BS.item(), found.accepted_BS.item()) == (1.0, accepted)
     assert found.ratio_BS.item() == pytest.approx(math.e)
 
 
@@ -64,15 +68,9 @@ def test_sums_are_in_double_precision_and_without_a_gradient() -> None:
     assert {(value.dtype, value.requires_grad, value.dim()) for value in sums.values()} == {(torch.float64, False, 0)}
     assert sums["logprob_diff_sum"].item() == 3 * 0.25
     names = (
-        "tokens",
-        "clipped",
-        "ratio_sum",
-        "logprob_diff_sum",
-        "weight_sum",
-        "weight_square_sum",
-        "sampler_kl_sum",
-        "kl_sum",
-    )
+        "tokens", "clipped", "rejected", "ratio_sum", "logprob_diff_sum", "weight_sum", "weight_square_sum",
+        "sampler_kl_sum", "kl_sum",
+    )  # fmt: skip
     assert set(sums) == {f"{name}{suffix}" for name in names for suffix in ("", "_explorer", "_learner")}
 
 

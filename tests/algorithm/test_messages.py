@@ -131,7 +131,7 @@ def test_batches_of_prompts_that_cannot_be_taken() -> None:
         (
             "slow", 2, 1.0,
             "algorithm.schedule.name=slow is unknown: choose one of linear, abrupt, constant, cosine, list, adaptive, "
-            "none",
+            "none, package.module:name",
         ),
     ],
 )  # fmt: skip

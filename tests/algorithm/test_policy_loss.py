@@ -10,61 +10,19 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from s2l_nemo.algorithm.losses.aggregation import LossScale
-from s2l_nemo.algorithm.losses.importance import Masked
+from s2l_nemo.algorithm.losses.importance.masked import Masked
 from s2l_nemo.algorithm.losses.kl import kl_penalty
 from s2l_nemo.algorithm.losses.policy import PolicyLoss
 from s2l_nemo.algorithm.options import AGGREGATIONS, IMPORTANCE, AlgorithmConfig, KLEstimator
 from s2l_nemo.errors import UserError
-from s2l_nemo.types import Source, TrainBatch
+from s2l_nemo.types import Source
+from tests.algorithm.by_hand import NO_KL, ONE, make_batch, one_token, policy_loss
 
-NO_KL = AlgorithmConfig(kl_coef=0.0)
-ONE = LossScale(tokens=1, sequences=1, max_response_length=1)
-
-
-def policy_loss(
-    logprobs_BS: torch.Tensor, batch: TrainBatch, options: AlgorithmConfig, scale: LossScale
-) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
-    return PolicyLoss.of(options)(logprobs_BS, batch, scale)
-
-
-def make_batch(
-    mask: list[list[float]],
-    advantages: list[float],
-    sources: list[Source],
-    old: torch.Tensor | float = 0.0,
-    sampler: torch.Tensor | float = 0.0,
-    ref: torch.Tensor | float | None = None,
-) -> TrainBatch:
-    mask_BS = torch.tensor(mask)
-    B, S = mask_BS.shape
-
-    def full(values: torch.Tensor | float) -> torch.Tensor:
-        return torch.as_tensor(values).expand(B, S).clone()
-
-    return TrainBatch(
-        tokens_BT=torch.zeros(B, S + 1, dtype=torch.long),
-        mask_BS=mask_BS,
-        sampler_logprobs_BS=full(sampler),
-        advantages_B=torch.tensor(advantages),
-        source_B=torch.tensor(sources),
-        prompt_length_B=torch.ones(B, dtype=torch.long),
-        length_B=torch.full((B,), S + 1),
-        prompt_id_B=torch.zeros(B, dtype=torch.long),
-        sample_id_B=torch.arange(B),
-        old_logprobs_BS=full(old),
-        ref_logprobs_BS=None if ref is None else full(ref),
-    )
-
-
-def one_token(
-    params: AlgorithmConfig, *, pi: float, advantage: float, old: float = 1.0, sampler: float = 1.0, source: int = 0
-) -> tuple[float, float, dict[str, float]]:
-    """Loss, its derivative by log pi and the metrics for one response token with these probabilities."""
-    batch = make_batch([[1.0]], [advantage], [Source(source)], old=math.log(old), sampler=math.log(sampler))
-    logprobs_BS = torch.tensor([[math.log(pi)]], requires_grad=True)
-    loss, sums = policy_loss(logprobs_BS, batch, params, ONE)
-    (gradient_BS,) = torch.autograd.grad(loss, logprobs_BS)
-    return loss.item(), gradient_BS.item(), {name: value.item() for name, value in sums.items()}
+# They differ in what they make of old and sampler log-probs that differ, and of explorer tokens.
+CORRECTIONS = [
+    "learner_old", "behavior", "truncated", "masked", "shaped", "luffy", "truncated_sequence", "masked_geometric",
+    "icepop", "jackpot",
+]  # fmt: skip
 
 
 @pytest.mark.parametrize(
@@ -80,6 +38,14 @@ def one_token(
         (NO_KL, 0.5, 2.0, -1.0, -1.0, 0),
         (replace(NO_KL, clip_high=0.6), 1.5, 2.0, -3.0, -3.0, 0),
         (replace(NO_KL, clip_low=0.6), 0.5, -2.0, 1.0, 1.0, 0),
+        # null: no bound on that side
+        (replace(NO_KL, clip_high=None), 1.5, 2.0, -3.0, -3.0, 0),
+        (replace(NO_KL, clip_high=None), 0.5, -2.0, 1.6, 0.0, 1),
+        (replace(NO_KL, clip_low=None), 0.5, -2.0, 1.0, 1.0, 0),
+        (replace(NO_KL, clip_low=None), 1.5, 2.0, -2.4, 0.0, 1),
+        (replace(NO_KL, clip_low=None, clip_high=None), 9.0, 2.0, -18.0, -18.0, 0),
+        (replace(NO_KL, clip_low=None, clip_high=None), 0.01, -2.0, 0.02, 0.02, 0),
+        (replace(NO_KL, clip_low=None, clip_high=None, dual_clip=3.0), 5.0, -2.0, 6.0, 0.0, 1),
         # dual clip: the loss of a negative advantage stays under c |A|
         (replace(NO_KL, dual_clip=3.0), 5.0, -2.0, 6.0, 0.0, 1),
         (replace(NO_KL, dual_clip=3.0), 2.0, -2.0, 4.0, 4.0, 0),
@@ -165,7 +131,7 @@ def test_before_the_first_update_the_old_logprobs_are_those_of_the_policy(import
 
 @pytest.mark.parametrize("aggregation", AGGREGATIONS.names())
 @given(seed=st.integers(0, 1000))
-def test_every_importance_is_the_same_for_plain_grpo(aggregation: str, seed: int) -> None:
+def test_rules_that_only_correct_for_the_sampler_are_the_same_for_plain_grpo(aggregation: str, seed: int) -> None:
     generator = torch.Generator().manual_seed(seed)
     old_BS = -torch.rand(4, 5, generator=generator) * 3
     logprobs_BS = old_BS + torch.randn(4, 5, generator=generator) * 0.3
@@ -174,7 +140,7 @@ def test_every_importance_is_the_same_for_plain_grpo(aggregation: str, seed: int
     )
     scale = LossScale(tokens=12, sequences=4, max_response_length=8)
     losses = []
-    for importance in IMPORTANCE.names():
+    for importance in CORRECTIONS:
         params = AlgorithmConfig(importance=importance, aggregation=aggregation)
         losses.append(policy_loss(logprobs_BS, batch, params, scale)[0].item())
     assert losses == pytest.approx([losses[0]] * len(losses), rel=1e-5)
@@ -187,7 +153,7 @@ def test_every_importance_is_the_same_for_plain_grpo(aggregation: str, seed: int
 )
 def test_kl_estimators(estimator: str, expected: float, slope: float) -> None:
     logprobs = torch.tensor(math.log(0.5), requires_grad=True)
-    kl = kl_penalty(logprobs, torch.tensor(math.log(0.25)), KLEstimator(estimator))
+    kl = kl_penalty(logprobs, torch.tensor(math.log(0.25)), KLEstimator(estimator), None)
     assert kl.item() == pytest.approx(expected)
     assert torch.autograd.grad(kl, logprobs)[0].item() == pytest.approx(slope)
 
@@ -195,7 +161,31 @@ def test_kl_estimators(estimator: str, expected: float, slope: float) -> None:
 @pytest.mark.parametrize("estimator", KLEstimator)
 def test_kl_of_the_reference_itself_is_zero(estimator: KLEstimator) -> None:
     logprobs = torch.tensor([-0.3, -7.0])
-    assert kl_penalty(logprobs, logprobs, estimator).tolist() == [0.0, 0.0]
+    assert kl_penalty(logprobs, logprobs, estimator, None).tolist() == [0.0, 0.0]
+
+
+@pytest.mark.parametrize(
+    ("estimator", "difference", "value", "slope"),
+    [
+        # d = log pi_ref - log pi; k1 -d, k2 d^2/2, k3 exp(d) - d - 1, kept from -1 to 1
+        ("k1", 0.5, -0.5, 1.0), ("k1", 3.0, -1.0, 0.0), ("k1", -3.0, 1.0, 0.0),
+        ("k2", 1.0, 0.5, -1.0), ("k2", 2.0, 1.0, 0.0),
+        ("k3", 1.0, math.e - 2, 1 - math.e), ("k3", 1.5, 1.0, 0.0), ("k3", -5.0, 1.0, 0.0),
+    ],
+)  # fmt: skip
+def test_kl_clamp(estimator: str, difference: float, value: float, slope: float) -> None:
+    logprobs = torch.tensor(-2.0, requires_grad=True)
+    kl = kl_penalty(logprobs, torch.tensor(-2.0 + difference), KLEstimator(estimator), 1.0)
+    assert kl.item() == pytest.approx(value, rel=1e-5)
+    assert torch.autograd.grad(kl, logprobs)[0].item() == pytest.approx(slope, rel=1e-5)
+
+
+def test_the_clamp_has_its_key() -> None:
+    batch = make_batch([[1.0, 1.0]], [0.0], [Source.LEARNER], ref=torch.tensor([[0.5, 3.0]]))
+    params = AlgorithmConfig(kl_coef=1.0, kl_estimator=KLEstimator.k1, kl_clamp=2.0)
+    loss, sums = policy_loss(torch.zeros(1, 2), batch, params, LossScale(2, 1, 2))
+    assert loss.item() == (-0.5 - 2) / 2
+    assert sums["kl_sum"].item() == -2.5
 
 
 def test_kl_on_explorer_tokens_and_explorer_coefficient() -> None:
@@ -242,6 +232,7 @@ def test_sums_are_kept_by_source() -> None:
         {
             "tokens": 3, "tokens_learner": 2, "tokens_explorer": 1,
             "clipped": 2, "clipped_learner": 1, "clipped_explorer": 1,
+            "rejected": 0, "rejected_learner": 0, "rejected_explorer": 0,
             "ratio_sum": 6.1, "ratio_sum_learner": 3.1, "ratio_sum_explorer": 3.0,
             "logprob_diff_sum": 1.5, "logprob_diff_sum_learner": 1.0, "logprob_diff_sum_explorer": 0.5,
             "weight_sum": 3 * weight, "weight_sum_learner": 2 * weight, "weight_sum_explorer": weight,

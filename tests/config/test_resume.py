@@ -146,6 +146,8 @@ def test_the_keys_that_may_change() -> None:
         "model.tensor_model_parallel_size", "model.pipeline_model_parallel_size", "model.micro_batch_size",
         "model.micro_batch_tokens",
         "model.activation_checkpointing", "model.offload_optimizer", "model.offload_weights",
-        "algorithm.steps", "rollout.max_batch_rows", "rollout.refit_bucket_mb", "data.cache_dir",
+        "algorithm.steps", "explorer.samples", "rollout.explorer_ahead", "rollout.max_batch_rows",
+        "rollout.refit_bucket_mb",
+        "data.cache_dir",
         "rewards.workers", "rewards.cpu_s", "rewards.wall_s", "rewards.memory_mb", "rewards.batch_s",
     }  # fmt: skip

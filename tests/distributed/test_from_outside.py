@@ -9,7 +9,8 @@ from typing import Any
 
 import pytest
 
-from s2l_nemo.algorithm.losses.importance import Importance, LearnerOld, TokenLogprobs
+from s2l_nemo.algorithm.losses.importance.learner_old import LearnerOld
+from s2l_nemo.algorithm.losses.importance.rule import Importance, RuleInput
 from s2l_nemo.algorithm.options import IMPORTANCE
 from s2l_nemo.algorithm.schedule import SCHEDULES, ScheduleKind
 from s2l_nemo.engines.embedded.engine import EmbeddedEngine, EmbeddedLearnerEngine
@@ -30,7 +31,7 @@ class Twice:
 
     factor: float = 2.0
 
-    def __call__(self, tokens: TokenLogprobs) -> Importance:
+    def __call__(self, tokens: RuleInput) -> Importance:
         plain = LearnerOld()(tokens)
         return plain._replace(ratio_BS=self.factor * plain.ratio_BS)
 

@@ -19,7 +19,10 @@ from tests.distributed.ranks import run_ranks
 from tests.distributed.test_layouts import TEMPERATURE, build, padded_logprobs
 
 SEEDS = range(8)
-LOSS = PolicyLoss.of(AlgorithmConfig(kl_coef=0.05, importance="truncated"))
+# By whether the seed is odd. Of even ones the entropy has no gradient.
+LOSSES = [
+    PolicyLoss.of(AlgorithmConfig(kl_coef=0.05, importance="truncated", entropy_coef=coef)) for coef in (0.0, 0.2)
+]
 
 
 def random_batch(seed: int) -> tuple[TrainBatch, int | None]:
@@ -75,7 +78,7 @@ def computed(folder: Path, tp: int, pp: int, model: dict[str, Any]) -> list[dict
         actor.finish_inference()
         actor.prepare_for_training()
         actor.prepare_for_training_step()
-        sums = actor.get_loss_and_metrics(batch, LOSS, scale_of(batch), TEMPERATURE)
+        sums = actor.get_loss_and_metrics(batch, LOSSES[seed % 2], scale_of(batch), TEMPERATURE)
         actor.finish_training_step()
         sums |= actor.optimizer_step()
         actor.finish_training()
@@ -106,7 +109,7 @@ def test_packed_equals_padded(folder: Path, tp: int, pp: int, model: dict[str, A
         batch, _ = random_batch(seed)
         plain.zero_grad()
         logprobs_BS, entropy_BS = padded_logprobs(plain, batch)
-        value, sums = LOSS(logprobs_BS, batch, scale_of(batch))
+        value, sums = LOSSES[seed % 2](logprobs_BS, batch, scale_of(batch), entropy_BS)
         value.backward()
         norm = torch.stack([parameter.grad.norm() for parameter in plain.parameters()]).norm().item()
         for result in (found[seed] for found in ranks):

@@ -114,7 +114,8 @@ def layout(tp: int, pp: int, world: int) -> list[str]:
 
 
 def untimed(metrics: dict[str, Any]) -> dict[str, Any]:
-    return {key: value for key, value in metrics.items() if not key.startswith(("time/", "throughput/"))}
+    timed = ("time/", "throughput/", "total/seconds")
+    return {key: value for key, value in metrics.items() if not key.startswith(timed)}
 
 
 def rollouts(run: Path, step: int) -> list[Any]:

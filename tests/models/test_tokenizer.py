@@ -10,7 +10,7 @@ import pytest
 from transformers import AutoConfig
 
 from s2l_nemo.errors import UserError
-from s2l_nemo.models.open import Model, check_same_tokenizer
+from s2l_nemo.models.open import Model, check_same_tokenizer, tokenizer_hash
 from s2l_nemo.models.tokenizer import load_tokenizer, stop_token_ids
 from tests.character_tokenizer import character_tokenizer
 from tests.models.shapes import small_shape
@@ -150,6 +150,17 @@ def test_each_difference_is_named_with_both_folders(
     with pytest.raises(UserError) as error:
         check_same_tokenizer(model(learner), model(explorer, vocab=vocab))
     assert all(part in str(error.value) for part in (difference, str(learner), str(explorer)))
+
+
+def test_models_of_equal_hash_share_tokens(checkpoint: MakeCheckpoint) -> None:
+    learner = model(checkpoint("learner"))
+    assert tokenizer_hash(learner) == tokenizer_hash(model(checkpoint("explorer")))
+    others = [
+        model(checkpoint("alphabet", character_tokenizer(alphabet=string.printable.replace("01", "10")))),
+        model(checkpoint("eos", generation_config='{"eos_token_id": 3}')),
+        model(checkpoint("vocab"), vocab=256),
+    ]
+    assert len({tokenizer_hash(one) for one in [learner, *others]}) == 4
 
 
 def test_another_special_token_is_a_difference(checkpoint: MakeCheckpoint) -> None:

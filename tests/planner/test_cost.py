@@ -118,6 +118,7 @@ def test_what_is_computed_ahead_of_the_updates() -> None:
     assert cost.share_ahead(paper()) == 63 / 64
     assert cost.share_ahead(paper("algorithm.mini_batch_prompts=1024")) == 0
     assert cost.share_ahead(paper("algorithm.mini_batch_prompts=1024", "algorithm.optimizer_passes=2")) == 1
+    assert cost.share_ahead(paper("algorithm.mini_batch_prompts=1024", "algorithm.rejected=drop")) == 1
 
 
 def test_phases_of_a_step_by_hand() -> None:

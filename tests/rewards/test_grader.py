@@ -233,10 +233,10 @@ def test_a_function_must_return_a_finite_number(name: str) -> None:
 @pytest.mark.parametrize(
     ("path", "message"),
     [
-        ("reward_functions", "give package.module:function"),
+        ("reward_functions", "give package.module:name"),
         ("no_such_module:f", "no module no_such_module"),
-        ("reward_functions:missing", "has no function missing"),
-        ("reward_functions:constant", "has no function constant"),
+        ("reward_functions:missing", "reward_functions has no missing"),
+        ("reward_functions:constant", "constant is 5, must be a function"),
     ],
 )
 def test_a_path_that_leads_nowhere_is_told_at_the_start(path: str, message: str) -> None:

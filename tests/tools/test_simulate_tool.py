@@ -123,6 +123,7 @@ def test_help_lists_the_options() -> None:
         (["conf=paper", "gpus=[8]", "explorer=17"], "explorer=17 is more than algorithm.group_size=16"),
         (["conf=paper", "gpus=[8]", "experiment=grpo", "explorer=1"], "explorer=1, but the run has no explorer"),
         (["conf=paper", "rollout.explorer_ahead=true"], "rollout.explorer_ahead=true with engine.placement=colocated"),
+        (["conf=paper", "gpus=[8]", "explorer.source=store"], "explorer.source=store: stored rollouts take no time"),
         (["conf=paper", "gpus=[8]", "slow=9"], "slow=9 is more than the 8 GPUs"),
         (["conf=paper", "gpus=[8]", "slowdown=2"], "slowdown=2.0 does nothing, because no GPU is slow"),
         (["conf=paper", "gpus=[8]", "engine_gpus=2"], "engine_gpus=2 does nothing, because only engine servers"),

@@ -256,3 +256,65 @@ def test_all_replicas_train_on_as_many_groups(
     assert all(result[:2] + result[3:] == results[0][:2] + results[0][3:] for result in results)
     trained = [prompt for *_, ids, _ in results for prompt in ids]
     assert len(set(trained)) == 4
+
+
+TWO = {"schedule": ScheduleConfig(name="list", shares=[0.5, 1.0, 0.0]), "mini_batch_prompts": 1}
+
+
+class TestTwoUpdates:
+    """Of each policy's answers to a prompt the first is right. Groups of 2 + 2, then 4 + 0, then 0 + 4."""
+
+    def run(self, folder: Path, stop: StopRequest, by_learner: Answers | None = None, **keys: Any) -> Run:
+        answers = by_prompt({5: [1, 0, 0, 0], 6: [1, 0, 0, 0]})
+        return make_run(
+            folder, stop, algorithm(**TWO, **keys), train=prompts(5, 6), by_explorer=answers,
+            by_learner=by_learner or answers, two_updates=True,
+        )  # fmt: skip
+
+    def test_an_update_on_the_explorers_answers_comes_before_the_learner_samples(
+        self, tmp_path: Path, stop: StopRequest
+    ) -> None:
+        run = self.run(tmp_path, stop)
+        metrics, groups = step(run)
+        assert sources(groups) == [[1, 1, 0, 0]] * 2
+        assert run.learner.versions == [1, 2]
+        assert [(one.sample_id, one.source, one.weight_version) for one in groups.own[0].completions] == [
+            (0, 1, 0), (1, 1, 0), (2, 0, 1), (3, 0, 1),
+        ]  # fmt: skip
+        # Four optimizer steps: two explorer answers of one prompt each, then two learner answers of one prompt each.
+        assert [batch.source_B.tolist() for batch in run.actor.mini_batches] == [[1, 1], [1, 1], [0, 0], [0, 0]]
+        assert (metrics["group/explorer"], metrics["group/learner"]) == (2, 2)
+        assert metrics["time/rollout"] == 2.0
+        assert run.trainer.progress.drawn == {(1, 5): 2, (1, 6): 2}
+        assert run.trainer.progress.position == 2
+
+    def test_mini_batches_of_explorer_answers_count_sequences(self, tmp_path: Path, stop: StopRequest) -> None:
+        run = self.run(tmp_path, stop, explorer_mini_batch=3)
+        step(run)
+        assert [batch.source_B.tolist() for batch in run.actor.mini_batches] == [[1, 1, 1], [1], [0, 0], [0, 0]]
+
+    def test_a_step_of_one_policy_has_one_part(self, tmp_path: Path, stop: StopRequest) -> None:
+        run = self.run(tmp_path, stop)
+        for number in (1, 2, 3):
+            step(run, number)
+        assert run.learner.versions == [1, 2, 4, 6]
+        assert (len(run.explorer.asked), len(run.learner.asked)) == (2, 2)
+
+    def test_advantages_are_taken_over_each_half(self, tmp_path: Path, stop: StopRequest) -> None:
+        run = self.run(tmp_path, stop, by_learner=lambda _: WRONG)
+        _, _, advantages_PG = run.trainer.train_step(1)
+        half = 0.5 / 0.5**0.5  # of 1 and 0, over all four it would be 0.75 / 0.5
+        assert advantages_PG.tolist() == [[pytest.approx(half, rel=1e-4), pytest.approx(-half, rel=1e-4), 0.0, 0.0]] * 2
+
+
+def test_a_run_of_two_updates_counts_its_optimizer_steps() -> None:
+    from s2l_nemo.config.schema import Config
+    from s2l_nemo.trainer.setup import optimizer_steps
+
+    cfg = Config()
+    cfg.algorithm = algorithm(**TWO, steps=4, prompts_per_step=4, explorer_mini_batch=3, optimizer_passes=2)
+    cfg.rollout.two_updates = True
+    # explorer: ceil(4 * 2 / 3) = 3, ceil(16 / 3) = 6, 0, 0; learner: 4 mini-batches where it samples
+    assert optimizer_steps(cfg) == 2 * ((3 + 4) + 6 + 4 + 4)
+    cfg.rollout.two_updates = False
+    assert optimizer_steps(cfg) == 2 * 4 * 4

@@ -35,7 +35,8 @@ def step_groups(*groups: Group) -> StepGroups:
 
 E, L = Source.EXPLORER, Source.LEARNER
 NAMES = (
-    "tokens", "clipped", "ratio_sum", "logprob_diff_sum", "weight_sum", "weight_square_sum", "sampler_kl_sum",
+    "tokens", "clipped", "rejected", "ratio_sum", "logprob_diff_sum", "weight_sum", "weight_square_sum",
+    "sampler_kl_sum",
 )  # fmt: skip
 LEARNER, EXPLORER = ([f"{name}_{source}" for name in NAMES] for source in ("learner", "explorer"))
 GROUPS = step_groups(
@@ -88,6 +89,7 @@ def test_a_figure_without_a_basis_is_none() -> None:
         "loss": 0.5, "grad_norm": 3.0, "entropy": 0.5,
         "kl": None, "kl/explorer": None, "kl/learner": None,  # no reference policy was asked for
         "clip_fraction": 1.0, "clip_fraction/explorer": None, "clip_fraction/learner": 1.0,
+        "rejected_fraction": 1.0, "rejected_fraction/explorer": None, "rejected_fraction/learner": 1.0,
         "ratio/mean": 1.0, "ratio/explorer": None, "ratio/learner": 1.0,
         "logprob_diff/explorer": None, "logprob_diff/learner": 1.0,
         "sample_size/explorer": None, "sample_size/learner": 1.0,

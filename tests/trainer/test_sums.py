@@ -12,7 +12,7 @@ WEIGHTS = ("weight_sum", "weight_square_sum", "sampler_kl_sum")
 def of_loss(scale: float, *, kl: bool) -> dict[str, float]:
     """Sums as `PolicyLoss` names them: each of another size."""
     sums = {"loss_sum": 100 * scale}
-    names = ["tokens", "clipped", "ratio_sum", "logprob_diff_sum", "kl_sum", *WEIGHTS]
+    names = ["tokens", "clipped", "ratio_sum", "logprob_diff_sum", "kl_sum", *WEIGHTS, "rejected"]
     for index, name in enumerate(names, start=1):
         if name == "kl_sum" and not kl:
             continue
@@ -40,6 +40,7 @@ def test_two_updates_add_up_and_the_last_rate_stays() -> None:
             weight=90.0,
             weight_square=105.0,
             sampler_kl=120.0,
+            rejected=135.0,
         ),
         by_source={
             "learner": TokenSums(
@@ -51,6 +52,7 @@ def test_two_updates_add_up_and_the_last_rate_stays() -> None:
                 weight=54.0,
                 weight_square=63.0,
                 sampler_kl=72.0,
+                rejected=81.0,
             ),
             "explorer": TokenSums(
                 tokens=6.0,
@@ -61,6 +63,7 @@ def test_two_updates_add_up_and_the_last_rate_stays() -> None:
                 weight=36.0,
                 weight_square=42.0,
                 sampler_kl=48.0,
+                rejected=54.0,
             ),
         },
     )
@@ -74,7 +77,9 @@ def test_an_update_that_nothing_came_before_brings_its_entropy() -> None:
 
 def test_without_a_reference_policy_there_is_no_kl() -> None:
     sums = StepSums(0.0, 0.0).plus(of_loss(1.0, kl=False), {"grad_norm": 2.0, "lr": 0.5})
-    assert sums.total == TokenSums(10.0, 20.0, 30.0, 40.0, None, weight=60.0, weight_square=70.0, sampler_kl=80.0)
+    assert sums.total == TokenSums(
+        10.0, 20.0, 30.0, 40.0, None, weight=60.0, weight_square=70.0, sampler_kl=80.0, rejected=90.0
+    )
     assert {own.kl for own in sums.by_source.values()} == {None}
 
 

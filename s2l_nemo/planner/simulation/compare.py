@@ -8,7 +8,9 @@ from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
-from s2l_nemo.config.schema import Config
+from s2l_nemo.algorithm.schedule import SCHEDULES
+from s2l_nemo.config.explorers import explorers_of
+from s2l_nemo.config.schema import Config, ExplorerSource
 from s2l_nemo.errors import UserError
 from s2l_nemo.models.shape import ModelShape
 from s2l_nemo.planner.cost import Assumed, Gpu, kind_of, mean_alpha
@@ -101,6 +103,9 @@ def play_all(question: Question, cfg: Config) -> dict[str, Played | None]:
 def explorer_samples(options: SimulateOptions, cfg: Config) -> int:
     """Explorer samples of each group. Raises UserError if there are more than G, or there is no explorer."""
     size = cfg.algorithm.group_size
+    stored = [one.key for one in explorers_of(cfg) if one.options.source is not ExplorerSource.live]
+    if stored and SCHEDULES[cfg.algorithm.schedule.name].explores:
+        raise UserError(f"{stored[0]}.source=store: stored rollouts take no time and are not played; see tools/plan.py")
     if options.explorer is None:
         return round(mean_alpha(cfg) * size)
     if options.explorer > size:
