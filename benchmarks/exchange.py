@@ -29,8 +29,8 @@ import torch
 from rich.console import Console
 from rich.table import Table
 
-from s2l_nemo.algorithm.batching import balanced_replicas
 from s2l_nemo.algorithm.groups import assemble_groups
+from s2l_nemo.algorithm.sharing import balanced_replicas
 from s2l_nemo.trainer.exchange import StepGroups, deliver
 from s2l_nemo.trainer.ranks import Ranks
 from s2l_nemo.types import Completion, Prompt, Source

@@ -37,6 +37,7 @@ ROOMS: dict[str, set[str]] = {
         "algorithm", "config", "errors", "models", "models.checkpoints", "models.formats", "models.open", "types",
     },
     "records": {"config", "errors", "files", "types"},
+    "planner.simulation": {"algorithm", "config", "engines", "errors", "fields", "models", "planner", "records"},
     "platform": {"errors"},
     "evaluation": {
         "config", "data", "engines", "errors", "files", "measures", "models", "models.open", "records", "rewards",
@@ -140,6 +141,7 @@ def test_what_is_too_large_is_found(tmp_path: Path) -> None:
             {"transformers", "datasets", "matplotlib"},
         ),
         (["config.load", "config.checks", "planner.plan"], {"torch", "transformers"}),
+        (["planner.simulation.compare", "planner.simulation.calibration"], {"torch", "transformers"}),
         # conversion starts in a quarter of a second
         (
             [

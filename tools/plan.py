@@ -24,13 +24,13 @@ from s2l_nemo.errors import UserError
 from s2l_nemo.models.shape import ModelShape
 from s2l_nemo.planner import cost
 from s2l_nemo.planner.memory import (
-    Figures,
     Phase,
     figures_of_models,
     host_memory_by_part,
     layout,
     memory_by_part,
     memory_by_phase,
+    shapes_of_models,
 )
 from s2l_nemo.planner.plan import counts_of_step
 
@@ -50,8 +50,7 @@ def main(argv: list[str]) -> int:
         check_config(cfg)
         assumed = cost.assumed_of(options, cfg)
         of_learner, of_explorer = figures_of_models(cfg)
-        learner = known("model.path", cfg.model.path, of_learner)
-        explorer = known("explorer.path", str(cfg.explorer.path), of_explorer) if of_explorer else None
+        learner, explorer = shapes_of_models(cfg)
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
@@ -69,14 +68,6 @@ def main(argv: list[str]) -> int:
     for line in assumptions(cfg, assumed):
         say(console, line)
     return 0
-
-
-def known(key: str, path: str, figures: Figures) -> ModelShape:
-    """The shape of a model. Raises UserError if it is unknown."""
-    if figures.shape is None:
-        raise UserError(f"{key}={path} is not a folder, nor the name of a public model: give a folder, or a name such "
-                        "as Qwen3-8B-Base")  # fmt: skip
-    return figures.shape
 
 
 def say(console: Console, text: str) -> None:

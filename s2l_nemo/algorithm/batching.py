@@ -84,28 +84,6 @@ def padded_length(length: int, multiple_of: int) -> int:
     return -(-length // multiple_of) * multiple_of
 
 
-def balanced_replicas(tokens_P: Sequence[int], replicas: int, per_update: int) -> list[int]:
-    """The data-parallel replica of each of the P groups.
-
-    Each replica gets as many groups of each `per_update` in a row, which are one optimizer step, and about as many
-    tokens: the largest group left goes to the replica with the fewest. `tokens_P` are the tokens of each group.
-
-    Raises ValueError if `replicas` does not divide `per_update`.
-    """
-    if per_update % replicas:
-        raise ValueError(f"{per_update} groups cannot be shared equally by {replicas} data-parallel ranks")
-    replica_P = [0] * len(tokens_P)
-    for start in range(0, len(tokens_P), per_update):
-        groups, totals = [0] * replicas, [0] * replicas
-        for group in sorted(range(start, min(start + per_update, len(tokens_P))), key=lambda p: -tokens_P[p]):
-            free = [replica for replica in range(replicas) if groups[replica] < per_update // replicas]
-            replica = min(free, key=lambda replica: totals[replica])
-            replica_P[group] = replica
-            groups[replica] += 1
-            totals[replica] += tokens_P[group]
-    return replica_P
-
-
 def groups_with_gradient(advantages_PG: torch.Tensor, multiple_of: int) -> list[int]:
     """The groups in which some advantage is not 0, in order.
 

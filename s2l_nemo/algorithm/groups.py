@@ -1,4 +1,4 @@
-"""Mixed groups: which policy samples what, with which seed, on which rank. Pure functions.
+"""Mixed groups: which policy samples what, with which seed. Pure functions.
 
 A source is 0 for the learner and k for the k-th explorer (`types.Source`). The sources of a group name one for each of
 its samples.
@@ -76,25 +76,6 @@ def requests_of(
             request = SampleRequest(prompt.prompt_id, sample, prompt.token_ids, seed, draw)
             requests.setdefault(source, []).append(request)
     return requests
-
-
-def share(requests: Sequence[SampleRequest], rank: int, world: int) -> list[SampleRequest]:
-    """The requests that one of `world` ranks samples. Each request is in the share of exactly one rank.
-
-    The requests of a prompt stay on one rank, so that it is prefilled once. The largest groups come first. Each goes
-    to the rank with the fewest requests. If there are fewer prompts than ranks, groups are cut into shares that differ
-    by at most one.
-    """
-    by_prompt: dict[int, list[SampleRequest]] = {}
-    for request in requests:
-        by_prompt.setdefault(request.prompt_id, []).append(request)
-    if len(by_prompt) < world:
-        ordered = [request for group in by_prompt.values() for request in group]
-        return ordered[len(ordered) * rank // world : len(ordered) * (rank + 1) // world]
-    shares: list[list[SampleRequest]] = [[] for _ in range(world)]
-    for group in sorted(by_prompt.values(), key=len, reverse=True):
-        min(shares, key=len).extend(group)
-    return shares[rank]
 
 
 def assemble_groups(

@@ -59,11 +59,10 @@ class SchedulerPolicy(str, Enum):
 
 
 @dataclass
-class PlanOptions:
-    """The keys of tools/plan.py. No configuration of a run can say the last six."""
+class AssumedOptions:
+    """The keys of tools/plan.py and tools/simulate.py that no configuration of a run can say."""
 
     conf: str = key("train_s2l", "preset, as --config-name of recipes/train_s2l.py")
-    gpu: GpuName | None = key(None, "kind of GPU; null: all of them side by side")
     length: int | None = key(
         None, "mean tokens of a response; null: half of rollout.max_response_length", POSITIVE_COUNT
     )
@@ -75,6 +74,13 @@ class PlanOptions:
         SchedulerPolicy.max_utilization,
         "how TensorRT-LLM admits rows: by what they hold, or by their longest length",
     )
+
+
+@dataclass
+class PlanOptions(AssumedOptions):
+    """The keys of tools/plan.py."""
+
+    gpu: GpuName | None = key(None, "kind of GPU; null: all of them side by side")
 
 
 @dataclass(frozen=True)
@@ -94,7 +100,7 @@ class Assumed:
         return self.prompt + self.length / 2
 
 
-def assumed_of(options: PlanOptions, cfg: Config) -> Assumed:
+def assumed_of(options: AssumedOptions, cfg: Config) -> Assumed:
     """The assumptions of `options`. Raises UserError if a mean length is above the limit of the configuration."""
     rollout = cfg.rollout
     length = options.length if options.length is not None else max(1, rollout.max_response_length // 2)
@@ -134,19 +140,28 @@ class ForwardFlops:
     output: float  # of the output layer
 
 
-def forward_flops(shape: ModelShape, *, prompts: float, prompt: float, responses: float, length: float) -> ForwardFlops:
-    """FLOP of a forward pass over `responses` of `length` tokens, whose prompts of `prompt` tokens are run `prompts`
-    times: matrix multiplications and causal attention.
+def flops_of(shape: ModelShape, *, tokens: float, pairs: float, targets: float) -> ForwardFlops:
+    """FLOP of a forward pass over `tokens`, of matrix multiplications and causal attention.
 
-    Layers: 2·tokens·layers·(2hq + 2h·kv + 3h·ffn) + 4·layers·pairs·q. A response token sees its prompt and what comes
-    before it: pairs = prompts·prompt²/2 + responses·length·(prompt + length/2). Output: 2·responses·length·hV.
+    `pairs` are those of a token and one that it sees. `targets` are the tokens that the output layer sees.
+    Layers: 2·tokens·layers·(2hq + 2h·kv + 3h·ffn) + 4·layers·pairs·q. Output: 2·targets·hV.
     """
     layer = 2 * shape.hidden * shape.query + 2 * shape.hidden * shape.kv + 3 * shape.hidden * shape.ffn
-    tokens = prompts * prompt + responses * length
-    pairs = prompts * prompt**2 / 2 + responses * length * (prompt + length / 2)
     return ForwardFlops(
         layers=2 * tokens * shape.layers * layer + 4 * shape.layers * pairs * shape.query,
-        output=2 * responses * length * shape.embedding_parameters,
+        output=2 * targets * shape.embedding_parameters,
+    )
+
+
+def forward_flops(shape: ModelShape, *, prompts: float, prompt: float, responses: float, length: float) -> ForwardFlops:
+    """FLOP of a forward pass over `responses` of `length` tokens, whose prompts of `prompt` tokens are run `prompts`
+    times. A response token sees its prompt and what comes before it: see `flops_of`.
+    """
+    return flops_of(
+        shape,
+        tokens=prompts * prompt + responses * length,
+        pairs=prompts * prompt**2 / 2 + responses * length * (prompt + length / 2),
+        targets=responses * length,
     )
 
 

@@ -9,10 +9,11 @@ from pathlib import Path
 
 from s2l_nemo.algorithm.schedule import SCHEDULES
 from s2l_nemo.config.checks import data_parallel_size
-from s2l_nemo.config.explorers import explorers_of
+from s2l_nemo.config.explorers import Explorer, explorers_of
 from s2l_nemo.config.schema import Accelerator, ActivationCheckpointing, Config, ExplorerSource
 from s2l_nemo.engines.kinds import ENGINES
 from s2l_nemo.engines.options import Placement
+from s2l_nemo.errors import UserError
 from s2l_nemo.models.open import open_model
 from s2l_nemo.models.shape import ModelShape, public_shape
 
@@ -63,8 +64,7 @@ def figures_of_models(cfg: Config) -> tuple[Figures, Figures | None]:
     Raises UserError if a folder holds no model that can be read.
     """
     learner = _figures("model.path", cfg.model.path)
-    explores = SCHEDULES[cfg.algorithm.schedule.name].explores
-    explorers = [one for one in explorers_of(cfg) if explores and one.options.source is ExplorerSource.live]
+    explorers = live_explorers(cfg)
     figures = [_figures(f"{one.key}.path", str(one.options.path)) for one in explorers]
     if len(figures) < 2:
         return learner, figures[0] if figures else None
@@ -72,6 +72,35 @@ def figures_of_models(cfg: Config) -> tuple[Figures, Figures | None]:
         return learner, next(one for one in figures if one.shape is None)
     largest = max(figures, key=lambda one: one.shape.parameters if one.shape else 0)
     return learner, replace(largest, source=f"{largest.source}, the largest of {len(figures)} explorers, counted alone")
+
+
+def live_explorers(cfg: Config) -> list[Explorer]:
+    """The explorers that engines hold. There is none if the schedule never uses one."""
+    used = SCHEDULES[cfg.algorithm.schedule.name].explores
+    return [one for one in explorers_of(cfg) if used and one.options.source is ExplorerSource.live]
+
+
+def explores(cfg: Config) -> bool:
+    """Whether the run has an explorer in an engine that its schedule uses."""
+    return bool(live_explorers(cfg))
+
+
+def shapes_of_models(cfg: Config) -> tuple[ModelShape, ModelShape | None]:
+    """The shapes of learner and explorer, as `figures_of_models`. Raises UserError if one is unknown."""
+    learner, explorer = figures_of_models(cfg)
+    if explorer is None:
+        return _known("model.path", cfg.model.path, learner), None
+    named = live_explorers(cfg)[0]
+    return _known("model.path", cfg.model.path, learner), _known(f"{named.key}.path", str(named.options.path), explorer)
+
+
+def _known(key: str, path: str, figures: Figures) -> ModelShape:
+    if figures.shape is None:
+        raise UserError(
+            f"{key}={path} is not a folder, nor the name of a public model: give a folder, or a name such as "
+            "Qwen3-8B-Base"
+        )
+    return figures.shape
 
 
 def _figures(key: str, path: str) -> Figures:

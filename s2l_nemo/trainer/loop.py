@@ -48,12 +48,13 @@ from dataclasses import dataclass, replace
 import torch
 
 from s2l_nemo.actor.protocol import Actor
-from s2l_nemo.algorithm.batching import balanced_replicas, collate, groups_with_gradient, mini_batch_counts
+from s2l_nemo.algorithm.batching import collate, groups_with_gradient, mini_batch_counts
 from s2l_nemo.algorithm.losses.aggregation import LossScale
 from s2l_nemo.algorithm.losses.policy import PolicyLoss
 from s2l_nemo.algorithm.options import ADVANTAGES, AlgorithmConfig, Rejected, made
 from s2l_nemo.algorithm.overlong import overlong_penalty
 from s2l_nemo.algorithm.schedule import Schedule, Split
+from s2l_nemo.algorithm.sharing import balanced_replicas
 from s2l_nemo.config.schema import CheckpointConfig, ValidationConfig
 from s2l_nemo.trainer.clock import Clock
 from s2l_nemo.trainer.diversity_filter import DiversityFilter

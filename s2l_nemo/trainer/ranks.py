@@ -11,7 +11,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from s2l_nemo.algorithm.groups import share
+from s2l_nemo.algorithm.sharing import shares
 from s2l_nemo.types import SampleRequest
 
 Value = TypeVar("Value")
@@ -50,11 +50,11 @@ class Ranks:
     def share(self, requests: Sequence[SampleRequest]) -> list[SampleRequest]:
         """The requests that this rank's engine samples; none if this rank is no leader.
 
-        The leaders' shares are a partition of the requests; see `algorithm.groups.share`.
+        The leaders' shares are a partition of the requests; see `algorithm.sharing`.
         """
         if self.rank not in self.leaders:
             return []
-        return share(requests, self.leaders.index(self.rank), len(self.leaders))
+        return shares(requests, len(self.leaders))[self.leaders.index(self.rank)]
 
     def work(self, *jobs: Callable[[], Value]) -> list[Value]:
         """Runs jobs of this rank in threads, at the same time. Returns once those of every rank are done. Collective.

@@ -5,16 +5,11 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from s2l_nemo.algorithm.batching import (
-    balanced_replicas,
-    collate,
-    groups_with_gradient,
-    mini_batch_counts,
-    padded_length,
-)
+from s2l_nemo.algorithm.batching import collate, groups_with_gradient, mini_batch_counts, padded_length
 from s2l_nemo.algorithm.losses.aggregation import LossScale
 from s2l_nemo.algorithm.losses.policy import PolicyLoss
 from s2l_nemo.algorithm.options import AGGREGATIONS, IMPORTANCE, AlgorithmConfig
+from s2l_nemo.algorithm.sharing import balanced_replicas
 from s2l_nemo.types import Completion, FinishReason, Group, Prompt, Source, TrainBatch
 from tests.arrays import ids, lps
 
@@ -83,33 +78,6 @@ def test_shapes_that_do_not_agree() -> None:
     ragged = [two_groups()[0], Group(two_groups()[1].prompt, two_groups()[1].completions[:1])]
     with pytest.raises(ValueError, match=r"different sizes: \[1, 2\]"):
         collate(ragged, torch.zeros(2, 2), pad_token_id=PAD)
-
-
-@pytest.mark.parametrize(
-    ("tokens", "world", "expected"),
-    [
-        ([5, 5, 5, 5, 5, 5], 3, [0, 1, 2, 0, 1, 2]),
-        ([9, 1, 1, 1], 2, [0, 1, 1, 0]),  # equally many each, however long
-        ([1, 2, 3, 10, 4, 6], 2, [0, 1, 0, 0, 1, 1]),  # 10 + 3 + 1 and 6 + 4 + 2
-        ([7, 8], 1, [0, 0]),
-    ],
-)
-def test_replicas_by_hand(tokens: list[int], world: int, expected: list[int]) -> None:
-    assert balanced_replicas(tokens, world, len(tokens)) == expected
-
-
-def test_every_optimizer_step_is_balanced() -> None:
-    assert balanced_replicas([1, 9, 1, 1, 8, 1, 1, 1], 2, per_update=4) == [1, 0, 1, 0, 0, 1, 1, 0]
-
-
-@given(st.integers(1, 4), st.data())
-def test_every_group_has_one_replica(world: int, data: st.DataObject) -> None:
-    share = data.draw(st.integers(1, 5))
-    tokens = data.draw(st.lists(st.integers(1, 99), min_size=world * share, max_size=world * share))
-    replica_P = balanced_replicas(tokens, world, len(tokens))
-    assert sorted(replica_P) == sorted([*range(world)] * share)
-    totals = [sum(tokens[p] for p in range(len(tokens)) if replica_P[p] == replica) for replica in range(world)]
-    assert max(totals) - min(totals) <= max(tokens)
 
 
 VOCAB = 11

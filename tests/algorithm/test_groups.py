@@ -3,7 +3,6 @@ from __future__ import annotations
 import subprocess
 import sys
 from dataclasses import replace
-from random import Random
 
 import pytest
 from hypothesis import given
@@ -16,7 +15,6 @@ from s2l_nemo.algorithm.groups import (
     explorers_first,
     requests_of,
     sample_seed,
-    share,
 )
 from s2l_nemo.types import Completion, Prompt, SampleRequest, Source
 from tests.arrays import ids, lps
@@ -119,40 +117,6 @@ def test_every_sample_has_an_explorer(count: int, shares: list[float]) -> None:
 def test_explorers_come_first() -> None:
     assert explorers_first(3, 2, (1.0, 2.0)) == (1, 2, 2, 0, 0)
     assert explorers_first(0, 2, ()) == (0, 0)
-
-
-@given(sizes=st.lists(st.integers(1, 9), max_size=12), world=st.integers(1, 8), random=st.randoms())
-def test_shares_are_a_balanced_partition(sizes: list[int], world: int, random: Random) -> None:
-    requests = [SampleRequest(p, s, (p,), seed=0) for p, size in enumerate(sizes) for s in range(size)]
-    random.shuffle(requests)
-    shares = [share(requests, rank, world) for rank in range(world)]
-    assert len(requests) == sum(len(part) for part in shares)
-    assert set(requests) == {request for part in shares for request in part}
-    counts = [len(part) for part in shares]
-    if len(sizes) < world:
-        assert max(counts) - min(counts) <= 1
-    else:
-        assert max(counts) - min(counts) <= max(sizes, default=0)
-        ranks_of = [
-            {rank for rank, part in enumerate(shares) for r in part if r.prompt_id == p} for p in range(len(sizes))
-        ]
-        assert all(len(ranks) == 1 for ranks in ranks_of)
-
-
-def test_share_of_equal_groups() -> None:
-    four = requests(4, 0)[E]
-    assert [[r.prompt_id for r in share(four, rank, 2)] for rank in (0, 1)] == [[7] * 4 + [5] * 4, [3] * 4]
-    cut = [[r.prompt_id for r in share(four, rank, 4)] for rank in range(4)]
-    assert cut == [[7, 7, 7], [7, 3, 3], [3, 3, 5], [5, 5, 5]]
-
-
-def test_the_largest_groups_go_first() -> None:
-    requests = [
-        SampleRequest(prompt, sample, (1,), seed=0)
-        for prompt, size in ((7, 1), (3, 1), (5, 2))
-        for sample in range(size)
-    ]
-    assert [[r.prompt_id for r in share(requests, rank, 2)] for rank in (0, 1)] == [[5, 5], [7, 3]]
 
 
 def test_assemble_groups_orders_prompts_and_samples() -> None:

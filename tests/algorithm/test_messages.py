@@ -8,10 +8,11 @@ import pytest
 import torch
 
 from s2l_nemo.algorithm.advantages import group_advantages
-from s2l_nemo.algorithm.batching import balanced_replicas, collate
+from s2l_nemo.algorithm.batching import collate
 from s2l_nemo.algorithm.groups import assemble_groups
 from s2l_nemo.algorithm.options import AdvantageNorm, AdvantageStd, Baseline
 from s2l_nemo.algorithm.order import take
+from s2l_nemo.algorithm.sharing import balanced_replicas
 from s2l_nemo.errors import UserError
 from s2l_nemo.types import Completion, Group, Prompt, Source
 from tests.arrays import ids, lps

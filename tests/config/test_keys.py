@@ -16,8 +16,9 @@ from s2l_nemo.config.store import ImportConfig, SampleConfig
 from s2l_nemo.errors import UserError
 from s2l_nemo.fields import COUNT, SHARE, key
 from s2l_nemo.planner.cost import PlanOptions
+from s2l_nemo.planner.simulation.options import SimulateOptions
 
-SCHEMAS = [Config, EvaluateConfig, DiversityConfig, PlanOptions, SampleConfig, ImportConfig]
+SCHEMAS = [Config, EvaluateConfig, DiversityConfig, PlanOptions, SimulateOptions, SampleConfig, ImportConfig]
 # Any integer seeds these data sets; `schedule.make_schedule` checks alpha and t_mix together with the steps.
 WITHOUT_RANGE = {
     "data.arithmetic.seed", "data.reasoning_gym.seed", "algorithm.schedule.alpha", "algorithm.schedule.t_mix",
