@@ -9,6 +9,7 @@ import torch
 from s2l_nemo.measures.statistics import mean
 from s2l_nemo.trainer.clock import Clock
 from s2l_nemo.trainer.exchange import StepGroups
+from s2l_nemo.trainer.group_sampler import Sampled
 from s2l_nemo.trainer.metrics import Metrics, ratio, source_masks
 from s2l_nemo.trainer.progress import Progress
 
@@ -43,18 +44,19 @@ def group_metrics(groups: StepGroups, advantages_PG: torch.Tensor, explorers: Se
     return metrics
 
 
-def totals(progress: Progress, groups: StepGroups, prompts: int, trained_tokens: float, clock: Clock) -> Metrics:
+def totals(progress: Progress, sampled: Sampled, trained_tokens: float, clock: Clock) -> Metrics:
     """Adds this step to the totals of the run, and returns them.
 
-    Prompts that were asked, response tokens by sampler, tokens trained on (once a pass), and wall seconds in which
-    each engine sampled, with what an explorer sampled ahead of time.
+    Prompts that were asked, response tokens by sampler (also those of groups that were replaced), tokens trained on
+    (once a pass), and wall seconds in which each engine sampled, with what an explorer sampled ahead of time.
     """
-    tokens = {name: (groups.length_PG * mask_PG).sum().item() for name, mask_PG in source_masks(groups, ()).items()}
+    of_groups = sampled.groups.tokens(range(len(sampled.prompts)))
+    learner, explorer = (kept + discarded for kept, discarded in zip(of_groups, sampled.discarded, strict=True))
     seconds = clock.seconds
     spent: Mapping[str, float] = {
-        "prompts": prompts,
-        "tokens_explorer": tokens["explorer"],
-        "tokens_learner": tokens["learner"],
+        "prompts": sampled.asked,
+        "tokens_explorer": explorer,
+        "tokens_learner": learner,
         "tokens_trained": trained_tokens,
         "seconds_explorer": seconds.get("rollout_explorer", 0.0) + seconds.get("explorer_ahead", 0.0),
         "seconds_learner": seconds.get("rollout_learner", 0.0),

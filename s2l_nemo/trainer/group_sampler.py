@@ -40,6 +40,7 @@ class Sampled:
     zero_variance: float  # share of the first P groups whose rewards were equal
     refilled: int = 0  # groups that were replaced
     tried: int = 0  # further prompts that were asked for that
+    discarded: tuple[int, int] = (0, 0)  # tokens of the learner and of explorers, in groups that are not trained on
 
     @property
     def asked(self) -> int:
@@ -162,6 +163,8 @@ class GroupSampler:
         groups = self._groups(others, split, self.where(sampled.groups, slots), clock)
         differs = has_variance(groups.reward_PG, groups.kept_PG).tolist()
         taken = {slot: index for index, slot in enumerate(slots) if differs[index]}
+        left = [index for index, its in enumerate(differs) if not its]
+        discarded = zip(sampled.discarded, sampled.groups.tokens(list(taken)), groups.tokens(left), strict=True)
         prompts = [others[taken[p]] if p in taken else prompt for p, prompt in enumerate(sampled.prompts)]
         return replace(
             sampled,
@@ -169,6 +172,7 @@ class GroupSampler:
             groups=sampled.groups.with_others(taken, groups),
             refilled=sampled.refilled + len(taken),
             tried=sampled.tried + len(others),
+            discarded=(sum(next(discarded)), sum(next(discarded))),
         )
 
     def where(self, groups: StepGroups, slots: Sequence[int] | None = None) -> Place:

@@ -164,7 +164,7 @@ class Trainer:
             **rollout_metrics(split, groups, self.loss.explorers),
             **refill_metrics(learned.sampled),
             **group_metrics(groups, advantages_PG, self.loss.explorers),
-            **totals(self.progress, groups, learned.sampled.asked, sums.total.tokens, clock),
+            **totals(self.progress, learned.sampled, sums.total.tokens, clock),
             **update_metrics(sums),
             **throughput(clock, groups, sums.total.tokens),
             **clock.metrics(),

@@ -134,6 +134,9 @@ class TestDynamicSampling:
             assert metrics["group/zero_variance_first"] == (metrics["group/refilled"] or 0) / 2
             seen += ids
         assert len(seen) == 8
+        asked_for = sum(len(call) for call in asked(run.explorer))
+        assert metrics["total/tokens_explorer"] == asked_for * 2
+        assert metrics["total/tokens_learner"] == 0
 
     def test_the_bound_holds_and_what_was_dropped_stays(self, tmp_path: Path, stop: StopRequest) -> None:
         run = self.run(tmp_path, stop, good=[], rounds=2)
@@ -143,6 +146,8 @@ class TestDynamicSampling:
         assert len(run.explorer.asked) == 3
         assert metrics["group/refilled"] == 0
         assert metrics["group/refill_prompts"] == 4
+        # Six prompts were asked for four answers of two tokens each, and two groups are trained on.
+        assert (metrics["total/prompts"], metrics["total/tokens_explorer"]) == (6, 6 * 4 * 2)
         assert metrics["group/zero_variance_first"] == 1.0
         assert run.trainer.progress.position == 6
 
