@@ -27,6 +27,7 @@ PHASES = (
     ("time/update", "update", "#009E73"),
     ("time/refit", "refit", "#D55E00"),
 )
+SEVERAL = ("#D55E00", "#CC79A7", "#009E73", "#F0E442", "#000000")  # of explorers, one after the other
 STYLE: dict[Any, Any] = {
     "figure.figsize": (7.2, 4.2),
     "figure.dpi": 150,
@@ -62,6 +63,12 @@ class _Series:
 
     def __getitem__(self, key: str) -> list[float]:
         return [math.nan if values.get(key) is None else float(values[key]) for values in self._metrics]
+
+    def explorers(self) -> list[tuple[str, str]]:
+        """Name and color of each explorer, if there are several."""
+        names = [key.removeprefix("pass@G/") for key in self._metrics[0] if key.startswith("pass@G/")]
+        several = [name for name in names if name not in ("learner", "explorer")]
+        return [(name, SEVERAL[k % len(SEVERAL)]) for k, name in enumerate(several)]
 
     def plot(self, axes: Axes, key: str, *, scale: float = 1.0, **style: Any) -> None:
         """Draws a line, or nothing if the run never had this value."""
@@ -144,6 +151,8 @@ def _reward(figure: Figure, series: _Series) -> None:
     series.plot(axes, "reward/mean", color=MIXED, label="whole group", linewidth=1.2, linestyle="--", marker="")
     series.plot(axes, "reward/explorer", color=EXPLORER, label="explorer")
     series.plot(axes, "reward/learner", color=LEARNER, label="learner")
+    for name, color in series.explorers():
+        series.plot(axes, f"reward/{name}", color=color, label=name, linewidth=1.2)
     axes.set(title="Training reward by sampler", ylabel="mean reward")
     axes.legend(loc="best")
 
@@ -152,11 +161,15 @@ def _schedule(figure: Figure, series: _Series) -> None:
     share, axes = figure.subplots(2, 1, sharex=True, height_ratios=(2, 3))
     series.plot(share, "alpha", color=MIXED)
     share.set(title="Explorer share of a group", ylabel="scheduled $\\alpha$", ylim=(-0.05, 1.05))
-    top = series.stack(axes, series["group/explorer"], [0.0] * len(series.steps), EXPLORER, "explorer ($G_w$)")
+    top = [0.0] * len(series.steps)
+    for name, color in series.explorers():
+        top = series.stack(axes, series[f"group/{name}"], top, color, name)
+    if not series.explorers():
+        top = series.stack(axes, series["group/explorer"], top, EXPLORER, "explorer ($G_w$)")
     series.stack(axes, series["group/learner"], top, LEARNER, "learner ($G_s$)")
     axes.set(ylabel="samples per group")
     axes.grid(visible=False, axis="x")
-    figure.legend(loc="outside lower center", ncols=2)
+    figure.legend(loc="outside lower center", ncols=4)
 
 
 def _response_length(figure: Figure, series: _Series) -> None:

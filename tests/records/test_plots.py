@@ -77,3 +77,18 @@ def test_a_run_without_explorer_does_not_name_it(tmp_path: Path, metrics_of: Met
     figure = Figure()
     plots._reward(figure, series(run_dir))
     assert legend_texts(figure.axes[0].get_legend()) == ["whole group", "learner"]
+
+
+def test_several_explorers_go_by_name(run_dir: RunDir) -> None:
+    lines = [
+        {**line, "pass@G/learner": 1.0, "pass@G/explorer": 1.0, "pass@G/small": 1.0, "pass@G/hot": 1.0}
+        | {"reward/small": 0.25, "reward/hot": 0.5, "group/small": 1.0, "group/hot": 2.0}
+        for line in read_metrics(run_dir.metrics)
+    ]
+    reward, schedule = Figure(), Figure()
+    plots._reward(reward, plots._Series(lines, {}))
+    assert [line.get_label() for line in reward.axes[0].lines] == [
+        "whole group", "explorer", "learner", "small", "hot",
+    ]  # fmt: skip
+    plots._schedule(schedule, plots._Series(lines, {}))
+    assert [text.get_text() for text in schedule.legends[0].get_texts()] == ["small", "hot", "learner ($G_s$)"]
