@@ -278,6 +278,12 @@ class CheckpointConfig:
 
 @dataclass
 class LoggingConfig:
+    diversity_groups: int = key(
+        4,
+        "groups of each step whose Self-BLEU, edit diversity and unique answers are measured; 0: none",
+        COUNT,
+        may_change=True,
+    )
     rollouts_every: int = key(1, "dump rollouts of every n-th step; 0: never", COUNT, may_change=True)
     wandb_project: str | None = key(None, "project of Weights & Biases; null: off", may_change=True)
     wandb_mode: WandbMode = key(

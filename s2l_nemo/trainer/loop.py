@@ -59,6 +59,7 @@ from s2l_nemo.config.schema import CheckpointConfig, ValidationConfig
 from s2l_nemo.trainer.clock import Clock
 from s2l_nemo.trainer.diversity_filter import DiversityFilter
 from s2l_nemo.trainer.exchange import Place, StepGroups
+from s2l_nemo.trainer.group_diversity import diversity_metrics
 from s2l_nemo.trainer.group_metrics import group_metrics, totals
 from s2l_nemo.trainer.group_sampler import GroupSampler
 from s2l_nemo.trainer.metrics import Metrics, outcome_of, refill_metrics, rollout_metrics, throughput, update_metrics
@@ -115,6 +116,7 @@ class Trainer:
     explorer_filter: DiversityFilter | None
     explorer_ahead: bool  # explorers sample the next step while the actor trains
     two_updates: bool  # see `trainer.parts`
+    diversity_groups: int  # whose diversity is measured at each step
     recorder: Recorder
     stop: StopRequest
     progress: Progress
@@ -164,6 +166,7 @@ class Trainer:
             **rollout_metrics(split, groups, self.loss.explorers),
             **refill_metrics(learned.sampled),
             **group_metrics(groups, advantages_PG, self.loss.explorers),
+            **diversity_metrics(self.rollouts.ranks, groups, self.diversity_groups, self.loss.explorers),
             **totals(self.progress, learned.sampled, sums.total.tokens, clock),
             **update_metrics(sums),
             **throughput(clock, groups, sums.total.tokens),

@@ -139,6 +139,7 @@ def build_trainer(cfg: Config, inputs: Inputs, stop: StopRequest) -> Trainer:
         else None,
         explorer_ahead=rollout.explorer_ahead,
         two_updates=rollout.two_updates,
+        diversity_groups=cfg.logging.diversity_groups,
         recorder=recorder,
         stop=stop,
         progress=progress,

@@ -371,6 +371,7 @@ def make_run(
         explorer_filter=DiversityFilter(rollouts, SAMPLING, RUN_SEED) if filtered else None,
         explorer_ahead=False,
         two_updates=two_updates,
+        diversity_groups=2,
         recorder=records,
         stop=stop,
         progress=progress,

@@ -323,3 +323,24 @@ def test_a_run_of_two_updates_counts_its_optimizer_steps() -> None:
     assert optimizer_steps(cfg) == 2 * ((3 + 4) + 6 + 4 + 4)
     cfg.rollout.two_updates = False
     assert optimizer_steps(cfg) == 2 * 4 * 4
+
+
+def test_diversity_is_measured_on_as_many_answers_of_each_sampler(tmp_path: Path, stop: StopRequest) -> None:
+    """Three answers of the first explorer, two of the second, three of the learner: two of each count."""
+    config = algorithm(group_size=8, schedule=ScheduleConfig(name="constant", alpha=0.625))
+    run = make_run(
+        tmp_path, stop, config, train=prompts(5, 6),
+        by_explorer=lambda request: Answer((0, 3) if request.sample_id == 2 else (0, 2)),
+        by_learner=lambda request: Answer((1, request.sample_id)),
+    )  # fmt: skip
+    run.trainer.sampler.explorers = [ExplorerRole("same", 3.0, SAMPLING), ExplorerRole("other", 2.0, SAMPLING)]
+    run.trainer.loss = replace(run.trainer.loss, explorers=("same", "other"))
+    run.trainer.rollouts.explorers = {1: run.explorer, 2: run.explorer}
+    metrics, groups = step(run)
+    assert sources(groups)[0] == [1, 1, 1, 2, 2, 0, 0, 0]
+    assert metrics["diversity/unique_answers_same"] == 0.5  # the third one, which differs, does not count
+    assert metrics["diversity/edit_same"] == 0.0
+    assert metrics["diversity/unique_answers_learner"] == 1.0
+    assert metrics["diversity/edit_learner"] == 0.5
+    run.trainer.diversity_groups = 0
+    assert {value for name, value in step(run, 2)[0].items() if name.startswith("diversity/")} == {None}

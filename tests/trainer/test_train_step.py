@@ -14,6 +14,7 @@ from s2l_nemo.algorithm.groups import explorer_seed, sample_seed
 from s2l_nemo.algorithm.losses.aggregation import LossScale
 from s2l_nemo.algorithm.options import AdvantageNorm, AdvantageStd, AlgorithmConfig, Baseline, KLEstimator
 from s2l_nemo.algorithm.schedule import ScheduleConfig
+from s2l_nemo.measures.diversity import self_bleu, unique_fraction
 from s2l_nemo.rewards.grader import GradeItem
 from s2l_nemo.trainer.exchange import StepGroups
 from s2l_nemo.trainer.metrics import Metrics
@@ -124,6 +125,11 @@ OUTSIDE_THE_LOSS = {
     # |A| times tokens: explorer 0.75 * 2 and 0.5 * 4, learner 0.25 * 5 and 0.5 * 5
     "advantage/abs_share_explorer": 3.5 / 7.25,
     "advantage/abs_share_learner": 3.75 / 7.25,
+    # The explorer has one answer in each group. Learner: 0, 0, 5 of prompt 7; 1, 8 and a failed check of prompt 9.
+    **{f"diversity/{name}_explorer": None for name in ("self_bleu", "edit", "unique_answers")},
+    "diversity/unique_answers_learner": (unique_fraction(["0", "0", "5"]) + unique_fraction(["1", "8", None])) / 2,
+    "diversity/edit_learner": ((0 + 2 / 3 + 2 / 3) / 3 + (1 / 2 + 1 + 1 / 2) / 3) / 2,
+    "diversity/self_bleu_learner": (self_bleu([[0], [0], [0, 5, 5]]) + self_bleu([[1], [1, 8], [9, 8]])) / 2,
     "total/prompts": 2,
     "total/tokens_explorer": 6,
     "total/tokens_learner": 10,
