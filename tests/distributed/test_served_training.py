@@ -22,7 +22,7 @@ STEPS = (1, 2, 3, 4, 5)
 SHORT = ["algorithm.steps=5", "algorithm.schedule.t_mix=5", "validation.every=0"]
 SERVERS = ["engine.kind=server", "engine.startup_s=600", "engine.request_s=600"]
 SERVED_ONLY = ("refit/", "engine/")
-FROM_LOGPROBS = "logprob_diff/"  # metrics of the engine's log-probs, which do not reach the loss in these runs
+FROM_LOGPROBS = ("logprob_diff/", "sample_size/", "sampler_kl/")  # figures that do not reach the loss of these runs
 
 
 @pytest.fixture(scope="module")
