@@ -35,7 +35,15 @@ METHODS = {
     "rescue": ["algorithm.schedule.name=constant", "algorithm.rescue_first=8"],
     "refill": ["algorithm.refill_rounds=2"],
     "luffy": ["algorithm.importance=luffy"],
-    "gspo": ["algorithm.importance=gspo", "algorithm.clip_low=3e-4", "algorithm.clip_high=4e-4"],
+    # With token_mean and one optimizer step a step, as in this preset, GSPO is GRPO.
+    "gspo": [
+        "algorithm.importance=gspo",
+        "algorithm.aggregation=sequence_mean",
+        "algorithm.mini_batch_prompts=8",
+        "model.micro_batch_size=64",
+        "algorithm.clip_low=3e-4",
+        "algorithm.clip_high=4e-4",
+    ],
     "two_updates": ["rollout.two_updates=true", "algorithm.explorer_mini_batch=32", "model.micro_batch_tokens=8192"],
 }
 COLUMNS = ("method", "seed", "before", "after", "gain", "95 % interval", "explorer tokens", "learner tokens", "seconds")
