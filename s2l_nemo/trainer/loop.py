@@ -260,11 +260,11 @@ class Trainer:
         """
         _, replicas = self.actor.data_parallel()
         size = split.explorer + split.learner
-        rows_of_step = self.mini_batch_prompts() * size // replicas
+        mini_batches = batch.split(self.mini_batch_prompts() * size // replicas)
         if self.two_updates and split.explorer and self.algorithm.explorer_mini_batch is not None:
-            rows_of_step = self.algorithm.explorer_mini_batch // replicas
+            mini_batches = batch.chunks(self.algorithm.explorer_mini_batch // replicas)
         updates = []
-        for mini_batch in batch.chunks(rows_of_step):
+        for mini_batch in mini_batches:
             tokens, sequences = mini_batch_counts(mini_batch)
             rows = mini_batch
             if self.algorithm.drop_zero_variance:

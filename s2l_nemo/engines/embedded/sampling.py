@@ -4,31 +4,16 @@ from __future__ import annotations
 
 import torch
 
+from s2l_nemo.splitmix import GAMMA, mixed, shifted
 from s2l_nemo.types import SamplingParams
 
-# SplitMix64: Steele, Lea & Flood, "Fast splittable pseudorandom number generators", OOPSLA 2014. Written as signed
-# 64-bit integers, whose products wrap in torch as unsigned ones do.
-_GAMMA = 0x9E3779B97F4A7C15 - 2**64
-_MIX_1 = 0xBF58476D1CE4E5B9 - 2**64
-_MIX_2 = 0x94D049BB133111EB - 2**64
 _BLOCK = 256  # tokens whose probabilities are added up at once
-
-
-def _xor_shift_right(x: torch.Tensor, bits: int) -> torch.Tensor:
-    # `>>` of a signed integer copies the sign bit; the mask takes the copies away.
-    return x ^ ((x >> bits) & ((1 << (64 - bits)) - 1))
-
-
-def _mix(x: torch.Tensor) -> torch.Tensor:
-    x = _xor_shift_right(x, 30) * _MIX_1
-    x = _xor_shift_right(x, 27) * _MIX_2
-    return _xor_shift_right(x, 31)
 
 
 def uniforms(seeds_B: torch.Tensor, positions_B: torch.Tensor) -> torch.Tensor:
     """float64 [B] in [0, 1), a pure function of each (seed, position); both arguments are int64 [B]."""
-    bits_B = _mix(_mix(seeds_B) + (positions_B + 1) * _GAMMA)
-    return ((bits_B >> 11) & ((1 << 53) - 1)).double() * 2.0**-53
+    bits_B = mixed(mixed(seeds_B) + (positions_B + 1) * GAMMA)
+    return shifted(bits_B, 11).double() * 2.0**-53
 
 
 def sampling_logprobs(logits_BV: torch.Tensor, params: SamplingParams) -> torch.Tensor:

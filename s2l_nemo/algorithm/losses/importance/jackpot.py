@@ -24,6 +24,7 @@ import torch
 
 from s2l_nemo.algorithm.losses.importance.learner_old import LearnerOld
 from s2l_nemo.algorithm.losses.importance.rule import Importance, RuleInput, ratio
+from s2l_nemo.splitmix import GAMMA, mixed, shifted
 
 
 @dataclass(frozen=True)
@@ -49,22 +50,5 @@ def uniforms(tokens: RuleInput) -> torch.Tensor:
     """
     hash_BS = tokens.token_BS
     for word in (tokens.prompt_id_B1, tokens.sample_id_B1, torch.arange(hash_BS.size(1), device=hash_BS.device)):
-        hash_BS = _mixed(hash_BS + word)
-    return _shifted(hash_BS, 40).float() / 2**24
-
-
-def _mixed(words: torch.Tensor) -> torch.Tensor:
-    """The finaliser of SplitMix64 after one step of its counter (Steele, Lea and Flood, 2014)."""
-    words = words + _signed(0x9E3779B97F4A7C15)
-    words = (words ^ _shifted(words, 30)) * _signed(0xBF58476D1CE4E5B9)
-    words = (words ^ _shifted(words, 27)) * _signed(0x94D049BB133111EB)
-    return words ^ _shifted(words, 31)
-
-
-def _shifted(words: torch.Tensor, bits: int) -> torch.Tensor:
-    """To the right, with zeros from the left."""
-    return (words >> bits) & ((1 << (64 - bits)) - 1)
-
-
-def _signed(word: int) -> int:
-    return word - (1 << 64) if word >> 63 else word
+        hash_BS = mixed(hash_BS + word + GAMMA)
+    return shifted(hash_BS, 40).float() / 2**24
