@@ -14,7 +14,7 @@ from fractions import Fraction
 from s2l_nemo.types import Completion, Group, Prompt, SampleRequest, Source
 
 GroupSources = tuple[int, ...]
-Drawn = Mapping[tuple[int, int], int]  # (explorer, prompt id) -> samples that it has drawn of the prompt in this run
+Drawn = Mapping[tuple[int, int], int]  # (source, prompt id) -> samples that it has drawn of the prompt in this run
 
 
 def sample_seed(run_seed: int, step: int, prompt_id: int, sample_id: int) -> int:
@@ -67,11 +67,11 @@ def requests_of(
     for prompt, sources in zip(prompts, sources_P, strict=True):
         draws: dict[int, int] = {}
         for sample, source in enumerate(sources, start=first_sample):
+            draw = draws.setdefault(source, drawn.get((source, prompt.prompt_id), 0))
+            draws[source] += 1
             if source == Source.LEARNER:
-                draw, seed = 0, sample_seed(run_seed, step, prompt.prompt_id, sample)
+                seed = sample_seed(run_seed, step, prompt.prompt_id, sample)
             else:
-                draw = draws.setdefault(source, drawn.get((source, prompt.prompt_id), 0))
-                draws[source] += 1
                 seed = explorer_seed(run_seed, source, prompt.prompt_id, draw)
             request = SampleRequest(prompt.prompt_id, sample, prompt.token_ids, seed, draw)
             requests.setdefault(source, []).append(request)

@@ -31,6 +31,7 @@ def check_config(cfg: Config) -> None:
     _check_engine(cfg)
     _check_two_updates(cfg)
     _check_ahead(cfg)
+    _check_replay(cfg)
     _check_logprobs(cfg)
 
 
@@ -331,9 +332,30 @@ def _check_ahead(cfg: Config) -> None:
         )
 
 
+def _check_replay(cfg: Config) -> None:
+    rollout = cfg.rollout
+    if rollout.replay is None:
+        return
+    live = next((one.key for one in explorers_of(cfg) if one.options.source is ExplorerSource.live), None)
+    if live is not None:
+        raise UserError(
+            f"rollout.replay={rollout.replay} with {live}.source=live: nothing is sampled in such a run; set "
+            f"{live}.source=store, or for plain GRPO {live}.path=null"
+        )
+    if rollout.explorer_filter is not ExplorerFilter.none:
+        raise UserError(
+            f"rollout.replay={rollout.replay} with rollout.explorer_filter={rollout.explorer_filter.name}: the learner "
+            "would have to sample for that control; choose one of them"
+        )
+    if rollout.explorer_ahead:
+        raise UserError(
+            f"rollout.replay={rollout.replay} with rollout.explorer_ahead=true: nothing is sampled; drop one"
+        )
+
+
 def _check_logprobs(cfg: Config) -> None:
     rollout = cfg.rollout
-    sections = [("rollout", rollout.top_p, rollout.top_k)]
+    sections = [("rollout", rollout.top_p, rollout.top_k)] if rollout.replay is None else []  # a store has them right
     sections += [
         (one.key, one.options.top_p or 1.0, one.options.top_k or 0)
         for one in explorers_of(cfg)

@@ -16,6 +16,7 @@ from s2l_nemo.engines.kinds import ENGINES, EngineKind
 from s2l_nemo.engines.options import Placement
 from s2l_nemo.errors import UserError
 from s2l_nemo.fields import COUNT, POSITIVE, POSITIVE_COUNT, SHARE, key
+from s2l_nemo.models.flops import ForwardFlops, flops_of
 from s2l_nemo.models.shape import ModelShape
 from s2l_nemo.planner.memory import gpus_of_engine, longest_sequence, reserved_kv
 from s2l_nemo.planner.plan import splits
@@ -132,30 +133,9 @@ def seconds_per_token(rows: float, weights: float, kv: float, context: float, ba
     return (weights + rows * kv * context) / (rows * bandwidth)
 
 
-@dataclass(frozen=True)
-class ForwardFlops:
-    """FLOP of one forward pass over the rollouts of a step."""
-
-    layers: float
-    output: float  # of the output layer
-
-
-def flops_of(shape: ModelShape, *, tokens: float, pairs: float, targets: float) -> ForwardFlops:
-    """FLOP of a forward pass over `tokens`, of matrix multiplications and causal attention.
-
-    `pairs` are those of a token and one that it sees. `targets` are the tokens that the output layer sees.
-    Layers: 2·tokens·layers·(2hq + 2h·kv + 3h·ffn) + 4·layers·pairs·q. Output: 2·targets·hV.
-    """
-    layer = 2 * shape.hidden * shape.query + 2 * shape.hidden * shape.kv + 3 * shape.hidden * shape.ffn
-    return ForwardFlops(
-        layers=2 * tokens * shape.layers * layer + 4 * shape.layers * pairs * shape.query,
-        output=2 * targets * shape.embedding_parameters,
-    )
-
-
 def forward_flops(shape: ModelShape, *, prompts: float, prompt: float, responses: float, length: float) -> ForwardFlops:
     """FLOP of a forward pass over `responses` of `length` tokens, whose prompts of `prompt` tokens are run `prompts`
-    times. A response token sees its prompt and what comes before it: see `flops_of`.
+    times. A response token sees its prompt and what comes before it: see `models.flops`.
     """
     return flops_of(
         shape,

@@ -177,7 +177,7 @@ def _refuse(run_dir: RunDir, resume: Resume, ours: bool, checkpoint: Checkpoint 
 def _is_finished(run_dir: RunDir) -> bool:
     if not run_dir.summary.exists():
         return False
-    return json.loads(run_dir.summary.read_text(encoding="utf-8")).get("pass@1/after") is not None
+    return json.loads(run_dir.summary.read_text(encoding="utf-8")).get("steps") is not None
 
 
 def _remove_leftovers(run_dir: RunDir) -> None:

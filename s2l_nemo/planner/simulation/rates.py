@@ -7,8 +7,9 @@ from dataclasses import dataclass
 from s2l_nemo.config.schema import ActivationCheckpointing, Config
 from s2l_nemo.engines.kinds import ENGINES
 from s2l_nemo.engines.options import Placement
+from s2l_nemo.models.flops import flops_of
 from s2l_nemo.models.shape import ModelShape
-from s2l_nemo.planner.cost import Assumed, Gpu, SchedulerPolicy, flops_of, idle_stages, kind_of, kv_bytes_per_token
+from s2l_nemo.planner.cost import Assumed, Gpu, SchedulerPolicy, idle_stages, kind_of, kv_bytes_per_token
 from s2l_nemo.planner.memory import Part, gpus_of_engine, longest_sequence, memory_by_part, reserved_kv
 
 

@@ -86,7 +86,7 @@ def test_work_of_an_update_by_hand() -> None:
     forward = [group_flops(SHAPE, its, 4) for its in groups]
     assert work.updates_UR == [[3 * its.layers + 4 * its.output] for its in forward]
     assert work.logprobs_R == [sum(n * (its.layers + its.output) for n, its in zip((1, 2), forward, strict=True))]
-    assert forward[1] == cost.flops_of(SHAPE, tokens=3 + 4, pairs=4.5 + 4 * 3.5, targets=4)
+    assert forward[1] == flops_of(SHAPE, tokens=3 + 4, pairs=4.5 + 4 * 3.5, targets=4)
 
 
 def test_it_agrees_with_the_closed_form() -> None:
