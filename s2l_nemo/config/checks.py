@@ -348,9 +348,7 @@ def _check_replay(cfg: Config) -> None:
             "would have to sample for that control; choose one of them"
         )
     if rollout.explorer_ahead:
-        raise UserError(
-            f"rollout.replay={rollout.replay} with rollout.explorer_ahead=true: nothing is sampled; drop one"
-        )
+        raise UserError(f"rollout.replay={rollout.replay} with rollout.explorer_ahead=true: drop one of them")
 
 
 def _check_logprobs(cfg: Config) -> None:

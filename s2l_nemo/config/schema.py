@@ -211,7 +211,7 @@ class RolloutConfig:
     )
     replay: str | None = key(
         None,
-        "folder of a store that the learner's part of each group comes from: training without engines; null: it samples",
+        "folder of a store that the learner's part of each group comes from, without engines; null: the learner samples",
         FOLDER,
     )
     explorer_filter: ExplorerFilter = key(

@@ -54,7 +54,7 @@ def rows_flops(shape: ModelShape, rows: TrainBatch) -> float:
 
 
 def count_updates(progress: Progress, updates: Sequence[tuple[TrainBatch, float]], passes: int) -> None:
-    """Adds the updates of a step: the rows of each, with their log-probs, and FLOP of a forward pass over all ranks'."""
+    """Adds the updates of a step: the rows of each, with their log-probs, and FLOP of a forward pass of all ranks."""
     for rows, forward in updates:
         ahead = (rows.old_logprobs_BS is not None) + (rows.ref_logprobs_BS is not None)
         progress.add("flops_trained", (UPDATE_PASSES * passes + ahead) * forward)
