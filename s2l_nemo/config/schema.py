@@ -211,7 +211,7 @@ class RolloutConfig:
     )
     replay: str | None = key(
         None,
-        "folder of a store that the learner's part of each group comes from, without engines; null: the learner samples",
+        "folder of a store that gives the learner's part of each group, without engines; null: the learner samples it",
         FOLDER,
     )
     explorer_filter: ExplorerFilter = key(

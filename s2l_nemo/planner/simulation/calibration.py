@@ -24,8 +24,9 @@ from s2l_nemo.planner.memory import layout, shapes_of_models
 from s2l_nemo.planner.simulation.engine import Work
 from s2l_nemo.planner.simulation.lengths import Model, RecordedLengths
 from s2l_nemo.planner.simulation.rates import DecodingRate, Rates, Room
-from s2l_nemo.planner.simulation.recorded import RecordedStep, middle_of, recorded_config, recorded_steps
+from s2l_nemo.planner.simulation.recorded import RecordedStep, middle_of, recorded_steps
 from s2l_nemo.planner.simulation.step import Played, Run, Scenario, play_steps
+from s2l_nemo.records.directory import read_config
 
 PHASE_OF = {Model.explorer: "rollout_explorer", Model.learner: "rollout_learner"}
 ROUNDS = 5  # of choosing the slowest engine and fitting anew; more change nothing
@@ -37,7 +38,7 @@ def calibration_of(runs: Sequence[str], cfg: Config, prompt: int) -> tuple[Rates
 
     Raises UserError as `calibrated`, and if the models of `cfg`, or how they are divided, are not those of the run.
     """
-    its = recorded_config("calibrate", runs[0])
+    its = read_config("calibrate", runs[0])
     learner, explorer = shapes_of_models(its)
     ours, theirs = (
         (shapes_of_models(one)[0], one.model.tensor_model_parallel_size, one.model.pipeline_model_parallel_size)

@@ -14,6 +14,7 @@ from omegaconf import OmegaConf
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
+from s2l_nemo.config.schema import RolloutConfig
 from s2l_nemo.config.store import SampleConfig, StoredRollout, shard_of
 from s2l_nemo.data.prompts import PromptSet, load_prompts
 from s2l_nemo.engines.build import EngineFactory, Servers
@@ -159,7 +160,7 @@ def make_facts(cfg: SampleConfig, model: Model, prompts: Sequence[Prompt], preci
     )
 
 
-def sampling_params(rollout: StoredRollout, model: Model) -> SamplingParams:
+def sampling_params(rollout: StoredRollout | RolloutConfig, model: Model) -> SamplingParams:
     """As a training run with these keys samples."""
     limit, stops = rollout.max_response_length, model.stop_token_ids
     return SamplingParams(limit, stops, rollout.temperature, rollout.top_p, rollout.top_k)
