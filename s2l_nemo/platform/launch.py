@@ -24,20 +24,22 @@ from s2l_nemo.errors import UserError
 
 USER_ERROR = 2  # exit code of a run that a mistake of the user has ended
 PR_SET_PDEATHSIG = 1  # <linux/prctl.h>
+SHOW_CURSOR = "\x1b[?25h"  # a progress bar hides it
 GRACE_SECONDS = 10.0  # from the failure of one rank until the others are killed
 
 
 STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
 
-def leave_on_signals(message: bytes = b"interrupted\n") -> None:
+def leave_on_signals(message: str = "interrupted") -> None:
     """Lets Ctrl-C and SIGTERM end this process at once, until the run listens itself. There is nothing to save yet.
 
     A KeyboardInterrupt would not do: some package always swallows it while it is being imported.
     """
+    text = f"{SHOW_CURSOR if sys.stdout.isatty() else ''}{message}\n".encode()
 
     def leave(signum: int, _frame: object) -> None:
-        os.write(2, message)
+        os.write(2, text)
         os._exit(128 + signum)
 
     for signum in STOP_SIGNALS:

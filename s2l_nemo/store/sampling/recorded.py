@@ -80,8 +80,8 @@ def store_of_run(cfg: RunStoreConfig) -> None:
     )
     if len(files) < last:
         out.print(
-            f"{last - len(files)} of these steps have no rollouts (logging.rollouts_every): training from this store is "
-            "not that run",
+            f"{last - len(files)} of these steps have no rollouts (logging.rollouts_every): training from this store "
+            "is not that run",
             soft_wrap=True,
         )
 

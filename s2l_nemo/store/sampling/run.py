@@ -12,7 +12,6 @@ from typing import Any, cast
 import torch
 from omegaconf import OmegaConf
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 from s2l_nemo.config.schema import RolloutConfig
 from s2l_nemo.config.store import SampleConfig, StoredRollout, shard_of
@@ -22,7 +21,7 @@ from s2l_nemo.engines.kinds import ENGINES
 from s2l_nemo.engines.options import EngineConfig
 from s2l_nemo.engines.protocol import RolloutEngine
 from s2l_nemo.errors import UserError
-from s2l_nemo.evaluation.console import console, print_facts
+from s2l_nemo.evaluation.console import console, print_facts, progress_bar
 from s2l_nemo.models.open import Model, open_model, tokenizer_hash
 from s2l_nemo.models.precision import Precision
 from s2l_nemo.records.versions import versions
@@ -116,18 +115,7 @@ def sample(cfg: SampleConfig) -> None:
 def sample_chunks(job: Job, chunks: Sequence[Chunk], done: int, out: Console) -> None:
     """Samples chunk after chunk, with a bar on a terminal and a line for each elsewhere."""
     total = done + sum(map(len, chunks))
-    with Progress(
-        BarColumn(bar_width=None),
-        MofNCompleteColumn(),
-        TextColumn("rollouts  {task.fields[rate]}"),
-        TimeElapsedColumn(),
-        TextColumn("left"),
-        TimeRemainingColumn(),
-        console=out,
-        disable=not out.is_terminal,
-        expand=True,
-        speed_estimate_period=24 * 3600,  # chunks may take minutes; the default forgets them after 30 s
-    ) as progress:
+    with progress_bar(out, after="rollouts  {task.fields[rate]}") as progress:
         task = progress.add_task("", total=total, completed=done, rate="")
         for number, chunk in enumerate(chunks, start=1):
             started = time.perf_counter()
