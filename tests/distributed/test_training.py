@@ -87,7 +87,7 @@ def train(overrides: list[str], grader: Any = None, plots: bool = False) -> dict
     trainer = trainers[0]
     engines = trainer.validator
     hashes = {}
-    if not ENGINES[cfg.engine.kind].served:  # servers have ended
+    if not ENGINES[cfg.engine.kind].served and cfg.validation.prompts:  # servers have ended, a replay may have none
         hashes["hash"] = engines.learner.weight_hash()
         hashes["explorer"] = engines.explorers[1].weight_hash() if engines.explorers else None
     return {
