@@ -9,8 +9,8 @@ from __future__ import annotations
 import hashlib
 import struct
 from collections.abc import Mapping, Sequence
-from fractions import Fraction
 
+from s2l_nemo.algorithm.sharing import apportion
 from s2l_nemo.types import Completion, Group, Prompt, SampleRequest, Source
 
 GroupSources = tuple[int, ...]
@@ -30,20 +30,6 @@ def explorer_seed(run_seed: int, explorer: int, prompt_id: int, draw: int) -> in
     those that it would sample during training.
     """
     return sample_seed(run_seed, -explorer, prompt_id, draw)
-
-
-def apportion(count: int, shares: Sequence[float]) -> list[int]:
-    """Divides `count` samples by the shares: whole parts first, what is left to the largest remainders, then in order.
-
-    Shares are relative, and read as decimals: 0.1 is a tenth, and not the nearest binary number.
-    """
-    exact = [Fraction(str(share)) for share in shares]
-    quotas = [count * share / sum(exact) for share in exact]
-    parts = [int(quota) for quota in quotas]
-    by_remainder = sorted(range(len(parts)), key=lambda k: parts[k] - quotas[k])
-    for k in by_remainder[: count - sum(parts)]:
-        parts[k] += 1
-    return parts
 
 
 def explorers_first(explorer: int, learner: int, shares: Sequence[float] = (1.0,)) -> GroupSources:

@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from omegaconf import OmegaConf
 
 from s2l_nemo.config.load import typed
 from s2l_nemo.config.schema import Config, ExplorerConfig
 from s2l_nemo.errors import UserError
-from s2l_nemo.types import SamplingParams
+
+if TYPE_CHECKING:
+    from s2l_nemo.types import SamplingParams  # torch
 
 ONLY = "explorer"  # the name of a single one
 _RESERVED = ("learner", ONLY)  # what metrics call the learner, and all explorers together

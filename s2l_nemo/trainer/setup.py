@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import datetime
-import math
 import os
 import signal
 from collections.abc import Callable, Mapping, Sequence
@@ -15,7 +14,7 @@ from omegaconf import OmegaConf
 
 from s2l_nemo.algorithm.losses.policy import PolicyLoss
 from s2l_nemo.algorithm.schedule import make_schedule
-from s2l_nemo.config.checks import Models
+from s2l_nemo.config.checks import Models, parts_of_step
 from s2l_nemo.config.explorers import Explorer, explorers_of
 from s2l_nemo.config.load import resolved_yaml
 from s2l_nemo.config.schema import Config, ExplorerFilter, ExplorerSource
@@ -250,17 +249,10 @@ def make_actor(cfg: Config, learner: Model) -> S2LActor:
 def optimizer_steps(cfg: Config) -> int:
     """Of the whole run."""
     algorithm = cfg.algorithm
-    of_prompts = algorithm.prompts_per_step // (algorithm.mini_batch_prompts or algorithm.prompts_per_step)
-    if not cfg.rollout.two_updates:
-        return algorithm.steps * of_prompts * algorithm.optimizer_passes
-    schedule, total = make_schedule(algorithm.schedule, algorithm.steps), 0
-    for step in range(1, algorithm.steps + 1):
-        split = schedule(step, algorithm.group_size)
-        of_explorer = of_prompts if split.explorer else 0
-        if algorithm.explorer_mini_batch is not None:
-            of_explorer = math.ceil(algorithm.prompts_per_step * split.explorer / algorithm.explorer_mini_batch)
-        total += of_explorer + (of_prompts if split.learner else 0)
-    return total * algorithm.optimizer_passes
+    schedule = make_schedule(algorithm.schedule, algorithm.steps)
+    splits = [schedule(step, algorithm.group_size) for step in range(1, algorithm.steps + 1)]
+    updates = sum(part.updates for split in splits for part in parts_of_step(cfg, split.explorer))
+    return updates * algorithm.optimizer_passes
 
 
 def make_rollouts(

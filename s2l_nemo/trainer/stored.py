@@ -6,9 +6,9 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
-from s2l_nemo.algorithm.groups import apportion
 from s2l_nemo.algorithm.order import batches
 from s2l_nemo.algorithm.schedule import make_schedule
+from s2l_nemo.algorithm.sharing import apportion
 from s2l_nemo.config.checks import Models
 from s2l_nemo.config.explorers import Explorer, explorers_of
 from s2l_nemo.config.schema import Config, DrawOrder, ExplorerSource

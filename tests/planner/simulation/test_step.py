@@ -103,10 +103,9 @@ def test_it_agrees_with_the_closed_form() -> None:
         rooms(cfg, learner, explorer, gpu, assumed), assumed, lengths, 4,
     )  # fmt: skip
     found = phase_seconds(played(its, steps=1))
-    of_learner, of_explorer = cost.decoding_of_models(cfg, learner, explorer, gpu, assumed)
-    assert of_explorer is not None
+    of_learner, [of_explorer] = cost.decoding_of_models(cfg, learner, [explorer], gpu, assumed)
     closed = cost.step_seconds(
-        cfg, learner, gpu, assumed, explorer_tokens_per_s=of_explorer.tokens_per_s,
+        cfg, learner, gpu, assumed, explorer_tokens_per_s=[of_explorer.tokens_per_s],
         learner_tokens_per_s=of_learner.tokens_per_s, explorer_samples=4,
     )  # fmt: skip
     assert found["update"] == pytest.approx(closed.update)
