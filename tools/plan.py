@@ -163,7 +163,7 @@ def saving_table(predictions: list[cost.Prediction], names: list[str]) -> Table:
 
 def decoding_rows(name: str, of: Callable[[cost.Prediction], cost.Decoding]) -> Iterator[tuple[str, Cell]]:
     yield f"{name} tokens/s of a GPU, KV memory full*", lambda p: rate(of(p).full_tokens_per_s)
-    yield f"{name} rows that decode together", lambda p: f"{of(p).rows:,.0f}"
+    yield f"rows that decode together, {name}", lambda p: f"{of(p).rows:,.0f}"
     yield f"{name} tokens/s of all GPUs, as configured", lambda p: rate(of(p).tokens_per_s)
 
 
