@@ -145,7 +145,7 @@ def build_trainer(cfg: Config, inputs: Inputs, stop: StopRequest) -> Trainer:
         shape=learner.shape,
         rollouts=rollouts,
         validator=engines,
-        explorer_filter=DiversityFilter(rollouts, sampling, cfg.run.seed)
+        explorer_filter=DiversityFilter(rollouts, sampling, cfg.run.seed, progress, sampling_shapes(cfg, inputs.models))
         if rollout.explorer_filter is ExplorerFilter.match_learner_diversity
         else None,
         explorer_ahead=rollout.explorer_ahead,

@@ -126,11 +126,11 @@ def test_help_lists_the_options() -> None:
         (["conf=paper", "gpus=[8]", "explorer.source=store"], "explorer.source=store: stored rollouts take no time"),
         (
             ["conf=paper", "gpus=[8]", "algorithm.refill_rounds=1"],
-            "algorithm.refill_rounds=1: rewards decide who samples",
+            "algorithm.refill_rounds=1: rewards decide who",
         ),
         (
             ["conf=paper", "gpus=[8]", "algorithm.rescue_first=1"],
-            "algorithm.rescue_first=1: rewards decide who samples",
+            "algorithm.rescue_first=1: rewards decide who",
         ),
         (
             ["conf=paper", "gpus=[8]", "rollout.two_updates=true", "model.micro_batch_tokens=8192"],

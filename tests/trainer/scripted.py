@@ -353,6 +353,7 @@ def make_run(
     learner = ScriptedLearnerEngine(by_learner, time, 0.5)
     grader = ScriptedGrader(time)
     engines = Rollouts({1: explorer}, learner, actor, ranks, Grading(decode, grader))
+    shapes = {Source.LEARNER: small_shape(), Source.EXPLORER: small_shape()}
     rollouts = engines if replayed is None else replace(engines, learner=replayed)
     progress = progress or Progress(step=step, position=step * algorithm.prompts_per_step)
     records = make_recorder(folder, time, output, ranks=ranks, **recorder)
@@ -372,7 +373,7 @@ def make_run(
             [ExplorerRole("explorer", 1.0, SAMPLING)],
             RUN_SEED,
             progress,
-            {Source.LEARNER: small_shape(), Source.EXPLORER: small_shape()},
+            shapes,
         ),
         valid_prompts=prompts(100, 101) if valid is None else valid,
         sampling=SAMPLING,
@@ -381,7 +382,7 @@ def make_run(
         shape=small_shape(),
         rollouts=rollouts,
         validator=engines,
-        explorer_filter=DiversityFilter(rollouts, SAMPLING, RUN_SEED) if filtered else None,
+        explorer_filter=DiversityFilter(rollouts, SAMPLING, RUN_SEED, progress, shapes) if filtered else None,
         explorer_ahead=False,
         two_updates=two_updates,
         diversity_groups=2,
