@@ -145,9 +145,7 @@ def build_trainer(cfg: Config, inputs: Inputs, stop: StopRequest) -> Trainer:
         shape=learner.shape,
         rollouts=rollouts,
         validator=engines,
-        explorer_filter=DiversityFilter(rollouts, sampling, cfg.run.seed, progress, sampling_shapes(cfg, inputs.models))
-        if rollout.explorer_filter is ExplorerFilter.match_learner_diversity
-        else None,
+        explorer_filter=make_filter(cfg, inputs, rollouts, sampling, progress),
         explorer_ahead=rollout.explorer_ahead,
         two_updates=rollout.two_updates,
         diversity_groups=cfg.logging.diversity_groups,
@@ -170,6 +168,14 @@ def make_sampler(
         progress=progress,
         shapes=sampling_shapes(cfg, inputs.models),
     )
+
+
+def make_filter(
+    cfg: Config, inputs: Inputs, rollouts: Rollouts, sampling: SamplingParams, progress: Progress
+) -> DiversityFilter | None:
+    if cfg.rollout.explorer_filter is ExplorerFilter.none:
+        return None
+    return DiversityFilter(rollouts, sampling, cfg.run.seed, progress, sampling_shapes(cfg, inputs.models))
 
 
 def collective_timeout_s(engine: EngineConfig) -> float:

@@ -54,7 +54,7 @@ def models(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
 
 
 def keys(models: dict[str, Path], *more: str) -> list[str]:
-    fixed = ["validation.every=0", "data.arithmetic.train_prompts=12"]
+    fixed = ["validation.every=0", "data.arithmetic.train_prompts=12", "algorithm.schedule.t_mix=2"]
     return [*BASE, f"model.path={models['learner']}", *fixed, *more, *layout(1, 1, 2)]
 
 

@@ -81,8 +81,7 @@ def test_what_the_engines_find_free() -> None:
 )
 def test_rows(policy: cost.SchedulerPolicy, explorer: float, learner: float) -> None:
     prediction = cost.predict(paper(), LEARNER, [EXPLORER], H100, assumed(policy))
-    assert prediction.explorer is not None
-    assert prediction.explorer.rows == pytest.approx(explorer, rel=2e-3)
+    assert prediction.explorers[0].rows == pytest.approx(explorer, rel=2e-3)
     assert prediction.learner.rows == pytest.approx(learner, rel=2e-3)
 
 

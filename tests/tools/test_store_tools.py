@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -203,6 +204,13 @@ class TestStoreOfRun:
         store = Store.open(tmp_path / "store")
         assert (store.counts, store.facts.sampling.temperature) == ({0: 1, 1: 2, 2: 1}, 0.5)
         assert [one.token_ids[0] for one in store.draw(1, range(2), source=1)] == [110, 120]
+
+    def test_a_step_without_the_source(self, run: Path, tmp_path: Path) -> None:
+        group = recorded_group(3, 0)
+        alone = replace(group, completions=group.completions[1:])
+        write_rollouts(RunDir(run).rollout_file(3), [rollout_table(3, alone, [0.0, 0.0], lambda _: "")])
+        done = run_here("tools/store_of_run.py", f"run={run}", "source=explorer", f"output={tmp_path / 'store'}")
+        assert "4 rollouts of 3 prompts by explorer, steps 1 to 3" in done.stdout
 
     def test_a_step_without_rollouts_is_said(self, run: Path, tmp_path: Path) -> None:
         RunDir(run).rollout_file(1).unlink()

@@ -41,6 +41,7 @@ PAD = 99
 RUN_SEED = 3
 ONE_RANK = Ranks(0, (0,), (0,))
 SAMPLING = SamplingParams(max_new_tokens=8, stop_token_ids=(2,), temperature=0.5)
+ROLE = ExplorerRole("explorer", 1.0, SAMPLING)
 VALID_SAMPLING = SamplingParams(max_new_tokens=8, stop_token_ids=(2,), temperature=0.25)
 
 
@@ -343,19 +344,17 @@ def make_run(
     replayed: LearnerEngine | None = None,
     **recorder: Any,
 ) -> Run:
-    """A run as one rank sees it, by default the only one.
-
-    The explorer takes 1.5 seconds to generate, the learner half a second. `replayed` stands for it in training.
-    """
-    actor = actor or ScriptedActor()
-    time, output = actor.time, io.StringIO()
+    """A run as one rank sees it. The explorer takes 1.5 seconds to generate, the learner, or `replayed`, 0.5."""
+    actor, output = actor or ScriptedActor(), io.StringIO()
+    time = actor.time
     explorer = ScriptedEngine(Source.EXPLORER, by_explorer, time, 1.5)
     learner = ScriptedLearnerEngine(by_learner, time, 0.5)
     grader = ScriptedGrader(time)
     engines = Rollouts({1: explorer}, learner, actor, ranks, Grading(decode, grader))
-    shapes = {Source.LEARNER: small_shape(), Source.EXPLORER: small_shape()}
+    shapes = {int(source): small_shape() for source in Source}
     rollouts = engines if replayed is None else replace(engines, learner=replayed)
     progress = progress or Progress(step=step, position=step * algorithm.prompts_per_step)
+    sampler = GroupSampler(algorithm, rollouts, train, SAMPLING, [ROLE], RUN_SEED, progress, shapes)
     records = make_recorder(folder, time, output, ranks=ranks, **recorder)
     trainer = Trainer(
         algorithm=algorithm,
@@ -365,16 +364,7 @@ def make_run(
         limits=Limits(SAMPLING.max_new_tokens, PAD, sequence_multiple, micro_batch_size),
         run_seed=RUN_SEED,
         schedule=make_schedule(algorithm.schedule, algorithm.steps),
-        sampler=GroupSampler(
-            algorithm,
-            rollouts,
-            train,
-            SAMPLING,
-            [ExplorerRole("explorer", 1.0, SAMPLING)],
-            RUN_SEED,
-            progress,
-            shapes,
-        ),
+        sampler=sampler,
         valid_prompts=prompts(100, 101) if valid is None else valid,
         sampling=SAMPLING,
         valid_sampling=VALID_SAMPLING,

@@ -124,7 +124,7 @@ def test_validation_asks_the_same_every_time_and_with_other_seeds_than_training(
     run.trainer.fit()
     asked = [requests for requests, params in run.learner.asked if params == VALID_SAMPLING]
     expected = [
-        SampleRequest(prompt.prompt_id, k, prompt.token_ids, sample_seed(RUN_SEED, 0, prompt.prompt_id, k))
+        SampleRequest(prompt.prompt_id, k, prompt.token_ids, sample_seed(RUN_SEED, 0, prompt.prompt_id, k), draw=k)
         for prompt in prompts(100, 5)
         for k in range(2)
     ]
@@ -211,7 +211,8 @@ def test_state_of_a_checkpoint(tmp_path: Path, stop: StopRequest) -> None:
     assert (state["step"], state["seconds"], state["explorer_weight_hash"]) == (3, 107.5, "e" * 64)
     progress = Progress.of(state, prompts_per_step=1)
     assert (progress.position, len(progress.outcomes)) == (3, 3)
-    assert sum(progress.drawn.values()) == 2  # G_w is 2, then 0
+    drawn = {source: sum(n for (its, _), n in progress.drawn.items() if its == source) for source in (0, 1)}
+    assert drawn == {1: 2, 0: 4}  # G_w is 2, then 0
 
 
 class TestReplay:

@@ -62,7 +62,7 @@ def test_a_rule_of_a_user_may_read_them() -> None:
     assert needs_logprobs(cfg)
 
 
-FIT = ["algorithm.steps=4", "algorithm.prompts_per_step=2", "algorithm.group_size=4", "algorithm.schedule.t_mix=3"]
+FIT = ["algorithm.steps=4", "algorithm.prompts_per_step=2", "algorithm.group_size=4"]
 PROMPTS = [Prompt(number, f"question {number}", "1", (number,)) for number in (20, 21, 22, 23)]
 
 
@@ -72,7 +72,7 @@ def config(*keys: str) -> Config:
 
 def test_draws_of_a_run_by_hand() -> None:
     """alpha 1, 1/2, 0, 0: the explorer gives 4, 2, 0, 0 of each group. Two steps ask all four prompts, and again."""
-    cfg = config()
+    cfg = config("algorithm.schedule.t_mix=3")
     explorer, learner = draws_of(cfg, 1, PROMPTS), draws_of(cfg, Source.LEARNER, PROMPTS)
     first = [PROMPTS[index].prompt_id for index in take(0, 2, 4, cfg.run.seed)]
     third = [PROMPTS[index].prompt_id for index in take(4, 2, 4, cfg.run.seed)]
@@ -100,9 +100,9 @@ def test_nobody_knows_the_draws_if_rewards_decide(key: str) -> None:
 class TestChecks:
     """A store of 4 samples each of prompts 3, 5 and 11, whose sampling the run has."""
 
-    @pytest.fixture(scope="class")
-    def folder(self, tmp_path_factory: pytest.TempPathFactory) -> Path:
-        return write_store(tmp_path_factory.mktemp("stores") / "one")
+    @pytest.fixture
+    def folder(self, tmp_path: Path) -> Path:
+        return write_store(tmp_path / "one")
 
     def check(self, *keys: str) -> None:
         cfg = config("algorithm.prompts_per_step=3", *keys)

@@ -111,8 +111,7 @@ def _has_logprobs(files: Sequence[Path], source: str) -> bool:
     """Whether the sampler's log-probs are known. Where they are not, all are exactly 0."""
     for file in files:
         for batch in _batches(file, source):
-            if len(batch):
-                return bool(batch.column("logprobs").flatten().to_numpy().any())
+            return bool(batch.column("logprobs").flatten().to_numpy().any())
     raise UserError(f"source={source} has sampled nothing in the run: choose another")
 
 
@@ -150,6 +149,8 @@ def _batches(file: Path, source: str) -> Iterator[pa.RecordBatch]:
 
     try:
         for batch in parquet.ParquetFile(file).iter_batches(batch_size=4096, columns=_COLUMNS):
-            yield batch.filter(pa.compute.equal(batch.column("source"), source))
+            its = batch.filter(pa.compute.equal(batch.column("source"), source))
+            if len(its):
+                yield its
     except (pa.ArrowException, KeyError, OSError) as error:
         raise UserError(f"{file} holds no rollouts: {str(error).splitlines()[0]}") from None
