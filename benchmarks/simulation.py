@@ -53,11 +53,11 @@ from s2l_nemo.planner.simulation.rates import Rates, Room
 from s2l_nemo.planner.simulation.recorded import (
     RecordedStep,
     middle_of,
-    recorded_config,
     recorded_lengths,
     recorded_steps,
 )
 from s2l_nemo.planner.simulation.step import Run, Scenario, draw_steps, play_steps
+from s2l_nemo.records.directory import read_config
 from s2l_nemo.records.metrics import read_metrics
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -239,7 +239,7 @@ def check(
 
 def check_all(runs: dict[str, list[Path]], statistic: Statistic) -> list[Result]:
     """Calibrates on the first setting and predicts all."""
-    cfg = recorded_config("runs", runs[CALIBRATION][0])
+    cfg = read_config("runs", runs[CALIBRATION][0])
     prompt = mean_prompt(cfg)
     repeats = {setting: [recorded_steps("runs", run, prompt) for run in its] for setting, its in runs.items()}
     steps = repeats_for_rates(repeats[CALIBRATION], statistic)
@@ -249,7 +249,7 @@ def check_all(runs: dict[str, list[Path]], statistic: Statistic) -> list[Result]
     rates = calibrated(cfg, learner, explorer, steps, assumed)
     source = Calibration(rates, assumed, steps, repeats_as_one(repeats[CALIBRATION], statistic))
     return [
-        check(setting, repeats[setting], statistic, recorded_config("runs", its[0]), source)
+        check(setting, repeats[setting], statistic, read_config("runs", its[0]), source)
         for setting, its in runs.items()
     ]
 

@@ -24,12 +24,9 @@ from s2l_nemo.config.load import load_values  # noqa: E402
 from s2l_nemo.errors import UserError  # noqa: E402
 from s2l_nemo.platform.launch import leave_on_signals  # noqa: E402
 
-SHOW_CURSOR = b"\x1b[?25h"  # a progress bar hides it
-
 
 def main(argv: list[str]) -> int:
-    cursor = SHOW_CURSOR if sys.stdout.isatty() else b""
-    leave_on_signals(cursor + b"interrupted: the same command continues the evaluation\n")
+    leave_on_signals("interrupted: the same command continues the evaluation")
     try:
         cfg = load_values(argv, EvaluateConfig, __doc__ or "")
         check_evaluate_config(cfg)

@@ -56,7 +56,7 @@ class SampleRequest:
     sample_id: int
     prompt_token_ids: tuple[int, ...]
     seed: int
-    draw: int = 0  # an explorer's samples of this prompt before this one, counted over the run
+    draw: int = 0  # samples of this prompt by the same policy before this one, counted over the run
 
 
 @dataclass(frozen=True, eq=False)

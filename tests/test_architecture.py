@@ -31,7 +31,7 @@ ROOMS: dict[str, set[str]] = {
     "engines": {
         "errors", "fields", "models", "models.checkpoints", "models.open", "registry", "splitmix", "types",
     },
-    "config": {"algorithm", "engines", "errors", "fields", "models", "models.open"},
+    "config": {"algorithm", "engines", "errors", "fields", "models", "models.open", "types"},
     "planner": {"algorithm", "config", "engines", "errors", "fields", "models", "models.open"},
     # floor 3: what touches processes, devices and runs
     "data": {"config", "errors", "files", "types"},
@@ -47,14 +47,14 @@ ROOMS: dict[str, set[str]] = {
         "types",
     },
     # a frozen explorer's rollouts: sampled ahead of training, and read in it
-    "store": {"config", "engines", "errors", "files", "types"},
+    "store": {"config", "engines", "errors", "files", "splitmix", "types"},
     "store.sampling": {
         "algorithm", "config", "data", "engines", "errors", "evaluation", "files", "models", "models.open", "records",
         "rewards", "store", "types",
     },
     "trainer": {
-        "actor", "algorithm", "config", "data", "engines", "errors", "files", "measures", "models.open", "platform",
-        "records", "rewards", "store", "types",
+        "actor", "algorithm", "config", "data", "engines", "errors", "files", "measures", "models", "models.open",
+        "platform", "records", "rewards", "store", "types",
     },
 }  # fmt: skip
 FOLDERS = ("s2l_nemo", "recipes", "tools", "benchmarks")

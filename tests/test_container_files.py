@@ -232,7 +232,7 @@ def test_every_launch_is_a_valid_run_of_the_paper_that_fits(script: str, tmp_pat
     assert (cfg.engine.kind, cfg.engine.python) == ("tensorrt_llm", "/opt/engines/bin/python")
     assert variables["CUDA_DEVICE_MAX_CONNECTIONS"] == "1"
     h100 = cost.GPUS[1]
-    parts = memory_by_part(cfg, public_shapes()["Qwen3-8B"], public_shapes()["Qwen3-1.7B"], h100.memory)
+    parts = memory_by_part(cfg, public_shapes()["Qwen3-8B"], [public_shapes()["Qwen3-1.7B"]], h100.memory)
     assert all(total < h100.usable for total in memory_by_phase(cfg, parts).values())
 
 

@@ -25,6 +25,7 @@ from s2l_nemo.models.shape import ModelShape
 from s2l_nemo.planner import cost
 from s2l_nemo.planner.memory import (
     Phase,
+    explorer_engines,
     figures_of_models,
     host_memory_by_part,
     layout,
@@ -48,23 +49,32 @@ def main(argv: list[str]) -> int:
         check_ranges(options, cost.PlanOptions)
         cfg = load_config(["--config-name", options.conf, *(rest for rest in argv if rest not in own)], CONF)
         check_config(cfg)
+        if cfg.rollout.replay is not None:
+            raise UserError(
+                f"rollout.replay={cfg.rollout.replay}: nothing is sampled in such a run; leave it out, or use "
+                "run.dry_run=true for its memory"
+            )
         assumed = cost.assumed_of(options, cfg)
-        of_learner, of_explorer = figures_of_models(cfg)
-        learner, explorer = shapes_of_models(cfg)
+        of_learner, of_explorers = figures_of_models(cfg)
+        learner, explorers = shapes_of_models(cfg)
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
     gpus = [gpu for gpu in cost.GPUS if options.gpu in (None, cost.GpuName(gpu.name))]
-    predictions = [cost.predict(cfg, learner, explorer, gpu, assumed) for gpu in gpus]
+    predictions = [cost.predict(cfg, learner, explorers, gpu, assumed) for gpu in gpus]
+    names = [one.name for one in explorer_engines(cfg)]
     say(console, f"learner: {of_learner.source}")
-    say(console, f"explorer: {of_explorer.source if of_explorer else 'none (plain GRPO)'}")
+    for name, figures in zip(names, of_explorers, strict=True):
+        say(console, f"{name}: {figures.source}")
+    if not names:
+        say(console, f"explorer: {'stored rollouts' if cost.mean_alpha(cfg) else 'none (plain GRPO)'}")
     say(console, f"{gpus_of(cfg)}\n")
     console.print(token_table(cfg, assumed), "")
-    console.print(memory_table(cfg, learner, explorer, gpus), "")
-    console.print(host_table(cfg, learner, explorer), "")
+    console.print(memory_table(cfg, learner, explorers, gpus), "")
+    console.print(host_table(cfg, learner, explorers), "")
     console.print(time_table(predictions), "")
-    if explorer is not None:
-        console.print(saving_table(predictions), "")
+    if explorers:
+        console.print(saving_table(predictions, names), "")
     for line in assumptions(cfg, assumed):
         say(console, line)
     return 0
@@ -100,9 +110,9 @@ def token_table(cfg: Config, assumed: cost.Assumed) -> Table:
     return table
 
 
-def memory_table(cfg: Config, learner: ModelShape, explorer: ModelShape | None, gpus: list[cost.Gpu]) -> Table:
+def memory_table(cfg: Config, learner: ModelShape, explorers: list[ModelShape], gpus: list[cost.Gpu]) -> Table:
     table = new_table("Memory of the fullest GPU, GiB", *(f"{gpu.name} ({gib(gpu.memory)})" for gpu in gpus))
-    by_gpu = [memory_by_part(cfg, learner, explorer, gpu.memory) for gpu in gpus]
+    by_gpu = [memory_by_part(cfg, learner, explorers, gpu.memory) for gpu in gpus]
     for part in by_gpu[0]:
         table.add_row(part.value, *(gib(parts[part]) for parts in by_gpu))
     table.add_section()
@@ -113,9 +123,9 @@ def memory_table(cfg: Config, learner: ModelShape, explorer: ModelShape | None, 
     return table
 
 
-def host_table(cfg: Config, learner: ModelShape, explorer: ModelShape | None) -> Table:
+def host_table(cfg: Config, learner: ModelShape, explorers: list[ModelShape]) -> Table:
     table = new_table("Host memory of a node, GiB", "at most")
-    parts = host_memory_by_part(cfg, learner, explorer)
+    parts = host_memory_by_part(cfg, learner, explorers)
     for part, count in parts.items():
         table.add_row(part.value, gib(count))
     table.add_section()
@@ -144,46 +154,45 @@ def time_table(predictions: list[cost.Prediction]) -> Table:
     return table
 
 
-def saving_table(predictions: list[cost.Prediction]) -> Table:
+def saving_table(predictions: list[cost.Prediction], names: list[str]) -> Table:
     table = new_table("Predicted saving of the explorer", *(prediction.gpu.name for prediction in predictions))
-    for name, cell in saving_rows():
+    for name, cell in [*decoding_rows("learner", lambda p: p.learner), *explorer_rows(names), *saving_rows()]:
         add_row(table, name, predictions, cell)
     return table
 
 
+def decoding_rows(name: str, of: Callable[[cost.Prediction], cost.Decoding]) -> Iterator[tuple[str, Cell]]:
+    yield f"{name} tokens/s of a GPU, KV memory full*", lambda p: rate(of(p).full_tokens_per_s)
+    yield f"rows that decode together, {name}", lambda p: f"{of(p).rows:,.0f}"
+    yield f"{name} tokens/s of all GPUs, as configured", lambda p: rate(of(p).tokens_per_s)
+
+
+def explorer_rows(names: list[str]) -> Iterator[tuple[str, Cell]]:
+    for number, name in enumerate(names):
+
+        def of(prediction: cost.Prediction, number: int = number) -> cost.Decoding:
+            return prediction.explorers[number]
+
+        yield from decoding_rows(name, of)
+        yield f"{name} over learner, KV memory full*", lambda p, of=of: full_ratio(p.learner, of(p))  # type: ignore[misc]
+
+
 def saving_rows() -> Iterator[tuple[str, Cell]]:
-    yield "learner tokens/s of a GPU, KV memory full*", lambda p: rate(p.learner.full_tokens_per_s)
-    yield "explorer tokens/s of a GPU, KV memory full*", lambda p: rate(of_explorer(p).full_tokens_per_s)
-    yield "explorer over learner, KV memory full*", full_ratio
-    yield "rows that decode together, learner", lambda p: f"{p.learner.rows:,.0f}"
-    yield "rows that decode together, explorer", lambda p: f"{of_explorer(p).rows:,.0f}"
-    yield "learner tokens/s of all GPUs, as configured", lambda p: rate(p.learner.tokens_per_s)
-    yield "explorer tokens/s of all GPUs, as configured", lambda p: rate(of_explorer(p).tokens_per_s)
-    yield "explorer over learner (c_s/c_w), as configured", lambda p: f"{1 / cost_ratio(p):.2f}"
+    yield "explorer over learner (c_s/c_w), as configured", lambda p: f"{1 / p.cost_ratio:.2f}"
     yield "share of rollouts in a GRPO step (rho)", lambda p: f"{p.rollout_share:.1%}"
     yield "mean explorer share (alpha)", lambda p: f"{p.alpha:.1%}"
-    yield "saved of the rollout time", lambda p: f"{cost.saving(1, p.alpha, cost_ratio(p)):.1%}"
+    yield "saved of the rollout time", lambda p: f"{cost.saving(1, p.alpha, p.cost_ratio):.1%}"
     yield (
         "saved of the run: rho alpha (1 - c_w/c_s)",
-        (lambda p: f"{cost.saving(p.rollout_share, p.alpha, cost_ratio(p)):.1%}"),
+        (lambda p: f"{cost.saving(p.rollout_share, p.alpha, p.cost_ratio):.1%}"),
     )
     yield "saved of the run, from the steps above", lambda p: f"{p.run_saving:.1%}"
     yield "saved with stored rollouts: rho alpha", lambda p: f"{cost.saving(p.rollout_share, p.alpha, 0):.1%}"
 
 
-def of_explorer(prediction: cost.Prediction) -> cost.Decoding:
-    assert prediction.explorer is not None
-    return prediction.explorer
-
-
-def cost_ratio(prediction: cost.Prediction) -> float:
-    """c_w / c_s: the cost of a token of the explorer / that of the learner, as configured."""
-    return prediction.learner.tokens_per_s / of_explorer(prediction).tokens_per_s
-
-
-def full_ratio(prediction: cost.Prediction) -> str:
-    learner, explorer = prediction.learner.full_tokens_per_s, of_explorer(prediction).full_tokens_per_s
-    return f"{explorer / learner:.2f}" if learner and explorer else "does not fit"
+def full_ratio(learner: cost.Decoding, explorer: cost.Decoding) -> str:
+    rates = learner.full_tokens_per_s, explorer.full_tokens_per_s
+    return f"{rates[1] / rates[0]:.2f}" if rates[0] and rates[1] else "does not fit"
 
 
 def assumptions(cfg: Config, assumed: cost.Assumed) -> Iterator[str]:
@@ -197,6 +206,10 @@ def assumptions(cfg: Config, assumed: cost.Assumed) -> Iterator[str]:
     if cost.kind_of(cfg).reserves_kv_memory:
         yield f"  policy={assumed.policy.value} of the engines' scheduler"
     yield f"  refit_gb_s={assumed.refit_gb_s:g} GB/s into each engine; grading, data and checkpoints are not counted"
+    if cfg.algorithm.refill_rounds:
+        yield f"  algorithm.refill_rounds={cfg.algorithm.refill_rounds}: groups that are replaced are not counted"
+    if cfg.algorithm.rescue_first is not None:
+        yield f"  algorithm.rescue_first={cfg.algorithm.rescue_first}: explorers are counted as if every group failed"
     yield "  * at full bandwidth, with 90% of the memory for this engine alone"
     used = cost.engines_of(cfg).gpus * cfg.engine.replicas_per_node
     if cost.kind_of(cfg).served and used < cfg.trainer.devices:

@@ -25,12 +25,11 @@ from s2l_nemo.config.load import load_config, load_values
 from s2l_nemo.config.schema import Config
 from s2l_nemo.errors import UserError
 from s2l_nemo.planner import cost
-from s2l_nemo.planner.memory import shapes_of_models
 from s2l_nemo.planner.simulation.calibration import calibration_of
 from s2l_nemo.planner.simulation.compare import Question, explorer_samples, play_all
-from s2l_nemo.planner.simulation.layout import at_size
+from s2l_nemo.planner.simulation.layout import at_size, played_shapes
 from s2l_nemo.planner.simulation.lengths import Distribution, Group, Lengths, Model, NamedLengths, RecordedLengths
-from s2l_nemo.planner.simulation.options import SimulateOptions, check_given
+from s2l_nemo.planner.simulation.options import SimulateOptions, check_given, check_played
 from s2l_nemo.planner.simulation.outcome import Outcome, outcome_of
 from s2l_nemo.planner.simulation.recorded import recorded_groups, recorded_lengths
 from s2l_nemo.planner.simulation.step import Played
@@ -68,6 +67,7 @@ def main(argv: list[str]) -> int:
         cfg = load_config(["--config-name", options.conf, *others], CONF)
         check_config(cfg)
         check_given(options, cfg, {argument.partition("=")[0] for argument in own})
+        check_played(cfg)
         question, source = asked(options, cfg)
         sizes = {gpus: at_size(cfg, gpus) for gpus in options.gpus}
         played = {gpus: play_all(question, its) for gpus, its in sizes.items()}
@@ -90,7 +90,7 @@ def main(argv: list[str]) -> int:
 
 def asked(options: SimulateOptions, cfg: Config) -> tuple[Question, str]:
     """What is to be played, and where its lengths come from."""
-    learner, explorer = shapes_of_models(cfg)
+    learner, explorer = played_shapes(cfg)
     assumed, rates = cost.assumed_of(options, cfg), None
     most = cfg.rollout.max_response_length
     std = options.std if options.std is not None else assumed.length / 2

@@ -9,12 +9,12 @@ from __future__ import annotations
 import hashlib
 import struct
 from collections.abc import Mapping, Sequence
-from fractions import Fraction
 
+from s2l_nemo.algorithm.sharing import apportion
 from s2l_nemo.types import Completion, Group, Prompt, SampleRequest, Source
 
 GroupSources = tuple[int, ...]
-Drawn = Mapping[tuple[int, int], int]  # (explorer, prompt id) -> samples that it has drawn of the prompt in this run
+Drawn = Mapping[tuple[int, int], int]  # (source, prompt id) -> samples that it has drawn of the prompt in this run
 
 
 def sample_seed(run_seed: int, step: int, prompt_id: int, sample_id: int) -> int:
@@ -30,20 +30,6 @@ def explorer_seed(run_seed: int, explorer: int, prompt_id: int, draw: int) -> in
     those that it would sample during training.
     """
     return sample_seed(run_seed, -explorer, prompt_id, draw)
-
-
-def apportion(count: int, shares: Sequence[float]) -> list[int]:
-    """Divides `count` samples by the shares: whole parts first, what is left to the largest remainders, then in order.
-
-    Shares are relative, and read as decimals: 0.1 is a tenth, and not the nearest binary number.
-    """
-    exact = [Fraction(str(share)) for share in shares]
-    quotas = [count * share / sum(exact) for share in exact]
-    parts = [int(quota) for quota in quotas]
-    by_remainder = sorted(range(len(parts)), key=lambda k: parts[k] - quotas[k])
-    for k in by_remainder[: count - sum(parts)]:
-        parts[k] += 1
-    return parts
 
 
 def explorers_first(explorer: int, learner: int, shares: Sequence[float] = (1.0,)) -> GroupSources:
@@ -67,11 +53,11 @@ def requests_of(
     for prompt, sources in zip(prompts, sources_P, strict=True):
         draws: dict[int, int] = {}
         for sample, source in enumerate(sources, start=first_sample):
+            draw = draws.setdefault(source, drawn.get((source, prompt.prompt_id), 0))
+            draws[source] += 1
             if source == Source.LEARNER:
-                draw, seed = 0, sample_seed(run_seed, step, prompt.prompt_id, sample)
+                seed = sample_seed(run_seed, step, prompt.prompt_id, sample)
             else:
-                draw = draws.setdefault(source, drawn.get((source, prompt.prompt_id), 0))
-                draws[source] += 1
                 seed = explorer_seed(run_seed, source, prompt.prompt_id, draw)
             request = SampleRequest(prompt.prompt_id, sample, prompt.token_ids, seed, draw)
             requests.setdefault(source, []).append(request)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Set
+from collections.abc import Iterator, Set
 
 from s2l_nemo.errors import UserError
 
@@ -29,6 +29,20 @@ def take(position: int, size: int, count: int, seed: int) -> list[int]:
         )
     epoch, batch = divmod(position // size, count // size)
     return _permutation(epoch, count, seed)[batch * size : (batch + 1) * size]
+
+
+def batches(steps: int, size: int, count: int, seed: int) -> Iterator[list[int]]:
+    """What `take` gives at each of the first `steps` steps. It makes each permutation once.
+
+    Raises UserError as `take`.
+    """
+    take(0, size, count, seed)
+    in_epoch = count // size
+    for step in range(steps):
+        epoch, batch = divmod(step, in_epoch)
+        if batch == 0:
+            permutation = _permutation(epoch, count, seed)
+        yield permutation[batch * size : (batch + 1) * size]
 
 
 def take_others(position: int, size: int, count: int, seed: int, taken: Set[int]) -> tuple[list[int], int]:

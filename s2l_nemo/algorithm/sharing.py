@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from fractions import Fraction
 from typing import Protocol, TypeVar
 
 
@@ -55,3 +56,17 @@ def balanced_replicas(tokens_P: Sequence[int], replicas: int, per_update: int) -
             groups[replica] += 1
             totals[replica] += tokens_P[group]
     return replica_P
+
+
+def apportion(count: int, shares: Sequence[float]) -> list[int]:
+    """Divides `count` samples by the shares: whole parts first, what is left to the largest remainders, then in order.
+
+    Shares are relative, and read as decimals: 0.1 is a tenth, and not the nearest binary number.
+    """
+    exact = [Fraction(str(share)) for share in shares]
+    quotas = [count * share / sum(exact) for share in exact]
+    parts = [int(quota) for quota in quotas]
+    by_remainder = sorted(range(len(parts)), key=lambda k: parts[k] - quotas[k])
+    for k in by_remainder[: count - sum(parts)]:
+        parts[k] += 1
+    return parts

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Any
 
@@ -31,6 +32,7 @@ def check_config(cfg: Config) -> None:
     _check_engine(cfg)
     _check_two_updates(cfg)
     _check_ahead(cfg)
+    _check_replay(cfg)
     _check_logprobs(cfg)
 
 
@@ -95,6 +97,27 @@ def data_parallel_size(cfg: Config) -> int:
 def mini_batch_prompts(cfg: Config) -> int:
     """Prompts of one optimizer step, over all ranks."""
     return cfg.algorithm.mini_batch_prompts or cfg.algorithm.prompts_per_step
+
+
+@dataclass(frozen=True)
+class Part:
+    """A part of a step whose groups the learner is updated on: all of it, or one half with `rollout.two_updates`."""
+
+    samples: int  # of each group
+    updates: int  # optimizer steps of one pass
+
+
+def parts_of_step(cfg: Config, explorer: int) -> list[Part]:
+    """The parts of a step in which explorers give `explorer` samples of each group."""
+    algorithm = cfg.algorithm
+    updates = algorithm.prompts_per_step // mini_batch_prompts(cfg)
+    if not cfg.rollout.two_updates:
+        return [Part(algorithm.group_size, updates)]
+    of_explorer = updates
+    if algorithm.explorer_mini_batch is not None:
+        of_explorer = math.ceil(algorithm.prompts_per_step * explorer / algorithm.explorer_mini_batch)
+    parts = [Part(explorer, of_explorer), Part(algorithm.group_size - explorer, updates)]
+    return [part for part in parts if part.samples]
 
 
 def _check_import_paths(cfg: Any) -> None:
@@ -331,9 +354,28 @@ def _check_ahead(cfg: Config) -> None:
         )
 
 
+def _check_replay(cfg: Config) -> None:
+    rollout = cfg.rollout
+    if rollout.replay is None:
+        return
+    live = next((one.key for one in explorers_of(cfg) if one.options.source is ExplorerSource.live), None)
+    if live is not None:
+        raise UserError(
+            f"rollout.replay={rollout.replay} with {live}.source=live: nothing is sampled in such a run; set "
+            f"{live}.source=store, or for plain GRPO {live}.path=null"
+        )
+    if rollout.explorer_filter is not ExplorerFilter.none:
+        raise UserError(
+            f"rollout.replay={rollout.replay} with rollout.explorer_filter={rollout.explorer_filter.name}: the learner "
+            "would have to sample for that control; choose one of them"
+        )
+    if rollout.explorer_ahead:
+        raise UserError(f"rollout.replay={rollout.replay} with rollout.explorer_ahead=true: drop one of them")
+
+
 def _check_logprobs(cfg: Config) -> None:
     rollout = cfg.rollout
-    sections = [("rollout", rollout.top_p, rollout.top_k)]
+    sections = [("rollout", rollout.top_p, rollout.top_k)] if rollout.replay is None else []  # a store has them right
     sections += [
         (one.key, one.options.top_p or 1.0, one.options.top_k or 0)
         for one in explorers_of(cfg)

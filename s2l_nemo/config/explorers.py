@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any
 
 from omegaconf import OmegaConf
 
 from s2l_nemo.config.load import typed
 from s2l_nemo.config.schema import Config, ExplorerConfig
 from s2l_nemo.errors import UserError
+
+if TYPE_CHECKING:
+    from s2l_nemo.types import SamplingParams  # torch
 
 ONLY = "explorer"  # the name of a single one
 _RESERVED = ("learner", ONLY)  # what metrics call the learner, and all explorers together
@@ -22,6 +26,17 @@ class Explorer:
     name: str
     key: str  # the section that holds its keys
     options: ExplorerConfig
+
+    def sampling(self, learner: SamplingParams) -> SamplingParams:
+        """How it samples: as the learner, but for the keys that it has itself."""
+        own = {
+            "temperature": self.options.temperature,
+            "top_p": self.options.top_p,
+            "top_k": self.options.top_k,
+            "max_new_tokens": self.options.max_response_length,
+        }
+        given: dict[str, Any] = {name: value for name, value in own.items() if value is not None}
+        return replace(learner, **given)
 
 
 def explorers_of(cfg: Config) -> list[Explorer]:

@@ -209,6 +209,11 @@ class RolloutConfig:
     two_updates: bool = key(
         False, "as the released code: no mixed groups, but an update on the explorer's, then one on the learner's"
     )
+    replay: str | None = key(
+        None,
+        "folder of a store that gives the learner's part of each group, without engines; null: the learner samples it",
+        FOLDER,
+    )
     explorer_filter: ExplorerFilter = key(
         ExplorerFilter.none, "leave out explorer rollouts until they are as the learner's"
     )
@@ -265,7 +270,7 @@ class RewardsConfig:
 @dataclass
 class ValidationConfig:
     every: int = key(10, "steps between validations; 0: only before and after training", COUNT, may_change=True)
-    prompts: int = key(256, "how many held-out prompts are asked", POSITIVE_COUNT, may_change=True)
+    prompts: int = key(256, "how many held-out prompts are asked; 0: no validation", COUNT, may_change=True)
     samples: int = key(4, "answers per prompt", POSITIVE_COUNT, may_change=True)
     temperature: float = key(1.0, "sampling temperature of validation; 0 is greedy", NON_NEGATIVE, may_change=True)
 

@@ -57,6 +57,13 @@ class ImportConfig:
     data: DataConfig = field(default_factory=DataConfig)
 
 
+@dataclass
+class RunStoreConfig:
+    run: str | None = key(None, "folder of the run whose rollouts are taken, with its configuration")
+    source: str = key("learner", "whose: learner, explorer, or the name of one of several explorers")
+    output: str = key("stores/replay", "folder of the new store", FOLDER)
+
+
 _SHARD = re.compile(r"([1-9]\d{0,5})/([1-9]\d{0,5})")
 
 
@@ -96,6 +103,13 @@ def check_sample_config(cfg: SampleConfig) -> None:
             f"engine.python={engine.python} with engine.kind={engine.kind}: only servers have an interpreter"
         )
     check_logprobs("rollout", cfg.rollout.top_p, cfg.rollout.top_k, cfg.engine.kind)
+
+
+def check_run_store_config(cfg: RunStoreConfig) -> None:
+    """Raises UserError for a value that is missing or out of range. Reads no file."""
+    check_ranges(cfg, RunStoreConfig)
+    if cfg.run is None:
+        raise UserError("run=null: give the folder of a run")
 
 
 def check_import_config(cfg: ImportConfig) -> None:

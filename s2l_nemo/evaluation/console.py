@@ -6,6 +6,7 @@ import sys
 from collections.abc import Mapping
 
 from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.table import Table
 from rich.text import Text
 
@@ -28,6 +29,26 @@ def print_facts(out: Console, title: str, facts: Mapping[str, object]) -> None:
     for name, value in facts.items():
         out.print(Text.assemble("  ", (name.ljust(margin), "dim"), "  ", str(value)), soft_wrap=True)
     out.print()
+
+
+def progress_bar(out: Console, *, before: str = "", after: str = "") -> Progress:
+    """A bar with how many of how many, the time so far and the time left; no bar where the output is no terminal.
+
+    `before` and `after` are texts beside it; rich fills in the fields of a task.
+    """
+    return Progress(
+        *([TextColumn(before)] if before else []),
+        BarColumn(bar_width=None),
+        MofNCompleteColumn(),
+        *([TextColumn(after)] if after else []),
+        TimeElapsedColumn(),
+        TextColumn("left"),
+        TimeRemainingColumn(),
+        console=out,
+        disable=not out.is_terminal,
+        expand=True,
+        speed_estimate_period=24 * 3600,  # chunks may take minutes; the default forgets them after 30 s
+    )
 
 
 def print_results(out: Console, summary: Summary) -> None:

@@ -11,12 +11,11 @@ from typing import TYPE_CHECKING, Any
 
 import yaml
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 from s2l_nemo.config.evaluation import EvaluateConfig, result_name, samples
 from s2l_nemo.config.load import resolved_yaml
 from s2l_nemo.data.benchmarks import Benchmark, load_benchmark
-from s2l_nemo.evaluation.console import console, print_facts, print_results
+from s2l_nemo.evaluation.console import console, print_facts, print_results, progress_bar
 from s2l_nemo.evaluation.figures import write_summary
 from s2l_nemo.evaluation.folder import EvaluationFolder, create_folder, find_folder, hash_files, lock_folder
 from s2l_nemo.evaluation.modes import Settings, settings
@@ -104,19 +103,7 @@ def sample_benchmark(sampler: Sampler, plan: Plan, folder: EvaluationFolder, out
     done = cut_back(path, sampler.chunk, total)
     if done == total:
         return
-    with Progress(
-        TextColumn(plan.benchmark.name),
-        BarColumn(bar_width=None),
-        MofNCompleteColumn(),
-        TextColumn("problems"),
-        TimeElapsedColumn(),
-        TextColumn("ETA"),
-        TimeRemainingColumn(),
-        console=out,
-        disable=not out.is_terminal,
-        expand=True,
-        speed_estimate_period=24 * 3600,  # chunks may take minutes; the default forgets them after 30 s
-    ) as progress:
+    with progress_bar(out, before=plan.benchmark.name, after="problems") as progress:
         task = progress.add_task("", total=total, completed=done)
         started = time.perf_counter()
         for rows in sampler.sample(plan, start=done):

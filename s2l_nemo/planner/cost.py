@@ -6,18 +6,22 @@ The peaks of a GPU are those of its data sheet. Each share of a peak that is rea
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import Enum
 
 from s2l_nemo.algorithm.options import Rejected
-from s2l_nemo.config.checks import data_parallel_size, mini_batch_prompts
-from s2l_nemo.config.schema import ActivationCheckpointing, Config
+from s2l_nemo.algorithm.sharing import apportion
+from s2l_nemo.config.checks import data_parallel_size, mini_batch_prompts, parts_of_step
+from s2l_nemo.config.explorers import explorers_of
+from s2l_nemo.config.schema import ActivationCheckpointing, Config, ExplorerSource
 from s2l_nemo.engines.kinds import ENGINES, EngineKind
 from s2l_nemo.engines.options import Placement
 from s2l_nemo.errors import UserError
 from s2l_nemo.fields import COUNT, POSITIVE, POSITIVE_COUNT, SHARE, key
+from s2l_nemo.models.flops import ForwardFlops, flops_of
 from s2l_nemo.models.shape import ModelShape
-from s2l_nemo.planner.memory import gpus_of_engine, longest_sequence, reserved_kv
+from s2l_nemo.planner.memory import explorer_engines, gpus_of_engine, longest_sequence, reserved_kv
 from s2l_nemo.planner.plan import splits
 
 USABLE = 0.9  # share of the memory of a GPU that a process can use
@@ -132,30 +136,9 @@ def seconds_per_token(rows: float, weights: float, kv: float, context: float, ba
     return (weights + rows * kv * context) / (rows * bandwidth)
 
 
-@dataclass(frozen=True)
-class ForwardFlops:
-    """FLOP of one forward pass over the rollouts of a step."""
-
-    layers: float
-    output: float  # of the output layer
-
-
-def flops_of(shape: ModelShape, *, tokens: float, pairs: float, targets: float) -> ForwardFlops:
-    """FLOP of a forward pass over `tokens`, of matrix multiplications and causal attention.
-
-    `pairs` are those of a token and one that it sees. `targets` are the tokens that the output layer sees.
-    Layers: 2·tokens·layers·(2hq + 2h·kv + 3h·ffn) + 4·layers·pairs·q. Output: 2·targets·hV.
-    """
-    layer = 2 * shape.hidden * shape.query + 2 * shape.hidden * shape.kv + 3 * shape.hidden * shape.ffn
-    return ForwardFlops(
-        layers=2 * tokens * shape.layers * layer + 4 * shape.layers * pairs * shape.query,
-        output=2 * targets * shape.embedding_parameters,
-    )
-
-
 def forward_flops(shape: ModelShape, *, prompts: float, prompt: float, responses: float, length: float) -> ForwardFlops:
     """FLOP of a forward pass over `responses` of `length` tokens, whose prompts of `prompt` tokens are run `prompts`
-    times. A response token sees its prompt and what comes before it: see `flops_of`.
+    times. A response token sees its prompt and what comes before it: see `models.flops`.
     """
     return flops_of(
         shape,
@@ -165,20 +148,22 @@ def forward_flops(shape: ModelShape, *, prompts: float, prompt: float, responses
     )
 
 
-def responses_of_a_prompt(cfg: Config, assumed: Assumed) -> float:
-    """How many responses share one computation of their prompt: those of its group in one micro-batch."""
+def responses_of_a_prompt(cfg: Config, assumed: Assumed, samples: int | None = None) -> float:
+    """How many responses share one computation of their prompt: those of its group in one micro-batch.
+
+    `samples` are those of the group that are trained on together, by default all.
+    """
     size, tokens = float(cfg.model.micro_batch_size), cfg.model.micro_batch_tokens
     if tokens is not None:
         size = max(1.0, (tokens - assumed.prompt) / assumed.length)
-    return min(float(cfg.algorithm.group_size), size)
+    return min(float(cfg.algorithm.group_size if samples is None else samples), size)
 
 
-def share_ahead(cfg: Config) -> float:
-    """Share of the rollouts whose old log-probs take a forward pass of their own, ahead of the updates.
+def share_ahead(cfg: Config, updates: int) -> float:
+    """Share of the rollouts whose old log-probs take a forward pass of their own, ahead of the `updates` of a part.
 
-    In a single pass, the first update of a step takes them from its own, unless rejected tokens must be counted before.
+    In a single pass, the first of them takes them from its own, unless rejected tokens must be counted before.
     """
-    updates = cfg.algorithm.prompts_per_step // mini_batch_prompts(cfg)
     single = cfg.algorithm.optimizer_passes == 1 and cfg.algorithm.rejected is Rejected.keep
     return 1 - 1 / updates if single else 1.0
 
@@ -248,17 +233,28 @@ def decoding(cfg: Config, shape: ModelShape, gpu: Gpu, assumed: Assumed, kv_byte
 
 
 def decoding_of_models(
-    cfg: Config, learner: ModelShape, explorer: ModelShape | None, gpu: Gpu, assumed: Assumed
-) -> tuple[Decoding, Decoding | None]:
-    """The rates of learner and explorer, with the KV memory that each finds when it starts."""
-    of_learner, of_explorer = None, None
-    if kind_of(cfg).reserves_kv_memory:
-        reserved = reserved_kv(cfg, learner, explorer, gpu.memory)
-        of_learner, of_explorer = reserved.learner, reserved.explorer
-    return (
-        decoding(cfg, learner, gpu, assumed, of_learner),
-        decoding(cfg, explorer, gpu, assumed, of_explorer) if explorer else None,
+    cfg: Config, learner: ModelShape, explorers: Sequence[ModelShape], gpu: Gpu, assumed: Assumed
+) -> tuple[Decoding, tuple[Decoding, ...]]:
+    """The rates of the learner and of each explorer's engine, with the KV memory that each finds when it starts."""
+    if not kind_of(cfg).reserves_kv_memory:
+        others = tuple(decoding(cfg, shape, gpu, assumed) for shape in explorers)
+        return decoding(cfg, learner, gpu, assumed), others
+    reserved = reserved_kv(cfg, learner, explorers, gpu.memory)
+    return decoding(cfg, learner, gpu, assumed, reserved.learner), tuple(
+        decoding(cfg, shape, gpu, assumed, kv) for shape, kv in zip(explorers, reserved.explorers, strict=True)
     )
+
+
+def samples_of_engines(cfg: Config, explorer_samples: int) -> list[int]:
+    """How many of the explorers' samples of a group each of `memory.explorer_engines` gives. Stored ones need none."""
+    explorers = explorers_of(cfg)
+    counts = apportion(explorer_samples, [one.options.share for one in explorers]) if explorers else []
+    paths = [one.options.path for one in explorer_engines(cfg)]
+    samples = dict.fromkeys(paths, 0)
+    for one, count in zip(explorers, counts, strict=True):
+        if one.options.source is ExplorerSource.live and one.options.path in samples:
+            samples[one.options.path] += count
+    return list(samples.values())
 
 
 @dataclass(frozen=True)
@@ -287,11 +283,14 @@ def step_seconds(
     gpu: Gpu,
     assumed: Assumed,
     *,
-    explorer_tokens_per_s: float | None,
+    explorer_tokens_per_s: Sequence[float],
     learner_tokens_per_s: float,
     explorer_samples: int,
 ) -> StepSeconds:
-    """One step in which the explorer samples `explorer_samples` of each group of G.
+    """One step in which explorers sample `explorer_samples` of each group of G, with the rates of their engines.
+
+    Engines of several explorers share the same GPUs, so their times add up. With two updates a step, nobody samples at
+    the same time, each part computes its own prompts, and each ends with a refit.
 
     Log-probs take a forward pass of the reference if there is a KL term, and one of the policy for `share_ahead`. An
     update takes three forward passes' work, four in the output layer, whose logits are computed twice. Full
@@ -299,20 +298,25 @@ def step_seconds(
     """
     config = cfg.algorithm
     of_one = config.prompts_per_step * assumed.length
-    sampled = of_one * explorer_samples / explorer_tokens_per_s if explorer_tokens_per_s else 0.0
-    learned = of_one * (config.group_size - explorer_samples) / learner_tokens_per_s
-    sequences = config.prompts_per_step * config.group_size
-    prompts = sequences / responses_of_a_prompt(cfg, assumed)
-    work = forward_flops(shape, prompts=prompts, prompt=assumed.prompt, responses=sequences, length=assumed.length)
+    samples = samples_of_engines(cfg, explorer_samples)
     rate = assumed.mfu * gpu.peak * cfg.trainer.devices * cfg.trainer.num_nodes / (1 + idle_stages(cfg, assumed))
     of_layers = 4 if cfg.model.activation_checkpointing == ActivationCheckpointing.full else 3
+    logprobs = update = 0.0
+    parts = parts_of_step(cfg, explorer_samples)
+    for part in parts:
+        sequences = config.prompts_per_step * part.samples
+        prompts = sequences / responses_of_a_prompt(cfg, assumed, part.samples)
+        work = forward_flops(shape, prompts=prompts, prompt=assumed.prompt, responses=sequences, length=assumed.length)
+        logprobs += work.whole * (share_ahead(cfg, part.updates) + (config.kl_coef > 0)) / rate
+        update += (of_layers * work.layers + 4 * work.output) * config.optimizer_passes / rate
+    apart = kind_of(cfg).served and cfg.engine.placement == Placement.separate
     return StepSeconds(
-        explorer=sampled,
-        learner=learned,
-        logprobs=(work.layers + work.output) * (share_ahead(cfg) + (config.kl_coef > 0)) / rate,
-        update=(of_layers * work.layers + 4 * work.output) * config.optimizer_passes / rate,
-        refit=shape.parameters * cfg.model.precision.element_bytes / (assumed.refit_gb_s * 1e9),
-        at_once=kind_of(cfg).served and cfg.engine.placement == Placement.separate,
+        explorer=sum(of_one * count / per_s for count, per_s in zip(samples, explorer_tokens_per_s, strict=True)),
+        learner=of_one * (config.group_size - explorer_samples) / learner_tokens_per_s,
+        logprobs=logprobs,
+        update=update,
+        refit=len(parts) * shape.parameters * cfg.model.precision.element_bytes / (assumed.refit_gb_s * 1e9),
+        at_once=apart and not cfg.rollout.two_updates,
     )
 
 
@@ -346,10 +350,11 @@ class Prediction:
 
     gpu: Gpu
     learner: Decoding
-    explorer: Decoding | None
+    explorers: tuple[Decoding, ...]  # of each engine
     steps: tuple[StepSeconds, ...]
     grpo: StepSeconds
     alpha: float
+    cost_ratio: float  # c_w / c_s of a mean token of explorers; stored ones cost nothing
 
     @property
     def rollout_share(self) -> float:
@@ -361,9 +366,11 @@ class Prediction:
         return 1 - sum(step.total for step in self.steps) / (len(self.steps) * self.grpo.total)
 
 
-def predict(cfg: Config, learner: ModelShape, explorer: ModelShape | None, gpu: Gpu, assumed: Assumed) -> Prediction:
-    """The prediction for a run. `explorer` is None for plain GRPO."""
-    of_learner, of_explorer = decoding_of_models(cfg, learner, explorer, gpu, assumed)
+def predict(
+    cfg: Config, learner: ModelShape, explorers: Sequence[ModelShape], gpu: Gpu, assumed: Assumed
+) -> Prediction:
+    """The prediction for a run. `explorers` are those of `memory.explorer_engines`: none for plain GRPO."""
+    of_learner, of_explorers = decoding_of_models(cfg, learner, explorers, gpu, assumed)
 
     def step(explorer_samples: int) -> StepSeconds:
         return step_seconds(
@@ -371,10 +378,23 @@ def predict(cfg: Config, learner: ModelShape, explorer: ModelShape | None, gpu: 
             learner,
             gpu,
             assumed,
-            explorer_tokens_per_s=of_explorer.tokens_per_s if of_explorer else None,
+            explorer_tokens_per_s=[one.tokens_per_s for one in of_explorers],
             learner_tokens_per_s=of_learner.tokens_per_s,
             explorer_samples=explorer_samples,
         )
 
     steps = tuple(step(split.explorer) for split in splits(cfg))
-    return Prediction(gpu, of_learner, of_explorer, steps, step(0), mean_alpha(cfg))
+    return Prediction(
+        gpu, of_learner, of_explorers, steps, step(0), mean_alpha(cfg), _cost_ratio(cfg, of_learner, of_explorers)
+    )
+
+
+def _cost_ratio(cfg: Config, learner: Decoding, explorers: Sequence[Decoding]) -> float:
+    """The cost of a token of explorers, averaged over those that they sample in the run, / that of the learner's."""
+    counts = [split.explorer for split in splits(cfg) if split.explorer] or [cfg.algorithm.group_size]
+    seconds = sum(
+        samples / one.tokens_per_s
+        for count in counts
+        for samples, one in zip(samples_of_engines(cfg, count), explorers, strict=True)
+    )
+    return seconds * learner.tokens_per_s / sum(counts)

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from collections.abc import Sequence
+from dataclasses import dataclass
 from enum import Enum
 from pathlib import Path
 
@@ -57,21 +57,13 @@ class Figures:
     source: str
 
 
-def figures_of_models(cfg: Config) -> tuple[Figures, Figures | None]:
-    """Learner and explorer. There is no explorer if the schedule never uses it. Of several, the largest one stands for
-    all: it answers every request of theirs, and no memory is counted for the others.
+def figures_of_models(cfg: Config) -> tuple[Figures, list[Figures]]:
+    """The learner, and the model of each of `explorer_engines`.
 
     Raises UserError if a folder holds no model that can be read.
     """
-    learner = _figures("model.path", cfg.model.path)
-    explorers = live_explorers(cfg)
-    figures = [_figures(f"{one.key}.path", str(one.options.path)) for one in explorers]
-    if len(figures) < 2:
-        return learner, figures[0] if figures else None
-    if any(one.shape is None for one in figures):
-        return learner, next(one for one in figures if one.shape is None)
-    largest = max(figures, key=lambda one: one.shape.parameters if one.shape else 0)
-    return learner, replace(largest, source=f"{largest.source}, the largest of {len(figures)} explorers, counted alone")
+    explorers = [_figures(f"{one.key}.path", str(one.options.path)) for one in explorer_engines(cfg)]
+    return _figures("model.path", cfg.model.path), explorers
 
 
 def live_explorers(cfg: Config) -> list[Explorer]:
@@ -80,18 +72,32 @@ def live_explorers(cfg: Config) -> list[Explorer]:
     return [one for one in explorers_of(cfg) if used and one.options.source is ExplorerSource.live]
 
 
+def explorer_engines(cfg: Config) -> list[Explorer]:
+    """The first explorer of each engine, in their order: explorers with the same path share one."""
+    engines: dict[str | None, Explorer] = {}
+    for one in live_explorers(cfg):
+        engines.setdefault(one.options.path, one)
+    return list(engines.values())
+
+
+def has_engines(cfg: Config) -> bool:
+    """Whether anything is sampled: in a replay without validation nothing is."""
+    return cfg.rollout.replay is None or cfg.validation.prompts > 0
+
+
 def explores(cfg: Config) -> bool:
     """Whether the run has an explorer in an engine that its schedule uses."""
     return bool(live_explorers(cfg))
 
 
-def shapes_of_models(cfg: Config) -> tuple[ModelShape, ModelShape | None]:
-    """The shapes of learner and explorer, as `figures_of_models`. Raises UserError if one is unknown."""
-    learner, explorer = figures_of_models(cfg)
-    if explorer is None:
-        return _known("model.path", cfg.model.path, learner), None
-    named = live_explorers(cfg)[0]
-    return _known("model.path", cfg.model.path, learner), _known(f"{named.key}.path", str(named.options.path), explorer)
+def shapes_of_models(cfg: Config) -> tuple[ModelShape, list[ModelShape]]:
+    """The shapes of the models of `figures_of_models`. Raises UserError if one is unknown."""
+    learner, explorers = figures_of_models(cfg)
+    shapes = [
+        _known(f"{one.key}.path", str(one.options.path), figures)
+        for one, figures in zip(explorer_engines(cfg), explorers, strict=True)
+    ]
+    return _known("model.path", cfg.model.path, learner), shapes
 
 
 def _known(key: str, path: str, figures: Figures) -> ModelShape:
@@ -124,7 +130,7 @@ def layout(cfg: Config) -> str:
 
 
 def memory_by_part(
-    cfg: Config, learner: ModelShape, explorer: ModelShape | None, gpu_memory: int | None = None
+    cfg: Config, learner: ModelShape, explorers: Sequence[ModelShape], gpu_memory: int | None = None
 ) -> dict[Part, int]:
     """Bytes of each part on the GPU that holds most.
 
@@ -144,8 +150,8 @@ def memory_by_part(
         Part.activations: _activation_bytes(cfg, learner, size),
         Part.logits: (8 if size == 4 else 8 + size) * logits,  # with their softmax, in fp32; in bf16 the product, too
         Part.output_gradient: learner.embedding_parameters // tp * size,  # on its way into the fp32 gradients
-        **_engine_parts(cfg, learner, explorer, gpu_memory),
-        Part.overhead: sum(_overheads(cfg, explorer is not None)[: 1 if _engines_apart(cfg) else 3]),
+        **_engine_parts(cfg, learner, explorers, gpu_memory),
+        Part.overhead: _overhead(cfg, len(explorers)),
     }
     if cfg.algorithm.kl_coef > 0:
         parts[Part.reference] = trained * size
@@ -175,7 +181,7 @@ def _idle_parts(cfg: Config, phase: Phase) -> set[Part]:
 
 
 def _engine_parts(
-    cfg: Config, learner: ModelShape, explorer: ModelShape | None, gpu_memory: int | None
+    cfg: Config, learner: ModelShape, explorers: Sequence[ModelShape], gpu_memory: int | None
 ) -> dict[Part, int]:
     """Weights of the engines and their KV cache.
 
@@ -184,17 +190,18 @@ def _engine_parts(
     free instead (`reserved_kv`); without `gpu_memory` that is unknown, and the part is left out.
     """
     kind, size = ENGINES[cfg.engine.kind], cfg.model.precision.element_bytes
-    if _engines_apart(cfg):
+    if _engines_apart(cfg) or not has_engines(cfg):
         return {Part.learner_engine: 0, Part.explorer_engine: 0, Part.kv_cache: 0}
     parts = {
         Part.learner_engine: engine_weights(cfg, learner),
-        Part.explorer_engine: engine_weights(cfg, explorer) if explorer else 0,
+        Part.explorer_engine: sum(engine_weights(cfg, shape) for shape in explorers),
     }
     if not kind.reserves_kv_memory:
-        elements = max(shape.kv_elements_per_token for shape in (learner, explorer) if shape)
+        elements = max(shape.kv_elements_per_token for shape in (learner, *explorers))
         parts[Part.kv_cache] = cfg.rollout.max_batch_rows * longest_sequence(cfg) * elements * size
     elif gpu_memory is not None:
-        parts[Part.kv_cache] = sum(reserved_kv(cfg, learner, explorer, gpu_memory))
+        reserved = reserved_kv(cfg, learner, explorers, gpu_memory)
+        parts[Part.kv_cache] = sum(reserved.explorers) + reserved.learner
     return parts
 
 
@@ -202,15 +209,12 @@ def _engine_parts(
 class ReservedKv:
     """Bytes of KV cache that the engines take on each of their GPUs. An engine that finds nothing free takes 0."""
 
-    explorer: int
+    explorers: tuple[int, ...]
     learner: int
 
-    def __iter__(self) -> Iterator[int]:
-        return iter((self.explorer, self.learner))
 
-
-def reserved_kv(cfg: Config, learner: ModelShape, explorer: ModelShape | None, gpu_memory: int) -> ReservedKv:
-    """What engines of a kind that reserves KV memory find when they start: actor first, then explorer, then learner.
+def reserved_kv(cfg: Config, learner: ModelShape, explorers: Sequence[ModelShape], gpu_memory: int) -> ReservedKv:
+    """What engines of a kind that reserves KV memory find when they start: actor first, then explorers, then learner.
 
     Each takes `engine.memory_fraction` of what is free once its weights are there, and no more than
     `rollout.max_batch_rows` whole sequences need. The actor has weights, gradients and master weights by then. Moments
@@ -218,19 +222,20 @@ def reserved_kv(cfg: Config, learner: ModelShape, explorer: ModelShape | None, g
     """
     own = _engines_apart(cfg)
     trained, size = _parameters_of_rank(cfg, learner), cfg.model.precision.element_bytes
-    of_actor, of_explorer, of_learner = _overheads(cfg, explorer is not None)
+    of_actor, of_explorer, of_learner = _overheads(cfg)
     actor = of_actor + trained * (size + 4) + (4 * trained // data_parallel_size(cfg) if size == 2 else 0)
-    free = gpu_memory - (0 if own else actor)
+    free = of_explorers = gpu_memory - (0 if own else actor)
 
-    def takes(shape: ModelShape, overhead: int) -> int:
+    def takes(shape: ModelShape, free: int, overhead: int) -> int:
         left = free - engine_weights(cfg, shape) - overhead
         bound = cfg.rollout.max_batch_rows * longest_sequence(cfg) * shape.kv_elements_per_token * size
         return max(0, min(int(cfg.engine.memory_fraction * left), bound // gpus_of_engine(cfg)))
 
-    first = takes(explorer, of_explorer) if explorer else 0
-    if explorer and not own:
-        free -= engine_weights(cfg, explorer) + of_explorer + first
-    return ReservedKv(first, takes(learner, of_learner))
+    found = []
+    for shape in explorers:
+        found.append(takes(shape, of_explorers, of_explorer))
+        of_explorers -= engine_weights(cfg, shape) + of_explorer + found[-1]
+    return ReservedKv(tuple(found), takes(learner, free if own else of_explorers, of_learner))
 
 
 def _engines_apart(cfg: Config) -> bool:
@@ -252,8 +257,15 @@ def longest_sequence(cfg: Config) -> int:
     return cfg.rollout.max_prompt_length + cfg.rollout.max_response_length
 
 
-def _overheads(cfg: Config, explores: bool) -> tuple[int, int, int]:
-    """Bytes on a GPU beside tensors, of the actor's process, the explorer's and the learner's; asleep as well.
+def _overhead(cfg: Config, explorers: int) -> int:
+    """Bytes on a GPU of the actor beside tensors, with those of engines that share it."""
+    of_actor, of_explorer, of_learner = _overheads(cfg)
+    alone = _engines_apart(cfg) or not has_engines(cfg)
+    return of_actor if alone else of_actor + explorers * of_explorer + of_learner
+
+
+def _overheads(cfg: Config) -> tuple[int, int, int]:
+    """Bytes on a GPU beside tensors, of the actor's process, an explorer's and the learner's; asleep as well.
 
     Embedded engines are in the actor's process. The server of a tensor-parallel learner has a context besides those of
     its workers: it copies the weights of a refit.
@@ -266,7 +278,7 @@ def _overheads(cfg: Config, explores: bool) -> tuple[int, int, int]:
         return of_process, 0, 0
     of_engine = of_process + (GRAPHS if kind.reserves_kv_memory else 0)
     of_learner = of_engine + (CONTEXT if kind.tensor_parallel else 0)
-    return of_process, of_engine if explores else 0, of_learner
+    return of_process, of_engine, of_learner
 
 
 class HostPart(str, Enum):
@@ -278,11 +290,11 @@ class HostPart(str, Enum):
     reference = "reference weights"
 
 
-def host_memory_by_part(cfg: Config, learner: ModelShape, explorer: ModelShape | None) -> dict[HostPart, int]:
+def host_memory_by_part(cfg: Config, learner: ModelShape, explorers: Sequence[ModelShape]) -> dict[HostPart, int]:
     """Bytes of a node's host memory at most, without the processes' own.
 
     torch's allocator of pinned memory rounds each block up to a power of two, and the weights of a rank are one block.
-    TensorRT-LLM 1.2 copies the weights of both engines to pinned memory when they sleep, those of the learner too,
+    TensorRT-LLM 1.2 copies the weights of all engines to pinned memory when they sleep, those of the learner too,
     which a refit then replaces.
     """
     ranks, size = cfg.trainer.devices, cfg.model.precision.element_bytes
@@ -293,7 +305,7 @@ def host_memory_by_part(cfg: Config, learner: ModelShape, explorer: ModelShape |
     if cfg.model.offload_weights:
         parts[HostPart.weights] = ranks * power_of_two(trained * size)
     if ENGINES[cfg.engine.kind].releases_memory_on_sleep and not _engines_apart(cfg):
-        of_gpu = sum(engine_weights(cfg, shape) for shape in (learner, explorer) if shape)
+        of_gpu = sum(engine_weights(cfg, shape) for shape in (learner, *explorers))
         parts[HostPart.engines] = cfg.engine.replicas_per_node * gpus_of_engine(cfg) * of_gpu
     if cfg.algorithm.kl_coef > 0:
         parts[HostPart.reference] = ranks * trained * size

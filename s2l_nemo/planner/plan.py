@@ -7,10 +7,18 @@ from dataclasses import dataclass
 from itertools import groupby
 
 from s2l_nemo.algorithm.schedule import Split, make_schedule
-from s2l_nemo.config.checks import data_parallel_size, mini_batch_prompts
+from s2l_nemo.config.checks import data_parallel_size, mini_batch_prompts, parts_of_step
 from s2l_nemo.config.load import resolved_yaml
 from s2l_nemo.config.schema import Config
-from s2l_nemo.planner.memory import Part, Phase, figures_of_models, layout, memory_by_part, memory_by_phase
+from s2l_nemo.planner.memory import (
+    Part,
+    Phase,
+    explorer_engines,
+    figures_of_models,
+    layout,
+    memory_by_part,
+    memory_by_phase,
+)
 
 
 def render_plan(cfg: Config) -> str:
@@ -41,7 +49,7 @@ class StepCounts:
 
     sequences: int
     trained_sequences: int  # each as often as there are optimizer passes
-    updates: int
+    updates: int  # of the first step; with two updates a step, others may have fewer or more
     micro_batches: int
 
 
@@ -53,9 +61,14 @@ def counts_of_step(cfg: Config) -> StepCounts:
     return StepCounts(
         sequences=sequences,
         trained_sequences=sequences * algorithm.optimizer_passes,
-        updates=algorithm.prompts_per_step // mini_batch * algorithm.optimizer_passes,
+        updates=updates_of_step(cfg, splits(cfg)[0]),
         micro_batches=rank_sequences // cfg.model.micro_batch_size,
     )
+
+
+def updates_of_step(cfg: Config, split: Split) -> int:
+    """Optimizer steps of one step, of all its parts and passes."""
+    return sum(part.updates for part in parts_of_step(cfg, split.explorer)) * cfg.algorithm.optimizer_passes
 
 
 def _schedule_rows(cfg: Config) -> Iterator[tuple[str, ...]]:
@@ -78,20 +91,21 @@ def _token_rows(cfg: Config) -> Iterator[tuple[str, ...]]:
         ("sequences", step.sequences),
         ("generated tokens, at most", step.sequences * rollout.max_response_length),
         ("trained tokens with prompts, at most", step.trained_sequences * longest),
-        ("optimizer steps", step.updates),
     ):
         yield name, f"{count:,}", f"{count * cfg.algorithm.steps:,}"
+    yield "optimizer steps", f"{step.updates:,}", f"{sum(updates_of_step(cfg, split) for split in splits(cfg)):,}"
     yield "micro-batches of an optimizer step on one rank", f"{step.micro_batches:,}", ""
 
 
 def _memory_text(cfg: Config) -> str:
-    learner, explorer = figures_of_models(cfg)
+    learner, explorers = figures_of_models(cfg)
+    names = [one.name for one in explorer_engines(cfg)]
     lines = [layout(cfg), f"learner: {learner.source}"]
-    if explorer is not None:
-        lines.append(f"explorer: {explorer.source}")
-    if learner.shape is None or (explorer is not None and explorer.shape is None):
+    lines += [f"{name}: {figures.source}" for name, figures in zip(names, explorers, strict=True)]
+    shapes = [figures.shape for figures in explorers if figures.shape is not None]
+    if learner.shape is None or len(shapes) < len(explorers):
         return "\n".join([*lines, "memory: unknown"])
-    parts = memory_by_part(cfg, learner.shape, explorer.shape if explorer else None)
+    parts = memory_by_part(cfg, learner.shape, shapes)
     without = "" if Part.kv_cache in parts else ", without the KV cache"
     rows = [(part.value, _bytes(count)) for part, count in parts.items()]
     if without:

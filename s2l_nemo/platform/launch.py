@@ -24,20 +24,23 @@ from s2l_nemo.errors import UserError
 
 USER_ERROR = 2  # exit code of a run that a mistake of the user has ended
 PR_SET_PDEATHSIG = 1  # <linux/prctl.h>
+SHOW_CURSOR = "\x1b[?25h"  # a progress bar hides it
 GRACE_SECONDS = 10.0  # from the failure of one rank until the others are killed
 
 
 STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
 
-def leave_on_signals(message: bytes = b"interrupted\n") -> None:
+def leave_on_signals(message: str | None = "interrupted") -> None:
     """Lets Ctrl-C and SIGTERM end this process at once, until the run listens itself. There is nothing to save yet.
 
     A KeyboardInterrupt would not do: some package always swallows it while it is being imported.
     """
+    cursor = SHOW_CURSOR if sys.stdout.isatty() else ""
+    text = b"" if message is None else f"{cursor}{message}\n".encode()
 
     def leave(signum: int, _frame: object) -> None:
-        os.write(2, message)
+        os.write(2, text)
         os._exit(128 + signum)
 
     for signum in STOP_SIGNALS:
@@ -182,7 +185,7 @@ def _rank(main: Callable[[], None], rank: int, world: int, port: int, threads: i
     os.setpgrp()
     ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
     os.environ.update(environment_of(rank, world, port), OMP_NUM_THREADS=str(threads))
-    leave_on_signals(message=b"")  # the parent prints it once
+    leave_on_signals(message=None)  # the parent prints it once
     signal.pthread_sigmask(signal.SIG_UNBLOCK, STOP_SIGNALS)
     torch = sys.modules.get("torch")
     if torch is not None:

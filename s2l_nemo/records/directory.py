@@ -10,11 +10,14 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import cast
 
+from omegaconf import OmegaConf
+from omegaconf.errors import OmegaConfBaseException
 from typing_extensions import assert_never
 
 from s2l_nemo.config.resume import check_resume
-from s2l_nemo.config.schema import Resume
+from s2l_nemo.config.schema import Config, Resume
 from s2l_nemo.errors import UserError
 from s2l_nemo.files import TEMPORARY, write_json_atomic, write_text_atomic
 from s2l_nemo.records.checkpoints import Checkpoint, latest_checkpoint, prune_checkpoints
@@ -72,6 +75,15 @@ class RunDir:
     def checkpoint_tmp(self, step: int) -> Path:
         """Where to write a checkpoint before `publish_checkpoint` gives it its name."""
         return self.checkpoints / f"{TEMPORARY}step_{step:06d}"
+
+
+def read_config(key: str, path: str | Path) -> Config:
+    """The configuration of a run. Raises UserError, which names `key`, if it is not there, or not of this version."""
+    file = RunDir(Path(path)).config
+    try:
+        return cast(Config, OmegaConf.merge(OmegaConf.structured(Config), OmegaConf.load(file)))
+    except (OSError, OmegaConfBaseException) as error:
+        raise UserError(f"{key}={path}: cannot read {file}: {str(error).splitlines()[0]}") from None
 
 
 def create_run_dir(path: str | Path, resume: Resume, config_yaml: str) -> tuple[RunDir, Checkpoint | None]:
@@ -177,7 +189,7 @@ def _refuse(run_dir: RunDir, resume: Resume, ours: bool, checkpoint: Checkpoint 
 def _is_finished(run_dir: RunDir) -> bool:
     if not run_dir.summary.exists():
         return False
-    return json.loads(run_dir.summary.read_text(encoding="utf-8")).get("pass@1/after") is not None
+    return json.loads(run_dir.summary.read_text(encoding="utf-8")).get("steps") is not None
 
 
 def _remove_leftovers(run_dir: RunDir) -> None:

@@ -27,6 +27,7 @@ PHASES = (
     ("time/update", "update", "#009E73"),
     ("time/refit", "refit", "#D55E00"),
 )
+FLOPS = "total/flops"
 SEVERAL = ("#D55E00", "#CC79A7", "#009E73", "#F0E442", "#000000")  # of explorers, one after the other
 STYLE: dict[Any, Any] = {
     "figure.figsize": (7.2, 4.2),
@@ -70,11 +71,15 @@ class _Series:
         several = [name for name in names if name not in ("learner", "explorer")]
         return [(name, SEVERAL[k % len(SEVERAL)]) for k, name in enumerate(several)]
 
-    def plot(self, axes: Axes, key: str, *, scale: float = 1.0, **style: Any) -> None:
-        """Draws a line, or nothing if the run never had this value."""
-        values = [scale * value for value in self[key]]
-        if not all(map(math.isnan, values)):
-            axes.plot(self.steps, values, **{"marker": self.marker, **style})
+    def has(self, key: str) -> bool:
+        """Whether any step has this value."""
+        return not all(map(math.isnan, self[key]))
+
+    def plot(self, axes: Axes, key: str, *, scale: float = 1.0, over: str | None = None, **style: Any) -> None:
+        """Draws a line over the steps or another value, or nothing if the run never had this one."""
+        if self.has(key):
+            xs = self.steps if over is None else self[over]
+            axes.plot(xs, [scale * value for value in self[key]], **{"marker": self.marker, **style})
 
     def stack(
         self, axes: Axes, values: Sequence[float], bottom: Sequence[float], color: str, label: str
@@ -102,9 +107,11 @@ def plot_run(run_dir: RunDir) -> list[Path]:
     # Without pyplot a `Figure` needs no window system and no global state, whatever backend is configured.
     with matplotlib.rc_context(STYLE):
         for name, draw in _PLOTS.items():
+            if draw is _over_flops and not series.has(FLOPS):  # runs of earlier versions did not count them
+                continue
             figure = Figure(figsize=(7.2, 5.6) if draw is _optimization else None)
             draw(figure, series)
-            for axes in figure.axes:
+            for axes in figure.axes if draw is not _over_flops else []:
                 _step_axis(axes)
             paths.append(run_dir.plots / f"{name}.png")
             figure.savefig(paths[-1])
@@ -120,7 +127,8 @@ def _step_axis(axes: Axes) -> None:
         axes.set_xlabel("training step")
 
 
-def _pass_at_1(figure: Figure, series: _Series) -> None:
+def _validations(series: _Series) -> dict[int, tuple[float, float, float]]:
+    """pass@1 with the ends of its interval after each step that has it, and before training; steps ascending."""
     key = "validation/pass@1"
     points = {
         step: (value, low, high)
@@ -135,7 +143,12 @@ def _pass_at_1(figure: Figure, series: _Series) -> None:
             band = [series.summary.get(f"pass@1/{moment}_{end}") for end in ("low", "high")]
             low, high = (math.nan if end is None else end for end in band)
             points[step] = (mean, low, high)
-    steps = sorted(points)
+    return dict(sorted(points.items()))
+
+
+def _pass_at_1(figure: Figure, series: _Series) -> None:
+    points = _validations(series)
+    steps = list(points)
     means, lows, highs = ([points[step][i] for step in steps] for i in range(3))
     axes = figure.subplots()
     axes.plot(steps, means, marker="o", color=LEARNER, label="learner")
@@ -194,6 +207,18 @@ def _optimization(figure: Figure, series: _Series) -> None:
         axes.set_ylim(bottom=min(0, axes.get_ylim()[0]) if key == "kl" else 0)
 
 
+def _over_flops(figure: Figure, series: _Series) -> None:
+    reward, right = figure.subplots(2, 1, sharex=True)
+    series.plot(reward, "reward/mean", over=FLOPS, color=MIXED, label="whole group", linestyle="--", marker="")
+    series.plot(reward, "reward/learner", over=FLOPS, color=LEARNER, label="learner")
+    reward.set(title="What came of what was computed", ylabel="training reward")
+    reward.legend(loc="best")
+    points = _validations(series)
+    spent = {0: 0.0, **dict(zip(series.steps, series[FLOPS], strict=True))}
+    right.plot([spent[step] for step in points], [mean for mean, _, _ in points.values()], marker="o", color=LEARNER)
+    right.set(ylabel="pass@1, held out", xlabel="FLOP of the run so far, sampling and training")
+
+
 def _step_time(figure: Figure, series: _Series) -> None:
     axes = figure.subplots()
     top = [0.0] * len(series.steps)
@@ -214,4 +239,5 @@ _PLOTS = {
     "response_length": _response_length,
     "optimization": _optimization,
     "step_time": _step_time,
+    "over_flops": _over_flops,
 }

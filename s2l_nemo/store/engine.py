@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from dataclasses import replace
 
-import numpy as np
-import numpy.typing as npt
+import torch
 
 from s2l_nemo.config.schema import DrawOrder
-from s2l_nemo.engines.protocol import LocalEngine
+from s2l_nemo.engines.protocol import Bucket, LocalEngine, RefitStats
 from s2l_nemo.errors import UserError
+from s2l_nemo.splitmix import GAMMA, mixed
 from s2l_nemo.store.reader import Store
 from s2l_nemo.types import Completion, SampleRequest, SamplingParams, Source
 
@@ -93,18 +94,42 @@ class StoreEngine(LocalEngine):
         return [rows[prompt_id][draw] for prompt_id, draw in zip(prompt_ids, draws, strict=True)]
 
 
-def permutations(seed: int, prompt_ids: Sequence[int], samples: int) -> npt.NDArray[np.int64]:
-    """[P, N]: for each prompt an order of N samples, made of the seed and its id alone.
+class ReplayedLearner(StoreEngine):
+    """A learner whose samples come from a store, in stored order: `rollout.replay` (see `protocol.LearnerEngine`).
 
-    Samples are sorted by a hash of seed, prompt and sample: the finaliser of SplitMix64 (Steele, Lea and Flood, 2014).
+    It holds no model, so it takes no weights. Its completions say that they are of the version of the last refit,
+    which is the learner that trains on them, and not the one that has sampled them.
     """
-    mixed_P1 = _mixed(_mixed(np.array([seed % 2**64], np.uint64)) + np.array(prompt_ids, np.uint64))[:, None]
-    return np.argsort(_mixed(mixed_P1 + np.arange(samples, dtype=np.uint64)), axis=1, kind="stable")
+
+    last_refit: RefitStats | None = None
+
+    def __init__(self, store: Store, *, needs_logprobs: bool) -> None:
+        """The run may use all samples of each prompt. Raises UserError as `StoreEngine`."""
+        super().__init__(
+            store,
+            samples=store.most,
+            order=DrawOrder.stored,
+            seed=0,  # that order needs none
+            needs_logprobs=needs_logprobs,
+            source=Source.LEARNER,
+        )
+        self.weight_version = 0
+
+    def generate(self, requests: Sequence[SampleRequest], params: SamplingParams) -> list[Completion]:
+        """See `StoreEngine.generate`."""
+        return [replace(one, weight_version=self.weight_version) for one in super().generate(requests, params)]
+
+    def update_weights(self, buckets: Iterable[Bucket], version: int) -> None:  # noqa: ARG002  nobody makes them
+        """Remembers the version. No bucket is asked for, so the actor gathers none."""
+        self.weight_version = version
 
 
-def _mixed(values: npt.NDArray[np.uint64]) -> npt.NDArray[np.uint64]:
-    values = values + np.uint64(0x9E3779B97F4A7C15)  # modulo 2**64, as all that follows
-    values = (values ^ (values >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
-    values = (values ^ (values >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
-    mixed: npt.NDArray[np.uint64] = values ^ (values >> np.uint64(31))
-    return mixed
+def permutations(seed: int, prompt_ids: Sequence[int], samples: int) -> torch.Tensor:
+    """int64 [P, N]: for each prompt an order of N samples, made of the seed and its id alone.
+
+    Samples are sorted by a hash of seed, prompt and sample, a number of 64 bits without a sign.
+    """
+    seed_1 = torch.tensor([(seed + 2**63) % 2**64 - 2**63])  # any integer, as a signed one of 64 bits
+    prompt_P1 = mixed(mixed(seed_1 + GAMMA) + torch.tensor(prompt_ids) + GAMMA).unsqueeze(1)
+    hash_PN = mixed(prompt_P1 + torch.arange(samples) + GAMMA)
+    return (hash_PN ^ torch.iinfo(torch.int64).min).argsort(dim=1, stable=True)  # the order of unsigned numbers

@@ -64,6 +64,10 @@ class StoreFacts:
         """The object of store.json."""
         return {"format": FORMAT, **asdict(self), "sampling": sampling_json(self.sampling)}
 
+    def hash(self) -> str:
+        """SHA-256 of the identity, as lowercase hex: the same for a store that was extended or moved."""
+        return hashlib.sha256(json.dumps(self.identity(), sort_keys=True).encode()).hexdigest()
+
     def identity(self) -> dict[str, Any]:
         """What two jobs must agree in to write into one store, one level deep, by dotted name."""
         flat: dict[str, Any] = {}

@@ -91,6 +91,11 @@ class Store:
         """The samples that every prompt of the store has at least."""
         return int(np.diff(self._bound_P).min()) if 0 < len(self._prompt_P) == self.facts.prompts else 0
 
+    @property
+    def most(self) -> int:
+        """The samples of the prompt that has most of them."""
+        return int(np.diff(self._bound_P).max()) if len(self._prompt_P) else 0
+
     def rewards(self, prompt_id: int) -> npt.NDArray[np.float32]:
         """The stored rewards of a prompt, in the order of its samples. Training does not use them: it grades again."""
         return np.array(self._reward_R[self._slice(prompt_id)])

@@ -9,7 +9,9 @@ from s2l_nemo.algorithm.groups import explorers_first, requests_of, sample_seed
 from s2l_nemo.measures.diversity import match_learner_diversity
 from s2l_nemo.rewards.answers import normalize_answer
 from s2l_nemo.trainer.exchange import StepGroups
+from s2l_nemo.trainer.progress import Progress
 from s2l_nemo.trainer.rollouts import Ask, Rollouts
+from s2l_nemo.trainer.spent import Shapes, count_sampled
 from s2l_nemo.types import Completion, Group, Prompt, SamplingParams, Source
 
 KEEP_MIN = 2  # fewer have no diversity
@@ -26,6 +28,8 @@ class DiversityFilter:
     rollouts: Rollouts
     sampling: SamplingParams
     run_seed: int
+    progress: Progress
+    shapes: Shapes  # of the models that sample
 
     def __call__(self, groups: StepGroups, prompts: Sequence[Prompt], step: int) -> StepGroups:
         """The same groups, in which the explorer rollouts to leave out are no longer `kept`. Collective.
@@ -69,6 +73,8 @@ class DiversityFilter:
             _, completions = self.rollouts.graded([ask], prompts, lambda _: replica_P)
             for completion in sorted(completions, key=lambda completion: completion.sample_id):
                 samples[completion.prompt_id].append(completion)
+            own = [Group(group.prompt, tuple(samples[group.prompt.prompt_id])) for group in groups.own.values()]
+            count_sampled(self.progress, prompts, StepGroups.gather(ranks, prompts, own), self.shapes)
         return samples
 
 

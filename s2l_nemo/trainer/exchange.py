@@ -14,7 +14,7 @@ import numpy.typing as npt
 import torch
 
 from s2l_nemo.trainer.ranks import Ranks, Words
-from s2l_nemo.types import Completion, FinishReason, Group, Prompt, Source
+from s2l_nemo.types import Completion, FinishReason, Group, Prompt
 
 Facts = npt.NDArray[np.int64]
 Place = Callable[[Sequence[int]], Sequence[int]]  # from the tokens of each group to the replica that trains on it
@@ -63,11 +63,6 @@ class StepGroups:
             failed_PG=failed_PG.bool(),
             kept_PG=kept_PG.bool(),
         )
-
-    def tokens(self, places: Sequence[int]) -> tuple[int, int]:
-        """Response tokens of the learner and of explorers, in the groups at these places."""
-        length_PG, learner_PG = self.length_PG[list(places)], self.source_PG[list(places)] == Source.LEARNER
-        return int(length_PG[learner_PG].sum().item()), int(length_PG[~learner_PG].sum().item())
 
     def beside(self, others: StepGroups) -> StepGroups:
         """The groups of the same prompts side by side. The samples of `others` are numbered behind these."""

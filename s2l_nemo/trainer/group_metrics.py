@@ -1,17 +1,14 @@
-"""What the explorer did for the groups of a step, and what the run has spent so far."""
+"""What the explorer did for the groups of a step."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 
 import torch
 
 from s2l_nemo.measures.statistics import mean
-from s2l_nemo.trainer.clock import Clock
 from s2l_nemo.trainer.exchange import StepGroups
-from s2l_nemo.trainer.group_sampler import Sampled
 from s2l_nemo.trainer.metrics import Metrics, ratio, source_masks
-from s2l_nemo.trainer.progress import Progress
 
 
 def group_metrics(groups: StepGroups, advantages_PG: torch.Tensor, explorers: Sequence[str] = ()) -> Metrics:
@@ -42,28 +39,6 @@ def group_metrics(groups: StepGroups, advantages_PG: torch.Tensor, explorers: Se
         metrics[f"advantage/{name}"] = mean(advantages_PG[mask_PG & groups.kept_PG].double().tolist())
         metrics[f"advantage/abs_share_{name}"] = ratio((weight_PG * mask_PG).sum().item(), whole)
     return metrics
-
-
-def totals(progress: Progress, sampled: Sampled, trained_tokens: float, clock: Clock) -> Metrics:
-    """Adds this step to the totals of the run, and returns them.
-
-    Prompts that were asked, response tokens by sampler (also those of groups that were replaced), tokens trained on
-    (once a pass), and wall seconds in which each engine sampled, with what an explorer sampled ahead of time.
-    """
-    of_groups = sampled.groups.tokens(range(len(sampled.prompts)))
-    learner, explorer = (kept + discarded for kept, discarded in zip(of_groups, sampled.discarded, strict=True))
-    seconds = clock.seconds
-    spent: Mapping[str, float] = {
-        "prompts": sampled.asked,
-        "tokens_explorer": explorer,
-        "tokens_learner": learner,
-        "tokens_trained": trained_tokens,
-        "seconds_explorer": seconds.get("rollout_explorer", 0.0) + seconds.get("explorer_ahead", 0.0),
-        "seconds_learner": seconds.get("rollout_learner", 0.0),
-    }
-    for name, amount in spent.items():
-        progress.add(name, amount)
-    return {f"total/{name}": progress.totals[name] for name in spent}
 
 
 def _share(hit_P: torch.Tensor, of_P: torch.Tensor) -> float | None:

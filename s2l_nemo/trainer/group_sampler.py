@@ -19,6 +19,7 @@ from s2l_nemo.trainer.clock import Clock
 from s2l_nemo.trainer.exchange import Place, StepGroups
 from s2l_nemo.trainer.progress import Progress
 from s2l_nemo.trainer.rollouts import Ask, Rollouts
+from s2l_nemo.trainer.spent import Shapes, count_sampled
 from s2l_nemo.types import Prompt, SampleRequest, SamplingParams, Source
 
 
@@ -40,7 +41,6 @@ class Sampled:
     zero_variance: float  # share of the first P groups whose rewards were equal
     refilled: int = 0  # groups that were replaced
     tried: int = 0  # further prompts that were asked for that
-    discarded: tuple[int, int] = (0, 0)  # tokens of the learner and of explorers, in groups that are not trained on
 
     @property
     def asked(self) -> int:
@@ -59,7 +59,7 @@ class GroupSampler:
     explorers: Sequence[ExplorerRole]
     run_seed: int
     progress: Progress
-    _version: int = 0  # that the learner's completions of this step must have
+    shapes: Shapes  # of the models that sample
 
     def take(self) -> list[int]:
         """The prompts of the next step, by their places in `prompts`."""
@@ -71,9 +71,8 @@ class GroupSampler:
 
         `place` says which replica trains on which group, `version` which weights the learner must have.
         """
-        self._version = version
         prompts = [self.prompts[index] for index in chosen]
-        groups = self._groups(prompts, split, place, clock)
+        groups = self._groups(prompts, split, place, version, clock)
         sampled = Sampled(prompts, groups, zero_variance_fraction(groups.reward_PG, groups.kept_PG))
         tried = set(chosen)
         for _ in range(self.algorithm.refill_rounds):
@@ -83,7 +82,7 @@ class GroupSampler:
                 break
             tried.update(further)
             others = [self.prompts[index] for index in further]
-            sampled = self._refilled(sampled, equal[: len(others)], others, split, clock)
+            sampled = self._refilled(sampled, equal[: len(others)], others, split, version, clock)
         return sampled
 
     def ahead(self, split: Split) -> list[Ask]:
@@ -103,20 +102,21 @@ class GroupSampler:
     def _other_prompts(self, count: int, tried: set[int]) -> tuple[list[int], int]:
         return take_others(self.progress.position, count, len(self.prompts), self.run_seed, tried)
 
-    def _groups(self, prompts: Sequence[Prompt], split: Split, place: Place, clock: Clock) -> StepGroups:
+    def _groups(self, prompts: Sequence[Prompt], split: Split, place: Place, version: int, clock: Clock) -> StepGroups:
         """Groups of G samples: as the schedule says, or after the learner's first samples."""
         shares = self._shares()
         first = self.algorithm.rescue_first
         if first is None:
             sources = explorers_first(split.explorer, split.learner, shares)
-            return self._answered(prompts, [sources] * len(prompts), split.step, place, clock)
-        begun = self._answered(prompts, [(Source.LEARNER.value,) * first] * len(prompts), split.step, place, clock)
+            return self._answered(prompts, [sources] * len(prompts), split.step, place, version, clock)
+        learner_first = [(Source.LEARNER.value,) * first] * len(prompts)
+        begun = self._answered(prompts, learner_first, split.step, place, version, clock)
         rest = split.explorer + split.learner - first
         explorer = min(split.explorer, rest)
         rescued, alone = explorers_first(explorer, rest - explorer, shares), explorers_first(0, rest)
         fails_P = needs_rescue(begun.reward_PG, self.algorithm.rescue_when).tolist()
         sources_P = [rescued if fails else alone for fails in fails_P]
-        return self._answered(prompts, sources_P, split.step, self.where(begun), clock, begun)
+        return self._answered(prompts, sources_P, split.step, self.where(begun), version, clock, begun)
 
     def _answered(
         self,
@@ -124,6 +124,7 @@ class GroupSampler:
         sources_P: Sequence[GroupSources],
         step: int,
         place: Place,
+        version: int,
         clock: Clock,
         begun: StepGroups | None = None,
     ) -> StepGroups:
@@ -137,8 +138,10 @@ class GroupSampler:
             completions += [completion for group in begun.own.values() for completion in group.completions]
         ids = [prompt.prompt_id for prompt in prompts]
         sources = {prompt_id: (*a, *b) for prompt_id, a, b in zip(ids, has, sources_P, strict=True)}
-        own = assemble_groups(own_prompts, completions, sources=sources, learner_version=self._version)
-        return StepGroups.gather(self.rollouts.ranks, prompts, own)
+        own = assemble_groups(own_prompts, completions, sources=sources, learner_version=version)
+        groups = StepGroups.gather(self.rollouts.ranks, prompts, own)
+        count_sampled(self.progress, prompts, groups, self.shapes, first=len(has[0]))
+        return groups
 
     def _shares(self) -> list[float]:
         return [explorer.share for explorer in self.explorers]
@@ -157,14 +160,18 @@ class GroupSampler:
         return [Ask(source, its, params[source]) for source, its in sorted(requests.items(), reverse=True)]
 
     def _refilled(
-        self, sampled: Sampled, slots: Sequence[int], others: Sequence[Prompt], split: Split, clock: Clock
+        self,
+        sampled: Sampled,
+        slots: Sequence[int],
+        others: Sequence[Prompt],
+        split: Split,
+        version: int,
+        clock: Clock,
     ) -> Sampled:
         """With the groups of `others` in those slots, if their rewards differ. A slot keeps its replica."""
-        groups = self._groups(others, split, self.where(sampled.groups, slots), clock)
+        groups = self._groups(others, split, self.where(sampled.groups, slots), version, clock)
         differs = has_variance(groups.reward_PG, groups.kept_PG).tolist()
         taken = {slot: index for index, slot in enumerate(slots) if differs[index]}
-        left = [index for index, its in enumerate(differs) if not its]
-        discarded = zip(sampled.discarded, sampled.groups.tokens(list(taken)), groups.tokens(left), strict=True)
         prompts = [others[taken[p]] if p in taken else prompt for p, prompt in enumerate(sampled.prompts)]
         return replace(
             sampled,
@@ -172,7 +179,6 @@ class GroupSampler:
             groups=sampled.groups.with_others(taken, groups),
             refilled=sampled.refilled + len(taken),
             tried=sampled.tried + len(others),
-            discarded=(sum(next(discarded)), sum(next(discarded))),
         )
 
     def where(self, groups: StepGroups, slots: Sequence[int] | None = None) -> Place:

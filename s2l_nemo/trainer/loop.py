@@ -56,17 +56,19 @@ from s2l_nemo.algorithm.overlong import overlong_penalty
 from s2l_nemo.algorithm.schedule import Schedule, Split
 from s2l_nemo.algorithm.sharing import balanced_replicas
 from s2l_nemo.config.schema import CheckpointConfig, ValidationConfig
+from s2l_nemo.models.shape import ModelShape
 from s2l_nemo.trainer.clock import Clock
 from s2l_nemo.trainer.diversity_filter import DiversityFilter
 from s2l_nemo.trainer.exchange import Place, StepGroups
 from s2l_nemo.trainer.group_diversity import diversity_metrics
-from s2l_nemo.trainer.group_metrics import group_metrics, totals
+from s2l_nemo.trainer.group_metrics import group_metrics
 from s2l_nemo.trainer.group_sampler import GroupSampler
 from s2l_nemo.trainer.metrics import Metrics, outcome_of, refill_metrics, rollout_metrics, throughput, update_metrics
 from s2l_nemo.trainer.parts import Learned, joined, parts_of
 from s2l_nemo.trainer.progress import Progress
 from s2l_nemo.trainer.recorder import Recorder
 from s2l_nemo.trainer.rollouts import Rollouts
+from s2l_nemo.trainer.spent import count_updates, rows_flops, totals
 from s2l_nemo.trainer.stop import StopRequest
 from s2l_nemo.trainer.sums import StepSums
 from s2l_nemo.trainer.validation import Validation, validate, validation_metrics
@@ -90,6 +92,7 @@ class Update:
     rows: TrainBatch
     scale: LossScale
     dropped: int  # groups without a gradient that have no rows here, over all replicas
+    flops: float  # of a forward pass over the rows of all replicas
 
 
 @dataclass
@@ -112,7 +115,9 @@ class Trainer:
     sampling: SamplingParams
     valid_sampling: SamplingParams
     actor: Actor
+    shape: ModelShape  # of the learner
     rollouts: Rollouts
+    validator: Rollouts  # has an engine of the learner also if `rollouts` has none: a replay
     explorer_filter: DiversityFilter | None
     explorer_ahead: bool  # explorers sample the next step while the actor trains
     two_updates: bool  # see `trainer.parts`
@@ -129,14 +134,14 @@ class Trainer:
         `checkpoint.every` steps, after the last one and after a signal.
         """
         self.rollouts.refit(self.version(self.step))
-        if self.step == 0:
+        if self.step == 0 and self.valid_prompts:
             self.recorder.validated(0, self.validate(), self.valid_prompts)
         while self.step < self.algorithm.steps:
             started = self.now()
             metrics, groups, advantages_PG = self.train_step(self.step + 1)
             last = self.step == self.algorithm.steps
             validates = last or (self.validation.every and self.step % self.validation.every == 0)
-            validation = self.validate() if validates else None
+            validation = self.validate() if validates and self.valid_prompts else None
             metrics.update(validation_metrics(validation))
             self.recorder.stepped(self.step, metrics, groups, advantages_PG, self.now() - started)
             if validation is not None:
@@ -167,7 +172,7 @@ class Trainer:
             **refill_metrics(learned.sampled),
             **group_metrics(groups, advantages_PG, self.loss.explorers),
             **diversity_metrics(self.rollouts.ranks, groups, self.diversity_groups, self.loss.explorers),
-            **totals(self.progress, learned.sampled, sums.total.tokens, clock),
+            **totals(self.progress, learned.sampled.asked, sums.total.tokens, clock),
             **update_metrics(sums),
             **throughput(clock, groups, sums.total.tokens),
             **clock.metrics(),
@@ -200,6 +205,8 @@ class Trainer:
         updates = self.updates(self.batch_of_replica(sampled.groups, advantages_PG), split)
         with clock("logprobs"):
             updates, sums = self.with_logprobs(updates)
+        of_updates = [(update.rows, update.flops) for update in updates]
+        count_updates(self.progress, of_updates, self.algorithm.optimizer_passes)
         with clock("update"):
             sums = self.update(updates, sums)
         with clock("refit"):
@@ -272,9 +279,10 @@ class Trainer:
                 kept = groups_with_gradient(advantages_PG, self.limits.micro_batch_size)
                 rows = mini_batch.select([group * size + row for group in kept for row in range(size)])
             dropped = (len(mini_batch) - len(rows)) // size
-            counts = self.actor.sum_over_replicas({"tokens": tokens, "sequences": sequences, "dropped": dropped})
+            mine = {"tokens": tokens, "sequences": sequences, "dropped": dropped, "flops": rows_flops(self.shape, rows)}
+            counts = self.actor.sum_over_replicas(mine)
             scale = LossScale(int(counts["tokens"]), int(counts["sequences"]), self.limits.max_response_length)
-            updates.append(Update(rows, scale, int(counts["dropped"])))
+            updates.append(Update(rows, scale, int(counts["dropped"]), counts["flops"]))
         return updates
 
     def with_logprobs(self, updates: list[Update]) -> tuple[list[Update], StepSums]:
@@ -333,11 +341,26 @@ class Trainer:
         return sums
 
     def validate(self) -> Validation:
-        """Rewards of the held-out prompts with the learner's present weights."""
-        return validate(
-            self.rollouts,
+        """Rewards of the held-out prompts with the learner's present weights.
+
+        In a replay the engine gets the weights for it, and then sleeps if it can.
+        """
+        replays = self.validator is not self.rollouts
+        if replays:
+            self.validator.refit(self.rollouts.version)
+        validation = validate(
+            self.validator,
             self.valid_prompts,
             samples=self.validation.samples,
             params=self.valid_sampling,
             run_seed=self.run_seed,
         )
+        if replays:
+            self.validator.sleep()
+        return validation
+
+    def close(self) -> None:
+        """Ends the grader's processes, and the servers of this rank."""
+        self.rollouts.close()
+        if self.validator is not self.rollouts:
+            self.validator.close()

@@ -81,6 +81,7 @@ def update_metrics(sums: StepSums) -> Metrics:
     `ratio`, `clip_fraction`, `rejected_fraction`, `kl` and `logprob_diff` count a token once for each pass. Units: nats
     for `kl`, `entropy`, `logprob_diff` and `sampler_kl`, the estimate of KL(sampler || learner before the step).
     `sample_size` is the effective one of the learner's weights on these tokens (`TokenSums`), over their number.
+    `gradient` is the part of these tokens in the sum of |d loss / d log-prob| over all tokens.
     """
     metrics: Metrics = {
         "loss": sums.loss / sums.updates,
@@ -100,6 +101,7 @@ def update_metrics(sums: StepSums) -> Metrics:
         metrics[f"logprob_diff/{name}"] = ratio(own.logprob_diff, own.tokens)
         metrics[f"sample_size/{name}"] = own.sample_size
         metrics[f"sampler_kl/{name}"] = ratio(own.sampler_kl, own.tokens)
+        metrics[f"gradient/{name}"] = ratio(own.gradient, sums.total.gradient)
     return metrics
 
 

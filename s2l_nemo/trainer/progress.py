@@ -7,7 +7,7 @@ from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from s2l_nemo.algorithm.schedule import Outcome
-from s2l_nemo.types import SampleRequest, Source
+from s2l_nemo.types import SampleRequest
 
 
 @dataclass
@@ -26,10 +26,9 @@ class Progress:
 
     def draw(self, source: int, requests: Iterable[SampleRequest]) -> None:
         """Counts the requests of one source."""
-        if source != Source.LEARNER:
-            for request in requests:
-                key = source, request.prompt_id
-                self.drawn[key] = self.drawn.get(key, 0) + 1
+        for request in requests:
+            key = source, request.prompt_id
+            self.drawn[key] = self.drawn.get(key, 0) + 1
 
     def state(self) -> dict[str, Any]:
         """Plain data for a checkpoint."""

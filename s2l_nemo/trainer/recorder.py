@@ -27,7 +27,7 @@ from s2l_nemo.trainer.exchange import StepGroups
 from s2l_nemo.trainer.metrics import Metrics
 from s2l_nemo.trainer.progress import Progress
 from s2l_nemo.trainer.ranks import Ranks
-from s2l_nemo.trainer.validation import Validation, named_interval, read_correct, write_validation
+from s2l_nemo.trainer.validation import Validation, named_interval, read_correct, validation_file, write_validation
 from s2l_nemo.types import Prompt
 
 if TYPE_CHECKING:
@@ -135,24 +135,28 @@ class Recorder:
         seconds = self.elapsed()
         if self.console is None:
             return
+        gain, text = self._gain(steps)
+        write_json_atomic(self.run_dir.summary, {**gain, "steps": steps, "seconds": seconds, **self.identity})
+        plots = plot_run(self.run_dir)
+        self.say(text)
+        self.say(f"summary {self.run_dir.summary}, {len(plots)} plots in {self.run_dir.plots}")
+
+    def _gain(self, steps: int) -> tuple[Metrics, str]:
+        """pass@1 before and after training, and in words. Nothing if a validation is missing: it may be off."""
+        if not all(validation_file(self.run_dir.validation, step).exists() for step in (0, steps)):
+            return {}, "no pass@1: there is no validation before and after training (validation.prompts)"
         before_PK, after_PK = (read_correct(self.run_dir.validation, step) for step in (0, steps))
         before, after = bootstrap_mean(before_PK), bootstrap_mean(after_PK)
         gain = paired_bootstrap(before_PK, after_PK)
-        summary = {
+        figures = {
             **named_interval("pass@1/before", before),
             **named_interval("pass@1/after", after),
             **named_interval("pass@1/difference", gain),
-            "steps": steps,
-            "seconds": seconds,
-            **self.identity,
         }
-        write_json_atomic(self.run_dir.summary, summary)
-        plots = plot_run(self.run_dir)
-        self.say(
+        return {**figures}, (
             f"pass@1 {before.mean:.3f} -> {after.mean:.3f}, "
             f"difference {gain.mean:+.3f} (95 % paired bootstrap {gain.low:+.3f} to {gain.high:+.3f})"
         )
-        self.say(f"summary {self.run_dir.summary}, {len(plots)} plots in {self.run_dir.plots}")
 
     def save_nemo(self, actor: Actor) -> None:
         """Writes `final.nemo` beside the checkpoints, all or nothing. Collective."""

@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import datetime
-import math
 import os
 import signal
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, cast
 
 import torch
@@ -15,11 +14,12 @@ from omegaconf import OmegaConf
 
 from s2l_nemo.algorithm.losses.policy import PolicyLoss
 from s2l_nemo.algorithm.schedule import make_schedule
-from s2l_nemo.config.checks import Models
+from s2l_nemo.config.checks import Models, parts_of_step
 from s2l_nemo.config.explorers import Explorer, explorers_of
 from s2l_nemo.config.load import resolved_yaml
 from s2l_nemo.config.schema import Config, ExplorerFilter, ExplorerSource
 from s2l_nemo.data.prompts import PromptSet, load_prompts
+from s2l_nemo.engines.absent import AbsentLearnerEngine
 from s2l_nemo.engines.build import EngineFactory, Servers, make_engines
 from s2l_nemo.engines.kinds import ENGINES
 from s2l_nemo.engines.options import EngineConfig, Placement
@@ -35,13 +35,21 @@ from s2l_nemo.rewards.grader import make_grader
 from s2l_nemo.trainer.diversity_filter import DiversityFilter
 from s2l_nemo.trainer.grading import Grading
 from s2l_nemo.trainer.group_sampler import ExplorerRole, GroupSampler
+from s2l_nemo.trainer.identity import restored_state, weight_hashes
 from s2l_nemo.trainer.loop import Limits, Trainer
 from s2l_nemo.trainer.progress import Progress
 from s2l_nemo.trainer.ranks import Ranks
 from s2l_nemo.trainer.recorder import Recorder
 from s2l_nemo.trainer.rollouts import Rollouts
 from s2l_nemo.trainer.stop import StopRequest
-from s2l_nemo.trainer.stored import check_stores, store_engines, stored_samples
+from s2l_nemo.trainer.stored import (
+    check_stores,
+    replay_identity,
+    replaying,
+    sampling_shapes,
+    store_engines,
+    stored_samples,
+)
 from s2l_nemo.types import SamplingParams
 
 if TYPE_CHECKING:
@@ -78,7 +86,7 @@ def run_training(cfg: Config, inputs: Inputs) -> int:
                 recorder.export_hf(trainer.actor)
     finally:
         recorder.close()
-        trainer.rollouts.close()
+        trainer.close()
     if received:
         name = signal.Signals(received).name
         recorder.say(f"stopped by {name} after step {trainer.step}; run the same command again to continue")
@@ -103,10 +111,11 @@ def build_trainer(cfg: Config, inputs: Inputs, stop: StopRequest) -> Trainer:
 
     actor = make_actor(cfg, learner)
     stores = store_engines(cfg)
-    rollouts = make_rollouts(cfg, inputs.models, actor, run_dir, Grading(decode, grader), stores)
+    engines = make_rollouts(cfg, inputs.models, actor, run_dir, Grading(decode, grader), stores)
+    rollouts = replaying(cfg, engines)
     explorers = explorers_of(cfg)
-    identity = weight_hashes(rollouts, explorers) | stored_samples(cfg, stores)
-    rollouts.sleep()
+    identity = weight_hashes(rollouts, explorers) | stored_samples(cfg, stores) | replay_identity(cfg)
+    engines.sleep()
     state = restored_state(actor, resumed, identity, cfg)
     progress = Progress.of(state, cfg.algorithm.prompts_per_step)
 
@@ -133,10 +142,10 @@ def build_trainer(cfg: Config, inputs: Inputs, stop: StopRequest) -> Trainer:
         sampling=sampling,
         valid_sampling=SamplingParams(rollout.max_response_length, stop_ids, cfg.validation.temperature),
         actor=actor,
+        shape=learner.shape,
         rollouts=rollouts,
-        explorer_filter=DiversityFilter(rollouts, sampling, cfg.run.seed)
-        if rollout.explorer_filter is ExplorerFilter.match_learner_diversity
-        else None,
+        validator=engines,
+        explorer_filter=make_filter(cfg, inputs, rollouts, sampling, progress),
         explorer_ahead=rollout.explorer_ahead,
         two_updates=rollout.two_updates,
         diversity_groups=cfg.logging.diversity_groups,
@@ -154,24 +163,19 @@ def make_sampler(
         rollouts=rollouts,
         prompts=inputs.train.prompts,
         learner=sampling,
-        explorers=[explorer_role(one, sampling) for one in explorers_of(cfg)],
+        explorers=[ExplorerRole(one.name, one.options.share, one.sampling(sampling)) for one in explorers_of(cfg)],
         run_seed=cfg.run.seed,
         progress=progress,
+        shapes=sampling_shapes(cfg, inputs.models),
     )
 
 
-def explorer_role(explorer: Explorer, learner: SamplingParams) -> ExplorerRole:
-    """The explorer with the learner's sampling, but for the keys that it has itself."""
-    options = explorer.options
-    own = {
-        "temperature": options.temperature,
-        "top_p": options.top_p,
-        "top_k": options.top_k,
-        "max_new_tokens": options.max_response_length,
-    }
-    given: dict[str, Any] = {name: value for name, value in own.items() if value is not None}
-    sampling = replace(learner, **given)
-    return ExplorerRole(explorer.name, options.share, sampling)
+def make_filter(
+    cfg: Config, inputs: Inputs, rollouts: Rollouts, sampling: SamplingParams, progress: Progress
+) -> DiversityFilter | None:
+    if cfg.rollout.explorer_filter is ExplorerFilter.none:
+        return None
+    return DiversityFilter(rollouts, sampling, cfg.run.seed, progress, sampling_shapes(cfg, inputs.models))
 
 
 def collective_timeout_s(engine: EngineConfig) -> float:
@@ -193,7 +197,9 @@ def load_inputs(cfg: Config, models: Models) -> Inputs:
     for explorer in filter(None, models.explorers):
         check_same_tokenizer(models.learner, explorer)
     train = load_prompts(cfg.data, tokenizer, cfg.rollout.max_prompt_length, "train")
-    valid = load_prompts(cfg.data, tokenizer, cfg.rollout.max_prompt_length, "valid", cfg.validation.prompts)
+    valid = PromptSet([], 0)
+    if cfg.validation.prompts:
+        valid = load_prompts(cfg.data, tokenizer, cfg.rollout.max_prompt_length, "valid", cfg.validation.prompts)
     if len(train.prompts) < cfg.algorithm.prompts_per_step:
         raise UserError(
             f"algorithm.prompts_per_step={cfg.algorithm.prompts_per_step}, but the data set has only "
@@ -201,7 +207,7 @@ def load_inputs(cfg: Config, models: Models) -> Inputs:
             f"{cfg.rollout.max_prompt_length} were left out); lower it or add prompts"
         )
     learner = learner_sampling(cfg, models.learner)
-    sampling = [learner, *(explorer_role(one, learner).sampling for one in explorers_of(cfg))]
+    sampling = [learner, *(one.sampling(learner) for one in explorers_of(cfg))]
     check_stores(cfg, train.prompts, tokenizer_hash(models.learner), dict(enumerate(sampling)))
     return Inputs(models, train, valid)
 
@@ -249,17 +255,10 @@ def make_actor(cfg: Config, learner: Model) -> S2LActor:
 def optimizer_steps(cfg: Config) -> int:
     """Of the whole run."""
     algorithm = cfg.algorithm
-    of_prompts = algorithm.prompts_per_step // (algorithm.mini_batch_prompts or algorithm.prompts_per_step)
-    if not cfg.rollout.two_updates:
-        return algorithm.steps * of_prompts * algorithm.optimizer_passes
-    schedule, total = make_schedule(algorithm.schedule, algorithm.steps), 0
-    for step in range(1, algorithm.steps + 1):
-        split = schedule(step, algorithm.group_size)
-        of_explorer = of_prompts if split.explorer else 0
-        if algorithm.explorer_mini_batch is not None:
-            of_explorer = math.ceil(algorithm.prompts_per_step * split.explorer / algorithm.explorer_mini_batch)
-        total += of_explorer + (of_prompts if split.learner else 0)
-    return total * algorithm.optimizer_passes
+    schedule = make_schedule(algorithm.schedule, algorithm.steps)
+    splits = [schedule(step, algorithm.group_size) for step in range(1, algorithm.steps + 1)]
+    updates = sum(part.updates for split in splits for part in parts_of_step(cfg, split.explorer))
+    return updates * algorithm.optimizer_passes
 
 
 def make_rollouts(
@@ -301,6 +300,8 @@ def make_rollouts(
         ranks.barrier()
 
     def make() -> tuple[list[RolloutEngine], LearnerEngine]:
+        if cfg.rollout.replay is not None and not cfg.validation.prompts:
+            return [], AbsentLearnerEngine()
         return make_engines(factory, explorers=list(filter(None, models.explorers)), learner=models.learner)
 
     live = [source for source, model in enumerate(models.explorers, start=1) if model is not None]
@@ -314,58 +315,6 @@ def make_rollouts(
         concurrent=served,
         sleeps=sleeps,
     )
-
-
-def weight_hashes(rollouts: Rollouts, explorers: Sequence[Explorer]) -> dict[str, str | None]:
-    """SHA-256 of the weights of each explorer, the same on every rank.
-
-    With one explorer, or none, the name is `explorer_weight_hash`, else each has its name behind it.
-
-    Raises UserError if the nodes hold different models.
-    """
-    ranks = rollouts.ranks
-    if not explorers:
-        return {"explorer_weight_hash": None}
-    hashes: dict[str, str | None] = {}
-    for source, explorer in enumerate(explorers, start=1):
-        mine = ranks.work(*([rollouts.explorers[source].weight_hash] if ranks.rank in ranks.leaders else []))
-        found = {one for one in ranks.gather(mine[0] if mine else None) if one is not None}
-        if len(found) > 1:
-            raise UserError(
-                f"{explorer.key}.path has {len(found)} different models on the nodes: copy one to all of them"
-            )
-        name = "explorer_weight_hash" if len(explorers) == 1 else f"explorer_weight_hash/{explorer.name}"
-        hashes[name] = found.pop()
-    return hashes
-
-
-def restored_state(
-    actor: S2LActor, resumed: Checkpoint | None, identity: dict[str, Any], cfg: Config
-) -> dict[str, Any]:
-    """Loads the checkpoint into the actor, if there is one. Returns the step and the seconds to go on from."""
-    if resumed is None:
-        return {"step": 0, "seconds": 0.0}
-    state = actor.load(resumed.path)
-    check_identity(state, identity, cfg)
-    return state
-
-
-def check_identity(state: dict[str, Any], identity: dict[str, Any], cfg: Config) -> None:
-    """Refuses to continue with another explorer than the one the run began with."""
-    paths = {one.name: f"{one.key}.path={one.options.path}" for one in explorers_of(cfg)}
-    for key, value in identity.items():
-        if key.startswith("explorer_samples/") and state.get(key) != value:
-            section = next(one.key for one in explorers_of(cfg) if one.name == key.partition("/")[2])
-            raise UserError(
-                f"{section}.path gives {value} samples of each prompt, the run in {cfg.run.dir} began with "
-                f"{state.get(key)}: set {section}.samples={state.get(key)}"
-            )
-        if state[key] != value:
-            named = paths.get(key.partition("/")[2]) or next(iter(paths.values()), "explorer.path=null")
-            raise UserError(
-                f"{named} has weights {str(value)[:12]}, the run in {cfg.run.dir} began with "
-                f"{str(state[key])[:12]}; restore the explorer or choose another run.dir"
-            )
 
 
 def pad_token_id(tokenizer: PreTrainedTokenizerFast) -> int:
@@ -432,6 +381,7 @@ def announce(recorder: Recorder, cfg: Config, inputs: Inputs, resumed: Checkpoin
         "learner": model.path,
         **{one.name: shown(one) for one in explorers_of(cfg)},
         **({} if explorers_of(cfg) else {"explorer": "none (plain GRPO)"}),
+        **({} if cfg.rollout.replay is None else {"replay": f"{cfg.rollout.replay}, in the place of the learner"}),
         "ranks": f"TP {model.tensor_model_parallel_size} x PP {model.pipeline_model_parallel_size} x DP {replicas} "
         f"on {'GPU' if torch.cuda.is_available() else 'CPU'}, {model.precision.value}",
         "batch": f"{cfg.algorithm.prompts_per_step} prompts x {cfg.algorithm.group_size} samples a step",

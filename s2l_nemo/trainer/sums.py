@@ -19,6 +19,7 @@ class TokenSums:
     weight_square: float = 0.0
     sampler_kl: float = 0.0  # of log(1 / w)
     rejected: float = 0.0  # tokens that the importance rule did not accept
+    gradient: float | None = None  # of |d loss / d log-prob|; None: the loss had no gradient
 
     def and_then(self, other: TokenSums) -> TokenSums:
         """With those of another part of the step."""
@@ -35,17 +36,22 @@ class TokenSums:
 
     def plus(self, sums: Mapping[str, float], suffix: str = "") -> TokenSums:
         """With the sums of one more mini-batch. `suffix` chooses those of one source, as in `tokens_explorer`."""
-        kl = sums.get(f"kl_sum{suffix}")
+
+        def summed(before: float | None, name: str) -> float | None:
+            more = sums.get(f"{name}{suffix}")
+            return before if more is None else (before or 0.0) + more
+
         return TokenSums(
             tokens=self.tokens + sums[f"tokens{suffix}"],
             clipped=self.clipped + sums[f"clipped{suffix}"],
             ratio=self.ratio + sums[f"ratio_sum{suffix}"],
             logprob_diff=self.logprob_diff + sums[f"logprob_diff_sum{suffix}"],
-            kl=None if kl is None else (self.kl or 0.0) + kl,
+            kl=summed(self.kl, "kl_sum"),
             weight=self.weight + sums[f"weight_sum{suffix}"],
             weight_square=self.weight_square + sums[f"weight_square_sum{suffix}"],
             sampler_kl=self.sampler_kl + sums[f"sampler_kl_sum{suffix}"],
             rejected=self.rejected + sums[f"rejected{suffix}"],
+            gradient=summed(self.gradient, "gradient_sum"),
         )
 
 

@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from s2l_nemo.algorithm.order import take
+from s2l_nemo.algorithm.order import batches, take
 from s2l_nemo.errors import UserError
 
 ORDER_OF_SEED_1 = [3, 0, 1, 2, 4]
@@ -15,12 +15,23 @@ def test_an_epoch_visits_different_prompts_and_all_of_them_when_the_batch_divide
     count: int, data: st.DataObject, seed: int
 ) -> None:
     size = data.draw(st.integers(1, count))
-    batches = count // size
+    in_epoch = count // size
     for epoch in range(3):
-        start = epoch * batches
-        visited = [i for batch in range(start, start + batches) for i in take(batch * size, size, count, seed)]
-        assert len(set(visited)) == len(visited) == batches * size
+        start = epoch * in_epoch
+        visited = [i for batch in range(start, start + in_epoch) for i in take(batch * size, size, count, seed)]
+        assert len(set(visited)) == len(visited) == in_epoch * size
         assert set(visited) <= set(range(count))
+
+
+@given(st.integers(1, 12), st.data(), st.integers(0, 30))
+def test_the_batches_of_a_run_are_what_each_step_takes(count: int, data: st.DataObject, steps: int) -> None:
+    size = data.draw(st.integers(1, count))
+    assert list(batches(steps, size, count, 1)) == [take(step * size, size, count, 1) for step in range(steps)]
+
+
+def test_a_run_whose_batch_is_too_large_is_refused() -> None:
+    with pytest.raises(UserError, match="a batch of 3 prompts"):
+        list(batches(1, 3, 2, 1))
 
 
 def test_epochs_and_seeds_have_their_own_order() -> None:

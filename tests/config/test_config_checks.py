@@ -97,6 +97,21 @@ def error_of(overrides: list[str]) -> str:
             "engine.learner_devices='1' algorithm.rescue_first=2",
             ["rollout.explorer_ahead=true with algorithm.rescue_first=2"],
         ),
+        ("rollout.replay=s", ["rollout.replay=s with explorer.source=live", "set explorer.source=store"]),
+        (
+            "rollout.replay=s explorers.a.path=x explorers.a.source=store explorers.b.path=y",
+            ["rollout.replay=s with explorers.b.source=live", "for plain GRPO explorers.b.path=null"],
+        ),
+        (
+            "rollout.replay=s explorer.source=store rollout.explorer_filter=match_learner_diversity",
+            ["rollout.replay=s with rollout.explorer_filter=match_learner_diversity"],
+        ),
+        (
+            "rollout.replay=s explorer.source=store engine.kind=server engine.placement=separate "
+            "engine.learner_devices='1' rollout.explorer_ahead=true",
+            ["rollout.replay=s with rollout.explorer_ahead=true"],
+        ),
+        ("rollout.replay=''", ["rollout.replay=: must be the path of a folder"]),
         ("algorithm.explorer_mini_batch=4", ["explorer_mini_batch=4 without rollout.two_updates=true"]),
         ("rollout.two_updates=true", ["rollout.two_updates=true without model.micro_batch_tokens"]),
         ("rollout.two_updates=true algorithm.refill_rounds=1", ["two_updates=true with algorithm.refill_rounds=1"]),

@@ -83,8 +83,15 @@ def test_an_import_needs_its_file() -> None:
     check_import_config(load_values(["input=a.jsonl"], ImportConfig, ""))
 
 
-@pytest.mark.parametrize("command", ["recipes/sample_explorer.py", "tools/import_store.py"])
-def test_help_imports_nothing_heavy(command: str) -> None:
+@pytest.mark.parametrize(
+    ("command", "key"),
+    [
+        ("recipes/sample_explorer.py", "rollout.temperature=1.0"),
+        ("tools/import_store.py", "rollout.temperature=1.0"),
+        ("tools/store_of_run.py", "source=learner"),
+    ],
+)
+def test_help_imports_nothing_heavy(command: str, key: str) -> None:
     program = (
         f"import sys, runpy\nsys.argv = ['{command}', '--help']\n"
         f"try:\n    runpy.run_path('{command}', run_name='__main__')\n"
@@ -93,4 +100,4 @@ def test_help_imports_nothing_heavy(command: str) -> None:
     )
     result = subprocess.run([sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, check=True)
     assert result.stdout.splitlines()[-1] == "[]"
-    assert "rollout.temperature=1.0" in result.stdout
+    assert key in result.stdout

@@ -85,9 +85,9 @@ def train(overrides: list[str], grader: Any = None, plots: bool = False) -> dict
     patch.setattr(setup, "build_trainer", build_and_keep)
     received = setup.run_training(cfg, setup.load_inputs(cfg, check_model_files(cfg)))
     trainer = trainers[0]
-    engines = trainer.rollouts
+    engines = trainer.validator
     hashes = {}
-    if not ENGINES[cfg.engine.kind].served:  # servers have ended
+    if not ENGINES[cfg.engine.kind].served and cfg.validation.prompts:  # servers have ended, a replay may have none
         hashes["hash"] = engines.learner.weight_hash()
         hashes["explorer"] = engines.explorers[1].weight_hash() if engines.explorers else None
     return {

@@ -47,7 +47,7 @@ def gib(count: float) -> float:
 
 
 def test_the_actor() -> None:
-    parts = memory_by_part(paper(), LEARNER, EXPLORER, H100.memory)
+    parts = memory_by_part(paper(), LEARNER, [EXPLORER], H100.memory)
     assert parts[Part.weights] == 2 * RANK
     assert gib(parts[Part.weights]) == pytest.approx(WEIGHTS, abs=1e-3)
     assert gib(parts[Part.gradients]) == pytest.approx(GRADIENTS, abs=1e-3)
@@ -64,11 +64,11 @@ def test_what_the_engines_find_free() -> None:
     first = 0.2 * (80 - (WEIGHTS + GRADIENTS + MASTER) - 1.5 - 2.0 - 1.602)  # 9.64
     # Learner: the explorer's weights, cache and contexts are gone as well.
     second = 0.2 * (80 - (WEIGHTS + GRADIENTS + MASTER) - 1.5 - (1.602 + 2.0 + first) - 7.628 - 2.5)  # 5.69
-    found = reserved_kv(paper(), LEARNER, EXPLORER, H100.memory)
-    assert gib(found.explorer) == pytest.approx(first, abs=2e-3) == pytest.approx(9.64, abs=5e-3)
+    found = reserved_kv(paper(), LEARNER, [EXPLORER], H100.memory)
+    assert gib(found.explorers[0]) == pytest.approx(first, abs=2e-3) == pytest.approx(9.64, abs=5e-3)
     assert gib(found.learner) == pytest.approx(second, abs=2e-3) == pytest.approx(5.69, abs=5e-3)
-    parts = memory_by_part(paper(), LEARNER, EXPLORER, H100.memory)
-    assert parts[Part.kv_cache] == found.explorer + found.learner
+    parts = memory_by_part(paper(), LEARNER, [EXPLORER], H100.memory)
+    assert parts[Part.kv_cache] == found.explorers[0] + found.learner
 
 
 @pytest.mark.parametrize(
@@ -80,24 +80,23 @@ def test_what_the_engines_find_free() -> None:
     ],
 )
 def test_rows(policy: cost.SchedulerPolicy, explorer: float, learner: float) -> None:
-    prediction = cost.predict(paper(), LEARNER, EXPLORER, H100, assumed(policy))
-    assert prediction.explorer is not None
-    assert prediction.explorer.rows == pytest.approx(explorer, rel=2e-3)
+    prediction = cost.predict(paper(), LEARNER, [EXPLORER], H100, assumed(policy))
+    assert prediction.explorers[0].rows == pytest.approx(explorer, rel=2e-3)
     assert prediction.learner.rows == pytest.approx(learner, rel=2e-3)
 
 
 def test_rows_have_an_upper_bound() -> None:
-    few = cost.predict(paper("rollout.max_batch_rows=8"), LEARNER, EXPLORER, H100,
+    few = cost.predict(paper("rollout.max_batch_rows=8"), LEARNER, [EXPLORER], H100,
                        assumed(cost.SchedulerPolicy.no_evict))  # fmt: skip
     assert few.learner.rows == 8
     # 8 whole sequences are reserved and no more: 8·4,608·147,456 bytes, half of them on each GPU.
-    assert reserved_kv(paper("rollout.max_batch_rows=8"), LEARNER, None, H100.memory).learner == 4 * 4608 * 147_456
+    assert reserved_kv(paper("rollout.max_batch_rows=8"), LEARNER, [], H100.memory).learner == 4 * 4608 * 147_456
 
 
 def test_an_engine_that_finds_nothing_takes_nothing() -> None:
     l20 = cost.GPUS[0]
-    assert reserved_kv(paper(), LEARNER, EXPLORER, 26 * GIB).learner == 0
-    prediction = cost.predict(paper("model.tensor_model_parallel_size=1"), LEARNER, EXPLORER, l20,
+    assert reserved_kv(paper(), LEARNER, [EXPLORER], 26 * GIB).learner == 0
+    prediction = cost.predict(paper("model.tensor_model_parallel_size=1"), LEARNER, [EXPLORER], l20,
                               assumed(cost.SchedulerPolicy.no_evict))  # fmt: skip
     assert prediction.learner.rows == 1
 
@@ -105,18 +104,18 @@ def test_an_engine_that_finds_nothing_takes_nothing() -> None:
 def test_times() -> None:
     # 18 rows: (16.381 + 18·0.16987) GB / (0.7·2·3.35 TB/s) = 4.145 ms, 4,337 tokens/s, on four engines 17,340.
     # A step of 16,384·2,048 tokens takes 1,935 s.
-    prediction = cost.predict(paper(), LEARNER, EXPLORER, H100, assumed(cost.SchedulerPolicy.no_evict))
+    prediction = cost.predict(paper(), LEARNER, [EXPLORER], H100, assumed(cost.SchedulerPolicy.no_evict))
     assert prediction.learner.tokens_per_s == pytest.approx(17_340, rel=3e-3)
     assert prediction.grpo.learner == pytest.approx(1935, rel=3e-3)
     # 72 rows: (16.381 + 12.21) GB: 6.096 ms, 11,790 tokens/s, 47,160; 711 s.
-    prediction = cost.predict(paper(), LEARNER, EXPLORER, H100, assumed(cost.SchedulerPolicy.max_utilization))
+    prediction = cost.predict(paper(), LEARNER, [EXPLORER], H100, assumed(cost.SchedulerPolicy.max_utilization))
     assert prediction.learner.tokens_per_s == pytest.approx(47_160, rel=3e-3)
     assert prediction.grpo.learner == pytest.approx(711, rel=3e-3)
 
 
 def test_phases() -> None:
     cfg = paper()
-    totals = memory_by_phase(cfg, memory_by_part(cfg, LEARNER, EXPLORER, H100.memory))
+    totals = memory_by_phase(cfg, memory_by_part(cfg, LEARNER, [EXPLORER], H100.memory))
     # Activations: (2·4,096 + 512) tokens · (36·4,096 + 4·4,096 + 3·4,096 + 3·1,024 + 3·12,288) · 2 bytes / 2 ranks.
     activations = 8704 * 216_064 / GIB
     training = WEIGHTS + GRADIENTS + MASTER + MOMENTS + activations + 0.3125 + 0.580 + CONTEXTS
@@ -126,12 +125,12 @@ def test_phases() -> None:
 
 
 def test_host_memory() -> None:
-    parts = host_memory_by_part(paper("model.offload_weights=true"), LEARNER, EXPLORER)
+    parts = host_memory_by_part(paper("model.offload_weights=true"), LEARNER, [EXPLORER])
     assert parts[HostPart.weights] == 8 * 8 * GIB  # 7.63 GiB a rank is pinned as 8 GiB
     assert gib(parts[HostPart.moments]) == pytest.approx(8 * MOMENTS, abs=0.01)
     assert gib(parts[HostPart.engines]) == pytest.approx(8 * (7.628 + 1.602), abs=0.01)  # 61.0 of them the learner's
     assert gib(parts[HostPart.reference]) == pytest.approx(8 * WEIGHTS, abs=0.01)
-    one = host_memory_by_part(paper("model.offload_weights=true", "model.tensor_model_parallel_size=1"), LEARNER, None)
+    one = host_memory_by_part(paper("model.offload_weights=true", "model.tensor_model_parallel_size=1"), LEARNER, [])
     assert one[HostPart.weights] == 8 * 16 * GIB  # 15.26 GiB a rank
     bare = paper("model.offload_optimizer=false", "algorithm.kl_coef=0", "engine.kind=embedded")
-    assert host_memory_by_part(bare, LEARNER, EXPLORER) == {}
+    assert host_memory_by_part(bare, LEARNER, [EXPLORER]) == {}

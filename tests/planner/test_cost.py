@@ -115,10 +115,10 @@ def test_responses_that_share_a_prompt(overrides: tuple[str, ...], shared: float
 
 
 def test_what_is_computed_ahead_of_the_updates() -> None:
-    assert cost.share_ahead(paper()) == 63 / 64
-    assert cost.share_ahead(paper("algorithm.mini_batch_prompts=1024")) == 0
-    assert cost.share_ahead(paper("algorithm.mini_batch_prompts=1024", "algorithm.optimizer_passes=2")) == 1
-    assert cost.share_ahead(paper("algorithm.mini_batch_prompts=1024", "algorithm.rejected=drop")) == 1
+    assert cost.share_ahead(paper(), 64) == 63 / 64
+    assert cost.share_ahead(paper(), 1) == 0
+    assert cost.share_ahead(paper("algorithm.optimizer_passes=2"), 1) == 1
+    assert cost.share_ahead(paper("algorithm.rejected=drop"), 1) == 1
 
 
 def test_phases_of_a_step_by_hand() -> None:
@@ -127,7 +127,7 @@ def test_phases_of_a_step_by_hand() -> None:
     work = cost.forward_flops(LEARNER, prompts=128, prompt=128, responses=256, length=2048)
     rate = 0.5 * 989e12 * 4
     step = cost.step_seconds(
-        cfg, LEARNER, H100, ASSUMED, explorer_tokens_per_s=2048.0, learner_tokens_per_s=1024.0, explorer_samples=1
+        cfg, LEARNER, H100, ASSUMED, explorer_tokens_per_s=[2048.0], learner_tokens_per_s=1024.0, explorer_samples=1
     )
     assert step.explorer == 64  # 64 prompts x 1 sample x 2,048 tokens
     assert step.learner == 64 * 3 * 2
@@ -143,7 +143,7 @@ def test_phases_follow_the_configuration() -> None:
     def step(*overrides: str) -> cost.StepSeconds:
         cfg = paper(*overrides)
         return cost.step_seconds(
-            cfg, LEARNER, H100, ASSUMED, explorer_tokens_per_s=1e4, learner_tokens_per_s=1e4, explorer_samples=4
+            cfg, LEARNER, H100, ASSUMED, explorer_tokens_per_s=[1e4], learner_tokens_per_s=1e4, explorer_samples=4
         )
 
     base = step()
@@ -156,6 +156,52 @@ def test_phases_follow_the_configuration() -> None:
     assert step("trainer.num_nodes=2").update == pytest.approx(base.update / 2)
     apart = step("engine.kind=tensorrt_llm", "engine.placement=separate")
     assert apart.rollouts == max(base.explorer, base.learner)
+
+
+TWO = [f"explorers.{name}.path=Qwen3-{size}" for name, size in (("small", "1.7B"), ("large", "4B"))]
+
+
+def test_each_explorer_counts_by_its_samples() -> None:
+    """Of 4 samples one by the small one, three by the large one; a third explorer shares the small one's engine."""
+    cfg = paper(*TWO, "explorers.large.share=3")
+    assert cost.samples_of_engines(cfg, 4) == [1, 3]
+    assert cost.samples_of_engines(paper(*TWO, "explorers.hot.path=Qwen3-1.7B", "explorers.hot.share=2"), 4) == [3, 1]
+    assert cost.samples_of_engines(paper(*TWO, "explorers.large.source=store"), 4) == [2]
+    step = cost.step_seconds(
+        cfg, LEARNER, H100, ASSUMED, explorer_tokens_per_s=[1024.0, 512.0], learner_tokens_per_s=1e9, explorer_samples=4
+    )
+    assert step.explorer == 1024 * 2 + 1024 * 3 * 4  # 1,024 prompts of 2,048 tokens
+
+
+def test_a_mean_token_of_explorers() -> None:
+    shapes = [public_shapes()[name] for name in ("Qwen3-1.7B", "Qwen3-4B")]
+    cfg = paper(*TWO, "explorers.large.share=3", "algorithm.schedule.name=constant", "algorithm.schedule.alpha=0.25")
+    found = cost.predict(cfg, LEARNER, shapes, H100, ASSUMED)
+    small, large = (found.learner.tokens_per_s / one.tokens_per_s for one in found.explorers)
+    assert found.cost_ratio == pytest.approx((small + 3 * large) / 4)
+    assert small < large < 1
+    stored = cost.predict(paper(*TWO, "explorers.large.source=store"), LEARNER, shapes[:1], H100, ASSUMED)
+    assert stored.cost_ratio < small  # half of its samples cost nothing
+
+
+def test_two_updates_of_a_step_by_hand() -> None:
+    """1 of 4 samples by the explorer: 256 answers in 8 mini-batches of 32, then 768 in 4 of 64 prompts."""
+    keys = ["algorithm.prompts_per_step=256", "algorithm.group_size=4", "algorithm.mini_batch_prompts=64"]
+    two = ["rollout.two_updates=true", "algorithm.explorer_mini_batch=32", "model.micro_batch_tokens=1000000"]
+    separate = ["engine.kind=tensorrt_llm", "engine.placement=separate"]
+    cfg = paper(*keys, *two, *separate)
+    step = cost.step_seconds(
+        cfg, LEARNER, H100, ASSUMED, explorer_tokens_per_s=[2048.0], learner_tokens_per_s=1024.0, explorer_samples=1
+    )
+    rate = 0.5 * 989e12 * 8
+    of_explorer, of_learner = (
+        cost.forward_flops(LEARNER, prompts=256, prompt=128, responses=256 * samples, length=2048) for samples in (1, 3)
+    )
+    assert step.logprobs == pytest.approx(((1 + 7 / 8) * of_explorer.whole + (1 + 3 / 4) * of_learner.whole) / rate)
+    works = (of_explorer, of_learner)
+    assert step.update == pytest.approx(sum(4 * work.layers + 4 * work.output for work in works) / rate)
+    assert step.refit == 2
+    assert step.rollouts == step.explorer + step.learner == 256 + 256 * 3 * 2
 
 
 def test_a_pipeline_idles_at_its_ends() -> None:
@@ -198,9 +244,9 @@ def test_saving_of_the_papers_schedule() -> None:
 
 
 def test_the_steps_of_a_run_save_what_the_closed_form_says() -> None:
-    prediction = cost.predict(paper(), LEARNER, EXPLORER, H200, ASSUMED)
-    assert prediction.explorer is not None
-    ratio = prediction.learner.tokens_per_s / prediction.explorer.tokens_per_s
+    prediction = cost.predict(paper(), LEARNER, [EXPLORER], H200, ASSUMED)
+    ratio = prediction.learner.tokens_per_s / prediction.explorers[0].tokens_per_s
+    assert prediction.cost_ratio == pytest.approx(ratio)
     assert prediction.run_saving == pytest.approx(
         cost.saving(prediction.rollout_share, prediction.alpha, ratio), rel=1e-9
     )
@@ -210,7 +256,7 @@ def test_the_steps_of_a_run_save_what_the_closed_form_says() -> None:
 
 def test_engines_that_work_at_once_save_more() -> None:
     cfg = paper("engine.kind=tensorrt_llm", "engine.placement=separate")
-    prediction = cost.predict(cfg, LEARNER, EXPLORER, H200, ASSUMED)
+    prediction = cost.predict(cfg, LEARNER, [EXPLORER], H200, ASSUMED)
     rollouts = [max(step.explorer, step.learner) for step in prediction.steps]
     others = prediction.grpo.total - prediction.grpo.rollouts
     whole = sum(rollouts) + others * len(rollouts)
@@ -221,9 +267,8 @@ def test_engines_that_work_at_once_save_more() -> None:
 def test_the_worked_example_of_the_docs() -> None:
     cfg = paper()
     assumed = cost.assumed_of(cost.PlanOptions(), cfg)
-    prediction = cost.predict(cfg, LEARNER, EXPLORER, H100, assumed)
-    explorer, learner, grpo = prediction.explorer, prediction.learner, prediction.grpo
-    assert explorer is not None
+    prediction = cost.predict(cfg, LEARNER, [EXPLORER], H100, assumed)
+    [explorer], learner, grpo = prediction.explorers, prediction.learner, prediction.grpo
     ratio = learner.tokens_per_s / explorer.tokens_per_s
     shown = [
         f"{learner.full_tokens_per_s:,.0f} tokens/s. For 1.7B",
@@ -242,8 +287,8 @@ def test_the_worked_example_of_the_docs() -> None:
 
 
 def test_plain_grpo_has_no_explorer() -> None:
-    prediction = cost.predict(paper("experiment=grpo"), LEARNER, None, H100, ASSUMED)
-    assert prediction.explorer is None
+    prediction = cost.predict(paper("experiment=grpo"), LEARNER, [], H100, ASSUMED)
+    assert prediction.explorers == ()
     assert all(step == prediction.grpo for step in prediction.steps)
 
 

@@ -141,7 +141,7 @@ def test_a_start_killed_in_its_first_write_is_reused(tmp_path: Path) -> None:
 
 def test_a_finished_run_without_checkpoints_is_not_emptied(tmp_path: Path) -> None:
     run_dir, _ = create_run_dir(tmp_path, Resume.auto, config())
-    write_json_atomic(run_dir.summary, {"pass@1/after": 0.9})
+    write_json_atomic(run_dir.summary, {"steps": 9})
     with pytest.raises(UserError, match="finished run"):
         create_run_dir(tmp_path, Resume.auto, config())
     assert run_dir.summary.exists()

@@ -63,6 +63,23 @@ def test_validation_before_and_after_come_from_the_summary(run_dir: RunDir) -> N
     assert points(line) == [(0, 0.5), (4, 0.7), (5, 0.9)]
 
 
+def test_a_run_over_what_it_has_computed(run_dir: RunDir) -> None:
+    lines = [{**line, "total/flops": 10.0 * line["step"]} for line in read_metrics(run_dir.metrics)]
+    figure = Figure()
+    plots._over_flops(figure, plots._Series(lines, {"pass@1/before": 0.5, "pass@1/after": 0.9}))
+    reward, right = figure.axes
+    assert [points(line)[0][0] for line in reward.lines] == [10, 10]
+    (line,) = right.lines
+    assert points(line) == [(0, 0.5), (40, 0.7), (50, 0.9)]
+
+
+def test_a_run_that_has_counted_its_flop_has_one_picture_more(tmp_path: Path, metrics_of: MetricsOf) -> None:
+    run_dir = RunDir(tmp_path)
+    with MetricsWriter(run_dir) as writer:
+        writer.write(1, {**metrics_of(1), "total/flops": 5.0})
+    assert {path.stem for path in plots.plot_run(run_dir)} == {*NAMES, "over_flops"}
+
+
 def test_phases_and_the_rest_stack_to_the_step_time(run_dir: RunDir) -> None:
     figure = Figure()
     plots._step_time(figure, series(run_dir))

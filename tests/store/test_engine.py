@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -11,9 +12,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from s2l_nemo.config.schema import DrawOrder
-from s2l_nemo.engines.protocol import LearnerEngine, RolloutEngine
+from s2l_nemo.engines.protocol import Bucket, LearnerEngine, RolloutEngine
 from s2l_nemo.errors import UserError
-from s2l_nemo.store.engine import StoreEngine, permutations
+from s2l_nemo.store.engine import ReplayedLearner, StoreEngine, permutations
 from s2l_nemo.store.reader import Store
 from s2l_nemo.types import Completion, SampleRequest, Source
 from tests.arrays import tokens_of
@@ -169,3 +170,37 @@ def test_a_loss_that_needs_log_probs_is_refused_at_once(tmp_path: Path) -> None:
     assert engine.generate([request(5, 0)], PARAMS)[0].logprobs.tolist() == [0.0] * 6
     assert engine.weight_hash() == facts_of().prompts_hash
     engine.close()
+
+
+class TestReplay:
+    def test_it_is_a_learner_that_takes_no_weights(self, store: Store) -> None:
+        engine = ReplayedLearner(store, needs_logprobs=True)
+        assert isinstance(engine, LearnerEngine)
+
+        def buckets() -> Iterator[Bucket]:
+            raise AssertionError("nobody may make a bucket")
+            yield
+
+        engine.update_weights(buckets(), version=3)
+        assert (engine.weight_version, engine.last_refit) == (3, None)
+
+    def test_completions_are_of_the_version_that_trains_on_them(self, store: Store) -> None:
+        engine = ReplayedLearner(store, needs_logprobs=True)
+        engine.update_weights([], version=3)
+        written = rollout(5, 3)
+        [one] = engine.generate([request(5, 3, sample_id=2)], PARAMS)
+        assert (one.source, one.sample_id, one.weight_version) == (Source.LEARNER, 2, 3)
+        assert one.token_ids.tolist() == written.token_ids.tolist()
+
+    def test_a_prompt_may_have_fewer_samples_than_others(self, tmp_path: Path) -> None:
+        rows = [[rollout(3, 0), rollout(5, 0), rollout(5, 1)]]
+        engine = ReplayedLearner(Store.open(write_store(tmp_path / "uneven", rows)), needs_logprobs=True)
+        assert len(engine.generate([request(3, 0), request(5, 1)], PARAMS)) == 2
+        with pytest.raises(UserError, match=r"prompt 3 needs 2 stored samples and has 1"):
+            engine.generate([request(3, 1)], PARAMS)
+
+    def test_log_probs_that_a_loss_needs_must_be_there(self, tmp_path: Path) -> None:
+        rows = [[replace(rollout(3, 0), logprobs=None)]]
+        store = Store.open(write_store(tmp_path / "without", rows, facts_of(has_logprobs=False)))
+        with pytest.raises(UserError, match="has no log-probs of its sampler"):
+            ReplayedLearner(store, needs_logprobs=True)

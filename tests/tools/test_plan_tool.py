@@ -55,6 +55,32 @@ def test_plain_grpo_saves_nothing() -> None:
     assert "Predicted saving" not in done.stdout
 
 
+def test_several_explorers_have_rows_of_their_own() -> None:
+    named = [f"explorers.{name}.path=Qwen3-{size}-Base" for name, size in (("small", "1.7B"), ("large", "4B"))]
+    done = run("conf=paper", "gpu=H200", *named)
+    assert (done.returncode, done.stderr) == (0, "")
+    table = rows(done.stdout)
+    assert table["small over learner, KV memory full*"] == ["1.42"]
+    assert float(table["large over learner, KV memory full*"][0]) < 1.42
+    assert "large: 4,022,468,096 parameters (public figures of Qwen3-4B" in done.stdout
+    one = rows(run("conf=paper", "gpu=H200").stdout)
+    weights = [float(its["explorer engine weights"][0]) for its in (table, one)]
+    assert weights[0] - weights[1] == pytest.approx(2 * 4_022_468_096 / 2**30, abs=0.11)
+
+
+def test_what_rewards_decide_is_said() -> None:
+    keys = ["algorithm.refill_rounds=2", "algorithm.rescue_first=4", "algorithm.schedule.name=constant"]
+    text = run("conf=paper", "gpu=H100", *keys).stdout
+    assert "algorithm.refill_rounds=2: groups that are replaced are not counted" in text
+    assert "algorithm.rescue_first=4: explorers are counted as if every group failed" in text
+
+
+def test_stored_rollouts_take_no_time() -> None:
+    done = run("conf=paper", "gpu=H100", "explorer.source=store")
+    assert rows(done.stdout)["explorer rollouts, mean"] == ["0.0"]
+    assert "explorer: stored rollouts" in done.stdout
+
+
 def test_an_engine_on_part_of_a_node_is_pointed_out() -> None:
     text = run("conf=paper", "engine.kind=tensorrt_llm", "gpu=H100").stdout
     assert "engines use 1 of the 8 GPUs of a node: see engine.replicas_per_node" in text
@@ -90,6 +116,8 @@ def test_help_lists_the_options() -> None:
         (["conf=paper", "trainer.num_node=2"], "unknown key trainer.num_node=2"),
         (["conf=paper", "trainer.devices=3"], "cannot be shared by 3 data-parallel ranks"),
         (["conf=paper", "model.path=no/such"], "model.path=no/such is not a folder"),
+        (["conf=paper", "explorers.a.path=no/such"], "explorers.a.path=no/such is not a folder"),
+        (["conf=paper", "rollout.replay=s", "explorer.source=store"], "rollout.replay=s: nothing is sampled in such a"),
     ],
 )
 def test_mistakes_are_one_line(arguments: list[str], message: str) -> None:

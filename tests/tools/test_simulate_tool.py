@@ -124,6 +124,26 @@ def test_help_lists_the_options() -> None:
         (["conf=paper", "gpus=[8]", "experiment=grpo", "explorer=1"], "explorer=1, but the run has no explorer"),
         (["conf=paper", "rollout.explorer_ahead=true"], "rollout.explorer_ahead=true with engine.placement=colocated"),
         (["conf=paper", "gpus=[8]", "explorer.source=store"], "explorer.source=store: stored rollouts take no time"),
+        (
+            ["conf=paper", "gpus=[8]", "algorithm.refill_rounds=1"],
+            "algorithm.refill_rounds=1: rewards decide who",
+        ),
+        (
+            ["conf=paper", "gpus=[8]", "algorithm.rescue_first=1"],
+            "algorithm.rescue_first=1: rewards decide who",
+        ),
+        (
+            ["conf=paper", "gpus=[8]", "rollout.two_updates=true", "model.micro_batch_tokens=8192"],
+            "rollout.two_updates=true: a step of two updates is not played",
+        ),
+        (
+            ["conf=paper", "gpus=[8]", "rollout.replay=s", "explorer.source=store"],
+            "rollout.replay=s: nothing is sampled in such a run",
+        ),
+        (
+            ["conf=paper", "gpus=[8]", "explorers.a.path=Qwen3-1.7B", "explorers.b.path=Qwen3-4B"],
+            "explorers a, b are 2 models, and a simulation plays one",
+        ),
         (["conf=paper", "gpus=[8]", "slow=9"], "slow=9 is more than the 8 GPUs"),
         (["conf=paper", "gpus=[8]", "slowdown=2"], "slowdown=2.0 does nothing, because no GPU is slow"),
         (["conf=paper", "gpus=[8]", "engine_gpus=2"], "engine_gpus=2 does nothing, because only engine servers"),

@@ -1,20 +1,27 @@
-"""tools/inspect_store.py and tools/import_store.py as a user runs them."""
+"""tools/inspect_store.py, tools/import_store.py and tools/store_of_run.py as a user runs them."""
 
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from s2l_nemo.config.load import load_config, resolved_yaml
 from s2l_nemo.config.schema import DrawOrder
+from s2l_nemo.records.directory import RunDir
+from s2l_nemo.records.dump import rollout_table, write_rollouts
 from s2l_nemo.store.engine import StoreEngine
 from s2l_nemo.store.reader import Store
-from s2l_nemo.types import SampleRequest, Source
+from s2l_nemo.types import Completion, Group, Prompt, SampleRequest, Source
+from tests.arrays import ids, lps
 from tests.commands import Done, run_here
 from tests.distributed.models import write_qwen3, write_tokenizer
 from tests.store.stores import facts_of, rollout, write_store
+
+CONF = Path(__file__).resolve().parents[2] / "conf"
 
 
 def rows_of(text: str) -> dict[str, str]:
@@ -160,3 +167,86 @@ def test_an_empty_file_is_refused(model: Path, tmp_path: Path) -> None:
 def test_the_tokenizer_of_the_model_is_used(tmp_path: Path) -> None:
     write_tokenizer(tmp_path)  # a tokenizer alone is no model
     assert import_here(tmp_path, tmp_path, []).returncode == 2
+
+
+class TestStoreOfRun:
+    @pytest.fixture
+    def run(self, model: Path, tmp_path: Path) -> Path:
+        """Two steps of two prompts: prompt 1 comes twice. The explorer answers first."""
+        (tmp_path / "data.jsonl").write_text("".join(json.dumps(one) + "\n" for one in QUESTIONS))
+        data = [f"data.{name}={tmp_path / 'data.jsonl'}" for name in ("path", "valid_path")]
+        keys = [f"model.path={model}", *data, "data.prompt_key=question", "explorer.temperature=0.5"]
+        run = tmp_path / "run"
+        run.mkdir()
+        (run / "config.yaml").write_text(resolved_yaml(load_config(keys, CONF)))
+        for step, prompts in ((1, (0, 1)), (2, (1, 2))):
+            tables = [
+                rollout_table(step, recorded_group(step, prompt), [0.0, 0.0, 0.0], lambda _: "") for prompt in prompts
+            ]
+            write_rollouts(RunDir(run).rollout_file(step), tables)
+        return run
+
+    def test_the_learners_samples_in_the_order_of_the_run(self, run: Path, tmp_path: Path) -> None:
+        done = run_here("tools/store_of_run.py", f"run={run}", f"output={tmp_path / 'store'}")
+        assert (done.returncode, done.stderr) == (0, "")
+        assert f"8 rollouts of 3 prompts by learner, steps 1 to 2 of {run}" in done.stdout
+        store = Store.open(tmp_path / "store")
+        assert (store.counts, store.has_logprobs) == ({0: 2, 1: 4, 2: 2}, True)
+        assert store.facts.sampling.temperature == 1.0
+        drawn = store.draw(1, range(4), source=Source.LEARNER)
+        assert [one.token_ids[0] for one in drawn] == [111, 112, 121, 122]  # step 1, then step 2
+        assert [one.logprobs[0] for one in drawn] == [-2, -3, -2, -3]
+        assert store.rewards(1).tolist() == [1, 2, 1, 2]
+
+    def test_another_source(self, run: Path, tmp_path: Path) -> None:
+        done = run_here("tools/store_of_run.py", f"run={run}", "source=explorer", f"output={tmp_path / 'store'}")
+        assert (done.returncode, done.stderr) == (0, "")
+        store = Store.open(tmp_path / "store")
+        assert (store.counts, store.facts.sampling.temperature) == ({0: 1, 1: 2, 2: 1}, 0.5)
+        assert [one.token_ids[0] for one in store.draw(1, range(2), source=1)] == [110, 120]
+
+    def test_a_step_without_the_source(self, run: Path, tmp_path: Path) -> None:
+        group = recorded_group(3, 0)
+        alone = replace(group, completions=group.completions[1:])
+        write_rollouts(RunDir(run).rollout_file(3), [rollout_table(3, alone, [0.0, 0.0], lambda _: "")])
+        done = run_here("tools/store_of_run.py", f"run={run}", "source=explorer", f"output={tmp_path / 'store'}")
+        assert "4 rollouts of 3 prompts by explorer, steps 1 to 3" in done.stdout
+
+    def test_a_step_without_rollouts_is_said(self, run: Path, tmp_path: Path) -> None:
+        RunDir(run).rollout_file(1).unlink()
+        done = run_here("tools/store_of_run.py", f"run={run}", f"output={tmp_path / 'store'}")
+        assert "1 of these steps have no rollouts (logging.rollouts_every)" in done.stdout
+
+    @pytest.mark.parametrize(
+        ("arguments", "message"),
+        [
+            ([], "run=null: give the folder of a run"),
+            (["run=nowhere"], "run=nowhere: cannot read nowhere/config.yaml"),
+            (["run={run}", "source=small"], "source=small: that run had learner, explorer; choose one of them"),
+            (["run={run}", "output={run}"], "output={run} exists: an import makes a new store"),
+        ],
+    )
+    def test_mistakes(self, run: Path, tmp_path: Path, arguments: list[str], message: str) -> None:
+        given = [f"output={tmp_path / 'store'}", *(one.format(run=run) for one in arguments)]
+        done = run_here("tools/store_of_run.py", *given)
+        assert (done.returncode, done.stdout) == (2, "")
+        assert done.stderr.startswith(f"error: {message.format(run=run)}")
+        assert not (tmp_path / "store").exists()
+
+    @pytest.mark.parametrize("key", ["algorithm.refill_rounds=1", "rollout.explorer_filter=match_learner_diversity"])
+    def test_a_run_that_has_not_written_all_is_refused(self, run: Path, tmp_path: Path, key: str) -> None:
+        (run / "config.yaml").write_text(resolved_yaml(load_config([key], CONF)))
+        done = run_here("tools/store_of_run.py", f"run={run}", f"output={tmp_path / 'store'}")
+        assert done.stderr == f"error: run={run} had {key}: not all that it sampled was written; give a run without\n"
+
+
+def recorded_group(step: int, prompt_id: int) -> Group:
+    """The explorer's answer, then two of the learner. The first token says prompt, step and sample."""
+    completions = [
+        Completion(
+            prompt_id, sample, Source.LEARNER if sample else Source.EXPLORER, ids([100 + 10 * step + sample]),
+            lps([-1.0 - sample]), "length", step - 1 if sample else 0, reward=float(sample),
+        )
+        for sample in range(3)
+    ]  # fmt: skip
+    return Group(Prompt(prompt_id, QUESTIONS[prompt_id]["question"], "", ()), tuple(completions))

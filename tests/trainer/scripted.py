@@ -6,7 +6,7 @@ import io
 import json
 import math
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +18,7 @@ from s2l_nemo.algorithm.losses.policy import PolicyLoss
 from s2l_nemo.algorithm.options import AlgorithmConfig
 from s2l_nemo.algorithm.schedule import make_schedule
 from s2l_nemo.config.schema import CheckpointConfig, LoggingConfig, ValidationConfig
+from s2l_nemo.engines.protocol import LearnerEngine
 from s2l_nemo.records.console import StepConsole
 from s2l_nemo.records.directory import RunDir
 from s2l_nemo.records.metrics import MetricsWriter
@@ -33,12 +34,14 @@ from s2l_nemo.trainer.rollouts import Rollouts
 from s2l_nemo.trainer.stop import StopRequest
 from s2l_nemo.types import Completion, FinishReason, Prompt, SampleRequest, SamplingParams, Source, TrainBatch
 from tests.arrays import ids, lps
+from tests.models.shapes import small_shape
 
 GARBAGE = 77.0  # at padded positions, where no one must look
 PAD = 99
 RUN_SEED = 3
 ONE_RANK = Ranks(0, (0,), (0,))
 SAMPLING = SamplingParams(max_new_tokens=8, stop_token_ids=(2,), temperature=0.5)
+ROLE = ExplorerRole("explorer", 1.0, SAMPLING)
 VALID_SAMPLING = SamplingParams(max_new_tokens=8, stop_token_ids=(2,), temperature=0.25)
 
 
@@ -211,7 +214,7 @@ class ScriptedActor:
         def policy(prompt: int, sample: int) -> float:
             return self.old(prompt, sample) + math.log(self.ratio(self.updates, prompt, sample))
 
-        value, sums = loss(self._rows(batch, policy), batch, scale)
+        value, sums = loss(self._rows(batch, policy).requires_grad_(), batch, scale)
         totals = {name: total.item() for name, total in sums.items()} | {"loss_sum": value.item()}
         if batch.old_logprobs_BS is None:
             entropy = (self._rows(batch, self.entropy) * batch.mask_BS).sum().item()
@@ -326,7 +329,7 @@ def make_run(
     algorithm: AlgorithmConfig,
     *,
     train: Sequence[Prompt],
-    valid: Sequence[Prompt] = (),
+    valid: Sequence[Prompt] | None = None,
     validation: ValidationConfig | None = None,
     by_explorer: Answers = right,
     by_learner: Answers = right,
@@ -338,19 +341,20 @@ def make_run(
     two_updates: bool = False,
     progress: Progress | None = None,
     ranks: Ranks = ONE_RANK,
+    replayed: LearnerEngine | None = None,
     **recorder: Any,
 ) -> Run:
-    """A run as one rank sees it, by default the only one.
-
-    The explorer takes 1.5 seconds to generate, the learner half a second.
-    """
-    actor = actor or ScriptedActor()
-    time, output = actor.time, io.StringIO()
+    """A run as one rank sees it. The explorer takes 1.5 seconds to generate, the learner, or `replayed`, 0.5."""
+    actor, output = actor or ScriptedActor(), io.StringIO()
+    time = actor.time
     explorer = ScriptedEngine(Source.EXPLORER, by_explorer, time, 1.5)
     learner = ScriptedLearnerEngine(by_learner, time, 0.5)
     grader = ScriptedGrader(time)
-    rollouts = Rollouts({1: explorer}, learner, actor, ranks, Grading(decode, grader))
+    engines = Rollouts({1: explorer}, learner, actor, ranks, Grading(decode, grader))
+    shapes = {int(source): small_shape() for source in Source}
+    rollouts = engines if replayed is None else replace(engines, learner=replayed)
     progress = progress or Progress(step=step, position=step * algorithm.prompts_per_step)
+    sampler = GroupSampler(algorithm, rollouts, train, SAMPLING, [ROLE], RUN_SEED, progress, shapes)
     records = make_recorder(folder, time, output, ranks=ranks, **recorder)
     trainer = Trainer(
         algorithm=algorithm,
@@ -360,15 +364,15 @@ def make_run(
         limits=Limits(SAMPLING.max_new_tokens, PAD, sequence_multiple, micro_batch_size),
         run_seed=RUN_SEED,
         schedule=make_schedule(algorithm.schedule, algorithm.steps),
-        sampler=GroupSampler(
-            algorithm, rollouts, train, SAMPLING, [ExplorerRole("explorer", 1.0, SAMPLING)], RUN_SEED, progress
-        ),
-        valid_prompts=valid or prompts(100, 101),
+        sampler=sampler,
+        valid_prompts=prompts(100, 101) if valid is None else valid,
         sampling=SAMPLING,
         valid_sampling=VALID_SAMPLING,
         actor=actor,
+        shape=small_shape(),
         rollouts=rollouts,
-        explorer_filter=DiversityFilter(rollouts, SAMPLING, RUN_SEED) if filtered else None,
+        validator=engines,
+        explorer_filter=DiversityFilter(rollouts, SAMPLING, RUN_SEED, progress, shapes) if filtered else None,
         explorer_ahead=False,
         two_updates=two_updates,
         diversity_groups=2,

@@ -77,12 +77,13 @@ def test_a_learner_with_fewer_answers_samples_the_missing_ones(tmp_path: Path, s
     (for_group, _), (more, params) = run.learner.asked
     assert [one.sample_id for one in for_group] == [3]
     # Two more. Their numbers follow those of the group, so their seeds are new.
-    assert more == [SampleRequest(7, k, (10, 11), sample_seed(RUN_SEED, 1, 7, k)) for k in (4, 5)]
+    assert more == [SampleRequest(7, k, (10, 11), sample_seed(RUN_SEED, 1, 7, k), draw=k - 4) for k in (4, 5)]
     assert params == SAMPLING
     assert metrics["time/explorer_filter"] == 0.75  # sampling and grading
     assert (metrics["time/rollout_learner"], metrics["time/reward"]) == (0.5, 0.25)
     assert metrics["response_length/mean"] == 4.0
     assert len(groups.own[0].completions) == 4
+    assert metrics["total/tokens_learner"] == 4 + 2 * 4  # also of those that are not trained on
 
 
 def test_the_missing_ones_are_compared_with(tmp_path: Path, stop: StopRequest) -> None:

@@ -19,7 +19,18 @@ from s2l_nemo.records.metrics import read_metrics
 from s2l_nemo.trainer.progress import Progress
 from s2l_nemo.trainer.stop import StopRequest
 from s2l_nemo.types import SampleRequest
-from tests.trainer.scripted import RUN_SEED, VALID_SAMPLING, Answer, Answers, Run, make_run, prompts
+from tests.trainer.scripted import (
+    RUN_SEED,
+    VALID_SAMPLING,
+    Answer,
+    Answers,
+    Run,
+    ScriptedLearnerEngine,
+    ScriptedTime,
+    make_run,
+    prompts,
+    right,
+)
 
 ALGORITHM = AlgorithmConfig(
     steps=5, prompts_per_step=1, group_size=2, kl_coef=0.0, schedule=ScheduleConfig(name="linear", t_mix=2)
@@ -113,7 +124,7 @@ def test_validation_asks_the_same_every_time_and_with_other_seeds_than_training(
     run.trainer.fit()
     asked = [requests for requests, params in run.learner.asked if params == VALID_SAMPLING]
     expected = [
-        SampleRequest(prompt.prompt_id, k, prompt.token_ids, sample_seed(RUN_SEED, 0, prompt.prompt_id, k))
+        SampleRequest(prompt.prompt_id, k, prompt.token_ids, sample_seed(RUN_SEED, 0, prompt.prompt_id, k), draw=k)
         for prompt in prompts(100, 5)
         for k in range(2)
     ]
@@ -200,4 +211,59 @@ def test_state_of_a_checkpoint(tmp_path: Path, stop: StopRequest) -> None:
     assert (state["step"], state["seconds"], state["explorer_weight_hash"]) == (3, 107.5, "e" * 64)
     progress = Progress.of(state, prompts_per_step=1)
     assert (progress.position, len(progress.outcomes)) == (3, 3)
-    assert sum(progress.drawn.values()) == 2  # G_w is 2, then 0
+    drawn = {source: sum(n for (its, _), n in progress.drawn.items() if its == source) for source in (0, 1)}
+    assert drawn == {1: 2, 0: 4}  # G_w is 2, then 0
+
+
+class TestReplay:
+    def replay(self, folder: Path, stop: StopRequest, **changes: Any) -> tuple[Run, ScriptedLearnerEngine]:
+        """A run whose training asks another engine than validation."""
+        stored = ScriptedLearnerEngine(right, ScriptedTime(), 0.0)
+        return run_of(folder, stop, replayed=stored, **changes), stored
+
+    def test_the_engine_gets_weights_for_validations_alone(self, tmp_path: Path, stop: StopRequest) -> None:
+        run, stored = self.replay(tmp_path, stop)
+        run.trainer.fit()
+        assert stored.versions == [0, 1, 2, 3, 4, 5]
+        assert run.learner.versions == [0, 2, 4, 5]
+        assert {params for _, params in run.learner.asked} == {VALID_SAMPLING}
+        assert VALID_SAMPLING not in {params for _, params in stored.asked}
+        metrics = read_metrics(run.run_dir.metrics)
+        assert [line["validation/pass@1"] for line in metrics] == [None, 1.0, None, 1.0, 1.0]
+
+    def test_it_sleeps_after_each(self, tmp_path: Path, stop: StopRequest) -> None:
+        run, _ = self.replay(tmp_path, stop)
+        run.trainer.validator.sleeps = True
+        run.trainer.fit()
+        assert not run.trainer.validator.awake
+
+    def test_draws_of_the_learner_count_over_the_run(self, tmp_path: Path, stop: StopRequest) -> None:
+        """Three prompts, one a step: the fourth step begins again."""
+        run, stored = self.replay(tmp_path, stop)
+        run.trainer.fit()
+        drawn: dict[int, list[int]] = {}
+        for requests, _ in stored.asked:
+            for one in requests:
+                drawn.setdefault(one.prompt_id, []).append(one.draw)
+        assert sum(map(len, drawn.values())) == 4 * 2
+        assert all(draws == list(range(len(draws))) for draws in drawn.values())
+
+    def test_all_of_it_is_closed(self, tmp_path: Path, stop: StopRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+        run, stored = self.replay(tmp_path, stop)
+        closed: list[Any] = []
+        for engine in (stored, run.learner):
+            monkeypatch.setattr(engine, "close", lambda engine=engine: closed.append(engine))
+        run.trainer.close()
+        assert closed == [stored, run.learner]
+        assert run.grader.is_closed
+
+
+def test_without_held_out_prompts_nothing_is_validated(tmp_path: Path, stop: StopRequest) -> None:
+    run = run_of(tmp_path, stop, valid=[])
+    assert run.trainer.fit() == 0
+    run.recorder.summarize(5)
+    assert names(run.run_dir.validation) == []
+    assert VALID_SAMPLING not in {params for _, params in run.learner.asked}
+    summary = json.loads(run.run_dir.summary.read_text())
+    assert (summary["steps"], "pass@1/after" in summary) == (5, False)
+    assert "no pass@1: there is no validation before and after training (validation.prompts)" in run.messages()

@@ -94,6 +94,7 @@ def test_a_figure_without_a_basis_is_none() -> None:
         "logprob_diff/explorer": None, "logprob_diff/learner": 1.0,
         "sample_size/explorer": None, "sample_size/learner": 1.0,
         "sampler_kl/explorer": None, "sampler_kl/learner": 1.0,
+        "gradient/explorer": None, "gradient/learner": None,  # no loss was differentiated
     }  # fmt: skip
 
 

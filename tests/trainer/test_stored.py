@@ -1,7 +1,9 @@
-"""Which runs may use stored rollouts without log-probs of their sampler."""
+"""Which stores a run may use: their log-probs, how many rollouts they have, and how those were sampled."""
 
 from __future__ import annotations
 
+from dataclasses import replace
+from pathlib import Path
 from typing import Any, cast
 
 import pytest
@@ -11,9 +13,16 @@ from omegaconf import OmegaConf
 from s2l_nemo.algorithm.losses.aggregation import LossScale
 from s2l_nemo.algorithm.losses.policy import PolicyLoss
 from s2l_nemo.algorithm.options import IMPORTANCE
+from s2l_nemo.algorithm.order import take
+from s2l_nemo.config.load import load_config
 from s2l_nemo.config.schema import Config
-from s2l_nemo.trainer.stored import needs_logprobs
-from s2l_nemo.types import Source, TrainBatch
+from s2l_nemo.errors import UserError
+from s2l_nemo.trainer.stored import REPLAY, check_stores, draws_of, needs_logprobs, replay_identity
+from s2l_nemo.types import Prompt, Source, TrainBatch
+from tests.store import stores
+from tests.store.stores import write_store
+
+CONF = Path(__file__).resolve().parents[2] / "conf"
 
 
 def loss_with(options: Any, sampler_logprob: float, advantage: float) -> float:
@@ -51,3 +60,88 @@ def test_a_rule_of_a_user_may_read_them() -> None:
     cfg = cast(Config, OmegaConf.structured(Config))
     cfg.algorithm.importance = "my.rules:Mine"
     assert needs_logprobs(cfg)
+
+
+FIT = ["algorithm.steps=4", "algorithm.prompts_per_step=2", "algorithm.group_size=4"]
+PROMPTS = [Prompt(number, f"question {number}", "1", (number,)) for number in (20, 21, 22, 23)]
+
+
+def config(*keys: str) -> Config:
+    return load_config([*FIT, *keys], CONF)
+
+
+def test_draws_of_a_run_by_hand() -> None:
+    """alpha 1, 1/2, 0, 0: the explorer gives 4, 2, 0, 0 of each group. Two steps ask all four prompts, and again."""
+    cfg = config("algorithm.schedule.t_mix=3")
+    explorer, learner = draws_of(cfg, 1, PROMPTS), draws_of(cfg, Source.LEARNER, PROMPTS)
+    first = [PROMPTS[index].prompt_id for index in take(0, 2, 4, cfg.run.seed)]
+    third = [PROMPTS[index].prompt_id for index in take(4, 2, 4, cfg.run.seed)]
+    assert explorer == {prompt.prompt_id: 4 if prompt.prompt_id in first else 2 for prompt in PROMPTS}
+    assert learner == {
+        prompt.prompt_id: (0 if prompt.prompt_id in first else 2) + 4 for prompt in PROMPTS
+    }  # steps 3 and 4 ask all of them again
+    assert len({*third}) == 2
+
+
+def test_shares_of_several_explorers() -> None:
+    named = [f"explorers.{name}.path=x" for name in ("one", "two")]
+    cfg = config(*named, "explorers.two.share=3", "algorithm.schedule.name=constant")
+    assert set(draws_of(cfg, 1, PROMPTS).values()) == {2}
+    assert set(draws_of(cfg, 2, PROMPTS).values()) == {6}
+
+
+@pytest.mark.parametrize(
+    "key", ["algorithm.schedule.name=adaptive", "algorithm.rescue_first=1", "algorithm.refill_rounds=1"]
+)
+def test_nobody_knows_the_draws_if_rewards_decide(key: str) -> None:
+    assert draws_of(config(key), Source.LEARNER, PROMPTS) == {}
+
+
+class TestChecks:
+    """A store of 4 samples each of prompts 3, 5 and 11, whose sampling the run has."""
+
+    @pytest.fixture
+    def folder(self, tmp_path: Path) -> Path:
+        return write_store(tmp_path / "one")
+
+    def check(self, *keys: str) -> None:
+        cfg = config("algorithm.prompts_per_step=3", *keys)
+        check_stores(cfg, stores.PROMPTS, "b" * 64, {0: stores.PARAMS, 1: stores.PARAMS})
+
+    def test_a_replay_has_what_it_draws(self, folder: Path) -> None:
+        keys = [f"rollout.replay={folder}", "algorithm.schedule.name=none"]
+        self.check(*keys, "algorithm.steps=1")
+        message = (
+            rf"rollout\.replay={folder}: the run draws 8 samples of prompt \d+ and may use 4 \(3 of 3 prompts have "
+            r"too few\): sample more with recipes/sample_explorer\.py, or lower algorithm\.steps"
+        )
+        with pytest.raises(UserError, match=message):
+            self.check(*keys, "algorithm.steps=2")
+
+    def test_a_stored_explorer_too(self, folder: Path) -> None:
+        keys = [f"explorer.path={folder}", "explorer.source=store", "algorithm.schedule.name=constant"]
+        self.check(*keys, "algorithm.steps=1")
+        with pytest.raises(UserError, match=r"explorer\.path=.* draws 8 samples of prompt \d+ and may use 4"):
+            self.check(*keys, "algorithm.steps=2")
+        with pytest.raises(UserError, match=r"draws 4 samples of prompt \d+ and may use 3"):
+            self.check(*keys, "algorithm.steps=1", "explorer.samples=3")
+
+    def test_uneven_stores_are_drawn_as_they_lie(self, tmp_path: Path) -> None:
+        rows = [[stores.rollout(3, 0), stores.rollout(3, 1)]]
+        folder = write_store(tmp_path / "uneven", rows)
+        keys = [f"explorer.path={folder}", "explorer.source=store", "algorithm.schedule.name=adaptive"]
+        self.check(*keys, "explorer.draw=stored")
+        with pytest.raises(UserError, match=r"explorer\.draw=shuffled: .* set explorer\.draw=stored, or sample them"):
+            self.check(*keys)
+
+    def test_other_sampling_is_refused(self, folder: Path) -> None:
+        cfg = config(f"rollout.replay={folder}")
+        with pytest.raises(UserError, match=r"was sampled with temperature=1\.0, the run asks for 0\.5"):
+            check_stores(cfg, stores.PROMPTS, "b" * 64, {0: replace(stores.PARAMS, temperature=0.5)})
+
+    def test_the_identity_is_of_the_store(self, folder: Path, tmp_path: Path) -> None:
+        moved = write_store(tmp_path / "moved", facts=stores.facts_of(model="elsewhere"))
+        other = write_store(tmp_path / "other", facts=stores.facts_of(seed=8))
+        found = [replay_identity(config(f"rollout.replay={one}"))[REPLAY] for one in (folder, moved, other)]
+        assert found[0] == found[1] != found[2]
+        assert replay_identity(config()) == {}

@@ -134,6 +134,13 @@ OUTSIDE_THE_LOSS = {
     "total/tokens_explorer": 6,
     "total/tokens_learner": 10,
     "total/tokens_trained": 32,
+    # 22 for a token, 8 for a pair that sees each other, 4 for the output layer, in a forward pass of `small_shape`.
+    # Explorer: 2 tokens to a prompt of 2, and 4 to one of 1. Learner: 1, 1, 3 to the first, 1, 2, 2 to the second.
+    "total/flops_explorer": 160 + 226,
+    "total/flops_learner": 314 + 232,
+    # A forward pass over both groups, 8 times: two passes of three each, old log-probs and the reference's.
+    "total/flops_trained": 8 * (414 + 432),
+    "total/flops": 160 + 226 + 314 + 232 + 8 * (414 + 432),
     "total/seconds_explorer": 1.5,
     "total/seconds_learner": 0.5,
     "time/rollout": 2.0,
@@ -196,6 +203,9 @@ def test_every_metric_of_a_step(tmp_path: Path, stop: StopRequest) -> None:
             "rejected_fraction": 0.0,
             "rejected_fraction/explorer": 0.0,
             "rejected_fraction/learner": 0.0,
+            # |kl_coef - A ratio| where no clip has stopped the ratio, else kl_coef; over the tokens of the mini-batch
+            "gradient/explorer": (1.5 / 7 + 6 / 9) / (1.5 / 7 + 6 / 9 + 7.3125 / 7 + 6.05 / 9),
+            "gradient/learner": (7.3125 / 7 + 6.05 / 9) / (1.5 / 7 + 6 / 9 + 7.3125 / 7 + 6.05 / 9),
             "ratio/mean": (16 + 2 * 1.5 + 0.5 + 1.25 + 3 + 4 * 0.5 + 1.1 + 2 * 1.5 + 2 * 2) / 32,
             "ratio/explorer": (6 + 2 * 1.5 + 4 * 0.5) / 12,
             "ratio/learner": (10 + 0.5 + 1.25 + 3 + 1.1 + 2 * 1.5 + 2 * 2) / 20,

@@ -69,9 +69,9 @@ class PolicyLoss:
 
         The sums (float64 scalars) can be added over micro-batches and ranks: `tokens`, `clipped` (tokens whose ratio a
         clip stopped), `rejected` (tokens that the rule did not accept), `ratio_sum`, `logprob_diff_sum`
-        (|old - sampler|), those of `_importance_sums`, and `kl_sum` if there is a reference. Each comes also with the
-        suffix `_learner` and `_explorer`, and with the name of each explorer if there are several. Divide by `tokens`
-        of the same suffix.
+        (|old - sampler|), those of `_importance_sums`, `kl_sum` if there is a reference, and `gradient_sum`
+        (|d loss / d log-prob|) if `logprobs_BS` have a gradient. Each comes also with the suffix `_learner` and
+        `_explorer`, and with the name of each explorer if there are several. Divide by `tokens` of the same suffix.
         """
         old_BS = logprobs_BS.detach() if batch.old_logprobs_BS is None else batch.old_logprobs_BS
         tokens = rule_input(logprobs_BS, old_BS, batch)
@@ -100,6 +100,9 @@ class PolicyLoss:
             assert entropy_BS is not None, "an entropy bonus needs the entropy"
             losses_BS = losses_BS - self.entropy_coef * tokens.on_response(entropy_BS)
         loss = self.aggregate(torch.where(counted_BS, losses_BS, 0.0), counted_BS.float(), scale)
+        if logprobs_BS.requires_grad:  # the graph goes no further than to the log-probs
+            (gradient_BS,) = torch.autograd.grad(loss, logprobs_BS, retain_graph=True)
+            per_token["gradient_sum"] = gradient_BS.abs()
         return loss, _sums_by_source(per_token, self._source_masks(batch.source_B))
 
     def _source_masks(self, source_B: torch.Tensor) -> dict[str, torch.Tensor]:

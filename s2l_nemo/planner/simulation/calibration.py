@@ -20,12 +20,14 @@ from s2l_nemo.config.schema import Config
 from s2l_nemo.errors import UserError
 from s2l_nemo.models.shape import ModelShape
 from s2l_nemo.planner.cost import Assumed, kind_of, kv_bytes_per_token
-from s2l_nemo.planner.memory import layout, shapes_of_models
+from s2l_nemo.planner.memory import layout
 from s2l_nemo.planner.simulation.engine import Work
+from s2l_nemo.planner.simulation.layout import played_shapes
 from s2l_nemo.planner.simulation.lengths import Model, RecordedLengths
 from s2l_nemo.planner.simulation.rates import DecodingRate, Rates, Room
-from s2l_nemo.planner.simulation.recorded import RecordedStep, middle_of, recorded_config, recorded_steps
+from s2l_nemo.planner.simulation.recorded import RecordedStep, middle_of, recorded_steps
 from s2l_nemo.planner.simulation.step import Played, Run, Scenario, play_steps
+from s2l_nemo.records.directory import read_config
 
 PHASE_OF = {Model.explorer: "rollout_explorer", Model.learner: "rollout_learner"}
 ROUNDS = 5  # of choosing the slowest engine and fitting anew; more change nothing
@@ -37,10 +39,10 @@ def calibration_of(runs: Sequence[str], cfg: Config, prompt: int) -> tuple[Rates
 
     Raises UserError as `calibrated`, and if the models of `cfg`, or how they are divided, are not those of the run.
     """
-    its = recorded_config("calibrate", runs[0])
-    learner, explorer = shapes_of_models(its)
+    its = read_config("calibrate", runs[0])
+    learner, explorer = played_shapes(its)
     ours, theirs = (
-        (shapes_of_models(one)[0], one.model.tensor_model_parallel_size, one.model.pipeline_model_parallel_size)
+        (played_shapes(one)[0], one.model.tensor_model_parallel_size, one.model.pipeline_model_parallel_size)
         for one in (cfg, its)
     )
     if ours != theirs:
@@ -76,10 +78,10 @@ def calibrated(
             f"calibrate: the run has engine.kind={cfg.engine.kind}, whose engines sample at the same time: give one of "
             "embedded engines"
         )
-    if cfg.algorithm.rescue_first is not None or cfg.algorithm.refill_rounds:
+    if cfg.algorithm.rescue_first is not None or cfg.algorithm.refill_rounds or cfg.rollout.two_updates:
         raise UserError(
             "calibrate: the run samples some groups in several rounds (algorithm.rescue_first, "
-            "algorithm.refill_rounds): give one that does not"
+            "algorithm.refill_rounds, rollout.two_updates): give one that does not"
         )
     if len(steps) < LEAST_STEPS:
         raise UserError(f"calibrate: {len(steps)} steps after the first are too few for rates: give a longer run")

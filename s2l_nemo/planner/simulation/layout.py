@@ -10,8 +10,9 @@ from s2l_nemo.config.checks import check_config
 from s2l_nemo.config.schema import Config
 from s2l_nemo.engines.options import Placement
 from s2l_nemo.errors import UserError
+from s2l_nemo.models.shape import ModelShape
 from s2l_nemo.planner.cost import kind_of
-from s2l_nemo.planner.memory import explores, gpus_of_engine
+from s2l_nemo.planner.memory import explorer_engines, explores, gpus_of_engine, shapes_of_models
 from s2l_nemo.planner.simulation.lengths import Model
 from s2l_nemo.planner.simulation.rates import apart
 
@@ -34,6 +35,18 @@ class Layout:
         for model, engines in self.engine_devices.items():
             found |= {device: model.value for its in engines for device in its if device not in found}
         return found
+
+
+def played_shapes(cfg: Config) -> tuple[ModelShape, ModelShape | None]:
+    """The shapes of learner and explorer. Raises UserError if one is unknown, or if explorers are of several models."""
+    learner, explorers = shapes_of_models(cfg)
+    if len(explorers) > 1:
+        names = ", ".join(one.name for one in explorer_engines(cfg))
+        raise UserError(
+            f"explorers {names} are {len(explorers)} models, and a simulation plays one: give that one as "
+            "explorer.path; tools/plan.py counts all of them"
+        )
+    return learner, explorers[0] if explorers else None
 
 
 def layout_of(cfg: Config, spare: int = 0) -> Layout:

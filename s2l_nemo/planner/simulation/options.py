@@ -48,6 +48,20 @@ class SimulateOptions(AssumedOptions):
     show: int = key(8, "GPUs in a timeline; 0: no timelines", COUNT)
 
 
+def check_played(cfg: Config) -> None:
+    """Raises UserError for a run whose steps are other ones than those that are played."""
+    algorithm, rollout = cfg.algorithm, cfg.rollout
+    for name, used, why in (
+        (f"algorithm.rescue_first={algorithm.rescue_first}", algorithm.rescue_first is not None, REWARDS),
+        (f"algorithm.refill_rounds={algorithm.refill_rounds}", algorithm.refill_rounds > 0, REWARDS),
+        ("rollout.two_updates=true", rollout.two_updates, "a step of two updates is not played; tools/plan.py has it"),
+        (f"rollout.replay={rollout.replay}", rollout.replay is not None, "nothing is sampled in such a run"),
+    ):
+        if used:
+            raise UserError(f"{name}: {why}; leave it out")
+
+
+REWARDS = "rewards decide who samples what, and a simulation has none"
 OF_DATA_SHEETS = ("gpu", "bandwidth", "mfu", "refit_gb_s", "policy", "exchange_gb_s", "host_gb_s", "grades_per_s")
 OF_NAMED_LENGTHS = ("length", "lengths", "std", "alike")
 

@@ -7,8 +7,9 @@ from dataclasses import dataclass
 from s2l_nemo.config.schema import ActivationCheckpointing, Config
 from s2l_nemo.engines.kinds import ENGINES
 from s2l_nemo.engines.options import Placement
+from s2l_nemo.models.flops import flops_of
 from s2l_nemo.models.shape import ModelShape
-from s2l_nemo.planner.cost import Assumed, Gpu, SchedulerPolicy, flops_of, idle_stages, kind_of, kv_bytes_per_token
+from s2l_nemo.planner.cost import Assumed, Gpu, SchedulerPolicy, idle_stages, kind_of, kv_bytes_per_token
 from s2l_nemo.planner.memory import Part, gpus_of_engine, longest_sequence, memory_by_part, reserved_kv
 
 
@@ -112,7 +113,7 @@ def moved_bytes(cfg: Config, learner: ModelShape, explorer: ModelShape | None, g
     """
     if apart(cfg):
         return 0.0, 0.0
-    parts = memory_by_part(cfg, learner, explorer, gpu.memory)
+    parts = memory_by_part(cfg, learner, [explorer] if explorer else [], gpu.memory)
     moved = 0
     if ENGINES[cfg.engine.kind].releases_memory_on_sleep:
         moved += parts[Part.learner_engine] + parts[Part.explorer_engine]
@@ -134,7 +135,7 @@ def rooms(
     if not kind_of(cfg).reserves_kv_memory:
         room = Room(cfg.rollout.max_batch_rows)
         return room, room if explorer else None
-    reserved = reserved_kv(cfg, learner, explorer, gpu.memory)
+    reserved = reserved_kv(cfg, learner, [explorer] if explorer else [], gpu.memory)
 
     def of(shape: ModelShape, kv_bytes: int) -> Room:
         tokens = kv_bytes * gpus_of_engine(cfg) // kv_bytes_per_token(shape, cfg.model.precision.element_bytes)
@@ -142,7 +143,7 @@ def rooms(
             return Room(max(1, min(cfg.rollout.max_batch_rows, tokens // longest_sequence(cfg))))
         return Room(cfg.rollout.max_batch_rows, tokens)
 
-    return of(learner, reserved.learner), of(explorer, reserved.explorer) if explorer else None
+    return of(learner, reserved.learner), of(explorer, *reserved.explorers) if explorer else None
 
 
 def apart(cfg: Config) -> bool:

@@ -6,12 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import median
-from typing import cast
 
-from omegaconf import OmegaConf
-from omegaconf.errors import OmegaConfBaseException
-
-from s2l_nemo.config.schema import Config
 from s2l_nemo.errors import UserError
 from s2l_nemo.planner.simulation.lengths import Answer, Group, Model
 from s2l_nemo.records.directory import RunDir
@@ -82,15 +77,6 @@ def recorded_steps(key: str, path: str | Path, prompt: int) -> list[RecordedStep
     if not steps:
         raise UserError(f"{key}={path} has no steps after the first with metrics and rollouts: give a longer run")
     return steps
-
-
-def recorded_config(key: str, path: str | Path) -> Config:
-    """The configuration of a run. Raises UserError if it is not there, or not of this version."""
-    file = RunDir(Path(path)).config
-    try:
-        return cast(Config, OmegaConf.merge(OmegaConf.structured(Config), OmegaConf.load(file)))
-    except (OSError, OmegaConfBaseException) as error:
-        raise UserError(f"{key}={path}: cannot read {file}: {str(error).splitlines()[0]}") from None
 
 
 def recorded_lengths(groups: Sequence[Group]) -> list[dict[Model, tuple[int, ...]]]:

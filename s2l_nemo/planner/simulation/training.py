@@ -8,8 +8,9 @@ from dataclasses import dataclass
 from s2l_nemo.algorithm.sharing import balanced_replicas
 from s2l_nemo.config.checks import data_parallel_size, mini_batch_prompts
 from s2l_nemo.config.schema import Config
+from s2l_nemo.models.flops import group_flops
 from s2l_nemo.models.shape import ModelShape
-from s2l_nemo.planner.cost import Assumed, ForwardFlops, flops_of, responses_of_a_prompt
+from s2l_nemo.planner.cost import Assumed, responses_of_a_prompt
 from s2l_nemo.planner.simulation.lengths import Group, Model
 from s2l_nemo.planner.simulation.rates import update_passes
 from s2l_nemo.planner.simulation.rollout import Sampler
@@ -46,23 +47,13 @@ def training_work(
     logprobs_R = [0.0] * replicas
     updates_UR = [[0.0] * replicas for _ in range(len(groups) // per_update)]
     for p, (group, replica) in enumerate(zip(groups, replica_P, strict=True)):
-        work, update = group_flops(shape, group, shared), p // per_update
+        lengths = [answer.length for answer in group]
+        work = group_flops(shape, group[0].prompt, lengths, copies=len(group) / shared)
+        update = p // per_update
         passes = (cfg.algorithm.kl_coef > 0) + (update >= ahead)
         logprobs_R[replica] += passes * (work.layers + work.output)
         updates_UR[update][replica] += of_layers * work.layers + of_output * work.output
     return TrainingWork(replica_P, logprobs_R, updates_UR)
-
-
-def group_flops(shape: ModelShape, group: Group, shared: float) -> ForwardFlops:
-    """FLOP of a forward pass over a group, whose prompt is computed once for `shared` answers."""
-    prompt, copies = group[0].prompt, len(group) / shared
-    targets = sum(answer.length for answer in group)
-    return flops_of(
-        shape,
-        tokens=copies * prompt + targets,
-        pairs=copies * prompt**2 / 2 + sum(answer.length * (prompt + answer.length / 2) for answer in group),
-        targets=targets,
-    )
 
 
 def rank_replicas(cfg: Config) -> list[int]:

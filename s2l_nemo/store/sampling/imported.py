@@ -72,21 +72,26 @@ def import_store(cfg: ImportConfig) -> None:
         has_logprobs=False,
         versions=versions(),
     )
-    tokenised = tokenise(found, model.tokenizer, params)
-    temporary = folder.with_name(f"{TEMPORARY}{folder.name}")
-    shutil.rmtree(temporary, ignore_errors=True)
-    (temporary / FOLDER).mkdir(parents=True)
-    count = write_shards(temporary, tokenised, facts)
-    write_prompts(temporary, prompts)
-    write_facts(temporary, facts)
-    temporary.rename(folder)
-    sync(folder.parent)
+    count = publish(folder, facts, prompts, tokenise(found, model.tokenizer, params))
     left_out = len(read.prompts) - len(prompts)
     out.print(f"{folder}: {count:,} rollouts of {len(prompts):,} prompts, without log-probs", soft_wrap=True)
     if left_out:
         out.print(
             f"{left_out:,} prompts of the data set have no rollouts in {source} and were left out", soft_wrap=True
         )
+
+
+def publish(folder: Path, facts: StoreFacts, prompts: Sequence[Prompt], rollouts: Iterator[Rollout]) -> int:
+    """Writes a whole store, which appears by a rename. Returns the number of its rollouts."""
+    temporary = folder.with_name(f"{TEMPORARY}{folder.name}")
+    shutil.rmtree(temporary, ignore_errors=True)
+    (temporary / FOLDER).mkdir(parents=True)
+    count = write_shards(temporary, rollouts, facts)
+    write_prompts(temporary, prompts)
+    write_facts(temporary, facts)
+    temporary.rename(folder)
+    sync(folder.parent)
+    return count
 
 
 def read_rollouts(path: Path, prompts: Sequence[Prompt]) -> dict[int, Imported]:

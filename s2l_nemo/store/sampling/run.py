@@ -12,8 +12,8 @@ from typing import Any, cast
 import torch
 from omegaconf import OmegaConf
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
+from s2l_nemo.config.schema import RolloutConfig
 from s2l_nemo.config.store import SampleConfig, StoredRollout, shard_of
 from s2l_nemo.data.prompts import PromptSet, load_prompts
 from s2l_nemo.engines.build import EngineFactory, Servers
@@ -21,7 +21,7 @@ from s2l_nemo.engines.kinds import ENGINES
 from s2l_nemo.engines.options import EngineConfig
 from s2l_nemo.engines.protocol import RolloutEngine
 from s2l_nemo.errors import UserError
-from s2l_nemo.evaluation.console import console, print_facts
+from s2l_nemo.evaluation.console import console, print_facts, progress_bar
 from s2l_nemo.models.open import Model, open_model, tokenizer_hash
 from s2l_nemo.models.precision import Precision
 from s2l_nemo.records.versions import versions
@@ -115,18 +115,7 @@ def sample(cfg: SampleConfig) -> None:
 def sample_chunks(job: Job, chunks: Sequence[Chunk], done: int, out: Console) -> None:
     """Samples chunk after chunk, with a bar on a terminal and a line for each elsewhere."""
     total = done + sum(map(len, chunks))
-    with Progress(
-        BarColumn(bar_width=None),
-        MofNCompleteColumn(),
-        TextColumn("rollouts  {task.fields[rate]}"),
-        TimeElapsedColumn(),
-        TextColumn("left"),
-        TimeRemainingColumn(),
-        console=out,
-        disable=not out.is_terminal,
-        expand=True,
-        speed_estimate_period=24 * 3600,  # chunks may take minutes; the default forgets them after 30 s
-    ) as progress:
+    with progress_bar(out, after="rollouts  {task.fields[rate]}") as progress:
         task = progress.add_task("", total=total, completed=done, rate="")
         for number, chunk in enumerate(chunks, start=1):
             started = time.perf_counter()
@@ -159,7 +148,7 @@ def make_facts(cfg: SampleConfig, model: Model, prompts: Sequence[Prompt], preci
     )
 
 
-def sampling_params(rollout: StoredRollout, model: Model) -> SamplingParams:
+def sampling_params(rollout: StoredRollout | RolloutConfig, model: Model) -> SamplingParams:
     """As a training run with these keys samples."""
     limit, stops = rollout.max_response_length, model.stop_token_ids
     return SamplingParams(limit, stops, rollout.temperature, rollout.top_p, rollout.top_k)

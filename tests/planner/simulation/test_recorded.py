@@ -10,11 +10,11 @@ from s2l_nemo.planner.simulation.lengths import Answer
 from s2l_nemo.planner.simulation.recorded import (
     RecordedStep,
     middle_of,
-    recorded_config,
     recorded_groups,
     recorded_lengths,
     recorded_steps,
 )
+from s2l_nemo.records.directory import read_config
 from tests.planner.simulation.runs import EXPLORERS, SECONDS, TINY, write_run, write_step
 from tests.planner.simulation.world import E, L, config
 
@@ -82,10 +82,10 @@ def test_folders_that_are_no_runs(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="has no steps after the first"):
         recorded_steps("calibrate", tmp_path, 7)
     with pytest.raises(UserError, match="cannot read"):
-        recorded_config("calibrate", tmp_path)
+        read_config("calibrate", tmp_path)
     (tmp_path / "config.yaml").write_text("nothing: 1\n")
     with pytest.raises(UserError, match="cannot read"):
-        recorded_config("calibrate", tmp_path)
+        read_config("calibrate", tmp_path)
     (tmp_path / "rollouts" / "step_000002.parquet").write_bytes(b"no parquet")
     with pytest.raises(UserError, match="holds no rollouts"):
         recorded_groups("recorded", tmp_path, 7)

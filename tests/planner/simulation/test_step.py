@@ -10,6 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from s2l_nemo.config.load import load_config
+from s2l_nemo.models.flops import flops_of, group_flops
 from s2l_nemo.models.shape import public_shapes
 from s2l_nemo.planner import cost
 from s2l_nemo.planner.simulation.layout import layout_of
@@ -19,7 +20,7 @@ from s2l_nemo.planner.simulation.rates import Links, data_sheet_rates, rooms
 from s2l_nemo.planner.simulation.rollout import Dispatch
 from s2l_nemo.planner.simulation.step import Played, Run, Scenario, draw_steps, play_steps
 from s2l_nemo.planner.simulation.timeline import Phase, Timeline
-from s2l_nemo.planner.simulation.training import exchange_bytes, group_flops, rank_replicas, replicas_of, training_work
+from s2l_nemo.planner.simulation.training import exchange_bytes, rank_replicas, replicas_of, training_work
 from tests.planner.simulation.world import CONF, SEPARATE, SHAPE, E, L, config, run
 
 
@@ -83,10 +84,10 @@ def test_work_of_an_update_by_hand() -> None:
     cfg = config("trainer.devices=1", "algorithm.prompts_per_step=2", "algorithm.mini_batch_prompts=1")
     groups = [group(0, [5, 6, 7, 8]), group(1, [1, 1, 1, 1])]
     work = training_work(cfg, SHAPE, groups, cost.Assumed(5, 3, 1.0, 1.0, 1.0), balanced=True)
-    forward = [group_flops(SHAPE, its, 4) for its in groups]
+    forward = [group_flops(SHAPE, 3, [one.length for one in its]) for its in groups]
     assert work.updates_UR == [[3 * its.layers + 4 * its.output] for its in forward]
     assert work.logprobs_R == [sum(n * (its.layers + its.output) for n, its in zip((1, 2), forward, strict=True))]
-    assert forward[1] == cost.flops_of(SHAPE, tokens=3 + 4, pairs=4.5 + 4 * 3.5, targets=4)
+    assert forward[1] == flops_of(SHAPE, tokens=3 + 4, pairs=4.5 + 4 * 3.5, targets=4)
 
 
 def test_it_agrees_with_the_closed_form() -> None:
@@ -102,10 +103,9 @@ def test_it_agrees_with_the_closed_form() -> None:
         rooms(cfg, learner, explorer, gpu, assumed), assumed, lengths, 4,
     )  # fmt: skip
     found = phase_seconds(played(its, steps=1))
-    of_learner, of_explorer = cost.decoding_of_models(cfg, learner, explorer, gpu, assumed)
-    assert of_explorer is not None
+    of_learner, [of_explorer] = cost.decoding_of_models(cfg, learner, [explorer], gpu, assumed)
     closed = cost.step_seconds(
-        cfg, learner, gpu, assumed, explorer_tokens_per_s=of_explorer.tokens_per_s,
+        cfg, learner, gpu, assumed, explorer_tokens_per_s=[of_explorer.tokens_per_s],
         learner_tokens_per_s=of_learner.tokens_per_s, explorer_samples=4,
     )  # fmt: skip
     assert found["update"] == pytest.approx(closed.update)
