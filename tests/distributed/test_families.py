@@ -28,7 +28,9 @@ def test_a_family_trains_at_any_layout(tmp_path: Path, name: str) -> None:
             assert update == pytest.approx(wanted, rel=1e-5)
         assert result["weights"].keys() == dict(model.named_parameters()).keys()
         for weight, tensor in result["weights"].items():
-            assert relative(tensor, single["weights"][weight]) < 1e-5, weight
+            # Biases of keys have next to no gradient, as softmax knows no constant, and Adam makes steps of rounding.
+            bound = 1e-4 if weight.endswith("k_proj.bias") else 1e-5
+            assert relative(tensor, single["weights"][weight]) < bound, weight
             assert not torch.equal(tensor, model.get_parameter(weight)), weight  # everything learns
 
 

@@ -6,6 +6,7 @@ biases of queries, keys and values. They take minutes and gigabytes, so they are
 
 from __future__ import annotations
 
+import functools
 import os
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,10 @@ import pytest
 import torch
 from safetensors import safe_open
 
+from s2l_nemo.algorithm.losses.aggregation import LossScale
+from s2l_nemo.algorithm.losses.policy import PolicyLoss
+from s2l_nemo.algorithm.options import AlgorithmConfig
+from s2l_nemo.config.checks import check_model_files
 from s2l_nemo.config.load import load_config
 from s2l_nemo.config.schema import ModelConfig
 from s2l_nemo.engines.embedded.engine import EmbeddedLearnerEngine
@@ -117,13 +122,9 @@ def exported_equals(actor: Any, path: Path) -> bool:
 
 def through_the_actor(checkpoint: Path, path: Path, batch: TrainBatch, tp: int, pp: int) -> dict[str, Any]:
     """Log-probs before and after an update, and those of an engine that was refitted with it."""
-    from tests.distributed.test_layouts import LossScale, PolicyLoss
-
     actor = actor_of(checkpoint, tp, pp)
     before_BS, _ = actor.infer(batch, TEMPERATURE)
     equal = exported_equals(actor, path)
-    from s2l_nemo.algorithm.options import AlgorithmConfig
-
     loss = PolicyLoss.of(AlgorithmConfig(kl_coef=0.0))
     actor.prepare_for_training()
     actor.prepare_for_training_step()
@@ -143,19 +144,22 @@ def through_the_actor(checkpoint: Path, path: Path, batch: TrainBatch, tp: int, 
     return {"before": before_BS, "after": after_BS, "engine": engine_BS, "equal": equal, "update": updated}
 
 
-@pytest.fixture(scope="module")
-def sampled(request: pytest.FixtureRequest) -> dict[str, TrainBatch]:
-    """What the embedded engine samples from each model."""
-    found = {}
-    for name in MODELS:
-        asked = requests(FOLDER / name)
-        found[name] = batch_of(asked, engine_of(FOLDER / name).generate(asked, PARAMS))
-    return found
+def path_of(name: str) -> Path:
+    if not (FOLDER / name).is_dir():
+        pytest.skip(f"{VARIABLE}={FOLDER} has no folder {name}")
+    return FOLDER / name
+
+
+@functools.cache
+def sampled(name: str) -> TrainBatch:
+    """What the embedded engine samples from the model."""
+    asked = requests(path_of(name))
+    return batch_of(asked, engine_of(path_of(name)).generate(asked, PARAMS))
 
 
 @pytest.mark.parametrize("name", MODELS)
 def test_there_and_back_is_bit_for_bit(tmp_path: Path, name: str) -> None:
-    source = FOLDER / name
+    source = path_of(name)
     back = to_hf(to_nemo(source, tmp_path / "model.nemo", Format.NEMO), tmp_path / "back")
     one, other = open_checkpoint(source), open_checkpoint(back)
     assert list(compare(one, other, lambda count: None)) == []
@@ -170,40 +174,38 @@ def test_there_and_back_is_bit_for_bit(tmp_path: Path, name: str) -> None:
 
 
 @pytest.mark.parametrize("name", MODELS)
-def test_samples_have_the_log_probs_of_transformers(sampled: dict[str, TrainBatch], name: str) -> None:
+def test_samples_have_the_log_probs_of_transformers(name: str) -> None:
     from transformers import AutoModelForCausalLM
 
-    batch = sampled[name]
+    batch = sampled(name)
     model = AutoModelForCausalLM.from_pretrained(FOLDER / name, torch_dtype=torch.float32).eval()
     expected_BS, _ = hugging_face_logprobs(model, batch)
-    assert (expected_BS - batch.sampler_logprobs_BS).abs().max() < BOUND
+    gap = (expected_BS * batch.mask_BS - batch.sampler_logprobs_BS).abs().max()
+    print(f"{name}: sampler - transformers {gap:.2g} over {int(batch.mask_BS.sum())} tokens")
+    assert gap < BOUND
     tokens = set(batch.tokens_BT.flatten().tolist())
     assert len(tokens) > 50
 
 
 @pytest.mark.parametrize(("name", "tp", "pp"), LAYOUTS)
-def test_the_actor_computes_what_transformers_computes(
-    tmp_path: Path, sampled: dict[str, TrainBatch], name: str, tp: int, pp: int
-) -> None:
-    path, batch = FOLDER / name, sampled[name]
+def test_the_actor_computes_what_transformers_computes(tmp_path: Path, name: str, tp: int, pp: int) -> None:
+    path, batch = path_of(name), sampled(name)
     checkpoint = to_nemo(path, tmp_path / "model", Format.NEMO_DIR)
     first, *others = run_ranks(through_the_actor, tp * pp, checkpoint, path, batch, tp, pp)
-    print(
-        f"{name} TP {tp} PP {pp}: actor against sampler {(first['before'] - batch.sampler_logprobs_BS).abs().max():.2g}, "
-        f"refitted engine against actor {(first['engine'] - first['after']).abs().max():.2g}, "
-        f"loss {first['update']['loss_sum']:.7g}, gradient norm {first['update']['grad_norm']:.7g}"
-    )
+    sampler_gap = (first["before"] - batch.sampler_logprobs_BS).abs().max()
+    refit_gap = (first["engine"] - first["after"]).abs().max()
+    loss, norm = (first["update"][key] for key in ("loss_sum", "grad_norm"))
+    print(f"{name} TP {tp} PP {pp}: actor - sampler {sampler_gap:.2g}, engine - actor after an update {refit_gap:.2g}, "
+          f"loss {loss:.7g}, gradient norm {norm:.7g}")  # fmt: skip
     for rank in (first, *others):
         assert rank["equal"]
         assert (rank["before"] - batch.sampler_logprobs_BS).abs().max() < BOUND
         assert (rank["after"] - rank["before"]).abs().max() > BOUND
-    assert (first["engine"] - first["after"]).abs().max() < BOUND
+    assert refit_gap < BOUND
 
 
 def test_a_layout_that_cuts_a_head_is_refused() -> None:
-    from s2l_nemo.config.checks import check_model_files
-
-    path = FOLDER / SMOLLM2
+    path = path_of(SMOLLM2)
     options = [f"model.path={path}", f"explorer.path={path}", "model.tensor_model_parallel_size=2", "trainer.devices=2"]
-    with pytest.raises(UserError, match="num_key_value_heads=3"):
+    with pytest.raises(UserError, match=r"size=2 does not divide num_attention_heads=9 of"):
         check_model_files(load_config(options, CONF))
