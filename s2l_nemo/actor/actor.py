@@ -76,7 +76,8 @@ class S2LActor(NLPAdapterModelMixin, MegatronGPTModel, AlignableGenerativeInterf
             position_embedding_type="rope",
             rotary_base=self.cfg.rotary_base,
         )
-        scaling = rope_scaling_from_nemo(Path("model"), OmegaConf.to_container(self.cfg))
+        settings: Any = OmegaConf.to_container(self.cfg)
+        scaling = rope_scaling_from_nemo(Path("model"), settings)
         rotary = model.rotary_pos_emb
         rotary.inv_freq = inverse_frequencies(self.cfg.kv_channels, self.cfg.rotary_base, scaling).to(rotary.inv_freq)
         names = [name for name, _ in model.named_parameters()]

@@ -46,7 +46,7 @@ CHAT = {"<|im_start|>": UNUSED[0], "<|im_end|>": UNUSED[1]}  # chat token: the p
 def train(**options: Any) -> bytes:
     """As InternLM2's, with a vocabulary of 304 pieces."""
     model = io.BytesIO()
-    settings = {
+    settings: dict[str, Any] = {
         "model_type": "bpe", "vocab_size": 304, "byte_fallback": True, "character_coverage": 0.99,
         "normalization_rule_name": "identity", "remove_extra_whitespaces": False, "user_defined_symbols": UNUSED,
         "minloglevel": 2, "num_threads": 1,
