@@ -23,7 +23,12 @@ FIGURES: dict[str, Any] = {
 
 def random_qwen3(*, seed: int = 0, **config: Any) -> Any:
     """In float32, the same in every process. `config` overrides figures."""
-    from transformers import Qwen3Config, Qwen3ForCausalLM
+    return random_model("qwen3", seed=seed, **config)
+
+
+def random_model(model_type: str, *, seed: int = 0, **config: Any) -> Any:
+    """The same of another family that transformers knows."""
+    from transformers import AutoConfig, AutoModelForCausalLM
 
     torch.manual_seed(seed)
-    return Qwen3ForCausalLM(Qwen3Config(**(FIGURES | config)))
+    return AutoModelForCausalLM.from_config(AutoConfig.for_model(model_type, **(FIGURES | config)))

@@ -2,7 +2,7 @@
 
     python tools/convert_hf_to_nemo.py --input models/Qwen3-8B-Base --output models/Qwen3-8B-Base.nemo-dir
 
-It takes Qwen3, InternLM2, InternLM2.5 and Llama. It builds no model and runs no code of the input.
+It takes Qwen3, Qwen2, Llama and InternLM2 models (docs/conversion.md), builds no model and runs no code of the input.
 """
 
 from __future__ import annotations

@@ -26,7 +26,7 @@ from nemo_aligner.utils.train_utils import (
     set_train,
 )
 from nemo_aligner.utils.utils import cpu_weight_swap, retrieve_model_state_dict_in_cpu
-from omegaconf import DictConfig
+from omegaconf import DictConfig, OmegaConf
 
 from s2l_nemo.actor import checkpoint, export
 from s2l_nemo.actor.layers import block_spec
@@ -38,6 +38,8 @@ from s2l_nemo.algorithm.losses.aggregation import LossScale
 from s2l_nemo.algorithm.losses.policy import PolicyLoss
 from s2l_nemo.algorithm.packing import PackedRows, cut, pack
 from s2l_nemo.models.checkpoints.checkpoint import Checkpoint
+from s2l_nemo.models.frequencies import inverse_frequencies
+from s2l_nemo.models.nemo_config import rope_scaling_from_nemo
 from s2l_nemo.models.open import Model
 from s2l_nemo.models.shape import ModelShape
 from s2l_nemo.types import TrainBatch
@@ -74,8 +76,13 @@ class S2LActor(NLPAdapterModelMixin, MegatronGPTModel, AlignableGenerativeInterf
             position_embedding_type="rope",
             rotary_base=self.cfg.rotary_base,
         )
+        settings: Any = OmegaConf.to_container(self.cfg)
+        scaling = rope_scaling_from_nemo(Path("model"), settings)
+        rotary = model.rotary_pos_emb
+        rotary.inv_freq = inverse_frequencies(self.cfg.kv_channels, self.cfg.rotary_base, scaling).to(rotary.inv_freq)
         names = [name for name, _ in model.named_parameters()]
         assert any("q_layernorm" in name for name in names) == self.cfg.qk_layernorm, "the layer spec lost q/k norms"
+        assert any("qkv.bias" in name for name in names) == self.cfg.qkv_bias, "the layer spec lost biases"
         return model
 
     def _build_tokenizer(self) -> None:

@@ -7,7 +7,19 @@ from collections.abc import Sequence
 from typing_extensions import assert_never
 
 from s2l_nemo.models.formats.rows import S, take
-from s2l_nemo.models.names import DOWN, EMBEDDING, GATE_UP, K_NORM, OUTPUT, PROJECTION, Q_NORM, QKV, Operation, Rule
+from s2l_nemo.models.names import (
+    DOWN,
+    EMBEDDING,
+    GATE_UP,
+    K_NORM,
+    OUTPUT,
+    PROJECTION,
+    Q_NORM,
+    QKV,
+    QKV_BIAS,
+    Operation,
+    Rule,
+)
 from s2l_nemo.models.shape import ModelShape, full_shape
 
 
@@ -77,7 +89,8 @@ def hf_fields(rule: Rule) -> tuple[str, ...]:
     """The fields of config.json that give `hf_shapes`, for messages."""
     query, kv = "num_attention_heads x head_dim", "num_key_value_heads x head_dim"
     if rule.operation is Operation.QKV:
-        return f"{query}, hidden_size", f"{kv}, hidden_size", f"{kv}, hidden_size"
+        columns = "" if rule.megatron == QKV_BIAS else ", hidden_size"
+        return query + columns, kv + columns, kv + columns
     fields = {
         QKV: f"({query}) + 2 x ({kv}), hidden_size",
         Q_NORM: "head_dim",

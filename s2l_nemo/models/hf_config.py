@@ -10,6 +10,7 @@ from typing import Any
 from s2l_nemo.errors import UserError
 from s2l_nemo.models.families import FAMILIES
 from s2l_nemo.models.formats.dtypes import DTYPES, WEIGHTS, Dtype
+from s2l_nemo.models.rope import hf_rope_scaling, rope_scaling_of
 from s2l_nemo.models.shape import ModelShape
 
 
@@ -58,6 +59,7 @@ def shape_from_config_json(path: Path, content: Mapping[str, Any]) -> ModelShape
         tied=bool(content.get("tie_word_embeddings", False)),
         rope_theta=positive("rope_theta", rope.get("rope_theta")),
         rms_norm_eps=positive("rms_norm_eps", content.get("rms_norm_eps")),
+        rope_scaling=rope_scaling_of(path, content, FAMILIES[name].rope_scaling),
     )
 
 
@@ -69,12 +71,6 @@ def _refuse_variants(path: Path, content: Mapping[str, Any], name: str) -> None:
             raise UserError(f"{path}: {switch}={content[switch]} is not supported: give a model without it")
     if content.get("hidden_act", "silu") != "silu":
         raise UserError(f"{path}: hidden_act={content['hidden_act']} is not supported: give a model with silu")
-    scaling = content.get("rope_scaling") or content.get("rope_parameters") or {}
-    if not isinstance(scaling, dict):
-        raise UserError(f"{path}: rope_scaling={scaling} must be an object: fetch the model again")
-    kind = scaling.get("rope_type") or scaling.get("type") or "default"
-    if kind not in family.rope_scaling:
-        raise UserError(f"{path}: rope_scaling of type {kind} is not supported: remove it to use the plain positions")
 
 
 def stated_dtype(path: Path, config: Mapping[str, Any]) -> Dtype | None:
@@ -108,6 +104,7 @@ def config_of_shape(shape: ModelShape, dtype: Dtype) -> dict[str, Any]:
         "intermediate_size": shape.ffn,
         "max_position_embeddings": shape.max_positions,
         "rope_theta": shape.rope_theta,
+        "rope_scaling": hf_rope_scaling(shape.rope_scaling),
         "rms_norm_eps": shape.rms_norm_eps,
         "tie_word_embeddings": shape.tied,
         **family.config,
@@ -116,8 +113,13 @@ def config_of_shape(shape: ModelShape, dtype: Dtype) -> dict[str, Any]:
 
 
 def engine_config(config: Mapping[str, Any], shape: ModelShape) -> dict[str, Any]:
-    """`config` as engines know the model: that of the family as which they run it (see `EngineForm`)."""
+    """`config` as engines know the model: that of the family as which they run it (see `EngineForm`).
+
+    transformers before version 5, which the embedded engine is, does not read `rope_parameters`.
+    """
     form = FAMILIES[shape.family].engine_form
+    if "rope_parameters" in config:
+        config = {**config, "rope_theta": shape.rope_theta, "rope_scaling": hf_rope_scaling(shape.rope_scaling)}
     if form is None:
         return dict(config)
     kept = {key: value for key, value in config.items() if key not in form.dropped}
@@ -130,12 +132,7 @@ def engine_config(config: Mapping[str, Any], shape: ModelShape) -> dict[str, Any
     }
 
 
-def engine_tokenizer_config(
-    config: Mapping[str, Any], shape: ModelShape, *, has_tokenizer_json: bool
-) -> dict[str, Any]:
-    """tokenizer_config.json without remote code: a tokenizer.json loads without it, and so does a known class."""
-    form = FAMILIES[shape.family].engine_form
-    if form is None:
-        return dict(config)
+def engine_tokenizer_config(config: Mapping[str, Any]) -> dict[str, Any]:
+    """tokenizer_config.json without remote code: a tokenizer.json loads without it."""
     kept = {key: value for key, value in config.items() if key != "auto_map"}
-    return {**kept, "tokenizer_class": "PreTrainedTokenizerFast" if has_tokenizer_json else form.tokenizer_class}
+    return {**kept, "tokenizer_class": "PreTrainedTokenizerFast"}

@@ -26,6 +26,11 @@ class Entry:
         """Megatron's name and the layer: they identify the tensor under all Hugging Face names."""
         return self.rule.megatron, self.layer
 
+    @property
+    def is_bias(self) -> bool:
+        """Whether it is the bias of the entry before it."""
+        return self.rule.megatron.endswith(".bias")
+
     def hf_names(self) -> tuple[str, ...]:
         return tuple(self.hf_prefix + name for name in self.rule.hf)
 
@@ -53,15 +58,24 @@ def entries(shape: ModelShape, pp_size: int = 1, family: str | None = None) -> l
 
 
 def buckets(plan: list[Entry], shape: ModelShape, element_bytes: int, bucket_bytes: int) -> Iterator[list[Entry]]:
-    """Yields consecutive entries of one stage whose full tensors fit in `bucket_bytes`. A larger one comes alone."""
+    """Yields consecutive entries of one stage whose full tensors fit in `bucket_bytes`. A larger one comes alone.
+
+    A bias comes with its weight, as an engine that fuses q, k and v loads them together.
+    """
     bucket: list[Entry] = []
     size = 0
-    for entry in plan:
-        entry_bytes = math.prod(full_shape(entry.rule, shape)) * element_bytes
-        if bucket and (entry.stage != bucket[0].stage or size + entry_bytes > bucket_bytes):
+    for index, entry in enumerate(plan):
+        own = math.prod(full_shape(entry.rule, shape)) * element_bytes
+        needed = own + _bias_elements(plan[index + 1 : index + 2], shape) * element_bytes
+        if bucket and not entry.is_bias and (entry.stage != bucket[0].stage or size + needed > bucket_bytes):
             yield bucket
             bucket, size = [], 0
         bucket.append(entry)
-        size += entry_bytes
+        size += own
     if bucket:
         yield bucket
+
+
+def _bias_elements(following: list[Entry], shape: ModelShape) -> int:
+    """Elements of the entries that are biases."""
+    return sum(math.prod(full_shape(entry.rule, shape)) for entry in following if entry.is_bias)

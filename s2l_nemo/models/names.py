@@ -2,7 +2,8 @@
 
 Import, export and the live reshard of a running actor read these tables. Nothing writes to them. The Megatron names are
 those of checkpoints and of Transformer Engine layers. `local` is the name in local (torch) layers, if it is another
-one. Sources: transformers `modeling_qwen3.py`, InternLM2's `modeling_internlm2.py`, megatron-core `gpt_layer_specs.py`.
+one. Sources: transformers `modeling_qwen3.py` and `modeling_qwen2.py`, InternLM2's `modeling_internlm2.py`,
+megatron-core `gpt_layer_specs.py`.
 """
 
 from __future__ import annotations
@@ -58,7 +59,7 @@ class Table:
 
 
 INPUT_NORM = "self_attention.linear_qkv.layer_norm_weight", "input_layernorm.weight"
-QKV = "self_attention.linear_qkv.weight"
+QKV, QKV_BIAS = "self_attention.linear_qkv.weight", "self_attention.linear_qkv.bias"
 Q_NORM, K_NORM = "self_attention.q_layernorm.weight", "self_attention.k_layernorm.weight"
 PROJECTION = "self_attention.linear_proj.weight"
 MLP_NORM = "mlp.linear_fc1.layer_norm_weight", "pre_mlp_layernorm.weight"
@@ -89,6 +90,15 @@ LLAMA = Table(
     tuple(rule for rule in QWEN3.layer if rule.megatron not in (Q_NORM, K_NORM)),
     QWEN3.final_norm,
     QWEN3.output,
+)
+_QKV_BIAS = Rule(
+    QKV_BIAS, ("self_attn.q_proj.bias", "self_attn.k_proj.bias", "self_attn.v_proj.bias"), Operation.QKV, 0
+)
+QWEN2 = Table(
+    LLAMA.embedding,
+    (*LLAMA.layer[:2], _QKV_BIAS, *LLAMA.layer[2:]),  # after its weight
+    LLAMA.final_norm,
+    LLAMA.output,
 )
 INTERNLM2 = Table(
     embedding=Rule(EMBEDDING, ("model.tok_embeddings.weight",), tp_dim=0),

@@ -2,13 +2,24 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from typing_extensions import assert_never
+
 from s2l_nemo.errors import UserError
 from s2l_nemo.models.families import FAMILIES
 from s2l_nemo.models.formats.dtypes import BFLOAT16, FLOAT16, FLOAT32, Dtype
+from s2l_nemo.models.rope import (
+    STRETCHED,
+    Llama3Scaling,
+    RopeScaling,
+    YarnScaling,
+    hf_rope_scaling,
+    rope_scaling_of,
+)
 from s2l_nemo.models.shape import ModelShape
 
 PRECISION = {BFLOAT16: "bf16", FLOAT16: "16", FLOAT32: "32"}
@@ -26,7 +37,16 @@ _FIGURES = {  # field of ModelShape: key of NeMo
     "tied": "share_embeddings_and_output_weights",
     "vocab": "override_vocab_size",  # the model's rows, not the tokenizer's: padding enters the softmax
     "qk_norm": "qk_layernorm",  # NeMo restores without the norms, and without a word, if this is not set
+    "qkv_bias": "qkv_bias",
 }
+_LLAMA3 = {  # field of Llama3Scaling: key of NeMo, and what NeMo takes for one that is absent
+    "factor": ("scale_factor", 8.0),
+    "low_freq_factor": ("low_freq_factor", 1.0),
+    "high_freq_factor": ("high_freq_factor", 4.0),
+    "original_max_positions": ("old_context_len", 8192),
+}
+_IS_LLAMA3 = "scale_positional_embedding"
+_YARN = "rope_scaling"  # a key of this project, as in config.json: NeMo 2.4 knows no YaRN
 
 
 def architecture(shape: ModelShape) -> dict[str, Any]:
@@ -34,6 +54,7 @@ def architecture(shape: ModelShape) -> dict[str, Any]:
     return {
         **FAMILIES[shape.family].nemo,
         **{key: getattr(shape, field) for field, key in _FIGURES.items()},
+        **_positions(shape),
         "make_vocab_size_divisible_by": 1,
         "hidden_dropout": 0.0,
         "attention_dropout": 0.0,
@@ -46,6 +67,30 @@ def architecture(shape: ModelShape) -> dict[str, Any]:
         "apply_rope_fusion": False,
         "persist_layer_norm": False,
     }
+
+
+def _positions(shape: ModelShape) -> dict[str, Any]:
+    """YaRN multiplies queries and keys. Megatron multiplies neither, so its scores get the square."""
+    match scaling := shape.rope_scaling:
+        case None:
+            return {_IS_LLAMA3: False}
+        case Llama3Scaling():
+            return {_IS_LLAMA3: True, **{key: getattr(scaling, field) for field, (key, _) in _LLAMA3.items()}}
+        case YarnScaling():
+            softmax_scale = scaling.attention_factor**2 / math.sqrt(shape.head_dim)
+            return {_IS_LLAMA3: False, _YARN: hf_rope_scaling(scaling), "softmax_scale": softmax_scale}
+        case _:
+            assert_never(scaling)
+
+
+def rope_scaling_from_nemo(path: Path, config: Mapping[str, Any]) -> RopeScaling | None:
+    """How a model_config.yaml stretches positions; None: not at all. `path` names it in messages.
+
+    Raises UserError if it cannot be read.
+    """
+    if config.get(_IS_LLAMA3):
+        return Llama3Scaling(**{field: config.get(key, default) for field, (key, default) in _LLAMA3.items()})
+    return rope_scaling_of(path, config, STRETCHED)
 
 
 def checkpoint_config(shape: ModelShape, dtype: Dtype, tokenizer: str, tp_size: int, pp_size: int) -> dict[str, Any]:
@@ -71,7 +116,8 @@ def shape_from_nemo(path: Path, config: Mapping[str, Any], vocab: int) -> ModelS
     Raises UserError if a figure is missing, or no family has this architecture.
     """
     values: dict[str, Any] = {field: config.get(key) for field, key in _FIGURES.items()}
-    family = _family_of_nemo(path, config, qk_norm=bool(values.pop("qk_norm")))
+    has = {name: bool(values.pop(name)) for name in ("qk_norm", "qkv_bias")}
+    family = _family_of_nemo(path, config, has)
     values["kv_heads"] = values["kv_heads"] or values["heads"]
     if values["head_dim"] is None and values["hidden"] and values["heads"]:
         values["head_dim"] = values["hidden"] // values["heads"]
@@ -80,25 +126,25 @@ def shape_from_nemo(path: Path, config: Mapping[str, Any], vocab: int) -> ModelS
     missing = [_FIGURES[field] for field, value in values.items() if value is None]
     if missing:
         raise UserError(f"{path} has no {', '.join(missing)}: give the model_config.yaml that belongs to the weights")
-    return ModelShape(family=family, **values)
+    return ModelShape(family=family, **values, rope_scaling=rope_scaling_from_nemo(path, config))
 
 
-def _family_of_nemo(path: Path, config: Mapping[str, Any], *, qk_norm: bool) -> str:
+def _family_of_nemo(path: Path, config: Mapping[str, Any], has: Mapping[str, bool]) -> str:
     """The first family of which a model_config.yaml may be.
 
-    NeMo has one set of names for all, so a family that is another one under other names is never the answer. Raises
-    UserError if there is none.
+    NeMo has one set of names for all, so a family that is another one under other names is never the answer. `has`
+    says which tensors it has that only some families have. Raises UserError if there is none.
     """
-    faults: list[str] = []
+    faults = [f"no family has {' and '.join(f'{_FIGURES[name]}={value}' for name, value in has.items())}"]
     for name in FAMILIES.names():
         family = FAMILIES[name]
-        if family.engine_form is not None or family.qk_norm != qk_norm:
+        if family.engine_form is not None or any(getattr(family, part) != value for part, value in has.items()):
             continue
         others = [key for key, wanted in family.nemo.items() if config.get(key, wanted) != wanted]
         if not others:
             return name
         faults += [f"{key}={config[key]} is not supported: only {key}={family.nemo[key]} is" for key in others]
-    raise UserError(f"{path}: {faults[0]}")
+    raise UserError(f"{path}: {faults[1] if len(faults) > 1 else faults[0]}")
 
 
 def check_same_figures(path: Path, config: Mapping[str, Any], shape: ModelShape) -> None:
@@ -110,3 +156,9 @@ def check_same_figures(path: Path, config: Mapping[str, Any], shape: ModelShape)
                 f"{path}: {key}={value}, but config.json of the same checkpoint says {getattr(shape, field)}: "
                 "the two do not belong together"
             )
+    stated = any(config.get(key) is not None for key in (_IS_LLAMA3, _YARN))
+    if stated and (scaling := rope_scaling_from_nemo(path, config)) != shape.rope_scaling:
+        raise UserError(
+            f"{path}: positions are scaled by {scaling}, but config.json of the same checkpoint says "
+            f"{shape.rope_scaling}: the two do not belong together"
+        )

@@ -80,7 +80,7 @@ def open_model(key: str, path: str) -> Model:
 
 
 def tokenizer_hash(model: Model) -> str:
-    """SHA-256 over what `check_same_tokenizer` compares, as lowercase hex: models of equal hash share tokens."""
+    """SHA-256 over tokenizer and `vocab_size`, as lowercase hex: models of equal hash share tokens."""
     text = json.dumps(_described(model), sort_keys=True, ensure_ascii=True)
     return hashlib.sha256(text.encode()).hexdigest()
 
@@ -88,9 +88,12 @@ def tokenizer_hash(model: Model) -> str:
 def check_same_tokenizer(learner: Model, explorer: Model) -> None:
     """Raises UserError, with both paths and the first difference, if explorer and learner cannot share tokens.
 
-    They share tokens if vocabulary, special tokens, EOS ids and the models' `vocab_size` are equal.
+    They share tokens if vocabulary, special tokens and EOS ids are equal, and the learner has a row for each token of
+    the explorer: the smaller models of Qwen2.5 have fewer rows that belong to no token.
     """
     expected, found = _described(learner), _described(explorer)
+    if explorer.shape.vocab < learner.shape.vocab:
+        del expected["vocab_size"]
     for what, value in expected.items():
         difference = _first_difference(value, found[what])
         if difference:

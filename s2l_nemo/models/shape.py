@@ -9,7 +9,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from s2l_nemo.models.families import FAMILIES
-from s2l_nemo.models.names import DOWN, EMBEDDING, GATE_UP, K_NORM, OUTPUT, PROJECTION, Q_NORM, QKV, Rule
+from s2l_nemo.models.names import DOWN, EMBEDDING, GATE_UP, K_NORM, OUTPUT, PROJECTION, Q_NORM, QKV, QKV_BIAS, Rule
+from s2l_nemo.models.rope import RopeScaling
 
 
 @dataclass(frozen=True)
@@ -28,11 +29,17 @@ class ModelShape:
     tied: bool
     rope_theta: float
     rms_norm_eps: float
+    rope_scaling: RopeScaling | None = None  # None: plain positions
 
     @property
     def qk_norm(self) -> bool:
         """Whether queries and keys are normalised per head."""
         return FAMILIES[self.family].qk_norm
+
+    @property
+    def qkv_bias(self) -> bool:
+        """Whether queries, keys and values have biases."""
+        return FAMILIES[self.family].qkv_bias
 
     @property
     def engine_family(self) -> str:
@@ -74,6 +81,7 @@ def full_shape(rule: Rule, shape: ModelShape) -> tuple[int, ...]:
     """The shape of a Megatron tensor that is not cut."""
     shapes: Mapping[str, tuple[int, ...]] = {
         QKV: (shape.query + 2 * shape.kv, shape.hidden),
+        QKV_BIAS: (shape.query + 2 * shape.kv,),
         Q_NORM: (shape.head_dim,),
         K_NORM: (shape.head_dim,),
         PROJECTION: (shape.hidden, shape.query),
@@ -95,7 +103,10 @@ def public_shapes() -> dict[str, ModelShape]:
 
 
 def public_shape(path: str) -> tuple[str, ModelShape] | None:
-    """The public model that the last part of `path` names (`.../Qwen3-8B-Base`), if any."""
-    name = re.sub(r"-Base$", "", Path(path).name)
+    """The public model that the last part of `path` names (`.../Qwen3-8B-Base`), if any.
+
+    A base model and its instruct model have the same figures, but for the positions of some.
+    """
+    name = re.sub(r"-(Base|Instruct)$", "", Path(path).name)
     shape = public_shapes().get(name)
     return None if shape is None else (name, shape)

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import tempfile
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -10,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from s2l_nemo.errors import UserError
 from s2l_nemo.models.files import read_json_object
 from s2l_nemo.models.light_import import import_transformers
+from s2l_nemo.models.sentencepiece import CLASSES, tokenizer_json
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerFast
@@ -18,11 +20,11 @@ if TYPE_CHECKING:
 def load_tokenizer(folder: Path, path: str | None = None) -> PreTrainedTokenizerFast:
     """The fast tokenizer of the files in `folder`. `path` is the model that they belong to, if it is elsewhere.
 
-    If its class is remote code (InternLM2.5's), it is read from tokenizer.json, which is the same tokenizer as data.
-    Raises UserError if the folder is missing, or holds no tokenizer with a fast version.
+    If its class is remote code (InternLM2.5's), it is read from tokenizer.json, which is the same tokenizer as data, or
+    from tokenizer.model. Raises UserError if the folder is missing, or holds no tokenizer with a fast version.
     """
     import_transformers()
-    from transformers import AutoTokenizer, PreTrainedTokenizerFast
+    from transformers import AutoTokenizer
 
     path = path or str(folder)
     if not folder.exists():
@@ -31,16 +33,9 @@ def load_tokenizer(folder: Path, path: str | None = None) -> PreTrainedTokenizer
     if not has_json and not (folder / "tokenizer_config.json").is_file():
         raise UserError(f"{path} is no Hugging Face checkpoint: it holds no tokenizer_config.json")
     kwargs: dict[str, Any] = {"local_files_only": True, "trust_remote_code": False}
-    is_remote = _is_remote_code(folder)
-    if is_remote and not has_json:
-        raise UserError(
-            f"{path}: its tokenizer would need remote code, which is never run: add its tokenizer.json "
-            "(save_pretrained of the fast tokenizer writes it)"
-        )
     try:
-        if is_remote:
-            with _errors_only():  # it warns that the class is another one
-                return PreTrainedTokenizerFast.from_pretrained(str(folder), **kwargs)
+        if _is_remote_code(folder):
+            return _load_as_data(folder, path, kwargs)
         tokenizer = AutoTokenizer.from_pretrained(str(folder), use_fast=True, **kwargs)
     except (OSError, ValueError, KeyError, ImportError) as error:
         raise UserError(f"cannot load the tokenizer of {path}: {_first_line(error)}") from error
@@ -71,6 +66,45 @@ def _is_remote_code(folder: Path) -> bool:
     if name is None:  # then transformers would look for it in the model's configuration
         return "auto_map" in config or "auto_map" in _read_if_there(folder / "config.json")
     return "auto_map" in config or not any(tokenizer_class_from_name(name + suffix) for suffix in ("", "Fast"))
+
+
+def _load_as_data(folder: Path, path: str, kwargs: Mapping[str, Any]) -> PreTrainedTokenizerFast:
+    """The tokenizer of a class that is remote code. Without a tokenizer.json it is loaded from a folder that has one.
+
+    Raises UserError if there is neither a tokenizer.json nor a tokenizer.model that gives the same ids.
+    """
+    from transformers import PreTrainedTokenizerFast
+
+    with _errors_only(), tempfile.TemporaryDirectory(prefix="s2l_nemo_") as made:  # it warns of the other class
+        if not (folder / "tokenizer.json").is_file():
+            content = sentencepiece_json(
+                path, {file.name: file.read_bytes for file in folder.iterdir() if file.is_file()}
+            )
+            if content is None:
+                raise UserError(
+                    f"{path}: its tokenizer would need remote code, which is never run: add its tokenizer.json "
+                    "(save_pretrained of the fast tokenizer writes it)"
+                )
+            Path(made, "tokenizer.json").write_text(content, encoding="utf-8")
+            for file in folder.iterdir():
+                if file.suffix in (".json", ".jinja"):
+                    Path(made, file.name).symlink_to(file.resolve())
+            folder = Path(made)
+        return PreTrainedTokenizerFast.from_pretrained(str(folder), **kwargs)
+
+
+def sentencepiece_json(path: str, files: Mapping[str, Callable[[], bytes]]) -> str | None:
+    """The tokenizer.json of a model whose tokenizer is a tokenizer.model that remote code reads; None: it is not.
+
+    `files` reads the files of its folder by name, `path` names it in messages. Raises UserError if a tokenizer.json
+    could not give the same ids.
+    """
+    if not {"tokenizer.model", "tokenizer_config.json"} <= files.keys() or "tokenizer.json" in files:
+        return None
+    config = read_json_object(files["tokenizer_config.json"](), Path(path, "tokenizer_config.json"))
+    if config.get("tokenizer_class") not in CLASSES:
+        return None
+    return tokenizer_json(Path(path, "tokenizer.model"), files["tokenizer.model"](), config)
 
 
 @contextmanager

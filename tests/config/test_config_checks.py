@@ -214,7 +214,7 @@ def check_files(folder: Path, learner: dict[str, Any], explorer: dict[str, Any] 
 
 
 def test_a_family_that_fits(tmp_path: Path) -> None:
-    check_files(tmp_path, QWEN3, QWEN3 | {"num_hidden_layers": 2, "hidden_size": 16})
+    check_files(tmp_path, QWEN3, QWEN3 | {"num_hidden_layers": 2, "hidden_size": 16, "vocab_size": 62})
 
 
 def test_an_explorer_that_no_step_uses_may_be_another_model(tmp_path: Path) -> None:
@@ -234,7 +234,12 @@ def test_a_run_without_an_explorer_opens_none(tmp_path: Path) -> None:
     ("learner", "explorer", "overrides", "fragments"),
     [
         ({}, None, "", ["explorer.path=", "explorer is not a folder", "tools/make_tiny_family.py"]),
-        ({"model_type": "gpt2"}, {}, "", ["learner/config.json", "model_type=gpt2", "qwen3, internlm2 or llama"]),
+        (
+            {"model_type": "gpt2"},
+            {},
+            "",
+            ["learner/config.json", "model_type=gpt2", "qwen3, internlm2, llama or qwen2"],
+        ),
         ({}, {"model_type": "gpt2"}, "", ["explorer/config.json", "model_type=gpt2"]),
         ({"rope_theta": None}, {}, "", ["learner/config.json", "rope_theta=None"]),
         ({}, {"rms_norm_eps": 0}, "", ["explorer/config.json", "rms_norm_eps=0"]),

@@ -1,4 +1,4 @@
-"""Tiny random Qwen3 and InternLM2.5 folders and a fixed batch, the same in every process."""
+"""Tiny random folders of all families and a fixed batch, the same in every process."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Any
 import torch
 
 from s2l_nemo.types import TrainBatch
-from tests.random_qwen3 import FIGURES, random_qwen3
+from tests.random_qwen3 import FIGURES, random_model, random_qwen3
 
 VOCAB: int = FIGURES["vocab_size"]
 
@@ -29,9 +29,35 @@ def write_qwen3(
 
     It is cut into at least `shards` files of about equal size. `config` overrides figures of config.json.
     """
-    model = random_qwen3(seed=seed, hidden_size=hidden, num_hidden_layers=layers, tie_word_embeddings=tied, **config)
+    figures = {"hidden_size": hidden, "num_hidden_layers": layers, "tie_word_embeddings": tied, **config}
+    return write_random(folder, random_qwen3(seed=seed, **figures), dtype, shards)
+
+
+LLAMA3 = {
+    "rope_type": "llama3", "factor": 8.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0,
+    "original_max_position_embeddings": 64,
+}  # fmt: skip
+YARN = {"rope_type": "yarn", "factor": 4.0, "original_max_position_embeddings": 64}
+VARIANTS: dict[str, dict[str, Any]] = {  # figures that differ from the random Qwen3's
+    "qwen2": {"model_type": "qwen2", "head_dim": 16},
+    "qwen2 tied": {"model_type": "qwen2", "head_dim": 16, "tie_word_embeddings": True},
+    "llama3": {"model_type": "llama", "head_dim": 16, "rope_theta": 1e3, "rope_scaling": LLAMA3},
+    "yarn": {"model_type": "qwen3", "rope_theta": 1e3, "rope_scaling": YARN},
+    "qwen2 yarn": {"model_type": "qwen2", "head_dim": 16, "rope_theta": 1e3, "rope_scaling": YARN},
+}
+
+
+def write_variant(
+    folder: Path, name: str, *, seed: int = 0, dtype: torch.dtype = torch.float32, shards: int = 1, **config: Any
+) -> Path:
+    """A random model of `VARIANTS`, as `write_qwen3`."""
+    figures = {"tie_word_embeddings": False, **VARIANTS[name], **config}
+    return write_random(folder, random_model(seed=seed, **figures), dtype, shards)
+
+
+def write_random(folder: Path, model: Any, dtype: torch.dtype = torch.float32, shards: int = 1) -> Path:
     with torch.no_grad():
-        for parameter in model.parameters():  # norms of all ones would hide a lost one
+        for parameter in model.parameters():  # norms of all ones and biases of all zeros would hide a lost one
             parameter.add_(0.05 * torch.randn_like(parameter))
     model.to(dtype)
     size = sum(parameter.numel() * parameter.element_size() for parameter in model.parameters())

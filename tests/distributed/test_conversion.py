@@ -11,17 +11,20 @@ import torch
 from s2l_nemo.models.checkpoints.to_nemo import Format
 from s2l_nemo.models.open import open_model
 from tests.distributed.conversion import to_hf, to_nemo
-from tests.distributed.models import fixed_batch, write_internlm2, write_qwen3
+from tests.distributed.models import VARIANTS, fixed_batch, write_internlm2, write_qwen3, write_variant
 from tests.distributed.ranks import run_ranks
 from tests.distributed.test_layouts import TEMPERATURE, build, hugging_face_logprobs
 
 LAYOUTS = [(1, 1), (2, 1), (1, 2), (2, 2)]
-MODELS = ["tied", "untied", "internlm2"]
+CASES = [(model, *layout) for model in ("tied", "untied", "internlm2") for layout in LAYOUTS]
+CASES += [(model, *layout) for model in ("qwen2", "llama3", "yarn") for layout in ((1, 1), (2, 2))]
 
 
 def write_model(folder: Path, model: str, seed: int) -> Path:
     if model == "internlm2":
         return write_internlm2(folder, seed=seed)
+    if model in VARIANTS:
+        return write_variant(folder, model, seed=seed)
     return write_qwen3(folder, tied=model == "tied", seed=seed, shards=3)
 
 
@@ -50,8 +53,7 @@ def restored_logprobs(other: Path, checkpoint: Path, tp: int, pp: int) -> dict[s
     return {"before": before, "own": own, "by_nemo": by_nemo, "equal": equal}
 
 
-@pytest.mark.parametrize(("tp", "pp"), LAYOUTS)
-@pytest.mark.parametrize("model", MODELS)
+@pytest.mark.parametrize(("model", "tp", "pp"), CASES)
 def test_a_nemo_checkpoint_restores_at_any_layout(tmp_path: Path, model: str, tp: int, pp: int) -> None:
     source, other = (write_model(tmp_path / f"hf{seed}", model, seed) for seed in (1, 2))
     form = Format.NEMO if tp == pp else Format.NEMO_DIR  # both forms, each at two layouts

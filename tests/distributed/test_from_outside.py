@@ -57,7 +57,7 @@ def register_and_train(overrides: list[str]) -> dict[str, Any]:
     IMPORTANCE.register("twice", Twice)
     SCHEDULES.register("half", ScheduleKind(lambda step, options, outcomes: Fraction(1, 2), uses_t_mix=False))
     ENGINES.register("counting", EngineKind(maker))
-    form = EngineForm("llama", dropped=("use_alibi",), added={}, tokenizer_class="LlamaTokenizer")
+    form = EngineForm("llama", dropped=("use_alibi",), added={})
     FAMILIES.register("mymodel", Family(table=MINE, architecture="MyModelForCausalLM", engine_form=form))
     return {**train(overrides), "made": maker.made}
 

@@ -18,8 +18,9 @@ from s2l_nemo.models.checkpoints.to_nemo import Format
 from s2l_nemo.models.families import FAMILIES, EngineForm, Family
 from s2l_nemo.models.hf_config import shape_from_config_json
 from s2l_nemo.models.names import LLAMA, Rule, Table
-from s2l_nemo.models.nemo_config import architecture, shape_from_nemo
+from s2l_nemo.models.nemo_config import architecture, check_same_figures, shape_from_nemo
 from s2l_nemo.models.open import open_model
+from s2l_nemo.models.rope import Llama3Scaling, RopeScaling, RopeType, YarnScaling
 from s2l_nemo.models.shape import public_shape
 from tests.distributed.conversion import to_hf, to_nemo
 from tests.distributed.models import write_internlm2
@@ -75,7 +76,9 @@ def weights(folder: Path) -> dict[str, bytes]:
 @pytest.mark.parametrize("form", Format)
 def test_a_family_from_outside_goes_there_and_back(tmp_path: Path, form: Format) -> None:
     source = write_mine(tmp_path)
-    with pytest.raises(UserError, match="model_type=mymodel is not supported: give a qwen3, internlm2 or llama model"):
+    with pytest.raises(
+        UserError, match="model_type=mymodel is not supported: give a qwen3, internlm2, llama or qwen2 model"
+    ):
         open_checkpoint(source)
     FAMILIES.register("mymodel", Family(table=MINE, architecture="MyModelForCausalLM", refused=("use_alibi",)))
 
@@ -96,7 +99,7 @@ def test_a_family_from_outside_goes_there_and_back(tmp_path: Path, form: Format)
 
 @pytest.mark.usefixtures("registry")
 def test_a_family_may_run_as_another_one(tmp_path: Path) -> None:
-    form = EngineForm("llama", dropped=("use_alibi",), added={}, tokenizer_class="LlamaTokenizer")
+    form = EngineForm("llama", dropped=("use_alibi",), added={})
     FAMILIES.register("mymodel", Family(table=MINE, architecture="MyModelForCausalLM", engine_form=form))
     source = write_mine(tmp_path)
     llama = to_hf(source, tmp_path / "as_llama", engine_form=True)
@@ -116,27 +119,81 @@ def test_what_an_entry_refuses_and_accepts() -> None:
     }  # fmt: skip
     figures = {key: value for key, value in asdict(small_shape(vocab=7)).items() if key != "family"}
     entry = Family(
-        table=MINE, architecture="A", refused=("use_alibi",), rope_scaling=frozenset({"default", "yarn"}),
-        public={"Mine-1B": figures},
+        table=MINE, architecture="A", refused=("use_alibi",), public={"Mine-1B": figures},
+        rope_scaling=frozenset({RopeType.PLAIN, RopeType.DYNAMIC}),
     )  # fmt: skip
     FAMILIES.register("mymodel", entry)
     FAMILIES.register("strict", Family(table=MINE, architecture="A", states_head_dim=True))
 
-    allowed = {"rope_scaling": {"type": "yarn"}, "attention_bias": True}
+    allowed = {"rope_scaling": {"type": "dynamic"}, "attention_bias": True}
     assert shape_from_config_json(PATH, config | allowed).head_dim == 2
     with pytest.raises(UserError, match=r"^config.json: use_alibi=True is not supported"):
         shape_from_config_json(PATH, config | {"use_alibi": True})
     with pytest.raises(UserError, match=r"^config.json: head_dim=None must be a positive integer"):
         shape_from_config_json(PATH, config | {"model_type": "strict"})
-    with pytest.raises(UserError, match="rope_scaling of type yarn is not supported"):
-        shape_from_config_json(PATH, config | {"model_type": "strict", "rope_scaling": {"type": "yarn"}})
+    with pytest.raises(UserError, match="type yarn is not supported: give a model with default or dynamic positions"):
+        shape_from_config_json(PATH, config | {"rope_scaling": {"type": "yarn"}})
+    scaled = config | {"model_type": "strict", "head_dim": 2, "rope_scaling": {"type": "dynamic"}}
+    with pytest.raises(UserError, match="type dynamic is not supported"):
+        shape_from_config_json(PATH, scaled)
     assert public_shape("models/Mine-1B-Base") == ("Mine-1B", small_shape(family="mymodel", vocab=7))
 
 
-@pytest.mark.parametrize(("family", "found"), [("qwen3", "qwen3"), ("llama", "llama"), ("internlm2", "llama")])
-def test_nemo_figures_name_the_family_that_engines_know(family: str, found: str) -> None:
-    shape = small_shape(family=family, tied=False)
+SCALINGS = (None, Llama3Scaling(8.0, 1.0, 4.0, 4), YarnScaling(2.0, 4, 32.0, 1.0, 1.25))
+
+
+@pytest.mark.parametrize("scaling", SCALINGS)
+@pytest.mark.parametrize(
+    ("family", "found"), [("qwen3", "qwen3"), ("llama", "llama"), ("internlm2", "llama"), ("qwen2", "qwen2")]
+)
+def test_nemo_figures_name_the_family_that_engines_know(family: str, found: str, scaling: RopeScaling | None) -> None:
+    shape = small_shape(family=family, tied=False, rope_scaling=scaling)
     assert shape_from_nemo(PATH, architecture(shape), 2) == replace(shape, family=found)
+
+
+def test_nemo_s_own_key_of_llama_3() -> None:
+    """As NeMo's own converter writes it: figures that it leaves out are those of Llama 3.1."""
+    config = architecture(small_shape(family="llama")) | {"scale_positional_embedding": True}
+    assert shape_from_nemo(PATH, config, 2).rope_scaling == Llama3Scaling(8.0, 1.0, 4.0, 8192)
+
+
+@pytest.mark.parametrize("stated", SCALINGS)
+@pytest.mark.parametrize("meant", SCALINGS)
+def test_positions_of_both_configurations_must_agree(meant: RopeScaling | None, stated: RopeScaling | None) -> None:
+    config = architecture(small_shape(rope_scaling=stated))
+    if meant == stated:
+        check_same_figures(PATH, config, small_shape(rope_scaling=meant))
+        return
+    with pytest.raises(UserError, match=r"positions are scaled by .* do not belong together"):
+        check_same_figures(PATH, config, small_shape(rope_scaling=meant))
+
+
+def test_nemo_figures_of_no_table() -> None:
+    config = architecture(small_shape(family="qwen3")) | {"qkv_bias": True}
+    with pytest.raises(UserError, match="no family has qk_layernorm=True and qkv_bias=True"):
+        shape_from_nemo(PATH, config, 2)
+
+
+# `total` of the safetensors on the hub
+PARAMETERS = {
+    "Qwen3-8B-Base": 8_190_735_360, "Qwen2.5-0.5B": 494_032_768, "Qwen2.5-1.5B-Instruct": 1_543_714_304,
+    "Qwen2.5-3B": 3_085_938_688, "Qwen2.5-Math-7B": 7_615_616_512, "Qwen2.5-14B": 14_770_033_664,
+    "Qwen2.5-32B": 32_763_876_352, "Qwen2.5-72B": 72_706_203_648, "Meta-Llama-3-8B": 8_030_261_248,
+    "Llama-3.1-70B-Instruct": 70_553_706_496, "Llama-3.2-1B": 1_235_814_400, "Llama-3.2-3B": 3_212_749_824,
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", PARAMETERS)
+def test_parameters_of_public_models(name: str) -> None:
+    found = public_shape(name)
+    assert found is not None
+    assert found[1].parameters == PARAMETERS[name]
+
+
+def test_positions_of_public_models() -> None:
+    by_name = {name: found[1].rope_scaling for name in PARAMETERS if (found := public_shape(name))}
+    assert by_name["Llama-3.2-1B"] == Llama3Scaling(32.0, 1.0, 4.0, 8192)
+    assert by_name["Meta-Llama-3-8B"] is by_name["Qwen2.5-0.5B"] is None
 
 
 def test_nemo_figures_of_no_family() -> None:
@@ -149,5 +206,5 @@ def test_nemo_figures_of_no_family() -> None:
 
 @pytest.mark.parametrize("model_type", [None, "gpt2", ["qwen3"]])
 def test_a_family_that_nobody_registered(model_type: Any) -> None:
-    with pytest.raises(UserError, match="is not supported: give a qwen3, internlm2 or llama model"):
+    with pytest.raises(UserError, match="is not supported: give a qwen3, internlm2, llama or qwen2 model"):
         shape_from_config_json(PATH, {"model_type": model_type})

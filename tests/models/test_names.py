@@ -47,6 +47,16 @@ def test_qkv_rows_are_grouped_by_kv_head() -> None:
     ]  # fmt: skip
 
 
+def test_biases_of_qwen2_are_grouped_as_their_rows() -> None:
+    shape = small_shape(family="qwen2", heads=4, kv_heads=2)
+    (bias,) = [one for one in all_rules("qwen2") if one.megatron == "self_attention.linear_qkv.bias"]
+    q, k, v = torch.tensor([1.0, 2, 3, 4]), torch.tensor([10.0, 20]), torch.tensor([100.0, 200])
+    full = fuse(bias, [(q,), (k,), (v,)], shape)
+    assert values(full) == [1, 2, 10, 100, 3, 4, 20, 200]
+    assert [values(shard_rows(bias, full, 2, rank)) for rank in (0, 1)] == [[1, 2, 10, 100], [3, 4, 20, 200]]
+    assert [values(part) for part in split(bias, full, shape)] == [[1, 2, 3, 4], [10, 20], [100, 200]]
+
+
 def test_wqkv_of_internlm_is_megatrons_layout_already() -> None:
     (wqkv,) = [rule for rule in FAMILIES["internlm2"].table.layer if rule.hf == ("attention.wqkv.weight",)]
     shape = small_shape(heads=4, kv_heads=2)
@@ -109,7 +119,7 @@ def test_plan_gives_every_tensor_once(drawn: tuple[ModelShape, int], pp_size: in
     shape, tp_size = drawn
     plan = entries(shape, pp_size)
     names = [name for entry in plan for name in entry.hf_names()]
-    per_layer = {"qwen3": 11, "llama": 9, "internlm2": 7}[shape.family]
+    per_layer = {"qwen3": 11, "llama": 9, "internlm2": 7, "qwen2": 12}[shape.family]
     assert len(names) == len(set(names)) == per_layer * shape.layers + (2 if shape.tied else 3)
     assert [entry.stage for entry in plan] == sorted(entry.stage for entry in plan)
     tensors = {entry: torch.randn(full_shape(entry.rule, shape)) for entry in plan}
@@ -117,7 +127,9 @@ def test_plan_gives_every_tensor_once(drawn: tuple[ModelShape, int], pp_size: in
     for bucket in buckets(plan, shape, 4, bucket_bytes):
         assert len({entry.stage for entry in bucket}) == 1
         size = sum(tensors[entry].nbytes for entry in bucket)
-        assert len(bucket) == 1 or size <= bucket_bytes
+        alone = len(bucket) == 1 or (len(bucket) == 2 and bucket[1].is_bias)
+        assert alone or size <= bucket_bytes
+        assert not bucket[0].is_bias  # it comes with its weight
         flats = [pack([shard(e.rule, tensors[e], tp_size, rank) for e in bucket]) for rank in range(tp_size)]
         seen.update(unpack(bucket, torch.stack(flats), shape))
     assert sorted(seen) == sorted(names)

@@ -129,6 +129,8 @@ def test_a_tokenizer_file_that_is_no_json_is_named(checkpoint: MakeCheckpoint) -
 def test_equal_tokenizers_pass(checkpoint: MakeCheckpoint) -> None:
     folders = [checkpoint(name, generation_config='{"eos_token_id": 3}') for name in ("learner", "explorer")]
     check_same_tokenizer(*map(model, folders))
+    learner, explorer = folders
+    check_same_tokenizer(model(learner, vocab=256), model(explorer, vocab=128))  # rows that belong to no token
 
 
 @pytest.mark.parametrize(

@@ -31,11 +31,13 @@ MAKER = EmbeddedMaker()
 def _make(engine: type[Engine], settings: EngineSettings, model: Model) -> Engine:
     """Has transformers load a Hugging Face folder, and fills any other model tensor by tensor.
 
-    A model whose own class would be remote code is filled too. Raises UserError if the weights cannot be read.
+    So is one filled whose config.json transformers would not read as it is meant: its own class would be remote code,
+    or the file is of another version. Raises UserError if the weights cannot be read.
     """
     source, device, dtype = settings.source, torch.device(settings.device), settings.dtype
     rows, shape = settings.max_batch_rows, model.shape
-    if model.is_hugging_face and shape.engine_family == shape.family:
+    config = engine_config(model.config, shape)
+    if model.is_hugging_face and config == model.config:
         return engine.from_pretrained(model.path, source=source, device=device, dtype=dtype, max_batch_rows=rows)
-    config, tensors = engine_config(model.config, shape), named_tensors(model.checkpoint, shape.engine_family)
+    tensors = named_tensors(model.checkpoint, shape.engine_family)
     return engine.from_weights(config, tensors, source=source, device=device, dtype=dtype, max_batch_rows=rows)

@@ -8,6 +8,7 @@ from s2l_nemo.engines.protocol import Bucket
 
 # The engine keeps these in one matrix: they come in one bucket.
 _FUSED = (("q_proj", "k_proj", "v_proj"), ("gate_proj", "up_proj"))
+_OTHER = {"weight": "bias", "bias": "weight"}
 
 
 def check_fused(bucket: Bucket, names: Container[str], version: int) -> None:
@@ -21,8 +22,10 @@ def check_fused(bucket: Bucket, names: Container[str], version: int) -> None:
 
 
 def _fused_with(name: str) -> list[str]:
+    module, _, kind = name.rpartition(".")
     for parts in _FUSED:
         for part in parts:
-            if f".{part}." in name:
-                return [name.replace(f".{part}.", f".{other}.") for other in parts]
+            if module.endswith(f".{part}"):
+                others = [module.removesuffix(part) + other for other in parts]
+                return [f"{other}.{kind}" for other in others] + [f"{other}.{_OTHER[kind]}" for other in others]
     return [name]

@@ -18,6 +18,7 @@ from s2l_nemo.models.fusion import hf_shapes, split
 from s2l_nemo.models.hf_config import config_of_shape, engine_config, engine_tokenizer_config, with_dtype
 from s2l_nemo.models.layout import entries
 from s2l_nemo.models.shape import ModelShape
+from s2l_nemo.models.tokenizer import sentencepiece_json
 
 MAX_SHARD_BYTES = 5 * 10**9  # of transformers
 
@@ -84,7 +85,10 @@ def tensors_of(checkpoint: Checkpoint, family: str) -> Iterator[tuple[str, Rows]
 def _small_contents(
     shape: ModelShape, dtype: Dtype, hf_files: Mapping[str, Region], engine_form: bool
 ) -> dict[str, bytes]:
-    """The files of the source. config.json changes only if the names or the type of the weights do."""
+    """The files of the source. config.json changes only if the names or the type of the weights do.
+
+    A tokenizer that is a SentencePiece model gets a tokenizer.json in the engine form, which lacks its code.
+    """
     contents = {name: region.read() for name, region in sorted(hf_files.items())}
     if "config.json" not in contents:
         return {"config.json": _json(config_of_shape(shape, dtype)), **contents}
@@ -92,11 +96,14 @@ def _small_contents(
     changed = with_dtype(config, dtype)
     if engine_form and shape.engine_family != shape.family:
         changed = engine_config(changed, shape)
+        folder = str(hf_files["config.json"].path.parent)
+        made = sentencepiece_json(folder, {name: region.read for name, region in hf_files.items()})
+        if made is not None:
+            contents = {**contents, "tokenizer.json": made.encode()}
         contents = {name: content for name, content in contents.items() if not name.endswith(".py")}
         if "tokenizer_config.json" in contents:
             tokenizer = _object(contents, hf_files, "tokenizer_config.json")
-            tokenizer = engine_tokenizer_config(tokenizer, shape, has_tokenizer_json="tokenizer.json" in contents)
-            contents["tokenizer_config.json"] = _json(tokenizer)
+            contents["tokenizer_config.json"] = _json(engine_tokenizer_config(tokenizer))
     if changed != config:
         contents["config.json"] = _json(changed)
     return contents

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 import torch
 from safetensors.torch import save_file
-from transformers import AutoModelForCausalLM, LlamaConfig, Qwen2Config, StableLmConfig
+from transformers import AutoModelForCausalLM, LlamaConfig, Qwen2Config, Qwen3Config, StableLmConfig
 
 from s2l_nemo.engines.embedded.engine import EmbeddedEngine, EmbeddedLearnerEngine
 from s2l_nemo.errors import UserError
@@ -87,14 +87,25 @@ def test_other_decoders(config_class: Any) -> None:
     assert tokens_of(explorer(model, 4).generate(requests, params)) == expected
 
 
-def test_biases_and_scaled_rotation() -> None:
-    """Of Llama: biases everywhere, and the longer positions of Llama 3."""
-    scaling = {"rope_type": "llama3", "factor": 8.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0,
-               "original_max_position_embeddings": 32}  # fmt: skip
-    config = LlamaConfig(
+BIASES = {"attention_bias": True, "mlp_bias": True}
+LLAMA3 = {"rope_type": "llama3", "factor": 8.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0,
+          "original_max_position_embeddings": 32}  # fmt: skip
+YARN = {"rope_type": "yarn", "factor": 4.0, "original_max_position_embeddings": 16}
+
+
+@pytest.mark.parametrize(
+    ("config_class", "figures"),
+    [
+        (LlamaConfig, {**BIASES, "rope_scaling": LLAMA3}),
+        (Qwen2Config, {"rope_scaling": YARN}),
+        (Qwen3Config, {"rope_scaling": YARN, "head_dim": 8}),
+    ],
+)
+def test_biases_and_scaled_rotation(config_class: Any, figures: dict[str, Any]) -> None:
+    """Biases everywhere in Llama, of q, k and v in Qwen2; the longer positions of Llama 3, and of YaRN."""
+    config = config_class(
         vocab_size=VOCAB, hidden_size=32, intermediate_size=64, num_hidden_layers=2, num_attention_heads=4,
-        num_key_value_heads=1, initializer_range=0.3, max_position_embeddings=64, attention_bias=True, mlp_bias=True,
-        rope_scaling=scaling,
+        num_key_value_heads=1, initializer_range=0.3, max_position_embeddings=64, rope_theta=100.0, **figures,
     )  # fmt: skip
     torch.manual_seed(0)
     model = AutoModelForCausalLM.from_config(config).eval()

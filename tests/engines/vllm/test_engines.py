@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import load_file
 from scipy.stats import chisquare
 
 from s2l_nemo.engines.embedded.engine import EmbeddedLearnerEngine
@@ -21,7 +22,7 @@ from s2l_nemo.engines.protocol import Bucket, EngineError, LearnerEngine, Rollou
 from s2l_nemo.engines.served.client import ServedEngine, ServedLearnerEngine
 from s2l_nemo.models.open import open_model
 from s2l_nemo.types import Completion, SampleRequest, SamplingParams, Source
-from tests.distributed.models import write_qwen3
+from tests.distributed.models import VARIANTS, write_qwen3, write_variant
 from tests.engines.vllm.real import factory, needs_vllm
 from tests.random_qwen3 import random_qwen3
 
@@ -208,6 +209,21 @@ def test_sleep_on_a_cpu_keeps_everything(learner: LearnerEngine) -> None:
     assert [one.token_ids.tolist() for one in learner.generate(REQUESTS, GREEDY)] == [
         one.token_ids.tolist() for one in before
     ]
+
+
+@pytest.mark.parametrize("name", VARIANTS)
+def test_other_families(folder: Path, name: str) -> None:
+    """Biases and stretched positions, loaded and refitted."""
+    figures = {**FIGURES, "hidden_size": 128, "num_hidden_layers": 2}
+    path, other = (write_variant(folder / f"{name}{seed}", name, seed=seed, **figures) for seed in (0, 5))
+    model = open_model("model.path", str(path))
+    embedded, engine = factory(folder, kind="embedded").learner(model), factory(folder).learner(model)
+    with closing(engine):
+        assert_agree(engine, embedded, GREEDY)
+        renewed = load_file(other / "model.safetensors")
+        for one in (engine, embedded):
+            one.update_weights(buckets(renewed), 1)
+        assert_agree(engine, embedded, GREEDY)
 
 
 def family_of(pid: int) -> list[int]:

@@ -131,7 +131,7 @@ HF_FAULTS: dict[str, tuple[Callable[[Path], Any], list[str]]] = {
     ),
     "untied without output layer": (edit_weights(lambda weights: weights.pop("lm_head.weight")), ["lm_head.weight"]),
     "another family": (edit_json("config.json", model_type="gpt2"), ["config.json", "model_type=gpt2"]),
-    "rope scaling": (edit_json("config.json", rope_scaling={"type": "yarn"}), ["config.json", "yarn"]),
+    "rope scaling": (edit_json("config.json", rope_scaling={"type": "longrope"}), ["config.json", "longrope"]),
     "theta": (edit_json("config.json", rope_theta=None), ["config.json", "rope_theta"]),
     "no config.json": (remove("config.json"), ["config.json"]),
     "config.json is no JSON": (lambda folder: (folder / "config.json").write_text("{"), ["config.json", "JSON"]),

@@ -10,13 +10,14 @@ import pytest
 import torch
 import yaml
 from safetensors.torch import load_file, save_file
+from transformers import AutoModelForCausalLM
 
 from s2l_nemo.models.checkpoints.compare import compare
 from s2l_nemo.models.checkpoints.open import open_checkpoint
 from s2l_nemo.models.checkpoints.to_nemo import Format
 from s2l_nemo.models.formats.dtypes import BFLOAT16
 from tests.distributed.conversion import to_hf, to_nemo
-from tests.distributed.models import write_internlm2, write_qwen3
+from tests.distributed.models import VARIANTS, write_internlm2, write_qwen3, write_variant
 
 
 def tensors(folder: Path) -> dict[str, torch.Tensor]:
@@ -51,6 +52,8 @@ SOURCES: dict[str, Any] = {
     "float16": lambda folder: write_qwen3(folder, dtype=torch.float16),
     "internlm2": lambda folder: write_internlm2(folder),
     "internlm2 bfloat16": lambda folder: write_internlm2(folder, dtype=torch.bfloat16, heads=4, kv_heads=4),
+    **{name: lambda folder, name=name: write_variant(folder, name, shards=2) for name in VARIANTS},
+    "qwen2 bfloat16": lambda folder: write_variant(folder, "qwen2", dtype=torch.bfloat16),
     "unusual figures": lambda folder: write_qwen3(
         folder, tied=False, hidden=40, layers=3, rope_theta=54321.0, rms_norm_eps=3e-5, num_attention_heads=6,
         num_key_value_heads=3, head_dim=10, intermediate_size=72, vocab_size=310, max_position_embeddings=77,
@@ -145,6 +148,21 @@ def test_casting(tmp_path: Path) -> None:
     for named in named_tensors(checkpoint, "qwen3"):
         for name, tensor in named.items():
             assert torch.equal(tensor, original[name].to(torch.bfloat16))
+
+
+@pytest.mark.parametrize("name", VARIANTS)
+def test_a_foreign_checkpoint_of_any_family_is_the_same_model(tmp_path: Path, name: str) -> None:
+    """config.json is made from NeMo's figures; transformers computes the same with it."""
+    source = write_variant(tmp_path / "hf", name)
+    nemo = to_nemo(source, tmp_path / "nemo", Format.NEMO_DIR)
+    for file in (nemo / "huggingface").iterdir():
+        file.unlink()
+    back = to_hf(nemo, tmp_path / "back")
+    assert_same(tensors(source), tensors(back))
+    assert open_checkpoint(back).shape == open_checkpoint(nemo).shape == open_checkpoint(source).shape
+    tokens = torch.arange(200)[None]
+    mine, theirs = (AutoModelForCausalLM.from_pretrained(folder)(tokens).logits for folder in (source, back))
+    assert torch.equal(mine, theirs)
 
 
 def test_a_foreign_checkpoint_without_hugging_face_files(tmp_path: Path) -> None:
