@@ -21,13 +21,14 @@ ROOMS: dict[str, set[str]] = {
     "files": {"errors"},
     "types": set(),
     "splitmix": set(),
+    "hub": {"errors", "files"},
     # floor 2: pure functions, a model's files, engines behind one protocol, the keys
     "measures": set(),
     "algorithm": {"errors", "fields", "registry", "splitmix", "types"},
     "models.formats": {"errors", "files"},
     "models": {"errors", "models.formats", "registry"},
     "models.checkpoints": {"errors", "models", "models.formats"},
-    "models.open": {"errors", "models", "models.checkpoints"},
+    "models.open": {"errors", "hub", "models", "models.checkpoints"},
     "engines": {
         "errors", "fields", "models", "models.checkpoints", "models.open", "registry", "splitmix", "types",
     },
