@@ -32,19 +32,19 @@ ROOMS: dict[str, set[str]] = {
     "engines": {
         "errors", "fields", "models", "models.checkpoints", "models.open", "registry", "splitmix", "types",
     },
-    "config": {"algorithm", "engines", "errors", "fields", "models", "models.open"},
-    "planner": {"algorithm", "config", "engines", "errors", "fields", "models", "models.open"},
+    "config": {"algorithm", "engines", "errors", "fields", "hub", "models", "models.open"},
+    "planner": {"algorithm", "config", "engines", "errors", "fields", "hub", "models", "models.open"},
     # floor 3: what touches processes, devices and runs
-    "data": {"config", "errors", "files", "types"},
+    "data": {"config", "errors", "files", "hub", "types"},
     "rewards": {"config", "data", "errors", "registry"},
     "actor": {
         "algorithm", "config", "errors", "models", "models.checkpoints", "models.formats", "models.open", "types",
     },
-    "records": {"config", "errors", "files", "types"},
+    "records": {"config", "errors", "files", "hub", "types"},
     "planner.simulation": {"algorithm", "config", "engines", "errors", "fields", "models", "planner", "records"},
     "platform": {"errors"},
     "evaluation": {
-        "config", "data", "engines", "errors", "files", "measures", "models", "models.open", "records", "rewards",
+        "config", "data", "engines", "errors", "files", "hub", "measures", "models", "models.open", "records", "rewards",
         "types",
     },
     # a frozen explorer's rollouts: sampled ahead of training, and read in it

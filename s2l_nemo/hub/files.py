@@ -124,6 +124,19 @@ def data_files(source: str) -> list[Path] | None:
     return [snapshot.folder / name for name in names]
 
 
+def listed_file(folder: Path, file: str) -> Path:
+    """`folder / file`, downloaded if `folder` is the name of a data set on the hub.
+
+    Raises UserError if the hub has no such data set, or cannot be reached. The file need not exist.
+    """
+    name = hub_name(Kind.dataset, str(folder))
+    if name is None:
+        return folder / file
+    snapshot = open_snapshot(str(folder), name)
+    snapshot.fetch([file] if file in snapshot.files else [])
+    return snapshot.folder / file
+
+
 def _resolved(snapshot: Snapshot, tree: Path) -> list[Path]:
     import datasets
 

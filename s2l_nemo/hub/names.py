@@ -21,7 +21,7 @@ class Kind(str, Enum):
 # What a path ends in. Such a text is a path even if nothing is there.
 FILES = {
     Kind.model: (".nemo",),
-    Kind.dataset: (".parquet", ".jsonl", ".ndjson", ".json", ".csv", ".gz"),
+    Kind.dataset: (".parquet", ".jsonl", ".ndjson", ".json", ".csv", ".tsv", ".gz"),
 }
 _PAGES = ("models", "datasets", "spaces")  # of the hub itself: nobody has these names, and folders do
 _PART = r"[A-Za-z0-9][\w.-]*"
