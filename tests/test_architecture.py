@@ -44,8 +44,8 @@ ROOMS: dict[str, set[str]] = {
     "planner.simulation": {"algorithm", "config", "engines", "errors", "fields", "models", "planner", "records"},
     "platform": {"errors"},
     "evaluation": {
-        "config", "data", "engines", "errors", "files", "hub", "measures", "models", "models.open", "records", "rewards",
-        "types",
+        "config", "data", "engines", "errors", "files", "hub", "measures", "models", "models.open", "records",
+        "rewards", "types",
     },
     # a frozen explorer's rollouts: sampled ahead of training, and read in it
     "store": {"config", "engines", "errors", "files", "types"},

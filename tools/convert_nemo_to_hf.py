@@ -27,7 +27,7 @@ def main(argv: list[str]) -> int:
     parser.add_argument("--output", type=Path, required=True, help="new Hugging Face folder")
     parser.add_argument("--as-llama", action="store_true", help="InternLM2.5 under Llama's names, for engines")
     parser.add_argument(
-        "--hf-files", type=Path, help="folder or name with config.json and tokenizer, if the input has none"
+        "--hf-files", type=Path, help="folder or name, of config.json and tokenizer if --input has none"
     )
     parser.add_argument("--dtype", choices=DTYPES, help="cast the weights; default: as they are")
     parser.add_argument("--max-shard-size", type=parse_size, default="5GB", help="of a safetensors file; default 5GB")

@@ -76,7 +76,9 @@ def benchmark_kind(name: str, other: AnswerKind) -> BenchmarkKind:
 
 
 def load_benchmark(name: str, folder: Path, other: AnswerKind, limit: int | None = None) -> Benchmark:
-    """The first `limit` problems (all by default) of `folder/name.jsonl`; the folder may be a data set of the hub. `other` is as in `benchmark_kind`.
+    """The first `limit` problems (all by default) of `folder/name.jsonl`. `other` is as in `benchmark_kind`.
+
+    The folder may be a data set of the hub.
 
     Raises UserError if the file is missing or empty, or if a problem is malformed. It names the file and the line.
     """

@@ -95,10 +95,10 @@ def shown(endpoint: str) -> str:
 
 def _is_of_network(error: Exception) -> bool:
     import requests
-    from huggingface_hub.errors import LocalEntryNotFoundError
+    from huggingface_hub.errors import LocalEntryNotFoundError, XetDownloadError
 
-    kinds = (requests.ConnectionError, requests.Timeout, TimeoutError, ConnectionError, LocalEntryNotFoundError)
-    return isinstance(error, kinds)
+    kinds = (requests.ConnectionError, requests.Timeout, requests.exceptions.ChunkedEncodingError, TimeoutError)
+    return isinstance(error, (*kinds, ConnectionError, LocalEntryNotFoundError, XetDownloadError))
 
 
 def _reason(error: BaseException) -> str:

@@ -81,6 +81,7 @@ class Snapshot:
                 f"{self.asked} is no file or folder here, HF_HUB_OFFLINE is set, and the cache {self.hub.cache} lacks "
                 f"{_listed(lacking)} of commit {self.commit[:12]}: fetch it where there is a network"
             )
+        from huggingface_hub.errors import XetDownloadError, XetError
         from huggingface_hub.utils import WeakFileLock, logging  # type: ignore[attr-defined]  # it is exported
 
         logging.set_verbosity_error()  # messages on retries would bury the one line that says what is wrong
@@ -100,7 +101,7 @@ class Snapshot:
                     self._download(name)
         except UserError:
             raise
-        except (OSError, ValueError) as error:
+        except (OSError, ValueError, RuntimeError, XetError, XetDownloadError) as error:
             held = f"the cache {self.hub.cache} lacks {_listed(self.lacking(names))} of commit {self.commit[:12]}"
             raise explained(error, self.asked, self.name, self.hub.endpoint, held) from error
 
