@@ -54,8 +54,8 @@ ROOMS: dict[str, set[str]] = {
         "rewards", "store", "types",
     },
     "trainer": {
-        "actor", "algorithm", "config", "data", "engines", "errors", "files", "measures", "models.open", "platform",
-        "records", "rewards", "store", "types",
+        "actor", "algorithm", "config", "data", "engines", "errors", "files", "hub", "measures", "models.open",
+        "platform", "records", "rewards", "store", "types",
     },
 }  # fmt: skip
 FOLDERS = ("s2l_nemo", "recipes", "tools", "benchmarks")

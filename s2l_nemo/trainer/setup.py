@@ -40,6 +40,7 @@ from s2l_nemo.trainer.progress import Progress
 from s2l_nemo.trainer.ranks import Ranks
 from s2l_nemo.trainer.recorder import Recorder
 from s2l_nemo.trainer.rollouts import Rollouts
+from s2l_nemo.trainer.same_commits import check_same_commits
 from s2l_nemo.trainer.stop import StopRequest
 from s2l_nemo.trainer.stored import check_stores, store_engines, stored_samples
 from s2l_nemo.types import SamplingParams
@@ -96,6 +97,7 @@ def build_trainer(cfg: Config, inputs: Inputs, stop: StopRequest) -> Trainer:
     tokenizer, stop_ids = learner.tokenizer, learner.stop_token_ids
     grader = make_grader(cfg.data, cfg.rewards)
     init_process_groups(cfg.model, collective_timeout_s(cfg.engine))
+    check_same_commits()
     run_dir, resumed = open_run_dir(cfg)
 
     def decode(token_ids: Sequence[int]) -> str:

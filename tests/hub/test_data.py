@@ -155,11 +155,12 @@ def test_a_folder_of_benchmarks_may_be_a_data_set(hub: StandIn) -> None:
 
 
 def test_prepare_data_takes_a_name(hub: StandIn, tmp_path: Path) -> None:
-    hub.add("datasets/openai/gsm8k", GSM8K)
+    (commit,) = hub.add("datasets/openai/gsm8k", GSM8K)
     assert is_hub_name("openai/gsm8k")
     output = tmp_path / "train.jsonl"
-    done = run_here(
-        "tools/prepare_data.py", "--source", "openai/gsm8k/main", "--output", output, "--format", "benchmark"
-    )
+    source = ("--source", "openai/gsm8k/main", "--format", "benchmark")
+    done = run_here("tools/prepare_data.py", *source, "--output", output)
     assert (done.returncode, done.stderr) == (0, "")
     assert [json.loads(line)["answer"] for line in output.read_text().splitlines()] == ["1", "2", "3"]
+    manifest = json.loads((tmp_path / "train.jsonl.manifest.json").read_text())
+    assert (manifest["source_sha256"], manifest["source_commit"]) == (None, commit)

@@ -17,6 +17,11 @@ MODEL, DATASET = Kind.model, Kind.dataset
     [
         (MODEL, "Qwen/Qwen3-1.7B-Base", HubName(MODEL, "Qwen/Qwen3-1.7B-Base")),
         (MODEL, "Qwen/Qwen3-1.7B@refs/pr/1", HubName(MODEL, "Qwen/Qwen3-1.7B", "refs/pr/1")),
+        (
+            DATASET,
+            "Hothan/OlympiadBench/OE_TO_maths_en_COMP@main:train[:10%]",
+            HubName(DATASET, "Hothan/OlympiadBench", "main", "OE_TO_maths_en_COMP", "train[:10%]"),
+        ),
         (DATASET, "openai/gsm8k", HubName(DATASET, "openai/gsm8k")),
         (DATASET, "openai/gsm8k/main@v1:test", HubName(DATASET, "openai/gsm8k", "v1", "main", "test")),
         (DATASET, "openai/gsm8k:test", HubName(DATASET, "openai/gsm8k", split="test")),
