@@ -44,7 +44,7 @@ class EvaluateOptions:
 
 @dataclass
 class EvaluateConfig:
-    model: str | None = key(None, "a Hugging Face folder, a NeMo folder or a .nemo file")
+    model: str | None = key(None, "a Hugging Face folder or name (owner/name), a NeMo folder or a .nemo file")
     benchmarks: list[str] = key(lambda: list(PAPER_BENCHMARKS), "the paper's, and any file of evaluate.data")
     mode: Mode = key(Mode.nothink, "sampling and chat template: without or with a thinking part")
     k: int | None = key(
