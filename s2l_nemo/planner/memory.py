@@ -57,6 +57,7 @@ class Figures:
 
     shape: ModelShape | None
     source: str
+    fault: HubUnreachableError | None = None  # why the hub did not say
 
 
 def figures_of_models(cfg: Config) -> tuple[Figures, Figures | None]:
@@ -98,9 +99,9 @@ def shapes_of_models(cfg: Config) -> tuple[ModelShape, ModelShape | None]:
 
 def _known(key: str, path: str, figures: Figures) -> ModelShape:
     if figures.shape is None:
-        raise UserError(
-            f"{key}={path} has unknown figures: {figures.source}; give a folder, a name of the hub, or one such as "
-            "Qwen3-8B-Base"
+        raise figures.fault or UserError(
+            f"{key}={path} is not a folder, nor the name of a public model: give a folder, a name of the hub, or one "
+            "such as Qwen3-8B-Base"
         )
     return figures.shape
 
@@ -109,15 +110,15 @@ def _figures(key: str, path: str) -> Figures:
     if Path(path).exists():
         shape = open_model(key, path).shape
         return Figures(shape, f"{shape.parameters:,} parameters ({path})")
-    public, why = public_shape(path), f"{path} is not a folder"
+    public, why, fault = public_shape(path), f"{path} is not a folder", None
     if hub_name(Kind.model, path) is not None:
         try:
             shape = open_model(key, path).shape
             return Figures(shape, f"{shape.parameters:,} parameters ({path} on the hub)")
         except HubUnreachableError as error:
-            why = str(error)
+            why, fault = str(error), error
     if public is None:
-        return Figures(None, f"unknown ({why}, nor the name of a public model)")
+        return Figures(None, f"unknown ({why})" if fault else f"unknown ({why}, nor the name of a public model)", fault)
     name, shape = public
     return Figures(shape, f"{shape.parameters:,} parameters (public figures of {name}: {why})")
 
