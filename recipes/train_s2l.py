@@ -23,6 +23,7 @@ from s2l_nemo.config.load import load_config  # noqa: E402
 from s2l_nemo.errors import UserError  # noqa: E402
 from s2l_nemo.planner.plan import render_plan  # noqa: E402
 from s2l_nemo.platform.launch import leave_on_signals  # noqa: E402
+from s2l_nemo.records.directory import pin_commits  # noqa: E402
 
 
 def main(argv: list[str]) -> int:
@@ -30,6 +31,7 @@ def main(argv: list[str]) -> int:
     try:
         cfg = load_config(argv, ROOT / "conf")
         check_config(cfg)
+        pin_commits(cfg.run.dir)
         if cfg.run.dry_run:
             print(render_plan(cfg))
             return 0

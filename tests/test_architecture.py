@@ -21,30 +21,31 @@ ROOMS: dict[str, set[str]] = {
     "files": {"errors"},
     "types": set(),
     "splitmix": set(),
+    "hub": {"errors", "files"},
     # floor 2: pure functions, a model's files, engines behind one protocol, the keys
     "measures": set(),
     "algorithm": {"errors", "fields", "registry", "splitmix", "types"},
     "models.formats": {"errors", "files"},
     "models": {"errors", "models.formats", "registry"},
     "models.checkpoints": {"errors", "models", "models.formats"},
-    "models.open": {"errors", "models", "models.checkpoints"},
+    "models.open": {"errors", "hub", "models", "models.checkpoints"},
     "engines": {
         "errors", "fields", "models", "models.checkpoints", "models.open", "registry", "splitmix", "types",
     },
-    "config": {"algorithm", "engines", "errors", "fields", "models", "models.open", "types"},
-    "planner": {"algorithm", "config", "engines", "errors", "fields", "models", "models.open"},
+    "config": {"algorithm", "engines", "errors", "fields", "hub", "models", "models.open", "types"},
+    "planner": {"algorithm", "config", "engines", "errors", "fields", "hub", "models", "models.open"},
     # floor 3: what touches processes, devices and runs
-    "data": {"config", "errors", "files", "types"},
+    "data": {"config", "errors", "files", "hub", "types"},
     "rewards": {"config", "data", "errors", "registry"},
     "actor": {
         "algorithm", "config", "errors", "models", "models.checkpoints", "models.formats", "models.open", "types",
     },
-    "records": {"config", "errors", "files", "types"},
+    "records": {"config", "errors", "files", "hub", "types"},
     "planner.simulation": {"algorithm", "config", "engines", "errors", "fields", "models", "planner", "records"},
     "platform": {"errors"},
     "evaluation": {
-        "config", "data", "engines", "errors", "files", "measures", "models", "models.open", "records", "rewards",
-        "types",
+        "config", "data", "engines", "errors", "files", "hub", "measures", "models", "models.open", "records",
+        "rewards", "types",
     },
     # a frozen explorer's rollouts: sampled ahead of training, and read in it
     "store": {"config", "engines", "errors", "files", "splitmix", "types"},
@@ -53,8 +54,8 @@ ROOMS: dict[str, set[str]] = {
         "rewards", "store", "types",
     },
     "trainer": {
-        "actor", "algorithm", "config", "data", "engines", "errors", "files", "measures", "models", "models.open",
-        "platform", "records", "rewards", "store", "types",
+        "actor", "algorithm", "config", "data", "engines", "errors", "files", "hub", "measures", "models",
+        "models.open", "platform", "records", "rewards", "store", "types",
     },
 }  # fmt: skip
 FOLDERS = ("s2l_nemo", "recipes", "tools", "benchmarks")

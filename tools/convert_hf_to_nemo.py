@@ -13,6 +13,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # runs from a clone without installation
 
+from s2l_nemo.hub.files import model_folder
 from s2l_nemo.models.checkpoints.command import DTYPES, check_paths, run_command, write_output
 from s2l_nemo.models.checkpoints.open import open_checkpoint
 from s2l_nemo.models.checkpoints.to_nemo import Format, NemoExport
@@ -20,7 +21,7 @@ from s2l_nemo.models.checkpoints.to_nemo import Format, NemoExport
 
 def main(argv: list[str]) -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--input", type=Path, required=True, help="Hugging Face folder of safetensors")
+    parser.add_argument("--input", type=Path, required=True, help="Hugging Face folder of safetensors, or name")
     parser.add_argument("--output", type=Path, required=True, help="new folder, or new .nemo file")
     formats = [form.value for form in Format]
     parser.add_argument("--format", choices=formats, help="default: nemo if --output ends in .nemo, else nemo-dir")
@@ -31,8 +32,9 @@ def main(argv: list[str]) -> int:
     options = parser.parse_args(argv)
     form = Format(options.format) if options.format else Format.of_output(options.output)
     check_paths(options.input, options.output, tar=form.tar, force=options.force)
-    source = open_checkpoint(options.input, DTYPES.get(options.dtype))
-    plan = NemoExport(source, form, str(options.input.resolve()), options.tp, options.pp)
+    folder = Path(model_folder("--input", str(options.input)))
+    source = open_checkpoint(folder, DTYPES.get(options.dtype))
+    plan = NemoExport(source, form, str(folder.resolve()), options.tp, options.pp)
     write_output(options.output, plan.files, plan.write, tar=form.tar, force=options.force)
     return 0
 

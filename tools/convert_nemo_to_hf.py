@@ -14,6 +14,7 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # runs from a clone without installation
 
 from s2l_nemo.errors import UserError
+from s2l_nemo.hub.files import model_folder
 from s2l_nemo.models.checkpoints.command import DTYPES, check_paths, parse_size, run_command, write_output
 from s2l_nemo.models.checkpoints.open import open_checkpoint
 from s2l_nemo.models.checkpoints.to_hugging_face import HuggingFaceExport, tensors_of
@@ -25,12 +26,16 @@ def main(argv: list[str]) -> int:
     parser.add_argument("--input", type=Path, required=True, help="NeMo folder, .nemo file or Megatron folder")
     parser.add_argument("--output", type=Path, required=True, help="new Hugging Face folder")
     parser.add_argument("--as-llama", action="store_true", help="InternLM2.5 under Llama's names, for engines")
-    parser.add_argument("--hf-files", type=Path, help="folder of config.json and tokenizer, if the input has none")
+    parser.add_argument(
+        "--hf-files", type=Path, help="folder or name, of config.json and tokenizer if --input has none"
+    )
     parser.add_argument("--dtype", choices=DTYPES, help="cast the weights; default: as they are")
     parser.add_argument("--max-shard-size", type=parse_size, default="5GB", help="of a safetensors file; default 5GB")
     parser.add_argument("--force", action="store_true", help="replace an existing output")
     options = parser.parse_args(argv)
     check_paths(options.input, options.output, tar=False, force=options.force)
+    if options.hf_files is not None:
+        options.hf_files = Path(model_folder("--hf-files", str(options.hf_files), weights=False))
     source = open_checkpoint(options.input, DTYPES.get(options.dtype), options.hf_files)
     if options.as_llama and source.shape.engine_family != AS_LLAMA:
         raise UserError(

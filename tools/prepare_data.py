@@ -37,6 +37,8 @@ from s2l_nemo.data.rows import lookup, question_of
 from s2l_nemo.data.sources import BadRow, Record, is_hub_name, read_records
 from s2l_nemo.errors import UserError
 from s2l_nemo.files import replacing, write_json_atomic
+from s2l_nemo.hub.names import Kind, hub_name
+from s2l_nemo.hub.snapshots import open_snapshot
 
 FORMATS = {"dapo": DAPO, "plain": Keys("prompt", "answer")}
 
@@ -50,6 +52,7 @@ def main(argv: list[str]) -> int:
     settings = {
         "source": options.source,
         "source_sha256": source_hash(options.source),
+        "source_commit": source_commit(options.source),
         "format": options.format,
         "prompt_key": keys.prompt,
         "answer_key": keys.answer,
@@ -118,8 +121,14 @@ def check_paths(options: argparse.Namespace, output: Output) -> None:
 
 
 def source_hash(source: str) -> str | None:
-    """SHA-256 of a file. None for a data set of the hub, whose bytes are not here."""
+    """SHA-256 of a file. None for a data set of the hub, whose commit stands for it."""
     return None if is_hub_name(source) else file_hash(Path(source))
+
+
+def source_commit(source: str) -> str | None:
+    """The commit of a data set of the hub. None for a file."""
+    name = hub_name(Kind.dataset, source)
+    return None if name is None else open_snapshot(source, name).commit
 
 
 def choose_keys(options: argparse.Namespace) -> Keys:

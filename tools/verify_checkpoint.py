@@ -17,6 +17,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # runs from a c
 from rich.console import Console
 from rich.table import Column, Table
 
+from s2l_nemo.hub.files import model_folder
 from s2l_nemo.models.checkpoints.command import byte_progress, run_command
 from s2l_nemo.models.checkpoints.compare import Difference, compare, compared_bytes
 from s2l_nemo.models.checkpoints.open import open_checkpoint
@@ -27,10 +28,11 @@ SHOWN = 40  # differences that the table lists
 
 def main(argv: list[str]) -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("a", type=Path, help="Hugging Face folder, NeMo folder, .nemo file or Megatron folder")
+    parser.add_argument("a", type=Path, help="Hugging Face folder or name, NeMo folder, .nemo file or Megatron folder")
     parser.add_argument("b", type=Path, help="the same")
     parser.add_argument("--hf-files", type=Path, help="folder of config.json, for a checkpoint that has none")
     options = parser.parse_args(argv)
+    options.a, options.b = (Path(model_folder("checkpoint", str(path))) for path in (options.a, options.b))
     one, other = (open_checkpoint(path, hf_files=options.hf_files) for path in (options.a, options.b))
     differences: list[Difference] = []
     checked: list[str] = []

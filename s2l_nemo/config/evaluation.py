@@ -11,6 +11,7 @@ from s2l_nemo.config.checks import check_ranges
 from s2l_nemo.config.schema import RewardsConfig
 from s2l_nemo.errors import UserError
 from s2l_nemo.fields import COUNT, NON_NEGATIVE, POSITIVE_COUNT, SHARE, between, key
+from s2l_nemo.hub.names import Kind, hub_name
 from s2l_nemo.models.precision import Precision
 
 PAPER_BENCHMARKS = ("aime24", "aime25", "math500", "olympiadbench", "commonsenseqa")
@@ -43,7 +44,7 @@ class EvaluateOptions:
 
 @dataclass
 class EvaluateConfig:
-    model: str | None = key(None, "a Hugging Face folder, a NeMo folder or a .nemo file")
+    model: str | None = key(None, "a Hugging Face folder or name (owner/name), a NeMo folder or a .nemo file")
     benchmarks: list[str] = key(lambda: list(PAPER_BENCHMARKS), "the paper's, and any file of evaluate.data")
     mode: Mode = key(Mode.nothink, "sampling and chat template: without or with a thinking part")
     k: int | None = key(
@@ -84,6 +85,8 @@ def result_name(cfg: EvaluateConfig) -> str:
     """What the result is called: `name`, else the last part of the path of the model or of the folder to rescore."""
     path = cfg.evaluate.rescore if cfg.model is None else cfg.model
     assert path is not None  # check_evaluate_config
+    if cfg.name is None and (named := hub_name(Kind.model, path)) is not None:
+        return named.short
     return Path(path).resolve().name.removesuffix(".nemo") if cfg.name is None else cfg.name
 
 

@@ -118,7 +118,9 @@ class OptimConfig:
 
 @dataclass
 class ModelConfig:
-    path: str = key("models/tiny/learner", "the learner: a Hugging Face folder, a NeMo folder or a .nemo file")
+    path: str = key(
+        "models/tiny/learner", "the learner: a Hugging Face folder or owner/name, a NeMo folder or a .nemo file"
+    )
     tensor_model_parallel_size: int = key(
         1, "ranks that share each weight matrix of the learner", POSITIVE_COUNT, may_change=True
     )

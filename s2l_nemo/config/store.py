@@ -33,7 +33,7 @@ class SampledRollout(StoredRollout):
 @dataclass
 class SampleConfig:
     output: str = key("stores/tiny", "folder of the store; several jobs may write into one", FOLDER)
-    model: str = key("models/tiny/explorer", "the explorer: a Hugging Face folder, a NeMo folder or a .nemo file")
+    model: str = key("models/tiny/explorer", "the explorer: a Hugging Face folder or name, NeMo folder or .nemo file")
     samples: int = key(16, "rollouts of each prompt, with those that the store has", POSITIVE_COUNT)
     seed: int = key(1, "run.seed of the runs whose live explorer would draw the same samples", COUNT)
     explorer: int = key(1, "number of this explorer among those of a run, from 1", POSITIVE_COUNT)

@@ -17,6 +17,7 @@ from s2l_nemo.config.schema import AnswerKind
 from s2l_nemo.data.rows import answer_of, lookup, question_of
 from s2l_nemo.data.sources import BadRow, Record, read_records
 from s2l_nemo.errors import UserError
+from s2l_nemo.hub.files import listed_file
 
 INSTRUCTIONS = {
     AnswerKind.math: r"Please reason step by step, and put your final answer within \boxed{}.",
@@ -77,9 +78,11 @@ def benchmark_kind(name: str, other: AnswerKind) -> BenchmarkKind:
 def load_benchmark(name: str, folder: Path, other: AnswerKind, limit: int | None = None) -> Benchmark:
     """The first `limit` problems (all by default) of `folder/name.jsonl`. `other` is as in `benchmark_kind`.
 
+    The folder may be a data set of the hub.
+
     Raises UserError if the file is missing or empty, or if a problem is malformed. It names the file and the line.
     """
-    path = folder / f"{name}.jsonl"
+    path = listed_file(folder, f"{name}.jsonl")
     if not _NAME.fullmatch(name) or not path.is_file():
         raise UserError(
             f"no benchmark {name!r}: there is no {path}; known are {', '.join(BENCHMARKS)}, and any file of "

@@ -7,13 +7,14 @@ set scripts.
 from __future__ import annotations
 
 import json
-import re
 from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO
 
 from s2l_nemo.errors import UserError
+from s2l_nemo.hub.files import data_files
+from s2l_nemo.hub.names import Kind, hub_name
 
 Record = dict[str, Any]
 
@@ -21,10 +22,6 @@ JSONL_SUFFIXES = (".jsonl", ".ndjson", ".json")
 MAX_LINE_BYTES = 64 * 2**20  # a file without line breaks must not fill the memory
 _BATCH_ROWS = 1024
 _BYTE_ORDER_MARK = b"\xef\xbb\xbf"
-_HUB_NAME = re.compile(
-    r"(?P<repo>[A-Za-z0-9][\w.-]*/[\w.-]+)(/(?P<config>[\w.-]+))?(@(?P<revision>[\w.-]+))?(:(?P<split>[\w.\[\]%:-]+))?"
-)
-_HUB_FORMATS = ("parquet", "json")  # builders that read plain data
 
 
 @dataclass(frozen=True)
@@ -50,7 +47,7 @@ def read_records(source: str, keys: Collection[str] | None = None) -> Iterator[t
     if path.suffix in JSONL_SUFFIXES:
         return _jsonl_records(path)
     if is_hub_name(source):
-        return _hub_records(source)
+        return _hub_records(source, keys)
     raise UserError(
         f"cannot read prompts from {source}: it ends neither in .parquet nor in {', '.join(JSONL_SUFFIXES)} and is no "
         "owner/name of the Hugging Face hub; correct the path or convert the file"
@@ -59,8 +56,7 @@ def read_records(source: str, keys: Collection[str] | None = None) -> Iterator[t
 
 def is_hub_name(source: str) -> bool:
     """Whether `source` names a data set of the hub: it is `owner/name...` and no file or folder here."""
-    is_file = Path(source).suffix in (".parquet", *JSONL_SUFFIXES) or Path(source).exists()
-    return not is_file and _HUB_NAME.fullmatch(source) is not None
+    return hub_name(Kind.dataset, source) is not None
 
 
 def _jsonl_records(path: Path) -> Iterator[tuple[int, Record | BadRow]]:
@@ -158,33 +154,18 @@ def _batch_records(batch: Any) -> Iterator[Record | str]:
                 yield f"not UTF-8 at byte {error.start} of a text; write the file anew from UTF-8 text"
 
 
-def _hub_records(source: str) -> Iterator[tuple[int, Record | BadRow]]:
-    match = _HUB_NAME.fullmatch(source)
-    assert match is not None
-    import datasets
-    from huggingface_hub.errors import HfHubHTTPError
-    from huggingface_hub.utils import logging as hub_logging
-
-    datasets.logging.set_verbosity_error()  # else messages on retries would bury the one line that says what is wrong
-    hub_logging.set_verbosity_error()
-    split = match["split"] or "train"
-    try:
-        stream = datasets.load_dataset(
-            match["repo"], match["config"], split=split, revision=match["revision"], streaming=True
-        )
-        if stream.info.builder_name not in _HUB_FORMATS:
-            raise UserError(
-                f"{source} holds {stream.info.builder_name} files; only {' and '.join(_HUB_FORMATS)} data sets are "
-                "read: convert it"
-            )
-        yield from enumerate(stream, start=1)
-    except UserError:
-        raise
-    except (OSError, ValueError, HfHubHTTPError) as error:
-        raise UserError(
-            f"cannot read {source}: there is no such file, and as a data set of the Hugging Face hub: {_line(error)}; "
-            "correct the name, or download the data and give the file"
-        ) from error
+def _hub_records(source: str, keys: Collection[str] | None) -> Iterator[tuple[int, Record | BadRow]]:
+    """The records of all files of a split, numbered on from file to file."""
+    before = 0
+    for path in data_files(source) or []:
+        last = before
+        for line, record in read_records(str(path), keys):
+            last = before + line
+            if isinstance(record, BadRow):
+                yield last, BadRow(last, f"{path.name}:{record.line}: {record.reason}")
+            else:
+                yield last, record
+        before = last
 
 
 def _line(error: Exception) -> str:

@@ -23,6 +23,7 @@ from s2l_nemo.evaluation.raw import append_raw, cut_back, read_raw
 from s2l_nemo.evaluation.results import BenchmarkResult, Summary, read_result
 from s2l_nemo.evaluation.scoring import benchmark_grader, grade_rows, result
 from s2l_nemo.files import write_json_atomic
+from s2l_nemo.hub.files import model_folder
 from s2l_nemo.models.open import open_model
 from s2l_nemo.models.precision import Precision
 from s2l_nemo.records.versions import versions
@@ -91,7 +92,7 @@ def make_identity(
         "k": samples(cfg),
         "evaluate": {**options, "precision": precision.value, **asdict(how)},
         "sha256": {
-            "model": hash_files(Path(cfg.model)),
+            "model": hash_files(Path(model_folder("model", cfg.model))),
             "benchmarks": {one.name: _hash_problems(one) for one in benchmarks},
         },
     }

@@ -11,6 +11,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from s2l_nemo.errors import UserError
+from s2l_nemo.hub.files import fetch_config, fetch_model, fetch_small
+from s2l_nemo.hub.names import Kind, hub_name
+from s2l_nemo.hub.snapshots import Snapshot, open_snapshot
 from s2l_nemo.models.files import HF_FILES, hf_files_folder, read_json_object
 from s2l_nemo.models.hf_config import shape_from_config_json
 from s2l_nemo.models.shape import ModelShape
@@ -26,7 +29,8 @@ if TYPE_CHECKING:
 class Model:
     """A Hugging Face folder, NeMo folder or `.nemo` file whose config.json has been read and is supported.
 
-    Weights and tokenizer are opened when they are first asked for, and kept.
+    Weights and tokenizer are opened when they are first asked for, and kept. So a model of the hub is downloaded as far
+    as it is used; `fetch` brings all of it.
     """
 
     key: str  # the configuration key that named it, for messages
@@ -34,6 +38,12 @@ class Model:
     config: Mapping[str, Any]  # its Hugging Face config.json
     shape: ModelShape
     hf_folder: Path  # of config.json and tokenizer; `path` itself if that is a Hugging Face folder
+    snapshot: Snapshot | None = None  # of a model of the hub, whose folder in the cache is `path`
+
+    def fetch(self) -> None:
+        """Downloads what the cache lacks of a model of the hub, before several processes read it."""
+        if self.snapshot is not None:
+            fetch_model(self.snapshot)
 
     @property
     def is_hugging_face(self) -> bool:
@@ -43,6 +53,7 @@ class Model:
     @cached_property
     def checkpoint(self) -> Checkpoint:
         """The weights, validated from their headers. Raises UserError if something about them is wrong."""
+        self.fetch()
         from s2l_nemo.models.checkpoints.open import open_checkpoint  # late: plans and --help need no numpy
 
         return open_checkpoint(Path(self.path))
@@ -50,6 +61,8 @@ class Model:
     @cached_property
     def tokenizer(self) -> PreTrainedTokenizerFast:
         """The fast tokenizer. Raises UserError if there is none."""
+        if self.snapshot is not None:
+            fetch_small(self.snapshot)
         return load_tokenizer(self.hf_folder, self.path)
 
     @cached_property
@@ -59,14 +72,20 @@ class Model:
 
 
 def open_model(key: str, path: str) -> Model:
-    """Opens the model at `path`. `key` is the configuration key that named it. Reads config.json only.
+    """Opens the model at `path`, or of that name on the hub. `key` is the configuration key that named it.
 
-    Raises UserError if there is no model, its config.json cannot be read, or the model is not supported.
+    Reads config.json only. Raises UserError if there is no model, its config.json cannot be read, or the model is not
+    supported.
     """
+    name = hub_name(Kind.model, path)
+    snapshot = None if name is None else open_snapshot(f"{key}={path}", name)
+    if snapshot is not None:
+        fetch_config(snapshot)
+        path = str(snapshot.folder)
     if not Path(path).exists():
         raise UserError(
             f"{key}={path} is not a folder: run tools/make_tiny_family.py for the tiny family, "
-            "or give a Hugging Face folder, a NeMo folder or a .nemo file"
+            "or give a Hugging Face folder, a NeMo folder, a .nemo file or owner/name of the hub"
         )
     folder = hf_files_folder(key, path)
     # as its user knows it, and not as it is unpacked
@@ -76,7 +95,7 @@ def open_model(key: str, path: str) -> Model:
     except FileNotFoundError:
         raise UserError(f"{key}={path} has no config.json: give the folder of a Hugging Face model") from None
     config = read_json_object(content, shown)
-    return Model(key, path, config, shape_from_config_json(shown, config), folder)
+    return Model(key, path, config, shape_from_config_json(shown, config), folder, snapshot)
 
 
 def tokenizer_hash(model: Model) -> str:

@@ -14,6 +14,8 @@ from s2l_nemo.config.schema import Accelerator, ActivationCheckpointing, Config,
 from s2l_nemo.engines.kinds import ENGINES
 from s2l_nemo.engines.options import Placement
 from s2l_nemo.errors import UserError
+from s2l_nemo.hub.faults import HubUnreachableError
+from s2l_nemo.hub.names import Kind, hub_name
 from s2l_nemo.models.open import open_model
 from s2l_nemo.models.shape import ModelShape, public_shape
 
@@ -55,6 +57,7 @@ class Figures:
 
     shape: ModelShape | None
     source: str
+    fault: HubUnreachableError | None = None  # why the hub did not say
 
 
 def figures_of_models(cfg: Config) -> tuple[Figures, list[Figures]]:
@@ -102,9 +105,9 @@ def shapes_of_models(cfg: Config) -> tuple[ModelShape, list[ModelShape]]:
 
 def _known(key: str, path: str, figures: Figures) -> ModelShape:
     if figures.shape is None:
-        raise UserError(
-            f"{key}={path} is not a folder, nor the name of a public model: give a folder, or a name such as "
-            "Qwen3-8B-Base"
+        raise figures.fault or UserError(
+            f"{key}={path} is not a folder, nor the name of a public model: give a folder, a name of the hub, or one "
+            "such as Qwen3-8B-Base"
         )
     return figures.shape
 
@@ -113,11 +116,17 @@ def _figures(key: str, path: str) -> Figures:
     if Path(path).exists():
         shape = open_model(key, path).shape
         return Figures(shape, f"{shape.parameters:,} parameters ({path})")
-    public = public_shape(path)
+    public, why, fault = public_shape(path), f"{path} is not a folder", None
+    if hub_name(Kind.model, path) is not None:
+        try:
+            shape = open_model(key, path).shape
+            return Figures(shape, f"{shape.parameters:,} parameters ({path} on the hub)")
+        except HubUnreachableError as error:
+            why, fault = str(error), error
     if public is None:
-        return Figures(None, f"unknown ({path} is not a folder, nor the name of a public model)")
+        return Figures(None, f"unknown ({why})" if fault else f"unknown ({why}, nor the name of a public model)", fault)
     name, shape = public
-    return Figures(shape, f"{shape.parameters:,} parameters (public figures of {name}: {path} is not a folder)")
+    return Figures(shape, f"{shape.parameters:,} parameters (public figures of {name}: {why})")
 
 
 def layout(cfg: Config) -> str:

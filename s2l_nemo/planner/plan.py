@@ -1,4 +1,4 @@
-"""Says what a run will do and need (`run.dry_run=true`). It reads only the configuration and config.json."""
+"""Says what a run will do and need (`run.dry_run=true`). It reads configurations and the hub's lists only."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from s2l_nemo.algorithm.schedule import Split, make_schedule
 from s2l_nemo.config.checks import data_parallel_size, mini_batch_prompts, parts_of_step
 from s2l_nemo.config.load import resolved_yaml
 from s2l_nemo.config.schema import Config
+from s2l_nemo.planner.downloads import download_rows
 from s2l_nemo.planner.memory import (
     Part,
     Phase,
@@ -22,10 +23,11 @@ from s2l_nemo.planner.memory import (
 
 
 def render_plan(cfg: Config) -> str:
-    """The resolved configuration, the schedule, the tokens of a step, and parameters and memory of one rank.
+    """The resolved configuration, the schedule, the tokens of a step, parameters and memory of one rank, and downloads.
 
-    `cfg` has passed `check_config`. If a model folder is not there, the public figures of a model of that name take its
-    place, and the text says so. If there are none, the figures are "unknown".
+    `cfg` has passed `check_config`. If a model is not there, the public figures of a model of that name take its
+    place, and the text says so. If there are none, the figures are "unknown". Raises UserError for a name that the hub
+    does not have.
     """
     parts = [
         ("Configuration", resolved_yaml(cfg).rstrip()),
@@ -33,6 +35,9 @@ def render_plan(cfg: Config) -> str:
         ("Tokens", _table(_token_rows(cfg))),
         ("Memory of one rank (estimate)", _memory_text(cfg)),
     ]
+    downloads = list(download_rows(cfg))
+    if downloads:
+        parts.append(("From the hub", _table(iter([("", "commit", "size", "to download"), *downloads]))))
     return "\n\n".join(f"{title}\n{'-' * len(title)}\n{body}" for title, body in parts) + "\n"
 
 

@@ -20,6 +20,7 @@ from s2l_nemo.config.resume import check_resume
 from s2l_nemo.config.schema import Config, Resume
 from s2l_nemo.errors import UserError
 from s2l_nemo.files import TEMPORARY, write_json_atomic, write_text_atomic
+from s2l_nemo.hub.commits import pin
 from s2l_nemo.records.checkpoints import Checkpoint, latest_checkpoint, prune_checkpoints
 from s2l_nemo.records.versions import versions
 
@@ -115,6 +116,19 @@ def check_run_dir(path: str | Path, resume: Resume, config_yaml: str) -> None:
     run_dir = RunDir(Path(path))
     with _usable(run_dir):
         _inspect(run_dir, resume, config_yaml)
+
+
+def pin_commits(path: str | Path) -> None:
+    """Makes this process take the commits of the hub that the run to be continued in this directory began with."""
+    run_dir = RunDir(Path(path))
+    with _usable(run_dir):
+        if not run_dir.versions.is_file() or latest_checkpoint(run_dir.checkpoints) is None:
+            return
+        try:
+            taken = json.loads(run_dir.versions.read_text(encoding="utf-8")).get("hub", {})
+        except (ValueError, AttributeError):
+            raise UserError(f"{run_dir.versions} is damaged: restore it, or choose another run.dir") from None
+    pin(taken)
 
 
 @contextmanager

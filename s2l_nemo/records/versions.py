@@ -1,4 +1,4 @@
-"""Which software a run has used."""
+"""Which software a run has used, and which commits of models and data sets of the hub."""
 
 from __future__ import annotations
 
@@ -9,16 +9,21 @@ from importlib import metadata
 from pathlib import Path
 
 import s2l_nemo
+from s2l_nemo.hub.commits import commits
 
 PACKAGES = ("nemo_toolkit", "nemo_aligner", "megatron-core", "torch", "transformers", "math-verify")
 
 
 def versions(earlier: Path | None = None) -> dict[str, object]:
-    """Python, packages and the commit of the code, to reproduce a run. `earlier` is versions.json of the same run."""
+    """Python, packages, the commit of the code and those of the hub, to reproduce a run.
+
+    `earlier` is versions.json of the same run.
+    """
     now: dict[str, object] = {
         "python": platform.python_version(),
         "packages": {"s2l_nemo": s2l_nemo.__version__} | {name: _package_version(name) for name in PACKAGES},
         "git": _git_state(Path(__file__).resolve()),
+        "hub": commits(),
     }
     if earlier is not None:
         before = json.loads(earlier.read_text(encoding="utf-8"))

@@ -41,6 +41,7 @@ from s2l_nemo.trainer.progress import Progress
 from s2l_nemo.trainer.ranks import Ranks
 from s2l_nemo.trainer.recorder import Recorder
 from s2l_nemo.trainer.rollouts import Rollouts
+from s2l_nemo.trainer.same_commits import check_same_commits
 from s2l_nemo.trainer.stop import StopRequest
 from s2l_nemo.trainer.stored import (
     check_stores,
@@ -104,6 +105,7 @@ def build_trainer(cfg: Config, inputs: Inputs, stop: StopRequest) -> Trainer:
     tokenizer, stop_ids = learner.tokenizer, learner.stop_token_ids
     grader = make_grader(cfg.data, cfg.rewards)
     init_process_groups(cfg.model, collective_timeout_s(cfg.engine))
+    check_same_commits()
     run_dir, resumed = open_run_dir(cfg)
 
     def decode(token_ids: Sequence[int]) -> str:
@@ -129,12 +131,7 @@ def build_trainer(cfg: Config, inputs: Inputs, stop: StopRequest) -> Trainer:
         loss=PolicyLoss.of(cfg.algorithm, [one.name for one in explorers] if len(explorers) > 1 else []),
         validation=cfg.validation,
         checkpoint=cfg.checkpoint,
-        limits=Limits(
-            rollout.max_response_length,
-            pad_token_id(tokenizer),
-            cfg.model.tensor_model_parallel_size,
-            1 if cfg.model.micro_batch_tokens else cfg.model.micro_batch_size,
-        ),
+        limits=make_limits(cfg, pad_token_id(tokenizer)),
         run_seed=cfg.run.seed,
         schedule=make_schedule(cfg.algorithm.schedule, cfg.algorithm.steps),
         sampler=make_sampler(cfg, inputs, rollouts, sampling, progress),
@@ -153,6 +150,11 @@ def build_trainer(cfg: Config, inputs: Inputs, stop: StopRequest) -> Trainer:
         stop=stop,
         progress=progress,
     )
+
+
+def make_limits(cfg: Config, pad_id: int) -> Limits:
+    sequences = 1 if cfg.model.micro_batch_tokens else cfg.model.micro_batch_size
+    return Limits(cfg.rollout.max_response_length, pad_id, cfg.model.tensor_model_parallel_size, sequences)
 
 
 def make_sampler(

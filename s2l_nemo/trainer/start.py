@@ -40,6 +40,8 @@ def start(cfg: Config, models: Models) -> int:
     if os.environ.get("RANK", "0") == "0":  # one of torchrun's ranks is enough to say it
         check_run_dir(cfg.run.dir, cfg.run.resume, resolved_yaml(cfg))
     inputs = load_inputs(cfg, models)
+    for model in (models.learner, *filter(None, models.explorers)):
+        model.fetch()  # now that all fits; ranks and engines find it in the cache
 
     def run() -> None:
         preload()

@@ -4,8 +4,6 @@ import json
 import math
 import subprocess
 import sys
-import types
-from collections.abc import Iterator
 from pathlib import Path
 
 import pyarrow as pa
@@ -17,7 +15,7 @@ from hypothesis import strategies as st
 from s2l_nemo.config.schema import OnBadRow
 from s2l_nemo.data import sources
 from s2l_nemo.data.rows import Row, gold_text, read_rows
-from s2l_nemo.data.sources import is_hub_name, read_records
+from s2l_nemo.data.sources import read_records
 from s2l_nemo.errors import UserError
 
 GOOD = b'{"prompt": "a", "answer": "1"}'
@@ -202,71 +200,6 @@ def test_files_that_cannot_be_read_at_all(tmp_path: Path) -> None:
         read(tmp_path / "prompts.csv")
 
 
-@pytest.mark.parametrize(
-    ("name", "expected"),
-    [
-        ("BytedTsinghua-SIA/DAPO-Math-17k", True),
-        ("Hothan/OlympiadBench/OE_TO_maths_en_COMP@main:train[:10%]", True),
-        ("data/train.jsonl", False),
-        ("data/train.parquet", False),
-        ("train", False),
-        ("/data/train", False),
-        ("../a/b", False),
-        ("a/b c", False),
-    ],
-)
-def test_names_of_the_hub(name: str, expected: bool) -> None:
-    assert is_hub_name(name) is expected
-
-
-class Stream:
-    """A streamed data set of the hub."""
-
-    def __init__(self, builder: str, records: list[dict[str, object]]) -> None:
-        self.info = types.SimpleNamespace(builder_name=builder)
-        self._records = records
-
-    def __iter__(self) -> Iterator[dict[str, object]]:
-        yield from self._records
-        raise ConnectionError("the line is dead")
-
-
-@pytest.fixture
-def calls(monkeypatch: pytest.MonkeyPatch) -> list[tuple[object, ...]]:
-    """What `load_dataset` was asked for; it knows one data set."""
-    asked: list[tuple[object, ...]] = []
-
-    def load_dataset(path: str, name: str | None = None, **kwargs: object) -> Stream:
-        asked.append((path, name, kwargs))
-        if path == "some/absent":
-            raise FileNotFoundError(f"Dataset '{path}' doesn't exist\non the Hub")
-        return Stream("webdataset" if path == "some/pictures" else "parquet", [{"prompt": "a", "answer": 1}])
-
-    import datasets
-
-    monkeypatch.setattr(datasets, "load_dataset", load_dataset)
-    return asked
-
-
-def test_a_hub_data_set_is_streamed_and_runs_no_code(calls: list[tuple[object, ...]]) -> None:
-    rows = read_rows("some/set/config@abc:test", "prompt", "answer", OnBadRow.error, limit=1)
-    assert rows.rows == [Row(0, "a", "1", 1)]
-    assert calls == [("some/set", "config", {"split": "test", "revision": "abc", "streaming": True})]
-    with pytest.raises(UserError, match=r"some/set:1: no key 'gold'"):
-        read_rows("some/set", "prompt", "gold", OnBadRow.error)
-    assert calls[1] == ("some/set", None, {"split": "train", "revision": None, "streaming": True})
-
-
-@pytest.mark.usefixtures("calls")
-def test_errors_of_the_hub_are_one_line() -> None:
-    with pytest.raises(UserError, match=r"cannot read some/absent: .*Dataset 'some/absent' doesn't exist; correct"):
-        read_rows("some/absent", "prompt", "answer", OnBadRow.error)
-    with pytest.raises(UserError, match=r"some/pictures holds webdataset files; only parquet and json"):
-        read_rows("some/pictures", "prompt", "answer", OnBadRow.error)
-    with pytest.raises(UserError, match="the line is dead"):
-        read_rows("some/set", "prompt", "answer", OnBadRow.skip)
-
-
 def test_files_are_read_without_the_hub_library(tmp_path: Path) -> None:
     (tmp_path / "p.jsonl").write_bytes(GOOD)
     code = f"""
@@ -274,6 +207,6 @@ import sys
 from s2l_nemo.config.schema import OnBadRow
 from s2l_nemo.data.rows import read_rows
 assert read_rows({str(tmp_path / "p.jsonl")!r}, "prompt", "answer", OnBadRow.error).rows
-assert not {{"datasets", "torch", "transformers", "pyarrow"}} & set(sys.modules)
+assert not {{"datasets", "huggingface_hub", "torch", "transformers", "pyarrow"}} & set(sys.modules)
 """
     subprocess.run([sys.executable, "-c", code], check=True, cwd=Path(__file__).resolve().parents[2])

@@ -52,7 +52,7 @@ def test_a_new_directory_gets_config_and_versions(tmp_path: Path, resume: Resume
     assert checkpoint is None
     assert run_dir.config.read_text() == config()
     versions = json.loads(run_dir.versions.read_text())
-    assert set(versions) == {"python", "packages", "git"}
+    assert set(versions) == {"python", "packages", "git", "hub"}
     assert versions["packages"]["s2l_nemo"] == "0.1.0"
     assert versions["packages"]["torch"].startswith("2.")
     assert sorted(path.name for path in run_dir.path.iterdir()) == ["config.yaml", "versions.json"]

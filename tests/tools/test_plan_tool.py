@@ -115,8 +115,8 @@ def test_help_lists_the_options() -> None:
         (["conf=paper", "length=9999"], "length=9999 is more than rollout.max_response_length=4096"),
         (["conf=paper", "trainer.num_node=2"], "unknown key trainer.num_node=2"),
         (["conf=paper", "trainer.devices=3"], "cannot be shared by 3 data-parallel ranks"),
-        (["conf=paper", "model.path=no/such"], "model.path=no/such is not a folder"),
-        (["conf=paper", "explorers.a.path=no/such"], "explorers.a.path=no/such is not a folder"),
+        (["conf=paper", "model.path=no/such/model"], "model.path=no/such/model is not a folder"),
+        (["conf=paper", "explorers.a.path=no/such/model"], "explorers.a.path=no/such/model is not a folder"),
         (["conf=paper", "rollout.replay=s", "explorer.source=store"], "rollout.replay=s: nothing is sampled in such a"),
     ],
 )

@@ -106,26 +106,6 @@ def test_benchmarks_of_the_hub_become_files_of_the_evaluation(tmp_path: Path) ->
     assert not (tmp_path / "no.jsonl").exists()
 
 
-def test_the_hub_is_asked_for_the_named_data_set(tmp_path: Path) -> None:
-    fake = """
-import runpy, sys, types, datasets
-class Stream(list):
-    info = types.SimpleNamespace(builder_name="parquet")
-def load_dataset(path, name, split, revision, streaming):
-    assert (path, name, split, revision, streaming) == ("some/set", None, "train", None, True)
-    row = {"prompt": [{"role": "user", "content": "1+1?"}], "reward_model": {"ground_truth": "2"}}
-    return Stream([row, row])
-datasets.load_dataset = load_dataset
-sys.argv = ["tools/prepare_data.py", *sys.argv[1:]]
-runpy.run_path(sys.argv[0], run_name="__main__")
-"""
-    output = tmp_path / "train.jsonl"
-    done = run_process("-c", fake, "--source", "some/set", "--output", output, "--format", "dapo")
-    assert done.returncode == 0, done.stderr
-    assert json.loads(output.read_text())["prompt"] == "1+1?"
-    assert json.loads((tmp_path / "train.jsonl.manifest.json").read_text())["source_sha256"] is None
-
-
 def test_mistakes_are_one_line_and_write_nothing(dapo: Path, tmp_path: Path) -> None:
     folder = tmp_path / "out"
     folder.mkdir()

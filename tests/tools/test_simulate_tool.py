@@ -154,7 +154,7 @@ def test_help_lists_the_options() -> None:
         (["conf=paper", "gpus=[8]", "calibrate=[a]", "mfu=0.3"], "mfu=0.3 does nothing, because calibrate"),
         (["conf=paper", "trainer.num_node=2"], "unknown key trainer.num_node=2"),
         (["conf=paper", "trainer.num_nodes=2"], "trainer.num_nodes does nothing here: gpus= says"),
-        (["conf=paper", "gpus=[8]", "model.path=no/such"], "model.path=no/such is not a folder"),
+        (["conf=paper", "gpus=[8]", "model.path=no/such/x"], "model.path=no/such/x is not a folder"),
     ],
 )
 def test_mistakes_are_one_line(arguments: list[str], message: str) -> None:

@@ -90,6 +90,7 @@ def sample(cfg: SampleConfig) -> None:
 
     check_fits(folder, facts, read.prompts)  # before the model is loaded: mistakes show at once
     with contextlib.closing(make_grader(cfg.data, cfg.rewards)) as grader, claimed(folder, share):
+        model.fetch()
         engine = make_engine(cfg, model, precision, "cuda" if on_gpu else "cpu", share, folder)
         try:
             facts = replace(facts, weight_hash=engine.weight_hash())
