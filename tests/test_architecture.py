@@ -43,8 +43,8 @@ ROOMS: dict[str, set[str]] = {
     "planner.simulation": {"algorithm", "config", "engines", "errors", "fields", "models", "planner", "records"},
     "platform": {"errors"},
     "evaluation": {
-        "config", "data", "engines", "errors", "files", "measures", "models", "models.open", "records", "rewards",
-        "types",
+        "config", "data", "engines", "errors", "files", "measures", "models", "models.checkpoints",
+        "models.formats", "models.open", "records", "rewards", "types",
     },
     # a frozen explorer's rollouts: sampled ahead of training, and read in it
     "store": {"config", "engines", "errors", "files", "types"},
@@ -53,8 +53,8 @@ ROOMS: dict[str, set[str]] = {
         "rewards", "store", "types",
     },
     "trainer": {
-        "actor", "algorithm", "config", "data", "engines", "errors", "files", "measures", "models.open", "platform",
-        "records", "rewards", "store", "types",
+        "actor", "algorithm", "config", "data", "engines", "errors", "evaluation", "files", "measures", "models.open",
+        "platform", "records", "rewards", "store", "types",
     },
 }  # fmt: skip
 FOLDERS = ("s2l_nemo", "recipes", "tools", "benchmarks")

@@ -268,12 +268,24 @@ class ValidationConfig:
     prompts: int = key(256, "how many held-out prompts are asked", POSITIVE_COUNT, may_change=True)
     samples: int = key(4, "answers per prompt", POSITIVE_COUNT, may_change=True)
     temperature: float = key(1.0, "sampling temperature of validation; 0 is greedy", NON_NEGATIVE, may_change=True)
+    sets: list[str] = key(
+        list, "benchmarks that every validation asks besides, in their own mode (validation.options)", may_change=True
+    )
+    options: dict[str, Any] = key(
+        dict, "keys of one set, as validation.options.aime24.mode=think; see docs/evaluation.md", may_change=True
+    )
+    data: str = key("data/benchmarks", "folder of the benchmark files, BENCHMARK.jsonl", FOLDER, may_change=True)
 
 
 @dataclass
 class CheckpointConfig:
     every: int = key(10, "steps between checkpoints; the last step is always saved", POSITIVE_COUNT, may_change=True)
     keep: int = key(2, "newest checkpoints kept; 0: all", COUNT, may_change=True)
+    best: str | None = key(
+        None,
+        "metric of validations, such as validation/pass@1, by which the best checkpoint is saved and kept besides",
+        may_change=True,
+    )
 
 
 @dataclass

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from s2l_nemo.config.evaluation import Mode
+from s2l_nemo.config.asking import Mode
 from s2l_nemo.errors import UserError
 from s2l_nemo.evaluation.results import BenchmarkResult, Summary, read_result
 from s2l_nemo.measures.statistics import Interval
