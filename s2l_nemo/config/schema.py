@@ -274,7 +274,7 @@ class ValidationConfig:
     options: dict[str, Any] = key(
         dict, "keys of one set, as validation.options.aime24.mode=think; see docs/evaluation.md", may_change=True
     )
-    data: str = key("data/benchmarks", "folder of the benchmark files, BENCHMARK.jsonl", FOLDER, may_change=True)
+    data: str = key("data/benchmarks", "folder of the benchmark files, BENCHMARK.jsonl", may_change=True)
 
 
 @dataclass

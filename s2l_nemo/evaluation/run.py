@@ -31,7 +31,8 @@ from s2l_nemo.records.directory import RunDir
 from s2l_nemo.records.versions import versions
 
 if TYPE_CHECKING:
-    from s2l_nemo.evaluation.sampling import Plan, Sampler
+    from s2l_nemo.evaluation.plan import Plan
+    from s2l_nemo.evaluation.sampling import Sampler
 
 NOT_IDENTITY = ("dir", "rescore")  # of `evaluate`: where files are, not what is asked
 ENGINE_IDENTITY = ("kind", "tensor_parallel_size")  # of `engine`: what may change the last bits of log-probs

@@ -24,7 +24,7 @@ def best_checkpoint(run_dir: RunDir, metric: str) -> Best | None:
     """Of the complete checkpoints with a validation, the one with the largest value; of equal ones the earliest."""
     values = {line["step"]: line.get(metric) for line in read_metrics(run_dir.metrics)}
     steps = [checkpoint.step for checkpoint in complete_checkpoints(run_dir.checkpoints)]
-    scored = [Best(step, values[step]) for step in steps if values.get(step) is not None]
+    scored = [Best(step, value) for step in steps if (value := values.get(step)) is not None]
     return max(scored, key=lambda one: (one.value, -one.step), default=None)
 
 

@@ -50,7 +50,7 @@ def test_the_name_of_a_rescored_folder_is_its_own(tmp_path: Path, monkeypatch: p
         (["model=m", "evaluate.rescore=d"], ["model=m with evaluate.rescore=d"]),
         (["model=m", "bencmarks=[a]"], ["unknown key bencmarks=['a']", "nearest known key is benchmarks"]),
         (["model=m", "evaluate.max_token=3"], ["nearest known key is evaluate.max_tokens"]),
-        (["model=m", "evaluate=3"], ["evaluate is a section", "evaluate.dir"]),
+        (["model=m", "evaluate=3"], ["evaluate is a section", "evaluate.prompt"]),
         (["model=m", "benchmarks=null"], ["benchmarks=null", "expected list of text, [a,b]"]),
         (["model=m", "steps=some"], ["steps=[some]: give steps=all, or each step once"]),
         (["model=m", "steps=[all,1]"], ["steps=[all,1]"]),

@@ -20,6 +20,7 @@ METRIC = "validation/pass@1"
 
 def run_with(folder: Path, values: dict[int, float | None], saved: list[int]) -> RunDir:
     run_dir = RunDir(folder)
+    folder.mkdir(exist_ok=True)
     with MetricsWriter(run_dir) as writer:
         for step, value in values.items():
             writer.write(step, {**scripted_metrics(step), METRIC: value})
