@@ -44,6 +44,11 @@ class BenchmarkResult:
         """P."""
         return len(self.correct_PK)
 
+    @property
+    def named_subset(self) -> dict[str, str]:
+        """The key `subset` of both files; nothing if these are all problems."""
+        return {} if self.subset is None else {"subset": self.subset}
+
     def to_json(self) -> dict[str, Any]:
         """The content of BENCH.json."""
         limit = {} if self.max_tokens is None else {"max_tokens": self.max_tokens}
@@ -53,7 +58,7 @@ class BenchmarkResult:
             "mode": None if self.mode is None else self.mode.value,
             **limit,
             "problems": self.problems,
-            "subset": self.subset,
+            **self.named_subset,
             "samples": self.samples,
             "most_samples": self.most_samples,
             "without_predictions": self.without_predictions,
@@ -104,7 +109,7 @@ class BenchmarkResult:
             grader_errors=known["grader_errors"],
             correct_PK=rows,
             ids=ids,
-            subset=content.get("subset"),  # earlier versions did not say
+            subset=content.get("subset"),
         )
 
 
@@ -125,7 +130,7 @@ class Summary:
         benchmarks = {
             one.benchmark: {
                 "problems": one.problems,
-                "subset": one.subset,
+                **one.named_subset,
                 "samples": one.samples,
                 "pass@1": one.pass_at_1.mean,
                 f"pass@{one.samples}": one.pass_at_k[one.samples].mean,

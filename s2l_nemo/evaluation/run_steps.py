@@ -23,7 +23,7 @@ from s2l_nemo.evaluation.run import (
     read_question,
     sample_and_score,
 )
-from s2l_nemo.evaluation.steps import ALL, StepModel, models_of_run, prompts_of_steps, step_name, write_curve
+from s2l_nemo.evaluation.steps import ALL, StepCurve, StepModel, models_of_run, prompts_of_steps, step_name, write_curve
 from s2l_nemo.files import write_text_atomic
 from s2l_nemo.models.open import Model, open_model
 
@@ -43,6 +43,7 @@ def evaluate_steps(cfg: EvaluateConfig) -> None:
     folder = find_folder(root, name, identity)
     if folder is not None:
         folder = open_folder(folder, root, name, identity, out)
+    curve = None
     for step, model in models:
         digest = hash_model(model)
         if folder is not None and is_finished(question, folder.part(step_name(step.step)), step, digest):
@@ -55,10 +56,10 @@ def evaluate_steps(cfg: EvaluateConfig) -> None:
             sample_and_score(question, sampler, part, out)
         finally:
             sampler.close()
-        draw(folder, name, run)
+        curve = draw(folder, name, run)
     assert folder is not None  # there is a step
-    draw(folder, name, run)  # a kill may have left a picture without the last step
-    print_curve(out, write_curve(folder.result, name, prompts_of_steps(run)))
+    # If all was finished, a kill may have left a picture without the last step.
+    print_curve(out, curve or draw(folder, name, run))
     out.print(f"written to {folder.output} and {folder.result}", soft_wrap=True)
 
 
@@ -100,8 +101,9 @@ def open_part(folder: EvaluationFolder, step: StepModel, digest: str) -> Evaluat
     return part
 
 
-def draw(folder: EvaluationFolder, name: str, run: Path) -> None:
-    """Writes the curve of all steps that are finished, over steps and over prompts."""
+def draw(folder: EvaluationFolder, name: str, run: Path) -> StepCurve:
+    """Writes the curve of all steps that are finished, and draws it over steps and over prompts."""
     curve = write_curve(folder.result, name, prompts_of_steps(run))
     for axis in Axis:
         plot_steps([curve], axis, folder.result / f"curve_over_{axis.value}.png")
+    return curve

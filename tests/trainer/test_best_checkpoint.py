@@ -8,6 +8,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import pytest
+
 from s2l_nemo.config.schema import CheckpointConfig, ValidationConfig
 from s2l_nemo.trainer.stop import StopRequest
 from s2l_nemo.types import SampleRequest
@@ -32,6 +34,12 @@ def run_with(folder: Path, stop: StopRequest, **changes: Any) -> Run:
     }
     runs.append(run_of(folder, stop, replace(ALGORITHM, steps=7), by_learner=answer, **(settings | changes)))
     return runs[0]
+
+
+@pytest.fixture(autouse=True)
+def _no_plots(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Drawing takes seconds and is tested with the plots."""
+    monkeypatch.setattr("s2l_nemo.trainer.recorder.plot_run", lambda run_dir: [])
 
 
 def test_the_best_is_saved_when_it_is_found_and_kept_to_the_end(tmp_path: Path, stop: StopRequest) -> None:

@@ -54,7 +54,7 @@ def load(data: Path, *arguments: str) -> list[SetPrompts]:
 
 def test_each_set_has_its_own_mode_and_sampling(data: Path) -> None:
     sums, thought, letters = load(
-        data, "validation.sets=[sums,thought,commonsenseqa]", "validation.samples=5",
+        data, "validation.sets=[sums,thought,commonsenseqa]", "validation.samples=5", "rewards.answer=exact",
         "validation.options.thought={benchmark: sums, mode: think, k: 2, limit: 1, max_tokens: 90, prompt: released}",
         "validation.options.sums.temperature=0.3",
     )  # fmt: skip
