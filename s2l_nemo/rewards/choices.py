@@ -16,7 +16,7 @@ _STATED = re.compile(
 _MENTIONED = re.compile(
     r"(?<![A-Za-z])\(([A-Z])\)|(?:^|\n)\s*\*{0,2}([A-Z])\*{0,2}[.):](?![A-Za-z])|(?:^|\n)\s*\*{0,2}([A-Z])\*{0,2}\.?[^\S\n]*(?=\n|$)"
 )
-_ANOTHER = re.compile(r"[\s)}*$.,]*(?:(?:,|/|&|\bor\b|\band\b)[\s(*$]*)+[A-Z](?![A-Za-z'])")
+_ANOTHER = re.compile(r"[\s)}*$.,]*(?:(?:[,;/&]|\bor\b|\band\b)[\s(*$]*)+[A-Z](?![A-Za-z'])")
 _REFUTED = re.compile(r"[\s)}*$.:]*(?:is|was|seems|looks)?\s*(?:not\b|n't\b|wrong|incorrect|false)")
 _BOXED = re.compile(r"\(?([A-Za-z])(?:[).:]+(.*))?", re.DOTALL)
 _OTHER_LETTER = re.compile(rf"(?<![A-Za-z']){_ALONE}")

@@ -45,6 +45,7 @@ _COMMAND_END = r"(?![A-Za-z])"
 _SPACES = r"\\[,;:! ]|~|\\q?quad(?![A-Za-z])"
 _RELATION = r"[=<>]|\\(?:le|leq|leqslant|ge|geq|geqslant|lt|gt|ne|neq|in|approx)(?![A-Za-z])"
 _HAS_RELATION = re.compile(_RELATION)
+_WITHIN = re.compile(r"^[+*/^_=&)\]}]|(?:[+\-*/^_=(\[{&]|\\(?:cdot|times|text|frac|left))$")
 _STARTS_WITH_RELATION = re.compile(rf"\s*&?\s*(?:{_RELATION})")
 _LINES = re.compile(r"\\\\(?:\[[^\]]*\])?|\n")
 _SYSTEM = re.compile(
@@ -62,9 +63,10 @@ _SIZES_AND_SPACES: _Rewrites = [
     (re.compile(rf"\\(?:left|right|middle|[bB]igg?[lrm]?){_COMMAND_END}\s*\.?"), ""),
     (re.compile(rf"\\(?:(?:display|text|script)style|(?:no)?limits){_COMMAND_END}"), ""),
 ]
-_THOUSANDS = re.compile(r"(?<![\d.,])\d{1,3}(?:\s*(?:,\s*\\!|\{\s*,\s*(?:\\!)?\}|\\[,; ]|~| )\s*\d{3}(?!\d))+")
+_THOUSANDS = re.compile(r"(?<![\d.,])[1-9]\d{0,2}(?:\s*(?:,\s*\\!|\{\s*,\s*(?:\\!)?\}|\\[,; ]|~| )\s*\d{3}(?!\d))+")
 _AFTER_THOUSANDS: _Rewrites = [
     (re.compile(r"\s*\{,\}\s*"), ","),
+    (re.compile(r"(?<=[^\s,;&])[\s,;]*(?:\\q?quad\s*)+(?=[+-]?\d|[(\[]|[a-z]\s*=|\\(?:frac|sqrt))"), ", "),
     (re.compile(r"\\!"), ""),
     (re.compile(rf"(?:(?<!\\)(?:{_SPACES})|\s)+"), " "),
 ]
@@ -103,9 +105,9 @@ _NAMES: _Rewrites = [
     (re.compile(r"\\(?:lor|vee)(?![A-Za-z])"), " or "),
 ]
 _PLAIN_TEXT: _Rewrites = [
-    (re.compile(r"(?<=\d),\s+(?=\d{3}(?!\d))"), ";"),  # `3, 125` is a list, `3,125` may be one
-    (re.compile(r"\s*,?\s*(?<![A-Za-z\\])and(?![A-Za-z])\s*"), ", "),
+    (re.compile(r"\s*,?\s*(?<![A-Za-z\\])and(?![A-Za-z])\s*,?\s*"), ", "),
     (re.compile(r"\s*,?\s*(?<![A-Za-z\\])or(?![A-Za-z])\s*"), r"\\lor "),
+    (re.compile(r"(?<=\d),\s+(?=\d{3}(?!\d))"), ";"),  # `3, 125` is a list, `3,125` may be one
     (re.compile(r"\*\*"), "^"),
     (re.compile(r"(?<![\\A-Za-z])pi(?![A-Za-z])"), r"\\pi "),
     (re.compile(r"(?<![\\A-Za-z])(?:infinity|inf)(?![A-Za-z])|\\inf(?:ty|inity)(?![A-Za-z])"), r"\\infty "),
@@ -177,7 +179,7 @@ def _vulgar_fraction(match: re.Match[str]) -> str:
 
 
 def _joined_lines(text: str) -> str:
-    """Equations on several lines as a list. Other line ends are spaces, or commas if they are written as a TeX row."""
+    """Lines that stand for themselves as a list, others as one line. A TeX row always stands for itself."""
     if system := _SYSTEM.fullmatch(text.strip().strip("$").strip()):
         name, body = system.groups()
         if name not in ("array", "cases") or _all_related(_lines(body)):
@@ -187,13 +189,19 @@ def _joined_lines(text: str) -> str:
     lines = _lines(text)
     if any(_STARTS_WITH_RELATION.match(line) for line in lines[1:]):  # a chain that goes on
         return " ".join(line.replace("&", "") for line in lines)
-    if _all_related(lines) or r"\\" in text:
+    if all(_stands_alone(line) for line in lines) or r"\\" in text:
         return ", ".join(line.rstrip(",;. ") for line in lines)
     return " ".join(lines)
 
 
 def _lines(text: str) -> list[str]:
     return [line.strip() for line in _LINES.split(text) if line.strip()]
+
+
+def _stands_alone(line: str) -> bool:
+    """Whether a line neither begins nor ends within an expression."""
+    balanced = all(line.count(opening) == line.count(closing) for opening, closing in ("{}", "()", "[]"))
+    return (balanced or bool(_HAS_RELATION.search(line))) and not _WITHIN.search(line)
 
 
 def _all_related(lines: list[str]) -> bool:

@@ -16,7 +16,7 @@ _QUOTIENT = re.compile(
 _MIXED = re.compile(r"(?P<sign>[+-]?)(?P<whole>\d+) (?P<a>\d+)/(?P<b>\d+)")
 _SCIENTIFIC = re.compile(rf"({_NUMBER})(?:(?:\\times|\\cdot|\*)10\^\{{?|[eE])([+-]?\d{{1,3}})\}}?")
 _REPEATING = re.compile(r"([+-]?\d*\.\d*)\\(?:overline|bar)\{(\d+)\}")
-_THOUSANDS = re.compile(r"(?<![\d.,])\d{1,3}(?:,\d{3})+(?![\d,])")
+_THOUSANDS = re.compile(r"(?<![\d.,])[1-9]\d{0,2}(?:,\d{3})+(?![\d,])")
 
 
 def readings(text: str) -> tuple[str, ...]:

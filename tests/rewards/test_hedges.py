@@ -50,7 +50,7 @@ BOTH = [
 WORDS = [
     r"{}\text{{ is wrong}}", r"{} \text{{ maybe}}", "{} is wrong", "{} maybe", r"\text{{not }}{}", "not {}", "{}?",
     r"\text{{The answer is }}{}", r"{}\text{{ thousand}}", r"{}\text{{ million}}", r"{}\text{{ dozen}}",
-    r"{}\text{{ hundred}}", r"{}\text{{ halves}}", r"{}\text{{ less}}", r"{}\text{{ times}}", r"{}\text{{ too many}}",
+    r"{}\text{{ hundred}}", r"{}\text{{ halves}}", r"{}\text{{ less}}", r"{}\text{{ times as many}}", r"{}\text{{ too many}}",
     r"\neq {}", r"{}\text{{ or}}", r"{}\text{{ cm wrong}}", r"{}\text{{ minus one}}", r"{} \text{{ unless }} x=1",
     r"<{}", r"\ge {}", r"{}\ldots", r"{}\text{{ tens}}", "{} k", r"{}\text{{k}}", r"{}\mathrm{{k}}", r"{}\mathrm{{i}}",
     r"{}\mathbf{{j}}", r"{}\mathrm{{x}}", r"{}\vec{{a}}", r"{}+0q", r"{}+0\cdot\alpha", r"{} \text{{ approximately}}",
