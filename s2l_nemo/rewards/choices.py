@@ -14,13 +14,16 @@ _STATED = re.compile(
     rf"(?:\s|[*$(]|\\\(|\\text\{{|\b(?i:option|choice|letter)\b)*{_ALONE}"
 )
 _MENTIONED = re.compile(
+    rf"\b(?i:option|choice|letter|must be|go with|choose|pick|select)\s+[(*$]*{_ALONE}|"
     r"(?<![A-Za-z])\(([A-Z])\)|(?:^|\n)\s*\*{0,2}([A-Z])\*{0,2}[.):](?![A-Za-z])|(?:^|\n)\s*\*{0,2}([A-Z])\*{0,2}\.?[^\S\n]*(?=\n|$)"
 )
-_ANOTHER = re.compile(r"[\s)}*$.,]*(?:(?:[,;/&]|\bor\b|\band\b)[\s(*$]*)+[A-Z](?![A-Za-z'])")
+_ANOTHER = re.compile(
+    r"[\s)}*$.,]*(?:(?:[,;/&]|\bor\b|\band\b)[\s(*$]*)+[A-Z](?![A-Za-z'])|[)*$.]*[^\S\n]+\(?[A-Z]\)?[.\s]*(?:\n|$)"
+)
 _REFUTED = re.compile(r"[\s)}*$.:]*(?:is|was|seems|looks)?\s*(?:not\b|n't\b|wrong|incorrect|false)")
 _BOXED = re.compile(r"\(?([A-Za-z])(?:[).:]+(.*))?", re.DOTALL)
 _OTHER_LETTER = re.compile(rf"(?<![A-Za-z']){_ALONE}")
-_GOES_ON = re.compile(r"\s*(?:[,;/&+|(]|\\lor|\\text|\d?[a-z](?![a-z]))")
+_GOES_ON = re.compile(r"\s*(?:[,;/&+|(]|\\lor|\\text)")
 
 
 def extract_choice(text: str) -> str | None:

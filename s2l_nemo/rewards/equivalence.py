@@ -36,6 +36,7 @@ _INTEGER = re.compile(r"[a-z]\\in ?\\mathbb\{[ZN]\}(?:\^\+|_\+)?")
 _PREFIX = re.compile(rf"({VARIABLE.pattern})\\in ?")
 _CONSTANT = re.compile(r"(.*[^+\s])\+ ?(C|c|K|k|(?:C|c|K|k)_(?:\w|\{\w+\})|\\text\{constant\}|\\text\{const\.?\})")
 _TIME = re.compile(r"(\d{1,2}):([0-5]\d)(?::([0-5]\d))?")
+_LABEL_OF_POINT = re.compile(r"^[A-Z](?=\()")
 _LETTERS = re.compile(r"[A-Za-z]")
 
 
@@ -187,7 +188,7 @@ def _same(gold: str, answer: str) -> bool:
     if gold_rows is not None and rows is not None:
         same_shape = list(map(len, gold_rows)) == list(map(len, rows))
         return same_shape and _all_same([*chain.from_iterable(gold_rows)], [*chain.from_iterable(rows)])
-    left, right = structure.ordered(gold), structure.ordered(answer)
+    left, right = structure.ordered(gold), structure.ordered(_LABEL_OF_POINT.sub("", answer))
     if left is not None or right is not None:
         return left is not None and right is not None and left[0] == right[0] and _all_same(left[1], right[1])
     for separator in (UNEQUAL, COMPARISON):

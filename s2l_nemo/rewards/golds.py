@@ -15,7 +15,7 @@ from s2l_nemo.rewards.notation import canonical
 from s2l_nemo.rewards.plain_numbers import exact_number
 from s2l_nemo.rewards.quick import decide
 
-_HASHES = re.compile(r"\n####[ \t]*(\S[^\n]*)\s*$")
+_HASHES = re.compile(r"(?:^|\n)####[ \t]*(\S[^\n]*)\s*$")
 _ONE_IN_A_LIST = re.compile(r"\[\s*(?:\"([^\"]*)\"|'([^']*)')\s*\]")
 
 

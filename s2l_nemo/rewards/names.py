@@ -12,7 +12,7 @@ from s2l_nemo.rewards.notation import words
 from s2l_nemo.rewards.structure import VARIABLE
 
 _NEGATED = re.compile(r"not|never|except|n't|wrong|\\ne", re.IGNORECASE)
-_WORDS = re.compile(r"\\text\{[^{}]*\}|[A-Z]?[a-z]{3,}(?: [A-Za-z]+)*")
+_WORDS = re.compile(r"\\text\{[^{}]*\} ?(?:(?:\\[a-z]+ ?)?[A-Z]{1,4}|[a-z])?|[A-Z]?[a-z]{3,}(?: [A-Za-z]+)*")
 _SEGMENT = re.compile(
     r"(?:\\(?:angle|triangle|overline|widehat|overrightarrow|vec|hat|bar|mathbf) ?)?"
     r"\{?[A-Z]{1,4}\}?(?:_\w|_\{\\?\w+\})?'*"

@@ -21,7 +21,7 @@ def words(text: str) -> frozenset[str]:
     return frozenset(text.split())
 
 
-_PLAIN_NUMBER = re.compile(r"[+-]?\d+(?:\.\d+)?")
+_PLAIN_NUMBER = re.compile(r"[+-]?[0-9]+(?:\.[0-9]+)?")
 _SUPERSCRIPT = re.compile("[⁰¹²³⁴⁵⁶⁷⁸⁹⁻⁺ⁿ]+")
 _SUBSCRIPT = re.compile("[₀₁₂₃₄₅₆₇₈₉]+")
 _VULGAR = re.compile("(\\d?)([¼-¾⅐-⅞])")
@@ -54,6 +54,7 @@ _SYSTEM = re.compile(
     re.DOTALL,
 )
 _Rewrites = list[tuple[re.Pattern[str], str]]
+
 _DELIMITERS: _Rewrites = [
     (re.compile(r"\$\s*,\s*\$"), ", "),
     (re.compile(r"\\\$"), r"\\dollar "),
@@ -71,9 +72,10 @@ _AFTER_THOUSANDS: _Rewrites = [
     (re.compile(rf"(?:(?<!\\)(?:{_SPACES})|\s)+"), " "),
 ]
 _FONT = re.compile(
-    r"\\(text|mbox|textrm|textbf|textit|textsf|textnormal|mathrm|rm|mathbf|boldsymbol|bm|mathit|mathsf|operatorname)\*?"
+    r"\\(text|mbox|textrm|textbf|textit|textsf|textnormal|mathrm|rm|bf|mathbf|boldsymbol|bm|mathit|mathsf|operatorname)\*?"
     r"\s*\{((?:[^{}]|\{(?:[^{}]|\{[^{}]*\})*\})*)\}"
 )
+_OLD_FONT = re.compile(r"\\(rm|bf) *([A-Za-z0-9]+)")
 _FUNCTIONS = words(
     """
     sin cos tan cot sec csc arcsin arccos arctan sinh cosh tanh log ln exp gcd lcm max min det lim
@@ -114,16 +116,21 @@ _PLAIN_TEXT: _Rewrites = [
     (re.compile(r"(?<![\\A-Za-z])(sqrt|sin|cos|tan|cot|sec|csc|log|ln)(?=[ ({\d^_\\])"), r"\\\1"),
     (re.compile(r"(?<![\\A-Za-z])\\?exp\s*[({]([^(){}]*)[)}]"), r"e^{\1}"),
     (re.compile(r"\\sqrt\s*\(([^()]*)\)"), r"\\sqrt{\1}"),
-    (re.compile(r"(?<=\d) *(?:\\text\{ *)?thousands?(?![A-Za-z])(?: *\}(?!\^))? *"), r"\\times10^{3}"),
+    *[
+        (re.compile(rf"(?<=\d) *(?:\\text\{{ *)?{name}s?(?![A-Za-z])(?: *\}}(?!\^))? *"), rf"\\times10^{{{zeros}}}")
+        for name, zeros in (("thousand", 3), ("million", 6), ("billion", 9), ("trillion", 12))
+    ],
 ]
 _LAST: _Rewrites = [
     (re.compile(r"\^\s*\{?\s*\\circ(?![A-Za-z])\s*\}?\s*|\\degree(?![A-Za-z])\s*"), r"^\\circ "),
+    (re.compile(r"\^\\circ (?:\\text\{ ?)?C(?![A-Za-z])\}?"), r"\\text{celsius}"),
+    (re.compile(r"\^\\circ (?:\\text\{ ?)?F(?![A-Za-z])\}?"), r"\\text{fahrenheit}"),
     (re.compile(r"([\^_])\s*\{\s*(\w)\s*\}"), r"\1\2"),
     (re.compile(r"_\s*\{\s*\\text\{([^{}]*)\}\s*\}"), r"_{\1}"),
     # A space has a meaning between two words, between two numbers, and between a word and a number after it.
     (re.compile(r" +(?![A-Za-z0-9])|(?<![A-Za-z0-9]) +|(?<=\d) +(?=[A-Za-z])"), ""),
 ]
-_DOTTED = re.compile(r"(\d*\.\d*?)((?:\\dot\s*(?:\{\d\}|\d)|\d)*\\dot\s*(?:\{\d\}|\d))")
+_DOTTED = re.compile(r"(\d*\.\d*)(\\dot\s*(?:\{\d\}|\d)(?:\d*\\dot\s*(?:\{\d\}|\d))?)")
 _BASED = re.compile(r"\(?(-?)0*([0-9A-Z]*\d[0-9A-Z]*)\)?_(?:\{(\d+)\}|(\d))")
 _WHOLE_TEXT = re.compile(r"\\text\{([^{}]*)\}")
 _LETTER = re.compile(r"\(([A-Za-z])\)")
@@ -149,6 +156,7 @@ def canonical(answer: str) -> str:
     answer = _rewritten(_joined_lines(answer), _DELIMITERS + _SIZES_AND_SPACES)
     answer = _THOUSANDS.sub(lambda match: re.sub(r"\D", "", match.group()), answer)
     answer = _rewritten(answer, _AFTER_THOUSANDS)
+    answer = _OLD_FONT.sub(r"\\\1{\2}", answer)
     if "{" in answer:
         answer = _FONT.sub(_without_font, _FONT.sub(_without_font, answer))
     answer = _rewritten(answer, _NAMES + _PLAIN_TEXT)

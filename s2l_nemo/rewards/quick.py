@@ -18,6 +18,7 @@ _BASED = re.compile(r"-?[0-9A-Z]*\d[0-9A-Z]*_(?:\d|\{\d+\}|\d\d)")
 _COMMAND = re.compile(r"\\[A-Za-z]+|\\.")
 _WORD = re.compile(r"[A-Za-z]{3,}")
 _PLAIN_WORDS = re.compile(r"[A-Za-z][A-Za-z' -]+")
+_SHORT_WORDS = ("no", "on", "in", "up", "am", "pm", "ok", "so", "it", "we", "he")  # others are products: `xy`
 _NEGATION = re.compile(r"(?<![A-Za-z])(?:not|isn't|never|except|cannot)(?![A-Za-z])", re.IGNORECASE)
 _LETTER = re.compile(r"[A-Z]")
 _LABELLED = re.compile(r"\(([A-J])\)\s*(?![\s(A-Z)])(?![^()]*\([A-J]\))(.+)", re.DOTALL)
@@ -45,7 +46,7 @@ def _decide(gold: str, answer: str) -> bool | None:
         return True
     if not gold or not answer or max(len(gold), len(answer)) > MAX_SYMBOLIC or is_prose(gold):
         return False
-    if _PLAIN_WORDS.fullmatch(gold):
+    if _PLAIN_WORDS.fullmatch(gold) and (len(gold) > 2 or gold.lower() in _SHORT_WORDS):
         return gold.casefold() == answer.casefold()
     if bool(_NEGATION.search(gold)) != bool(_NEGATION.search(answer)):
         return False

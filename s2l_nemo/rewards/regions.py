@@ -85,7 +85,8 @@ def _single(text: str) -> _Named:
     for separator in (MEMBER, _NOT_IN, UNEQUAL):
         parts = structure.split(text, separator)
         if len(parts) == 2 and VARIABLE.fullmatch(parts[0]):
-            inner = sympy.FiniteSet(_real(parts[1])) if separator is UNEQUAL else _region(parts[1])[1]
+            values = [_real(value) for value in structure.members(parts[1])] if separator is UNEQUAL else []
+            inner = sympy.FiniteSet(*values) if separator is UNEQUAL else _region(parts[1])[1]
             return parts[0], inner if separator is MEMBER else sympy.Complement(sympy.S.Reals, inner)
     inner_text = structure.braced(text)
     if inner_text is not None:
