@@ -15,11 +15,10 @@ from s2l_nemo.config.schema import DataConfig, RewardsConfig
 from s2l_nemo.data.benchmarks import benchmark_kind
 from s2l_nemo.evaluation.raw import RawRow, json_line
 from s2l_nemo.evaluation.results import BenchmarkResult
-from s2l_nemo.evaluation.votes import merged
+from s2l_nemo.evaluation.votes import Classes, by_text, classes_of, merged
 from s2l_nemo.files import replacing
 from s2l_nemo.measures.statistics import Interval, bootstrap_mean, majority_P, mean, pass_at_k
-from s2l_nemo.rewards.answers import normalize_answer
-from s2l_nemo.rewards.grader import Grade, GradeItem, Grader, MathGrader, make_grader
+from s2l_nemo.rewards.grader import Grade, GradeItem, Grader, make_grader
 
 ROWS_AT_ONCE = 64  # problems graded in one batch; bounds memory, since responses may be long
 
@@ -30,16 +29,16 @@ class Graded:
 
     ids: list[int | str] = field(default_factory=list)
     correct: list[list[int]] = field(default_factory=list)
-    answers: list[list[str | None]] = field(default_factory=list)  # normalised, of equal values one
+    answers: list[list[str | None]] = field(default_factory=list)  # of equal values the first
     tokens: list[int] = field(default_factory=list)  # of all samples that have a count
     truncated: list[bool] = field(default_factory=list)  # of all samples that have a finish reason
     grader_errors: int = 0
 
-    def add(self, row: RawRow, grades: Sequence[Grade]) -> None:
+    def add(self, row: RawRow, grades: Sequence[Grade], classes: Classes = by_text) -> None:
         """Adds the grades of one problem. A check that failed counts as wrong, and so does a partial mark."""
         self.ids.append(row.id)
         self.correct.append([int(grade.reward is not None and grade.reward >= 1.0) for grade in grades])
-        self.answers.append([None if grade.answer is None else normalize_answer(grade.answer) for grade in grades])
+        self.answers.append(merged([grade.answer for grade in grades], self.correct[-1], classes))
         self.tokens += row.tokens or []
         self.truncated += [reason == "length" for reason in row.finish_reasons or []]
         self.grader_errors += sum(grade.reward is None for grade in grades)
@@ -59,16 +58,13 @@ def grade_rows(
 
     `say` hears after every batch how many problems have been graded.
     """
-    graded = Graded()
+    graded, classes = Graded(), classes_of(grader)
     rows = iter(rows)
     with replacing(output) as temporary, temporary.open("wb") as file:
         for batch in iter(lambda: list(islice(rows, ROWS_AT_ONCE)), []):
             for row, grades in _grade_batch(batch, grader):
-                graded.add(row, grades)
+                graded.add(row, grades, classes)
                 file.write(_graded_line(row, grades))
-            if isinstance(grader, MathGrader):
-                first = len(graded.ids) - len(batch)
-                graded.answers[first:] = merged(graded.answers[first:], graded.correct[first:], grader)
             if say is not None:
                 say(len(graded.ids))
     return graded

@@ -10,7 +10,7 @@ from s2l_nemo.config.asking import Mode, PromptStyle
 from s2l_nemo.config.evaluation import EvaluateConfig, check_evaluate_config, result_name
 from s2l_nemo.config.keys import all_keys
 from s2l_nemo.config.load import keys_text, load_values, presets, resolved_yaml
-from s2l_nemo.config.schema import AnswerKind
+from s2l_nemo.config.schema import AnswerKind, Extract
 from s2l_nemo.errors import UserError
 from s2l_nemo.models.precision import Precision
 
@@ -102,7 +102,7 @@ PRESETS = ROOT / "conf" / "evaluate"
 def test_every_preset_loads_and_says_what_it_is(name: str) -> None:
     cfg = load_values(["--config-name", name, "model=m"], EvaluateConfig, "usage", PRESETS)
     check_evaluate_config(cfg)
-    assert cfg.evaluate.prompt is PromptStyle.released
+    assert (cfg.evaluate.prompt, cfg.rewards.extract) == (PromptStyle.released, Extract.released)
     assert (PRESETS / f"{name}.yaml").read_text().startswith(("# Table ", "# Figure"))
 
 
