@@ -104,11 +104,11 @@ def read_curve(folder: Path) -> StepCurve:
     file = folder / FILE
     try:
         content: dict[str, Any] = json.loads(file.read_text(encoding="utf-8"))
-        steps = [(int(one["step"]), int(one["prompts"])) for one in content["steps"]]
-        name = str(content["name"])
+        places = [(int(one["step"]), int(one["prompts"])) for one in content["steps"]]
+        points = [CurvePoint(step, prompts, _results(folder / step_name(step))) for step, prompts in places]
+        return StepCurve(str(content["name"]), points)
     except (ValueError, KeyError, TypeError, OSError) as error:
         raise UserError(f"{file} is not as recipes/evaluate.py writes it ({error}): evaluate the run again") from None
-    return StepCurve(name, [CurvePoint(*one, _results(folder / step_name(one[0]))) for one in steps])
 
 
 def load_curves(paths: Sequence[Path]) -> list[StepCurve]:
@@ -126,5 +126,6 @@ def shared_steps(first: StepCurve, second: StepCurve) -> list[tuple[CurvePoint, 
 
 
 def _results(folder: Path) -> dict[str, BenchmarkResult]:
-    found = [read_result(file) for file in sorted(folder.glob("*.json")) if file.name != "summary.json"]
-    return {one.benchmark: one for one in found}
+    """In the order in which they were asked, which summary.json has."""
+    summary: dict[str, Any] = json.loads((folder / "summary.json").read_text(encoding="utf-8"))
+    return {name: read_result(folder / f"{name}.json") for name in summary["benchmarks"]}

@@ -149,8 +149,9 @@ def _pass_at_1(figure: Figure, series: _Series) -> None:
     if any(not math.isnan(low) for low in lows):
         axes.fill_between(steps, lows, highs, color=LEARNER, alpha=0.18, linewidth=0, label="95 % bootstrap interval")
     for name, color in series.validation_sets():
-        places = [(step, one) for step, one in zip(series.steps, series[f"validation/{name}/pass@1"], strict=True)
-                  if not math.isnan(one)]  # fmt: skip
+        before = series.summary.get(f"{name}/pass@1/before")
+        pairs = zip([0, *series.steps], [before, *series[f"validation/{name}/pass@1"]], strict=True)
+        places = [(step, value) for step, value in pairs if value is not None and not math.isnan(value)]
         axes.plot(*zip(*places, strict=True), marker="o", color=color, label=name, linewidth=1.2)
     axes.set(title="Held-out prompts", ylabel="pass@1")
     if steps:

@@ -28,7 +28,7 @@ from s2l_nemo.trainer.exchange import StepGroups
 from s2l_nemo.trainer.metrics import Metrics
 from s2l_nemo.trainer.progress import Progress
 from s2l_nemo.trainer.ranks import Ranks
-from s2l_nemo.trainer.validation import Validation, named_interval, read_correct, write_validation
+from s2l_nemo.trainer.validation import Validation, named_interval, read_correct, validation_file, write_validation
 from s2l_nemo.trainer.validation_sets import BenchmarkSet
 from s2l_nemo.types import Prompt
 
@@ -173,6 +173,7 @@ class Recorder:
             **named_interval("pass@1/difference", gain),
             "steps": steps,
             "seconds": seconds,
+            **self._of_sets(steps),
             **self._best(),
             **self.identity,
         }
@@ -183,6 +184,17 @@ class Recorder:
             f"difference {gain.mean:+.3f} (95 % paired bootstrap {gain.low:+.3f} to {gain.high:+.3f})"
         )
         self.say(f"summary {self.run_dir.summary}, {len(plots)} plots in {self.run_dir.plots}")
+
+    def _of_sets(self, steps: int) -> dict[str, float | None]:
+        """Before, after and gain of each benchmark that was asked both times, under its name."""
+        found: dict[str, float | None] = {}
+        for folder in sorted(path for path in self.run_dir.validation.iterdir() if path.is_dir()):
+            if all(validation_file(folder, step).is_file() for step in (0, steps)):
+                before_PK, after_PK = (read_correct(folder, step) for step in (0, steps))
+                found |= named_interval(f"{folder.name}/pass@1/before", bootstrap_mean(before_PK))
+                found |= named_interval(f"{folder.name}/pass@1/after", bootstrap_mean(after_PK))
+                found |= named_interval(f"{folder.name}/pass@1/difference", paired_bootstrap(before_PK, after_PK))
+        return found
 
     def _best(self) -> dict[str, Any]:
         metric = self.checkpoint.best

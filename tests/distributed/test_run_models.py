@@ -148,7 +148,7 @@ def test_every_step_and_the_curve(place: Place, whole: Mapping[str, object]) -> 
     (folder,) = (place.folder / "whole" / "result").iterdir()
     curve = read_curve(folder)
     assert [(point.step, point.prompts) for point in curve.points] == [(0, 0), (1, 4), (2, 8)]
-    assert all(list(point.results) == ["more", "sums"] for point in curve.points)
+    assert all(list(point.results) == ["sums", "more"] for point in curve.points)
     raw = [whole[f"output/run/{step}/sums_raw.jsonl"] for step in sorted(per_step)]
     assert len({str(one) for one in raw}) == TRAINED + 1  # other weights say other things
 

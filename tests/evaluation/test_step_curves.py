@@ -67,6 +67,7 @@ def test_a_panel_for_each_benchmark_and_runs_that_lack_one(tmp_path: Path, drawn
 def folder_of(path: Path, name: str, steps: dict[int, list[list[int]]]) -> Path:
     for step, correct_PK in steps.items():
         write(path / f"step_{step:06d}", content(correct_PK, name=name))
+        (path / f"step_{step:06d}" / "summary.json").write_text('{"benchmarks": {"aime24": {}}}')
     write_curve(path, name, {step: 10 * step for step in steps})
     return path
 

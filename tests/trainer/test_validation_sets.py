@@ -137,7 +137,9 @@ def test_metrics_by_set() -> None:
     assert validation_metrics(None, {"sums": 2, "greedy": 1}) == dict.fromkeys(found)
 
 
-def test_a_run_asks_its_sets_at_every_validation(tmp_path: Path, stop: StopRequest) -> None:
+def test_a_run_asks_its_sets_at_every_validation(
+    tmp_path: Path, stop: StopRequest, monkeypatch: pytest.MonkeyPatch
+) -> None:
     def answer(request: SampleRequest) -> Answer:
         return Answer((int(request.prompt_id != 40),), finish="length" if request.prompt_id == 41 else "stop")
 
@@ -159,4 +161,8 @@ def test_a_run_asks_its_sets_at_every_validation(tmp_path: Path, stop: StopReque
     assert [line["validation/mine/pass@1"] for line in metrics] == [None, 0.5, None, 0.5, 0.5]
     assert [line["validation/mine/truncated_fraction"] for line in metrics] == [None, 0.5, None, 0.5, 0.5]
     assert read_correct(run.run_dir.validation / "mine", 5) == [[0.0] * 3, [1.0] * 3]
+    monkeypatch.setattr("s2l_nemo.trainer.recorder.plot_run", lambda run_dir: [])
+    run.recorder.summarize(5)
+    summary = json.loads(run.run_dir.summary.read_text())
+    assert [summary[f"mine/pass@1/{moment}"] for moment in ("before", "after", "difference")] == [0.5, 0.5, 0.0]
     assert "  mine: pass@1 0.500 [0.000, 1.000] on 2 problems x 3" in run.lines()
