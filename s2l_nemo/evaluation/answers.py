@@ -8,7 +8,9 @@ from typing import Any
 import yaml
 
 from s2l_nemo.config.schema import AnswerKind
+from s2l_nemo.data.benchmarks import Benchmark
 from s2l_nemo.errors import UserError
+from s2l_nemo.rewards.golds import unreadable_gold
 
 CONFIG = "config.txt"
 
@@ -36,3 +38,16 @@ def check_answers(outputs: Path, wanted: AnswerKind) -> None:
             f"rewards.answer={wanted.value}, and {outputs / CONFIG} says {stated.value}: give rewards.answer="
             f"{stated.value}; to grade them as something else, copy the *_raw.jsonl files into a folder of their own"
         )
+
+
+def unreadable_golds(benchmark: Benchmark) -> str | None:
+    """One line about golds that no answer can equal; None if there are none."""
+    found = [(problem, unreadable_gold(problem.gold, benchmark.answer)) for problem in benchmark.problems]
+    faults = [(problem, fault) for problem, fault in found if fault is not None]
+    if not faults:
+        return None
+    problem, fault = faults[0]
+    return (
+        f"{benchmark.name}: {len(faults)} golds cannot be graded, so that every answer to them counts as wrong; the "
+        f"first is {problem.gold[:60]!r} of problem {problem.problem_id}: {fault}"
+    )

@@ -17,6 +17,7 @@ from s2l_nemo.config.evaluation import EvaluateConfig, result_name
 from s2l_nemo.config.load import resolved_yaml
 from s2l_nemo.data.benchmarks import Benchmark, load_benchmark
 from s2l_nemo.errors import UserError
+from s2l_nemo.evaluation.answers import unreadable_golds
 from s2l_nemo.evaluation.console import console, print_facts, print_results, progress
 from s2l_nemo.evaluation.figures import write_summary
 from s2l_nemo.evaluation.folder import EvaluationFolder, create_folder, find_folder, hash_model, lock_folder
@@ -76,6 +77,7 @@ def evaluate(cfg: EvaluateConfig) -> None:
     model = open_model("model", cfg.model)  # before torch is loaded: mistakes show at once
     question = read_question(cfg, benchmarks)
     print_facts(out, "Evaluation", facts(question))
+    print_notes(out, question)
     identity = make_identity(question, {"model": hash_model(model)})
     name, root = result_name(cfg), Path(cfg.evaluate.dir)
     folder = find_folder(root, name, identity)
@@ -211,6 +213,13 @@ def score_benchmark(cfg: EvaluateConfig, plan: Plan, folder: EvaluationFolder, o
     )
     write_json_atomic(figures, found.to_json())
     return found
+
+
+def print_notes(out: Console, question: Question) -> None:
+    """Says which golds cannot be graded. A reward function of one's own knows its own golds."""
+    if question.cfg.rewards.fn is None:
+        for note in filter(None, map(unreadable_golds, question.benchmarks)):
+            out.print(note, soft_wrap=True)
 
 
 def facts(question: Question) -> dict[str, object]:

@@ -19,6 +19,7 @@ from s2l_nemo.evaluation.run import (
     make_identity,
     make_sampler,
     open_folder,
+    print_notes,
     read_benchmarks,
     read_question,
     sample_and_score,
@@ -39,6 +40,7 @@ def evaluate_steps(cfg: EvaluateConfig) -> None:
     models = open_steps(run, cfg.steps, out)
     question = read_question(cfg, benchmarks)
     print_facts(out, "Evaluation", facts(question) | {"steps": ", ".join(str(one.step) for one, _ in models)})
+    print_notes(out, question)
     name, root, identity = result_name(cfg), Path(cfg.evaluate.dir), make_identity(question, {})
     folder = find_folder(root, name, identity)
     if folder is not None:

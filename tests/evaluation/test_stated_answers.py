@@ -9,8 +9,9 @@ import pytest
 import yaml
 
 from s2l_nemo.config.schema import AnswerKind
+from s2l_nemo.data.benchmarks import Benchmark, Problem
 from s2l_nemo.errors import UserError
-from s2l_nemo.evaluation.answers import check_answers, stated_answer
+from s2l_nemo.evaluation.answers import check_answers, stated_answer, unreadable_golds
 from s2l_nemo.evaluation.raw import read_raw
 from tests.commands import run_here
 
@@ -55,3 +56,14 @@ def test_an_empty_gold_is_named(tmp_path: Path, empty: str) -> None:
     folder = outputs(tmp_path / "o", None, [*ROWS[:1], {"question": "q", "answer": empty, "outputs": ["x"]}])
     with pytest.raises(UserError, match=r"mine_raw.jsonl:2: 'answer' is empty: no response can be right"):
         list(read_raw(folder / "mine_raw.jsonl"))
+
+
+def test_golds_that_no_answer_can_equal_are_named() -> None:
+    def benchmark(kind: AnswerKind, *golds: str) -> Benchmark:
+        return Benchmark("mine", kind, 9, tuple(Problem(n, "q", gold, "q") for n, gold in enumerate(golds)))
+
+    assert unreadable_golds(benchmark(AnswerKind.math, "1", r"\frac{1}{2}", "blue")) is None
+    assert unreadable_golds(benchmark(AnswerKind.choice, "A", "both", "b or c")) == (
+        "mine: 2 golds cannot be graded, so that every answer to them counts as wrong; the first is 'both' of problem "
+        "1: it is no letter"
+    )
