@@ -1,6 +1,8 @@
-"""Evaluates a model on the paper's benchmarks, or scores the responses of an earlier evaluation again.
+"""Evaluates a model, or each checkpoint of a run, or scores the responses of an earlier evaluation again.
 
     python recipes/evaluate.py model=PATH 'benchmarks=[aime24,math500]' mode=nothink k=16 [key=value ...]
+    python recipes/evaluate.py model=RUN steps=all [key=value ...]
+    python recipes/evaluate.py --config-name table_1 model=PATH [key=value ...]
     python recipes/evaluate.py evaluate.rescore=DIR [key=value ...]
 
 The same command continues an evaluation that was cut off.
@@ -28,12 +30,16 @@ from s2l_nemo.platform.launch import leave_on_signals  # noqa: E402
 def main(argv: list[str]) -> int:
     leave_on_signals("interrupted: the same command continues the evaluation")
     try:
-        cfg = load_values(argv, EvaluateConfig, __doc__ or "")
+        cfg = load_values(argv, EvaluateConfig, __doc__ or "", ROOT / "conf" / "evaluate")
         check_evaluate_config(cfg)
         if cfg.evaluate.rescore is not None:
             from s2l_nemo.evaluation.rescore import rescore
 
             rescore(cfg)
+        elif cfg.steps:
+            from s2l_nemo.evaluation.run_steps import evaluate_steps
+
+            evaluate_steps(cfg)
         else:
             from s2l_nemo.evaluation.run import evaluate
 

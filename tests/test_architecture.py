@@ -44,8 +44,8 @@ ROOMS: dict[str, set[str]] = {
     "planner.simulation": {"algorithm", "config", "engines", "errors", "fields", "models", "planner", "records"},
     "platform": {"errors"},
     "evaluation": {
-        "config", "data", "engines", "errors", "files", "hub", "measures", "models", "models.open", "records",
-        "rewards", "types",
+        "config", "data", "engines", "errors", "files", "hub", "measures", "models", "models.checkpoints",
+        "models.formats", "models.open", "records", "rewards", "types",
     },
     # a frozen explorer's rollouts: sampled ahead of training, and read in it
     "store": {"config", "engines", "errors", "files", "splitmix", "types"},
@@ -54,8 +54,8 @@ ROOMS: dict[str, set[str]] = {
         "rewards", "store", "types",
     },
     "trainer": {
-        "actor", "algorithm", "config", "data", "engines", "errors", "files", "hub", "measures", "models",
-        "models.open", "platform", "records", "rewards", "store", "types",
+        "actor", "algorithm", "config", "data", "engines", "errors", "evaluation", "files", "hub", "measures",
+        "models", "models.open", "platform", "records", "rewards", "store", "types",
     },
 }  # fmt: skip
 FOLDERS = ("s2l_nemo", "recipes", "tools", "benchmarks")

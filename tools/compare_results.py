@@ -3,7 +3,8 @@
     python tools/compare_results.py evaluations/result/grpo_20260101-120000 evaluations/result/s2l_20260101-130000
 
 Every other result is compared with the first. `+` and `-` mean that the 95 % interval excludes 0; `~` means that it
-does not.
+does not. Folders of runs (evaluate.py model=RUN steps=all) are compared step by step, and drawn over steps into
+FILE.png and over prompts into FILE_over_prompts.png.
 """
 
 from __future__ import annotations
@@ -21,6 +22,7 @@ from rich.table import Table
 from s2l_nemo.errors import UserError
 from s2l_nemo.evaluation.compare import Difference, differences, label, load_all
 from s2l_nemo.evaluation.console import console
+from s2l_nemo.evaluation.steps import is_curve, load_curves, shared_steps
 
 
 def main(argv: list[str]) -> int:
@@ -32,6 +34,9 @@ def main(argv: list[str]) -> int:
     try:
         if len(options.results) < 2:
             raise UserError("one result: give at least two to compare")
+        if any(map(is_curve, options.results)):
+            compare_runs(options.results, options.plot, options.seed)
+            return 0
         results = load_all(options.results)
         compared = [differences(results[0], other, options.seed) for other in results[1:]]
         out = console()
@@ -47,6 +52,30 @@ def main(argv: list[str]) -> int:
         print(f"error: {error}", file=sys.stderr)
         return 2
     return 0
+
+
+def compare_runs(paths: Sequence[Path], plot: Path | None, seed: int) -> None:
+    """The steps that every other run shares with the first, and the curves of all."""
+    strangers = [path for path in paths if not is_curve(path)]
+    if strangers:
+        raise UserError(
+            f"{strangers[0]} has no steps.json, and others have: compare runs with runs, models with models"
+        )
+    curves, out = load_curves(paths), console()
+    for other in curves[1:]:
+        shared = shared_steps(curves[0], other)
+        for first, second in shared:
+            found = differences(first.results, second.results, seed)
+            print_differences(out, f"{curves[0].name}", f"{other.name}, step {first.step}", found)
+        if not shared:
+            out.print(f"{curves[0].name} and {other.name} have no step in common", soft_wrap=True)
+    out.print("95 % intervals of paired bootstrap over problems; + and -: without 0, ~: with 0", style="dim")
+    if plot is not None:
+        from s2l_nemo.evaluation.curve_plots import Axis, plot_steps
+
+        for axis, path in ((Axis.steps, plot), (Axis.prompts, plot.with_stem(f"{plot.stem}_over_prompts"))):
+            plot_steps(curves, axis, path)
+            out.print(f"written to {path}", soft_wrap=True)
 
 
 def print_differences(out: Console, first: str, second: str, found: Sequence[Difference]) -> None:

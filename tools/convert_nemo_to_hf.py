@@ -1,8 +1,10 @@
 """Converts a NeMo or Megatron checkpoint to a Hugging Face folder that transformers, vLLM and TensorRT-LLM load.
 
     python tools/convert_nemo_to_hf.py --input runs/8b/final.nemo --output models/Qwen3-8B-S2L
+    python tools/convert_nemo_to_hf.py --input runs/8b/checkpoints/step_000040 --output models/Qwen3-8B-S2L-40
 
-The input may have been saved with any tensor and pipeline parallelism. It builds no model.
+A run's folder stands for its newest checkpoint. The input may have been saved with any tensor and pipeline parallelism.
+It builds no model.
 """
 
 from __future__ import annotations
@@ -19,11 +21,12 @@ from s2l_nemo.models.checkpoints.command import DTYPES, check_paths, parse_size,
 from s2l_nemo.models.checkpoints.open import open_checkpoint
 from s2l_nemo.models.checkpoints.to_hugging_face import HuggingFaceExport, tensors_of
 from s2l_nemo.models.families import AS_LLAMA
+from s2l_nemo.records.checkpoints import weights_of
 
 
 def main(argv: list[str]) -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--input", type=Path, required=True, help="NeMo folder, .nemo file or Megatron folder")
+    parser.add_argument("--input", type=Path, required=True, help="NeMo folder, .nemo file, Megatron folder, or a run")
     parser.add_argument("--output", type=Path, required=True, help="new Hugging Face folder")
     parser.add_argument("--as-llama", action="store_true", help="InternLM2.5 under Llama's names, for engines")
     parser.add_argument(
@@ -36,7 +39,10 @@ def main(argv: list[str]) -> int:
     check_paths(options.input, options.output, tar=False, force=options.force)
     if options.hf_files is not None:
         options.hf_files = Path(model_folder("--hf-files", str(options.hf_files), weights=False))
-    source = open_checkpoint(options.input, DTYPES.get(options.dtype), options.hf_files)
+    path = weights_of(options.input)
+    if path != options.input:
+        print(f"{options.input} is the folder of a run: its newest checkpoint is {path}")
+    source = open_checkpoint(path, DTYPES.get(options.dtype), options.hf_files)
     if options.as_llama and source.shape.engine_family != AS_LLAMA:
         raise UserError(
             f"--as-llama: {options.input} is a {source.shape.family} model, which is no Llama under other names: "

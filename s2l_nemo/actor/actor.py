@@ -257,9 +257,11 @@ class S2LActor(NLPAdapterModelMixin, MegatronGPTModel, AlignableGenerativeInterf
         return export_hugging_face(parameters, self.shape, family, self.refit_bucket_bytes, dtype)
 
     def save(self, folder: Path, trainer_state: dict[str, Any]) -> None:
-        """Writes a checkpoint to go on from (see `checkpoint.save`)."""
+        """Writes a checkpoint to go on from (see `checkpoint.save`), which `model.path` may name too."""
         self._restore_memory()
         checkpoint.save(self, folder, trainer_state)
+        if torch.distributed.get_rank() == 0:
+            export.write_hugging_face_files(folder, self._loaded)
 
     def load(self, folder: Path) -> dict[str, Any]:
         """Restores a checkpoint and returns its trainer state (see `checkpoint.load`).

@@ -22,12 +22,25 @@ from s2l_nemo.models.formats.output import new_output
 Buckets = Iterator[dict[str, torch.Tensor]]
 
 
-def add_hugging_face_files(nemo_file: Path, origin: Checkpoint) -> None:
-    """Adds the small Hugging Face files of `origin` to NeMo's own `.nemo`, so that `model.path` may name it."""
+def write_hugging_face_files(folder: Path, origin: Checkpoint) -> None:
+    """Writes the small Hugging Face files of `origin` into a checkpoint's folder, so that `model.path` may name it."""
+    for name, content in _beside_the_weights(origin).items():
+        path = folder / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(content)
+
+
+def _beside_the_weights(origin: Checkpoint) -> dict[str, bytes]:
+    """What a NeMo checkpoint of this model holds besides its weights, by name."""
     contents = {f"{HF_FILES}/{name}": region.read() for name, region in origin.hf_files.items()}
     contents[CONVERSION] = json.dumps({"redundant_output": origin.redundant_output}).encode()
+    return contents
+
+
+def add_hugging_face_files(nemo_file: Path, origin: Checkpoint) -> None:
+    """Adds the small Hugging Face files of `origin` to NeMo's own `.nemo`, so that `model.path` may name it."""
     with tarfile.open(nemo_file, "a:") as archive:
-        for name, content in contents.items():
+        for name, content in _beside_the_weights(origin).items():
             member = tarfile.TarInfo(f"./{name}")
             member.size = len(content)
             archive.addfile(member, io.BytesIO(content))

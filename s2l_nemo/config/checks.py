@@ -13,8 +13,9 @@ from s2l_nemo.algorithm.schedule import SCHEDULES, make_schedule
 from s2l_nemo.config.explorers import explorers_of
 from s2l_nemo.config.keys import all_keys
 from s2l_nemo.config.schema import Accelerator, Config, DrawOrder, ExplorerConfig, ExplorerFilter, ExplorerSource
+from s2l_nemo.config.validation import SetOptions, validation_metrics_of, validation_sets
 from s2l_nemo.engines.kinds import ENGINES
-from s2l_nemo.engines.options import Placement
+from s2l_nemo.engines.options import EngineConfig, Placement
 from s2l_nemo.errors import UserError
 from s2l_nemo.models.open import Model, open_model
 
@@ -34,6 +35,7 @@ def check_config(cfg: Config) -> None:
     _check_ahead(cfg)
     _check_replay(cfg)
     _check_logprobs(cfg)
+    _check_validation(cfg)
 
 
 def check_ranges(cfg: Any, schema: type, prefix: str = "") -> None:
@@ -396,4 +398,50 @@ def check_logprobs(section: str, top_p: float, top_k: int, kind: str) -> None:
         raise UserError(
             f"{key} with engine.kind={kind}: its log-probs are of all tokens, not of those that it samples among: "
             f"set {section}.top_p=1 and {section}.top_k=0, or another engine.kind"
+        )
+
+
+def _check_validation(cfg: Config) -> None:
+    room = cfg.rollout.max_prompt_length + cfg.rollout.max_response_length
+    for one in validation_sets(cfg):
+        check_ranges(one.options, SetOptions, f"{one.key}.")
+        if one.options.max_tokens is not None and one.options.max_tokens >= room:
+            raise UserError(
+                f"{one.key}.max_tokens={one.options.max_tokens} leaves no room for a prompt in the {room} tokens of an "
+                "engine (rollout.max_prompt_length + rollout.max_response_length): lower it"
+            )
+        if one.options.temperature == 0 and (one.options.k or cfg.validation.samples) > 1:
+            raise UserError(f"{one.key}.temperature=0: greedy samples are all equal, set {one.key}.k=1")
+    metric, known = cfg.checkpoint.best, validation_metrics_of(cfg)
+    if metric is not None and metric not in known:
+        raise UserError(f"checkpoint.best={metric} is no metric of a validation of this run: give {' or '.join(known)}")
+    if metric is not None and not cfg.validation.every:
+        raise UserError(f"checkpoint.best={metric} with validation.every=0: one validation has no best, raise it")
+
+
+def check_lone_engine(engine: EngineConfig) -> None:
+    """Raises UserError for keys that do not fit engines of a frozen model, without a trainer beside them."""
+    served = ENGINES[engine.kind].served
+    if engine.placement is not Placement.colocated or engine.learner_devices is not None:
+        raise UserError(
+            "engine.placement=separate and engine.learner_devices: there is no trainer and no learner here; name the "
+            "engine's GPUs with engine.explorer_devices"
+        )
+    if engine.explorer_devices is not None:
+        wanted = engine.replicas_per_node * engine.tensor_parallel_size
+        gpus = len(set(engine.explorer_devices.split(",")))
+        if not served or gpus != wanted:
+            raise UserError(
+                f"engine.explorer_devices={engine.explorer_devices} with engine.kind={engine.kind}: give servers "
+                f"{wanted} GPUs, engine.replicas_per_node x engine.tensor_parallel_size, or CUDA_VISIBLE_DEVICES to an "
+                "engine in this process"
+            )
+    if engine.python is not None and not served:
+        raise UserError(
+            f"engine.python={engine.python} with engine.kind={engine.kind}: only servers have an interpreter"
+        )
+    if engine.replicas_per_node > 1 and not served:
+        raise UserError(
+            f"engine.replicas_per_node={engine.replicas_per_node} with engine.kind={engine.kind}: this process holds "
+            "one engine; choose a kind that runs in servers"
         )

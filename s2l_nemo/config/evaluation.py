@@ -4,59 +4,54 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass, field
-from enum import Enum
 from pathlib import Path
 
-from s2l_nemo.config.checks import check_ranges
+from s2l_nemo.config.asking import Asking, Mode
+from s2l_nemo.config.checks import check_lone_engine, check_ranges
 from s2l_nemo.config.schema import RewardsConfig
+from s2l_nemo.engines.options import EngineConfig
 from s2l_nemo.errors import UserError
-from s2l_nemo.fields import COUNT, NON_NEGATIVE, POSITIVE_COUNT, SHARE, between, key
+from s2l_nemo.fields import COUNT, POSITIVE_COUNT, key
 from s2l_nemo.hub.names import Kind, hub_name
 from s2l_nemo.models.precision import Precision
 
 PAPER_BENCHMARKS = ("aime24", "aime25", "math500", "olympiadbench", "commonsenseqa")
 
 
-class Mode(str, Enum):
-    nothink = "nothink"
-    think = "think"
-
-
 @dataclass
-class EvaluateOptions:
+class EvaluateOptions(Asking):
     dir: str = key("evaluations", "output/NAME_TIME and result/NAME_TIME are written here")
     data: str = key("data/benchmarks", "folder of the benchmark files (tools/prepare_data.py), BENCHMARK.jsonl")
     rescore: str | None = key(None, "score the *_raw.jsonl files of this folder into its folder result; needs no model")
-    limit: int | None = key(None, "only the first problems of each benchmark", POSITIVE_COUNT)
-    instruction: bool = key(True, "ask for reasoning and a boxed answer after the question")
-    max_tokens: int | None = key(None, "tokens of a response; null: the benchmark's", POSITIVE_COUNT)
-    temperature: float | None = key(None, "sampling temperature; null: the mode's; 0 is greedy", NON_NEGATIVE)
-    top_p: float | None = key(
-        None, "sample among the likeliest tokens of this total probability; null: the mode's", SHARE
-    )
-    top_k: int | None = key(None, "sample among this many likeliest tokens; null: the mode's; 0: off", COUNT)
-    presence_penalty: float | None = key(
-        None, "taken off the logit of every token that the response holds; null: the mode's", between(-2, 2)
-    )
     batch_rows: int = key(64, "responses sampled at once; each reserves memory for all its tokens", POSITIVE_COUNT)
     precision: Precision | None = key(None, "number format of the model; null: bf16 on a GPU, else fp32")
 
 
 @dataclass
 class EvaluateConfig:
-    model: str | None = key(None, "a Hugging Face folder or name (owner/name), a NeMo folder or a .nemo file")
+    model: str | None = key(
+        None,
+        "a Hugging Face folder or name (owner/name), a NeMo folder, a .nemo file or a run's checkpoint; "
+        "with steps, the folder of a run",
+    )
+    steps: list[str] = key(
+        list, "of a run: all, or some such as [0,20,40]; 0 is the model that it started from; none: model is one model"
+    )
     benchmarks: list[str] = key(lambda: list(PAPER_BENCHMARKS), "the paper's, and any file of evaluate.data")
     mode: Mode = key(Mode.nothink, "sampling and chat template: without or with a thinking part")
     k: int | None = key(
-        None, "samples of each problem; null: 16, and all that there are with evaluate.rescore", POSITIVE_COUNT
+        None,
+        "samples of each problem; null: 16 (commonsenseqa: 4), and all that there are with evaluate.rescore",
+        POSITIVE_COUNT,
     )
     name: str | None = key(None, "name of the result; null: the model's or the folder's own")
     seed: int = key(1, "seed of samples and of bootstrap intervals", COUNT)
     evaluate: EvaluateOptions = field(default_factory=EvaluateOptions)
+    engine: EngineConfig = field(default_factory=EngineConfig)
     rewards: RewardsConfig = field(default_factory=RewardsConfig)
 
 
-DEFAULT_SAMPLES = 16
+_STEP = re.compile(r"\d{1,12}")
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._+-]*")
 
 
@@ -67,6 +62,8 @@ def check_evaluate_config(cfg: EvaluateConfig) -> None:
         raise UserError("model=null: give the model's path, or evaluate.rescore=DIR to score outputs that are there")
     if cfg.model is not None and cfg.evaluate.rescore is not None:
         raise UserError(f"model={cfg.model} with evaluate.rescore={cfg.evaluate.rescore}: rescoring needs no model")
+    _check_steps(cfg)
+    check_lone_engine(cfg.engine)
     if "summary" in cfg.benchmarks:
         raise UserError("benchmarks: summary.json is the name of another file; rename the benchmark 'summary'")
     if not cfg.benchmarks or len(set(cfg.benchmarks)) < len(cfg.benchmarks):
@@ -77,8 +74,19 @@ def check_evaluate_config(cfg: EvaluateConfig) -> None:
                 f"{name}={value} cannot name files: give {name} of letters, digits, '.', '_', '+' and '-', beginning "
                 "with a letter or digit"
             )
-    if cfg.evaluate.temperature == 0 and samples(cfg) > 1:
-        raise UserError(f"k={samples(cfg)} with evaluate.temperature=0: greedy samples are all equal, set k=1")
+    if cfg.evaluate.temperature == 0 and cfg.k != 1:
+        shown = "null" if cfg.k is None else cfg.k
+        raise UserError(f"k={shown} with evaluate.temperature=0: greedy samples are all equal, set k=1")
+
+
+def _check_steps(cfg: EvaluateConfig) -> None:
+    shown = ",".join(cfg.steps)
+    if cfg.steps and cfg.evaluate.rescore is not None:
+        raise UserError(f"steps=[{shown}] with evaluate.rescore={cfg.evaluate.rescore}: rescoring needs no model")
+    if list(cfg.steps) == ["all"]:
+        return
+    if not all(_STEP.fullmatch(one) for one in cfg.steps) or len(set(map(int, cfg.steps))) < len(cfg.steps):
+        raise UserError(f"steps=[{shown}]: give steps=all, or each step once, such as [0,20,40]")
 
 
 def result_name(cfg: EvaluateConfig) -> str:
@@ -88,8 +96,3 @@ def result_name(cfg: EvaluateConfig) -> str:
     if cfg.name is None and (named := hub_name(Kind.model, path)) is not None:
         return named.short
     return Path(path).resolve().name.removesuffix(".nemo") if cfg.name is None else cfg.name
-
-
-def samples(cfg: EvaluateConfig) -> int:
-    """K, the samples of each problem of a new evaluation."""
-    return DEFAULT_SAMPLES if cfg.k is None else cfg.k

@@ -21,6 +21,7 @@ from s2l_nemo.config.schema import Config
 from s2l_nemo.errors import UserError
 
 DEFAULT_CONFIG = "train_s2l"
+NO_GROUPS = ("evaluate",)  # folders of conf/ with presets of another command
 MAX_DEPTH = 20  # levels of a YAML file
 
 Schema = TypeVar("Schema")
@@ -41,14 +42,25 @@ def load_config(argv: list[str], conf_dir: Path) -> Config:
     return _build(Config, composed, overrides)
 
 
-def load_values(argv: list[str], schema: type[Schema], usage: str) -> Schema:
-    """Reads `[key=value ...]` into an OmegaConf object of type `schema`, without conf/; else as `load_config`.
+def load_values(argv: list[str], schema: type[Schema], usage: str, presets_dir: Path | None = None) -> Schema:
+    """Reads `[key=value ...]` into an OmegaConf object of type `schema`, without groups; else as `load_config`.
 
-    `usage` is what `--help` says before it lists the keys.
+    `usage` is what `--help` says before it lists the keys. With `presets_dir`, `--config-name NAME` takes its files.
     """
-    parser = _Parser("key=value pairs", lambda: usage.rstrip() + "\n" + keys_text(schema))
-    _, overrides = _split_overrides(parser.parse_intermixed_args(argv).overrides, {})
-    return _build(schema, {}, overrides)
+
+    def text() -> str:
+        named = [] if presets_dir is None else ["", "presets (--config-name):", *_described(presets_dir)]
+        return "\n".join([usage.rstrip(), *named]) + "\n" + keys_text(schema)
+
+    wanted = "key=value pairs" if presets_dir is None else "[--config-name NAME] and key=value pairs"
+    parser = _Parser(wanted, text)
+    if presets_dir is not None:
+        parser.add_argument("--config-name")
+    args = parser.parse_intermixed_args(argv)
+    _, overrides = _split_overrides(args.overrides, {})
+    name = getattr(args, "config_name", None)
+    composed = {} if name is None else _compose(cast(Path, presets_dir), name.removesuffix(".yaml"), [])
+    return _build(schema, composed, overrides)
 
 
 def typed(schema: type[Schema], values: Mapping[str, Any], section: str) -> Schema:
@@ -79,10 +91,10 @@ def help_text(conf_dir: Path) -> str:
     """Usage, presets, groups and every key with type, default and meaning."""
     lines = ["usage: python recipes/train_s2l.py [--config-name NAME] [group=choice ...] [key=value ...]", ""]
     lines += [f"presets (--config-name; default {DEFAULT_CONFIG}):"]
-    lines += [f"  {name:<28} {_first_comment(conf_dir / f'{name}.yaml')}" for name in presets(conf_dir)]
-    for group, choices in _groups(conf_dir).items():
+    lines += _described(conf_dir)
+    for group in _groups(conf_dir):
         lines += ["", f"{group}=NAME:"]
-        lines += [f"  {name:<28} {_first_comment(conf_dir / group / f'{name}.yaml')}" for name in choices]
+        lines += _described(conf_dir / group)
     return "\n".join(lines) + "\n" + keys_text(Config)
 
 
@@ -125,8 +137,12 @@ def _build(schema: type[Schema], composed: Mapping[Any, Any], overrides: list[Ov
 
 
 def _groups(conf_dir: Path) -> dict[str, list[str]]:
-    folders = sorted(path for path in conf_dir.iterdir() if path.is_dir())
+    folders = sorted(path for path in conf_dir.iterdir() if path.is_dir() and path.name not in NO_GROUPS)
     return {folder.name: sorted(path.stem for path in folder.glob("*.yaml")) for folder in folders}
+
+
+def _described(folder: Path) -> list[str]:
+    return [f"  {name:<28} {_first_comment(folder / f'{name}.yaml')}" for name in presets(folder)]
 
 
 def _first_comment(path: Path) -> str:
@@ -220,6 +236,8 @@ def _set(cfg: DictConfig, name: str, value: Any, schema: type) -> None:
     if key is None:
         raise UserError(f"unknown key {name}={value}: the nearest known key is {nearest_key(name, schema)}")
     refusal = UserError(f"{name}={'null' if value is None else value}: expected {key.expected()}")
+    if key.is_list and isinstance(value, str | int | float):
+        value = [value]  # a list of one needs no brackets
     if not _may_take(key, value):
         raise refusal
     try:

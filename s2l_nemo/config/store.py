@@ -5,10 +5,9 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass, field
 
-from s2l_nemo.config.checks import check_logprobs, check_ranges
+from s2l_nemo.config.checks import check_logprobs, check_lone_engine, check_ranges
 from s2l_nemo.config.schema import FOLDER, DataConfig, RewardsConfig
-from s2l_nemo.engines.kinds import ENGINES
-from s2l_nemo.engines.options import EngineConfig, Placement
+from s2l_nemo.engines.options import EngineConfig
 from s2l_nemo.errors import UserError
 from s2l_nemo.fields import COUNT, POSITIVE, POSITIVE_COUNT, SHARE, key
 from s2l_nemo.models.precision import Precision
@@ -79,29 +78,13 @@ def check_sample_config(cfg: SampleConfig) -> None:
     """Raises UserError for the first value that is out of range or does not fit the others. Reads no file."""
     check_ranges(cfg, SampleConfig)
     shard_of(cfg.shard)
-    engine, served = cfg.engine, ENGINES[cfg.engine.kind].served
+    engine = cfg.engine
     if engine.replicas_per_node != 1:
         raise UserError(
             f"engine.replicas_per_node={engine.replicas_per_node}: a job samples with one engine; start one job for "
             "each with shard=1/N to shard=N/N"
         )
-    if engine.placement is not Placement.colocated or engine.learner_devices is not None:
-        raise UserError(
-            "engine.placement=separate and engine.learner_devices: there is no trainer and no learner here; name the "
-            "engine's GPUs with engine.explorer_devices"
-        )
-    if engine.explorer_devices is not None:
-        gpus = len(set(engine.explorer_devices.split(",")))
-        if not served or gpus != engine.tensor_parallel_size:
-            raise UserError(
-                f"engine.explorer_devices={engine.explorer_devices} with engine.kind={engine.kind}: give a server's "
-                f"engine.tensor_parallel_size={engine.tensor_parallel_size} GPUs, or CUDA_VISIBLE_DEVICES to an engine "
-                "in this process"
-            )
-    if engine.python is not None and not served:
-        raise UserError(
-            f"engine.python={engine.python} with engine.kind={engine.kind}: only servers have an interpreter"
-        )
+    check_lone_engine(engine)
     check_logprobs("rollout", cfg.rollout.top_p, cfg.rollout.top_k, cfg.engine.kind)
 
 

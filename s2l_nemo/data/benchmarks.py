@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
-from itertools import islice
 from pathlib import Path
 from typing import NamedTuple
 
@@ -50,24 +49,28 @@ class Benchmark:
     answer: AnswerKind
     max_tokens: int
     problems: tuple[Problem, ...]
+    samples: int = 16  # of each problem
+    subset: str | None = None  # which of the file's problems these are; None: all
 
 
 class BenchmarkKind(NamedTuple):
-    """What the answers of a benchmark are, and how many tokens a response may have."""
+    """What the answers of a benchmark are, how many tokens a response may have, and how many samples a problem."""
 
     answer: AnswerKind
     max_tokens: int
+    samples: int = 16
 
 
-# Response tokens as in the paper's released evaluation.
+# Response tokens and samples as in the paper's released evaluation.
 BENCHMARKS: dict[str, BenchmarkKind] = {
     "aime24": BenchmarkKind(AnswerKind.math, 38_912),
     "aime25": BenchmarkKind(AnswerKind.math, 38_912),
     "math500": BenchmarkKind(AnswerKind.math, 32_768),
     "olympiadbench": BenchmarkKind(AnswerKind.math, 32_768),
-    "commonsenseqa": BenchmarkKind(AnswerKind.choice, 8_192),
+    "commonsenseqa": BenchmarkKind(AnswerKind.choice, 8_192, 4),
 }
 _OTHER_MAX_TOKENS = 32_768
+PROOF = "TP_"  # what the `source` of OlympiadBench's problems to prove begins with
 
 
 def benchmark_kind(name: str, other: AnswerKind) -> BenchmarkKind:
@@ -75,10 +78,12 @@ def benchmark_kind(name: str, other: AnswerKind) -> BenchmarkKind:
     return BENCHMARKS.get(name, BenchmarkKind(other, _OTHER_MAX_TOKENS))
 
 
-def load_benchmark(name: str, folder: Path, other: AnswerKind, limit: int | None = None) -> Benchmark:
-    """The first `limit` problems (all by default) of `folder/name.jsonl`. `other` is as in `benchmark_kind`.
+def load_benchmark(
+    name: str, folder: Path, other: AnswerKind, limit: int | None = None, *, proofs: bool = True
+) -> Benchmark:
+    """The first `limit` problems (all by default) of `folder/name.jsonl`, those to prove among them if `proofs`.
 
-    The folder may be a data set of the hub.
+    The folder may be a data set of the hub. `other` is as in `benchmark_kind`.
 
     Raises UserError if the file is missing or empty, or if a problem is malformed. It names the file and the line.
     """
@@ -89,18 +94,33 @@ def load_benchmark(name: str, folder: Path, other: AnswerKind, limit: int | None
             "question and answer in that folder; make it with tools/prepare_data.py --format benchmark, or set "
             "evaluate.data"
         )
-    answer, max_tokens = benchmark_kind(name, other)
+    answer, max_tokens, samples = benchmark_kind(name, other)
     problems: list[Problem] = []
-    for line, record in islice(read_records(str(path)), limit):
+    left_out = total = 0
+    for line, record in read_records(str(path)):
+        total += 1
         if isinstance(record, BadRow):
             raise UserError(f"{path}:{line}: {record.reason}")
+        is_proof = str(record.get("source", "")).startswith(PROOF)
+        left_out += is_proof and not proofs
+        if (is_proof and not proofs) or len(problems) == limit:
+            continue
         try:
-            problems.append(make_problem(len(problems), record, answer))
+            problems.append(make_problem(total - 1, record, answer))
         except ValueError as error:
             raise UserError(f"{path}:{line}: {error}") from error
     if not problems:
         raise UserError(f"{path} has no problems: write one JSON object a line")
-    return Benchmark(name, answer, max_tokens, tuple(problems))
+    subset = _subset(len(problems), total, left_out)
+    return Benchmark(name, answer, max_tokens, tuple(problems), samples, subset)
+
+
+def _subset(kept: int, total: int, proofs: int) -> str | None:
+    """In words, for results: `674 of 1,177, without proofs`."""
+    if kept == total:
+        return None
+    first = ", the first" if kept < total - proofs else ""
+    return f"{kept:,} of {total:,}{first}{', without proofs' if proofs else ''}"
 
 
 def make_problem(problem_id: int, record: Record, answer: AnswerKind) -> Problem:

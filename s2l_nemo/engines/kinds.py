@@ -47,6 +47,7 @@ class EngineKind:
     reserves_kv_memory: bool = False  # the KV cache takes engine.memory_fraction of a GPU, and bounds the rows
     counts_gpus: bool = False  # it reads CUDA_VISIBLE_DEVICES as numbers, and knows no UUID and no MIG device
     releases_memory_on_sleep: bool = False  # the actor trains in the memory of sleeping engines
+    hugging_face_only: bool = False  # it reads no other format than Hugging Face folders
     renormalises_logprobs: bool = True  # log-probs under top-p and top-k are of the tokens that these leave
 
     def __post_init__(self) -> None:
@@ -74,6 +75,7 @@ ENGINES: Registry[EngineKind] = Registry(
             reserves_kv_memory=True,
             counts_gpus=True,  # Ray's workers
             releases_memory_on_sleep=True,
+            hugging_face_only=True,
             renormalises_logprobs=False,
         ),
         "vllm": EngineKind(
@@ -82,6 +84,7 @@ ENGINES: Registry[EngineKind] = Registry(
             tensor_parallel=True,
             reserves_kv_memory=True,
             releases_memory_on_sleep=True,
+            hugging_face_only=True,
         ),
     },
 )

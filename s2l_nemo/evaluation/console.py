@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
@@ -11,6 +11,7 @@ from rich.table import Table
 from rich.text import Text
 
 from s2l_nemo.evaluation.results import BenchmarkResult, Summary
+from s2l_nemo.evaluation.steps import StepCurve
 from s2l_nemo.measures.statistics import Interval
 
 PLAIN_WIDTH = 120  # columns where the output is not a terminal
@@ -51,6 +52,15 @@ def progress_bar(out: Console, *, before: str = "", after: str = "") -> Progress
     )
 
 
+def progress(out: Console, benchmark: str, problems: int) -> Callable[[int], None]:
+    """Prints a line for every batch of problems that has been graded, so that a log shows it too."""
+
+    def say(graded: int) -> None:
+        out.print(f"{benchmark}  {graded:>{len(str(problems))}}/{problems} problems graded")
+
+    return say
+
+
 def print_results(out: Console, summary: Summary) -> None:
     """Prints one line for each benchmark. Intervals are 95 % over problems."""
     table = Table(
@@ -80,8 +90,28 @@ def print_results(out: Console, summary: Summary) -> None:
             out.print(note, soft_wrap=True)
 
 
+def print_curve(out: Console, curve: StepCurve) -> None:
+    """Prints a line for each step: pass@1 of each benchmark with its 95 % interval over problems."""
+    table = Table(
+        title=f"{curve.name}: pass@1 (95 %)", title_style="bold", title_justify="left", box=None, pad_edge=False,
+        padding=(0, 2, 0, 0),
+    )  # fmt: skip
+    table.add_column("step", justify="right")
+    table.add_column("prompts", justify="right")
+    benchmarks = list(dict.fromkeys(name for point in curve.points for name in point.results))
+    for name in benchmarks:
+        table.add_column(name, justify="right")
+    for point in curve.points:
+        found = [point.results.get(name) for name in benchmarks]
+        shown = ["-" if one is None else _interval(one.pass_at_1) for one in found]
+        table.add_row(str(point.step), f"{point.prompts:,}", *shown)
+    out.print(table)
+
+
 def _notes(one: BenchmarkResult) -> list[str]:
     notes = []
+    if one.subset is not None:
+        notes.append(f"{one.benchmark}: {one.subset}")
     if one.most_samples > one.samples:
         notes.append(
             f"{one.benchmark}: problems have {one.samples} to {one.most_samples} samples, so pass@k goes up to k = "

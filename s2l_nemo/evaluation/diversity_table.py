@@ -9,7 +9,6 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-import yaml
 from rich.progress import track
 from rich.table import Table
 
@@ -17,6 +16,7 @@ from s2l_nemo.config.diversity import DiversityConfig
 from s2l_nemo.config.schema import AnswerKind, RewardsConfig
 from s2l_nemo.data.benchmarks import benchmark_kind
 from s2l_nemo.errors import UserError
+from s2l_nemo.evaluation.answers import config_of, stated_answer
 from s2l_nemo.evaluation.raw import SUFFIX, read_raw
 from s2l_nemo.measures.diversity import Samples, diversity_P
 from s2l_nemo.measures.statistics import Interval, bootstrap_mean
@@ -79,7 +79,7 @@ def measure(cfg: DiversityConfig) -> list[DiversityRow]:
     names = [re.sub(r"_\d{8}-\d{6}$", "", run.resolve().name) for run in runs]
     if len({*names}) < len(names):
         names = [run.resolve().name for run in runs]
-    kind = benchmark_kind(benchmark, _answer_of(runs)).answer
+    kind = benchmark_kind(benchmark, cfg.answer or _stated(runs)).answer
     return [_measure_run(name, benchmark, kind, one, tokenizer) for name, one in zip(names, outputs, strict=True)]
 
 
@@ -128,26 +128,15 @@ def _common_benchmark(runs: Sequence[Path]) -> str:
 def _tokenizer_of(runs: Sequence[Path]) -> str:
     """The model of the first run whose configuration names one that is still there."""
     for run in runs:
-        model = _config_of(run).get("model")
+        model = config_of(run).get("model")
         if isinstance(model, str) and Path(model).exists():
             return model
     raise UserError(f"no config.txt in {', '.join(map(str, runs))} names a model that exists: give tokenizer=PATH")
 
 
-def _answer_of(runs: Sequence[Path]) -> AnswerKind:
-    """`rewards.answer` of the first run whose configuration says it, else its default."""
-    for run in runs:
-        rewards = _config_of(run).get("rewards")
-        if isinstance(rewards, dict) and rewards.get("answer") in AnswerKind.__members__:
-            return AnswerKind[rewards["answer"]]
-    return RewardsConfig().answer
-
-
-def _config_of(run: Path) -> dict[str, Any]:
-    """What the evaluation's config.txt says; nothing if there is none, as beside outputs of other programs."""
-    path = run / "config.txt"
-    config = yaml.safe_load(path.read_text(encoding="utf-8")) if path.is_file() else None
-    return config if isinstance(config, dict) else {}
+def _stated(runs: Sequence[Path]) -> AnswerKind:
+    """What the first run whose configuration says it says, else the default of `rewards.answer`."""
+    return next((stated for run in runs if (stated := stated_answer(run)) is not None), RewardsConfig().answer)
 
 
 def _read_outputs(path: Path, samples: int) -> _Outputs:

@@ -16,6 +16,10 @@ import yaml
 
 from s2l_nemo.errors import UserError
 from s2l_nemo.files import TEMPORARY, write_text_atomic
+from s2l_nemo.models.formats.rows import blocks
+from s2l_nemo.models.layout import entries
+from s2l_nemo.models.open import Model
+from s2l_nemo.records.checkpoints import MARKER
 
 TIME_FORMAT = "%Y%m%d-%H%M%S"
 _TIME = re.compile(r"\d{8}-\d{6}")
@@ -28,6 +32,10 @@ class EvaluationFolder:
 
     root: Path
     folder_name: str
+
+    def part(self, name: str) -> EvaluationFolder:
+        """The same for one of several models: folders inside of these."""
+        return EvaluationFolder(self.root, f"{self.folder_name}/{name}")
 
     @property
     def output(self) -> Path:
@@ -101,8 +109,28 @@ def lock_folder(folder: EvaluationFolder) -> None:
             f"{folder.output} is being written by another process: wait for it, or give another name"
         ) from None
     folder.result.mkdir(parents=True, exist_ok=True)
-    for leftover in (*folder.output.glob(f"{TEMPORARY}*"), *folder.result.glob(f"{TEMPORARY}*")):
+    for leftover in (*folder.output.rglob(f"{TEMPORARY}*"), *folder.result.rglob(f"{TEMPORARY}*")):
         leftover.unlink()
+
+
+def hash_model(model: Model) -> str:
+    """What tells the model from others, as lowercase hex: SHA-256 over its files.
+
+    A run's checkpoint has an optimizer too. There it is taken over weights and small Hugging Face files.
+    """
+    model.fetch()
+    path = Path(model.path)
+    if not (path / MARKER).is_file():
+        return hash_files(path)
+    digest = hashlib.sha256()
+    for name, region in sorted(model.checkpoint.hf_files.items()):
+        digest.update(f"{name} {region.size}\n".encode(errors="surrogateescape"))
+        digest.update(region.read())
+    for entry in entries(model.shape):
+        digest.update(f"{entry.tensor} {model.checkpoint.dtype}\n".encode())
+        for block in blocks(model.checkpoint.rows(entry), _READ_AT_ONCE):
+            digest.update(block)
+    return digest.hexdigest()
 
 
 def hash_files(path: Path) -> str:

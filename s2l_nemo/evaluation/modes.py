@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import asdict, dataclass, replace
 
-from s2l_nemo.config.evaluation import EvaluateOptions, Mode
+from s2l_nemo.config.asking import Asking, Mode
 
 
 @dataclass(frozen=True)
@@ -23,7 +23,7 @@ MODES = {
 }
 
 
-def settings(mode: Mode, options: EvaluateOptions) -> Settings:
+def settings(mode: Mode, options: Asking) -> Settings:
     """The mode's settings, but for those that the user gave."""
     given = {name: getattr(options, name) for name in asdict(MODES[mode])}
     return replace(MODES[mode], **{name: value for name, value in given.items() if value is not None})

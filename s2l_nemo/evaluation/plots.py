@@ -46,7 +46,7 @@ def plot_pass_at_k(results: Sequence[BenchmarkResult], path: Path) -> None:
     from matplotlib.figure import Figure
 
     benchmarks = list(dict.fromkeys(result.benchmark for result in results))
-    looks = _looks([result.name for result in results])
+    look_of = looks([result.name for result in results])
     columns = len(benchmarks) if len(benchmarks) <= 3 else (len(benchmarks) + 1) // 2
     rows = -(-len(benchmarks) // columns)
     is_free = len(benchmarks) < rows * columns  # the last panel of the grid
@@ -56,14 +56,14 @@ def plot_pass_at_k(results: Sequence[BenchmarkResult], path: Path) -> None:
         lines: dict[str, Line2D] = {}
         for index, (axes, benchmark) in enumerate(zip(panels, benchmarks, strict=False)):
             shown = [result for result in results if result.benchmark == benchmark]
-            lines |= _curves(axes, shown, looks)
-            axes.set_title(TITLES.get(benchmark, _label(benchmark)))
+            lines |= _curves(axes, shown, look_of)
+            axes.set_title(TITLES.get(benchmark, label(benchmark)))
             axes.set_title(f"{shown[0].problems:,} problems", loc="right", **SMALL)
             axes.set_ylabel("pass@k (%)" if index % columns == 0 else "")
             axes.set_xlabel("samples k" if index + columns >= len(benchmarks) else "")
         legend: dict[str, Any] = {
-            "handles": [lines[name] for name in looks],
-            "labels": [_label(name) for name in looks],
+            "handles": [lines[name] for name in look_of],
+            "labels": [label(name) for name in look_of],
             "title": "bands: 95 % bootstrap\nintervals over problems",
             "title_fontproperties": {"size": 9},
             "alignment": "left",
@@ -73,7 +73,7 @@ def plot_pass_at_k(results: Sequence[BenchmarkResult], path: Path) -> None:
             panels[-1].legend(loc="center left", **legend)
         else:
             figure.legend(loc="outside right center", **legend)
-        _save(figure, path)
+        save(figure, path)
 
 
 def plot_diversity(rows: Sequence[DiversityRow], path: Path) -> None:
@@ -85,14 +85,14 @@ def plot_diversity(rows: Sequence[DiversityRow], path: Path) -> None:
     from matplotlib.figure import Figure
     from matplotlib.ticker import MaxNLocator
 
-    looks = _looks([row.name for row in rows])
+    look_of = looks([row.name for row in rows])
     with matplotlib.rc_context(STYLE):
         figure = Figure(figsize=(9.0, 1.6 + 0.42 * len(rows)))
         for axes, (metric, (title, direction)) in zip(
             figure.subplots(1, 3, sharey=True), DIVERSITY.items(), strict=True
         ):
             for height, row in enumerate(rows):
-                _interval(axes, getattr(row, metric), height, looks[row.name]["color"])
+                _interval(axes, getattr(row, metric), height, look_of[row.name]["color"])
             axes.set_title(title)
             axes.set_xlabel(direction, **SMALL)
             axes.set_ylim(len(rows) - 0.5, -0.6)
@@ -100,18 +100,18 @@ def plot_diversity(rows: Sequence[DiversityRow], path: Path) -> None:
             axes.grid(visible=False, axis="y")
             axes.tick_params(axis="y", length=0)
             axes.spines["left"].set_visible(False)
-            axes.set_yticks(range(len(rows)), [_label(row.name) for row in rows])
+            axes.set_yticks(range(len(rows)), [label(row.name) for row in rows])
             axes.xaxis.set_major_locator(MaxNLocator(4))
         first = rows[0]
         figure.supxlabel(
-            f"{TITLES.get(first.benchmark, _label(first.benchmark))}, {first.problems} problems, K = "
+            f"{TITLES.get(first.benchmark, label(first.benchmark))}, {first.problems} problems, K = "
             f"{first.samples} samples; lines are 95 % bootstrap intervals over problems",
             fontsize=9,
         )
-        _save(figure, path)
+        save(figure, path)
 
 
-def _looks(names: Sequence[str]) -> dict[str, dict[str, Any]]:
+def looks(names: Sequence[str]) -> dict[str, dict[str, Any]]:
     """Colour, marker and dashes of every model, the same in all panels."""
     return {
         name: {
@@ -123,12 +123,12 @@ def _looks(names: Sequence[str]) -> dict[str, dict[str, Any]]:
     }
 
 
-def _curves(axes: Axes, results: Sequence[BenchmarkResult], looks: Mapping[str, dict[str, Any]]) -> dict[str, Line2D]:
+def _curves(axes: Axes, results: Sequence[BenchmarkResult], look_of: Mapping[str, dict[str, Any]]) -> dict[str, Line2D]:
     """Draws a panel and returns the line of every model in it."""
     lines: dict[str, Line2D] = {}
     ticks: set[int] = set()
     for result in results:
-        look = looks[result.name]
+        look = look_of[result.name]
         ks = sorted(result.pass_at_k)
         bands = [result.pass_at_k[k] for k in ks]
         mean, low, high = ([100 * value for value in side] for side in zip(*bands, strict=True))
@@ -144,7 +144,7 @@ def _curves(axes: Axes, results: Sequence[BenchmarkResult], looks: Mapping[str, 
     return lines
 
 
-def _label(text: str) -> str:
+def label(text: str) -> str:
     """As matplotlib shows it unchanged: `$` would begin a formula, a leading `_` hides an entry of a legend."""
     text = text.replace("$", r"\$")
     return f" {text}" if text.startswith("_") else text
@@ -156,7 +156,7 @@ def _interval(axes: Axes, band: Interval, height: int, color: str) -> None:
     axes.annotate(f"{band.mean:.3f}", (band.mean, height), (0, 7), textcoords="offset points", ha="center", fontsize=9)
 
 
-def _save(figure: Figure, path: Path) -> None:
+def save(figure: Figure, path: Path) -> None:
     """Replaces the picture as a whole."""
     with replacing(path) as temporary:
         figure.savefig(temporary, format="png")

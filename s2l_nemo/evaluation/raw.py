@@ -99,6 +99,8 @@ def _row(record: dict[str, Any], index: int) -> RawRow:
         answer = gold_text(record["answer"])
     except ValueError as error:
         raise ValueError(f"'answer': {error}") from None
+    if not answer.strip():
+        raise ValueError("'answer' is empty: no response can be right; give the answer or remove the row")
     tokens, reasons = (_per_output(record.get(key), kind, len(outputs)) for key, kind in _PER_OUTPUT)
     return RawRow(row_id, question, answer, outputs, tokens, reasons)
 

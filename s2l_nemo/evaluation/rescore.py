@@ -8,7 +8,8 @@ from pathlib import Path
 
 from s2l_nemo.config.evaluation import EvaluateConfig, result_name
 from s2l_nemo.errors import UserError
-from s2l_nemo.evaluation.console import console, print_results
+from s2l_nemo.evaluation.answers import check_answers
+from s2l_nemo.evaluation.console import console, print_results, progress
 from s2l_nemo.evaluation.figures import write_summary
 from s2l_nemo.evaluation.raw import SUFFIX, RawRow, read_raw
 from s2l_nemo.evaluation.results import BenchmarkResult, Summary
@@ -27,22 +28,23 @@ def rescore(cfg: EvaluateConfig) -> None:
     files = {path.name.removesuffix(SUFFIX): path for path in sorted(folder.glob(f"*{SUFFIX}"))}
     if not files:
         raise UserError(f"evaluate.rescore={folder}: it has no file *{SUFFIX}; give a folder output/NAME_TIME")
-    for path in files.values():
-        _check(path, cfg.k)
+    check_answers(folder, cfg.rewards.answer)
+    counts = {benchmark: _check(path, cfg.k) for benchmark, path in files.items()}
+    out = console()
     target = folder / "result"
     target.mkdir(exist_ok=True)
     results: list[BenchmarkResult] = []
     for benchmark, path in files.items():
         grader = benchmark_grader(benchmark, cfg.rewards)
         try:
-            graded = grade_rows(_rows(path, cfg.k), grader, target / f"{benchmark}.jsonl")
+            say = progress(out, benchmark, counts[benchmark])
+            graded = grade_rows(_rows(path, cfg.k), grader, target / f"{benchmark}.jsonl", say)
         finally:
             grader.close()
         results.append(result(graded, name=name, benchmark=benchmark, mode=None, max_tokens=None, seed=cfg.seed))
         write_json_atomic(target / f"{benchmark}.json", results[-1].to_json())
     summary = Summary(name, results)
     write_summary(target, summary)
-    out = console()
     print_results(out, summary)
     out.print(f"written to {target}", soft_wrap=True)
 
@@ -58,7 +60,8 @@ def _rows(path: Path, k: int | None) -> Iterator[RawRow]:
         )
 
 
-def _check(path: Path, k: int | None) -> None:
+def _check(path: Path, k: int | None) -> int:
+    """The number of problems."""
     counts = [len(row.outputs) for row in read_raw(path)]
     if not any(counts):
         raise UserError(f"{path} holds no predictions: every row needs 'outputs', a list of texts")
@@ -67,3 +70,4 @@ def _check(path: Path, k: int | None) -> None:
         raise UserError(
             f"k={k}: {path} has a problem with {smallest} samples; give k={smallest} or less, or leave it out"
         )
+    return len(counts)

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from s2l_nemo.config.evaluation import Mode
+from s2l_nemo.config.asking import Mode
 from s2l_nemo.errors import UserError
 from s2l_nemo.measures.statistics import Interval
 
@@ -37,11 +37,17 @@ class BenchmarkResult:
     grader_errors: int
     correct_PK: list[list[int]]  # rows may be longer than K
     ids: list[int | str]  # of the problems, in the order of `correct_PK`
+    subset: str | None = None  # which of the benchmark's problems these are, in words; None: all, or nobody has said
 
     @property
     def problems(self) -> int:
         """P."""
         return len(self.correct_PK)
+
+    @property
+    def named_subset(self) -> dict[str, str]:
+        """The key `subset` of both files; nothing if these are all problems."""
+        return {} if self.subset is None else {"subset": self.subset}
 
     def to_json(self) -> dict[str, Any]:
         """The content of BENCH.json."""
@@ -52,6 +58,7 @@ class BenchmarkResult:
             "mode": None if self.mode is None else self.mode.value,
             **limit,
             "problems": self.problems,
+            **self.named_subset,
             "samples": self.samples,
             "most_samples": self.most_samples,
             "without_predictions": self.without_predictions,
@@ -102,6 +109,7 @@ class BenchmarkResult:
             grader_errors=known["grader_errors"],
             correct_PK=rows,
             ids=ids,
+            subset=content.get("subset"),
         )
 
 
@@ -122,6 +130,7 @@ class Summary:
         benchmarks = {
             one.benchmark: {
                 "problems": one.problems,
+                **one.named_subset,
                 "samples": one.samples,
                 "pass@1": one.pass_at_1.mean,
                 f"pass@{one.samples}": one.pass_at_k[one.samples].mean,

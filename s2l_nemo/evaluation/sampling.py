@@ -5,72 +5,24 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import asdict, dataclass
-from typing import TYPE_CHECKING
+from dataclasses import dataclass
+from pathlib import Path
 
 import torch
 
-from s2l_nemo.config.evaluation import EvaluateConfig, Mode, samples
-from s2l_nemo.data.benchmarks import INSTRUCTIONS, Benchmark, Problem
-from s2l_nemo.engines.build import EngineFactory
-from s2l_nemo.engines.options import EngineConfig
+from s2l_nemo.config.evaluation import EvaluateConfig, result_name
+from s2l_nemo.data.benchmarks import Benchmark, Problem
+from s2l_nemo.engines.kinds import ENGINES
 from s2l_nemo.engines.protocol import RolloutEngine
 from s2l_nemo.errors import UserError
-from s2l_nemo.evaluation.modes import Settings
+from s2l_nemo.evaluation.engines import Engines, start_engines
+from s2l_nemo.evaluation.plan import Plan, make_plan
 from s2l_nemo.evaluation.raw import RawRow
 from s2l_nemo.models.open import Model
 from s2l_nemo.models.precision import Precision
-from s2l_nemo.types import Completion, SampleRequest, SamplingParams
-
-if TYPE_CHECKING:
-    from transformers import PreTrainedTokenizerFast
+from s2l_nemo.types import Completion, SampleRequest
 
 CHUNK_BATCHES = 4  # full batches of a chunk: more lose more to a kill, fewer leave rows idle at every end
-
-
-@dataclass(frozen=True)
-class Plan:
-    """What to ask: the benchmark, its prompts as tokens, and how to sample."""
-
-    benchmark: Benchmark
-    prompts: list[tuple[int, ...]]
-    params: SamplingParams
-
-
-def make_plan(
-    benchmark: Benchmark,
-    tokenizer: PreTrainedTokenizerFast,
-    *,
-    thinking: bool,
-    instruction: bool,
-    settings: Settings,
-    max_tokens: int | None,
-    stop_token_ids: tuple[int, ...],
-    positions: int,
-) -> Plan:
-    """Prompts go through the chat template, whose `enable_thinking` is set. Without a template they stay as they are.
-
-    A response has at most `max_tokens` (None: the benchmark's), and no more than the longest prompt leaves of the
-    model's `positions`. Raises UserError if that prompt leaves none.
-    """
-    texts = [problem.prompt for problem in benchmark.problems]
-    if not instruction:
-        texts = [text.removesuffix(INSTRUCTIONS[benchmark.answer]).rstrip() for text in texts]
-    if tokenizer.chat_template is None:
-        encoded = tokenizer(texts)["input_ids"]
-    else:
-        chats = [[{"role": "user", "content": text}] for text in texts]
-        # a template that does not know the switch ignores it
-        encoded = tokenizer.apply_chat_template(chats, add_generation_prompt=True, enable_thinking=thinking)
-    prompts = [tuple(tokens) for tokens in encoded]
-    longest = max(map(len, prompts))
-    if longest >= positions:
-        raise UserError(
-            f"benchmarks={benchmark.name}: a prompt of {longest} tokens leaves no room for a response in the model's "
-            f"{positions} positions; choose another model or leave the benchmark out"
-        )
-    limit = min(max_tokens or benchmark.max_tokens, positions - longest)
-    return Plan(benchmark, prompts, SamplingParams(limit, stop_token_ids, **asdict(settings)))
 
 
 def chunk_problems(k: int, batch_rows: int) -> int:
@@ -80,29 +32,37 @@ def chunk_problems(k: int, batch_rows: int) -> int:
 
 @dataclass(frozen=True)
 class Sampler:
-    """One model and what is asked of it: `k` samples of each problem, `chunk` problems at a time."""
+    """One model and what is asked of it. Each engine samples `rows` responses at once."""
 
-    engine: RolloutEngine
+    engines: Engines
     decode: Callable[[Sequence[int]], str]
     plans: list[Plan]
-    k: int
     seed: int
-    chunk: int
+    rows: int
+
+    def chunk(self, plan: Plan) -> int:
+        """Problems sampled and saved together."""
+        return chunk_problems(plan.k, self.rows)
 
     def sample(self, plan: Plan, start: int) -> Iterator[list[RawRow]]:
         """Rows of the problems from number `start` on, which begins a chunk, a chunk at a time."""
-        for first in range(start, len(plan.prompts), self.chunk):
-            yield self._sample(plan, range(first, min(first + self.chunk, len(plan.prompts))))
+        chunk, end = self.chunk(plan), len(plan.prompts)
+        parts = [range(first, min(first + chunk, end)) for first in range(start, end, chunk)]
+        return self.engines.map(lambda engine, part: self._sample(engine, plan, part), parts)
 
-    def _sample(self, plan: Plan, part: range) -> list[RawRow]:
+    def close(self) -> None:
+        """Ends the engines."""
+        self.engines.close()
+
+    def _sample(self, engine: RolloutEngine, plan: Plan, part: range) -> list[RawRow]:
         name, problems = plan.benchmark.name, plan.benchmark.problems
         requests = [
             SampleRequest(index, k, plan.prompts[index], sample_seed(self.seed, name, problems[index].problem_id, k))
             for index in part
-            for k in range(self.k)
+            for k in range(plan.k)
         ]
-        completions = iter(self.engine.generate(requests, plan.params))
-        return [self._row(problems[index], [next(completions) for _ in range(self.k)]) for index in part]
+        completions = iter(engine.generate(requests, plan.params))
+        return [self._row(problems[index], [next(completions) for _ in range(plan.k)]) for index in part]
 
     def _row(self, problem: Problem, samples: Sequence[Completion]) -> RawRow:
         return RawRow(
@@ -116,41 +76,39 @@ class Sampler:
 
 
 def load_sampler(
-    cfg: EvaluateConfig, model: Model, benchmarks: Sequence[Benchmark], how: Settings, precision: Precision, device: str
+    cfg: EvaluateConfig, model: Model, benchmarks: Sequence[Benchmark], precision: Precision, device: str
 ) -> Sampler:
     """Loads tokenizer and weights of `model`. Raises UserError if they cannot be read or do not fit the benchmarks."""
-    tokenizer = model.tokenizer
-    plans = [
-        make_plan(
-            benchmark,
-            tokenizer,
-            thinking=cfg.mode is Mode.think,
-            instruction=cfg.evaluate.instruction,
-            settings=how,
-            max_tokens=cfg.evaluate.max_tokens,
-            stop_token_ids=model.stop_token_ids,
-            positions=model.shape.max_positions,
-        )
-        for benchmark in benchmarks
-    ]
+    plans = [make_plan(one, model, mode=cfg.mode, asking=cfg.evaluate, k=cfg.k) for one in benchmarks]
     rows = cfg.evaluate.batch_rows
-    factory = EngineFactory(EngineConfig(), precision, torch.device(device), rows, model.shape.max_positions)
-    engine = factory.explorer(model)  # frozen
-
-    if device == "cuda":
+    engines = start_engines(
+        cfg.engine,
+        model,
+        precision,
+        device,
+        rows=rows,
+        tokens=max(longest(plan) for plan in plans),
+        logs=Path(cfg.evaluate.dir) / "engines" / result_name(cfg),
+    )
+    if device == "cuda" and not ENGINES[cfg.engine.kind].served:
         token_bytes = model.shape.kv_elements_per_token * precision.element_bytes
         check_memory(plans, rows, token_bytes, torch.cuda.mem_get_info()[0])
 
     def decode(token_ids: Sequence[int]) -> str:
-        return str(tokenizer.decode(token_ids, skip_special_tokens=True))
+        return str(model.tokenizer.decode(token_ids, skip_special_tokens=True))
 
-    return Sampler(engine, decode, plans, samples(cfg), cfg.seed, chunk_problems(samples(cfg), rows))
+    return Sampler(engines, decode, plans, cfg.seed, rows)
+
+
+def longest(plan: Plan) -> int:
+    """Tokens of the longest sequence that may come of it."""
+    return max(map(len, plan.prompts)) + plan.params.max_new_tokens
 
 
 def check_memory(plans: Sequence[Plan], rows: int, token_bytes: int, free_bytes: int) -> None:
     """Raises UserError if keys and values of `rows` responses need more than `free_bytes`, at `token_bytes` a token."""
     for plan in plans:
-        tokens = max(map(len, plan.prompts)) + plan.params.max_new_tokens
+        tokens = longest(plan)
         if rows * tokens * token_bytes > free_bytes:
             fits = max(1, free_bytes // (tokens * token_bytes))
             raise UserError(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from itertools import islice
 from pathlib import Path
@@ -10,14 +10,14 @@ from typing import Any
 
 from omegaconf import OmegaConf
 
-from s2l_nemo.config.evaluation import Mode
+from s2l_nemo.config.asking import Mode
 from s2l_nemo.config.schema import DataConfig, RewardsConfig
 from s2l_nemo.data.benchmarks import benchmark_kind
 from s2l_nemo.evaluation.raw import RawRow, json_line
 from s2l_nemo.evaluation.results import BenchmarkResult
+from s2l_nemo.evaluation.votes import Classes, by_text, classes_of, merged
 from s2l_nemo.files import replacing
 from s2l_nemo.measures.statistics import Interval, bootstrap_mean, majority_P, mean, pass_at_k
-from s2l_nemo.rewards.answers import normalize_answer
 from s2l_nemo.rewards.grader import Grade, GradeItem, Grader, make_grader
 
 ROWS_AT_ONCE = 64  # problems graded in one batch; bounds memory, since responses may be long
@@ -29,16 +29,16 @@ class Graded:
 
     ids: list[int | str] = field(default_factory=list)
     correct: list[list[int]] = field(default_factory=list)
-    answers: list[list[str | None]] = field(default_factory=list)  # normalised
+    answers: list[list[str | None]] = field(default_factory=list)  # of equal values the first
     tokens: list[int] = field(default_factory=list)  # of all samples that have a count
     truncated: list[bool] = field(default_factory=list)  # of all samples that have a finish reason
     grader_errors: int = 0
 
-    def add(self, row: RawRow, grades: Sequence[Grade]) -> None:
+    def add(self, row: RawRow, grades: Sequence[Grade], classes: Classes = by_text) -> None:
         """Adds the grades of one problem. A check that failed counts as wrong, and so does a partial mark."""
         self.ids.append(row.id)
         self.correct.append([int(grade.reward is not None and grade.reward >= 1.0) for grade in grades])
-        self.answers.append([None if grade.answer is None else normalize_answer(grade.answer) for grade in grades])
+        self.answers.append(merged([grade.answer for grade in grades], self.correct[-1], classes))
         self.tokens += row.tokens or []
         self.truncated += [reason == "length" for reason in row.finish_reasons or []]
         self.grader_errors += sum(grade.reward is None for grade in grades)
@@ -51,27 +51,36 @@ def benchmark_grader(benchmark: str, rewards: RewardsConfig) -> Grader:
     return make_grader(DataConfig(path=benchmark), RewardsConfig(**values | {"answer": answer}))
 
 
-def grade_rows(rows: Iterable[RawRow], grader: Grader, output: Path) -> Graded:
-    """Grades all rows and writes them to `output` (BENCH.jsonl). The file is written whole or not at all."""
-    graded = Graded()
+def grade_rows(
+    rows: Iterable[RawRow], grader: Grader, output: Path, say: Callable[[int], None] | None = None
+) -> Graded:
+    """Grades all rows and writes them to `output` (BENCH.jsonl). The file is written whole or not at all.
+
+    `say` hears after every batch how many problems have been graded.
+    """
+    graded, classes = Graded(), classes_of(grader)
     rows = iter(rows)
     with replacing(output) as temporary, temporary.open("wb") as file:
         for batch in iter(lambda: list(islice(rows, ROWS_AT_ONCE)), []):
             for row, grades in _grade_batch(batch, grader):
-                graded.add(row, grades)
-                file.write(
-                    json_line(
-                        {
-                            "id": row.id,
-                            "question": row.question,
-                            "answer": row.answer,
-                            "extracted": [grade.answer for grade in grades],
-                            "rewards": [grade.reward for grade in grades],
-                            "errors": [grade.error for grade in grades],
-                        }
-                    )
-                )
+                graded.add(row, grades, classes)
+                file.write(_graded_line(row, grades))
+            if say is not None:
+                say(len(graded.ids))
     return graded
+
+
+def _graded_line(row: RawRow, grades: Sequence[Grade]) -> bytes:
+    return json_line(
+        {
+            "id": row.id,
+            "question": row.question,
+            "answer": row.answer,
+            "extracted": [grade.answer for grade in grades],
+            "rewards": [grade.reward for grade in grades],
+            "errors": [grade.error for grade in grades],
+        }
+    )
 
 
 def _grade_batch(batch: Sequence[RawRow], grader: Grader) -> Iterator[tuple[RawRow, list[Grade]]]:
@@ -86,7 +95,14 @@ def _grade_batch(batch: Sequence[RawRow], grader: Grader) -> Iterator[tuple[RawR
 
 
 def result(
-    graded: Graded, *, name: str, benchmark: str, mode: Mode | None, max_tokens: int | None, seed: int
+    graded: Graded,
+    *,
+    name: str,
+    benchmark: str,
+    mode: Mode | None,
+    max_tokens: int | None,
+    seed: int,
+    subset: str | None = None,
 ) -> BenchmarkResult:
     """The figures of graded rows.
 
@@ -122,6 +138,7 @@ def result(
         grader_errors=graded.grader_errors,
         correct_PK=correct,
         ids=graded.ids,
+        subset=subset,
     )
 
 

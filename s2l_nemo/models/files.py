@@ -36,7 +36,7 @@ def hf_files_folder(key: str, path: str) -> Path:
         folder = model / HF_FILES
     else:
         folder = model
-    is_nemo = model.is_file() or (model / "model_config.yaml").is_file()
+    is_nemo = model.is_file() or any((model / name).is_file() for name in ("model_config.yaml", "metadata.json"))
     if is_nemo and not (folder / "config.json").is_file():
         raise UserError(
             f"{key}={path} has no {HF_FILES}/config.json and so no tokenizer: convert it with "

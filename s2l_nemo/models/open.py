@@ -87,6 +87,10 @@ def open_model(key: str, path: str) -> Model:
             f"{key}={path} is not a folder: run tools/make_tiny_family.py for the tiny family, "
             "or give a Hugging Face folder, a NeMo folder, a .nemo file or owner/name of the hub"
         )
+    if Path(path, "checkpoints").is_dir() and not Path(path, "config.json").is_file():
+        raise UserError(
+            f"{key}={path} is the folder of a run: give one of its checkpoints, such as {path}/checkpoints/step_000040"
+        )
     folder = hf_files_folder(key, path)
     # as its user knows it, and not as it is unpacked
     shown = Path(path, "config.json") if folder == Path(path) else Path(path, HF_FILES, "config.json")

@@ -10,6 +10,7 @@ from s2l_nemo.algorithm.schedule import Split, make_schedule
 from s2l_nemo.config.checks import data_parallel_size, mini_batch_prompts, parts_of_step
 from s2l_nemo.config.load import resolved_yaml
 from s2l_nemo.config.schema import Config
+from s2l_nemo.models.precision import Precision
 from s2l_nemo.planner.downloads import download_rows
 from s2l_nemo.planner.memory import (
     Part,
@@ -34,6 +35,7 @@ def render_plan(cfg: Config) -> str:
         ("Schedule", _table(_schedule_rows(cfg))),
         ("Tokens", _table(_token_rows(cfg))),
         ("Memory of one rank (estimate)", _memory_text(cfg)),
+        ("Checkpoints on the disk (estimate)", _disk_text(cfg)),
     ]
     downloads = list(download_rows(cfg))
     if downloads:
@@ -119,6 +121,28 @@ def _memory_text(cfg: Config) -> str:
     rows.append((f"on the device while {Phase.training.value}", _bytes(totals[Phase.training])))
     rows.append((f"on the device while {Phase.generating.value}{without}", _bytes(totals[Phase.generating])))
     return "\n".join([*lines, _table(iter(rows))])
+
+
+def checkpoints_kept(cfg: Config) -> int:
+    """How many checkpoints the run leaves, one more than `checkpoint.keep` if the best one is kept besides."""
+    keep, every, steps = cfg.checkpoint.keep, cfg.checkpoint.every, cfg.algorithm.steps
+    saved = -(-steps // every)  # the last step is always saved
+    if keep == 0:
+        return saved
+    return min(keep + (cfg.checkpoint.best is not None), saved)
+
+
+def checkpoint_bytes(parameters: int, precision: Precision) -> int:
+    """Weights, and the optimizer's fp32 master weights and two moments."""
+    return parameters * (precision.element_bytes + 12)
+
+
+def _disk_text(cfg: Config) -> str:
+    learner, _ = figures_of_models(cfg)
+    if learner.shape is None:
+        return "unknown"
+    kept, size = checkpoints_kept(cfg), checkpoint_bytes(learner.shape.parameters, cfg.model.precision)
+    return f"{kept} of {_bytes(size)}: {_bytes(kept * size)} in {cfg.run.dir}"
 
 
 def _bytes(count: int) -> str:

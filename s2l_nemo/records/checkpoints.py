@@ -5,11 +5,14 @@ from __future__ import annotations
 import json
 import re
 import shutil
+from collections.abc import Collection
 from pathlib import Path
 from typing import NamedTuple
 
+from s2l_nemo.errors import UserError
 from s2l_nemo.files import TEMPORARY, sync, write_json_atomic
 
+CHECKPOINTS = "checkpoints"  # their folder in that of a run
 MARKER = "COMPLETE.json"
 _NAME = re.compile(r"step_(\d{6,})(\.old)?")
 
@@ -35,6 +38,20 @@ def complete_checkpoints(checkpoints: Path) -> list[Checkpoint]:
 def latest_checkpoint(checkpoints: Path) -> Checkpoint | None:
     """The complete checkpoint of the largest step; None if there is none."""
     return max(complete_checkpoints(checkpoints), default=None)
+
+
+def weights_of(path: Path) -> Path:
+    """The folder or file that holds a model's weights: `path` itself, or the newest checkpoint if it is a run's folder.
+
+    Raises UserError if the run has no complete checkpoint.
+    """
+    checkpoints = path / CHECKPOINTS
+    if not checkpoints.is_dir():
+        return path
+    newest = latest_checkpoint(checkpoints)
+    if newest is None:
+        raise UserError(f"{path} is the folder of a run without a complete checkpoint: wait for one")
+    return newest.path
 
 
 def publish_checkpoint(tmp_dir: Path, final_dir: Path) -> None:
@@ -64,10 +81,13 @@ def publish_checkpoint(tmp_dir: Path, final_dir: Path) -> None:
     _remove(old)
 
 
-def prune_checkpoints(checkpoints: Path, keep: int) -> None:
-    """Keeps the `keep` newest complete checkpoints (0 keeps all). Removes unfinished ones, which a kill has left."""
+def prune_checkpoints(checkpoints: Path, keep: int, also: Collection[int] = ()) -> None:
+    """Keeps the `keep` newest complete checkpoints (0 keeps all), and those of the steps `also`.
+
+    Removes unfinished ones, which a kill has left.
+    """
     complete = complete_checkpoints(checkpoints)
-    for checkpoint in complete[:-keep] if keep else []:
+    for checkpoint in [one for one in complete[:-keep] if one.step not in also] if keep else []:
         # The marker goes first, so that a kill half-way leaves no damaged checkpoint that counts.
         (checkpoint.path / MARKER).unlink()
         _remove(checkpoint.path)
@@ -87,5 +107,7 @@ def _is_complete(path: Path, step: int) -> bool:
 
 
 def _remove(folder: Path) -> None:
-    if folder.exists():
+    if folder.is_symlink():  # of `best`, half-way to its name
+        folder.unlink()
+    elif folder.exists():
         shutil.rmtree(folder)

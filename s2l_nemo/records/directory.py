@@ -21,7 +21,7 @@ from s2l_nemo.config.schema import Config, Resume
 from s2l_nemo.errors import UserError
 from s2l_nemo.files import TEMPORARY, write_json_atomic, write_text_atomic
 from s2l_nemo.hub.commits import pin
-from s2l_nemo.records.checkpoints import Checkpoint, latest_checkpoint, prune_checkpoints
+from s2l_nemo.records.checkpoints import CHECKPOINTS, Checkpoint, latest_checkpoint, prune_checkpoints
 from s2l_nemo.records.versions import versions
 
 
@@ -53,7 +53,7 @@ class RunDir:
 
     @property
     def checkpoints(self) -> Path:
-        return self.path / "checkpoints"
+        return self.path / CHECKPOINTS
 
     @property
     def tensorboard(self) -> Path:

@@ -71,6 +71,13 @@ class _Series:
         several = [name for name in names if name not in ("learner", "explorer")]
         return [(name, SEVERAL[k % len(SEVERAL)]) for k, name in enumerate(several)]
 
+    def validation_sets(self) -> list[tuple[str, str]]:
+        """Name and color of each benchmark that validations asked, in any step."""
+        keys = dict.fromkeys(key for values in self._metrics for key, value in values.items() if value is not None)
+        parts = [key.split("/") for key in keys]
+        names = [part[1] for part in parts if len(part) == 3 and part[0] == "validation" and part[2] == "pass@1"]
+        return [(name, SEVERAL[k % len(SEVERAL)]) for k, name in enumerate(names)]
+
     def has(self, key: str) -> bool:
         """Whether any step has this value."""
         return not all(map(math.isnan, self[key]))
@@ -154,6 +161,11 @@ def _pass_at_1(figure: Figure, series: _Series) -> None:
     axes.plot(steps, means, marker="o", color=LEARNER, label="learner")
     if any(not math.isnan(low) for low in lows):
         axes.fill_between(steps, lows, highs, color=LEARNER, alpha=0.18, linewidth=0, label="95 % bootstrap interval")
+    for name, color in series.validation_sets():
+        before = series.summary.get(f"{name}/pass@1/before")
+        pairs = zip([0, *series.steps], [before, *series[f"validation/{name}/pass@1"]], strict=True)
+        places = [(step, value) for step, value in pairs if value is not None and not math.isnan(value)]
+        axes.plot(*zip(*places, strict=True), marker="o", color=color, label=name, linewidth=1.2)
     axes.set(title="Held-out prompts", ylabel="pass@1")
     if steps:
         axes.legend(loc="lower right")

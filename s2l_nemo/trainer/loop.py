@@ -72,6 +72,7 @@ from s2l_nemo.trainer.spent import count_updates, rows_flops, totals
 from s2l_nemo.trainer.stop import StopRequest
 from s2l_nemo.trainer.sums import StepSums
 from s2l_nemo.trainer.validation import Validation, validate, validation_metrics
+from s2l_nemo.trainer.validation_sets import BenchmarkSet
 from s2l_nemo.types import Prompt, SamplingParams, TrainBatch
 
 
@@ -126,28 +127,33 @@ class Trainer:
     stop: StopRequest
     progress: Progress
     now: Callable[[], float] = time.perf_counter  # seconds
+    valid_sets: Sequence[BenchmarkSet] = ()
 
     def fit(self) -> int:
         """Trains to the last step, or until a signal. Returns that signal, 0 if none came.
 
         Validates before the first step, every `validation.every` steps and after the last one. Saves every
-        `checkpoint.every` steps, after the last one and after a signal.
+        `checkpoint.every` steps, after the best validation so far if `checkpoint.best` asks for it, after the last step
+        and after a signal.
         """
         self.rollouts.refit(self.version(self.step))
         if self.step == 0 and self.valid_prompts:
-            self.recorder.validated(0, self.validate(), self.valid_prompts)
+            self.recorder.validated(0, self.validate(), self.valid_prompts, self.valid_sets)
         while self.step < self.algorithm.steps:
             started = self.now()
             metrics, groups, advantages_PG = self.train_step(self.step + 1)
             last = self.step == self.algorithm.steps
             validates = last or (self.validation.every and self.step % self.validation.every == 0)
             validation = self.validate() if validates and self.valid_prompts else None
-            metrics.update(validation_metrics(validation))
+            metrics.update(
+                validation_metrics(validation, {one.asked.name: one.asked.samples for one in self.valid_sets})
+            )
             self.recorder.stepped(self.step, metrics, groups, advantages_PG, self.now() - started)
             if validation is not None:
-                self.recorder.validated(self.step, validation, self.valid_prompts)
+                self.recorder.validated(self.step, validation, self.valid_prompts, self.valid_sets)
             received = self.stop.agreed()
-            if last or received or self.step % self.checkpoint.every == 0:
+            best = validation is not None and self.recorder.is_best(self.step)
+            if last or received or best or self.step % self.checkpoint.every == 0:
                 self.rollouts.sleep()  # after a validation, engines are where the actor's weights must go
                 self.recorder.save(self.actor, self.progress)
             if received and not last:
@@ -341,26 +347,39 @@ class Trainer:
         return sums
 
     def validate(self) -> Validation:
-        """Rewards of the held-out prompts with the learner's present weights.
+        """Rewards of the held-out prompts, and of the benchmarks besides, with the learner's present weights.
 
         In a replay the engine gets the weights for it, and then sleeps if it can.
         """
         replays = self.validator is not self.rollouts
         if replays:
             self.validator.refit(self.rollouts.version)
-        validation = validate(
+        own = validate(
             self.validator,
             self.valid_prompts,
             samples=self.validation.samples,
             params=self.valid_sampling,
             run_seed=self.run_seed,
         )
+        found = replace(own, sets={one.asked.name: self._validate_set(one) for one in self.valid_sets})
         if replays:
             self.validator.sleep()
-        return validation
+        return found
+
+    def _validate_set(self, one: BenchmarkSet) -> Validation:
+        return validate(
+            self.validator,
+            one.asked.prompts,
+            samples=one.asked.samples,
+            params=one.asked.params,
+            run_seed=self.run_seed,
+            grading=one.grading,
+        )
 
     def close(self) -> None:
         """Ends the grader's processes, and the servers of this rank."""
         self.rollouts.close()
         if self.validator is not self.rollouts:
             self.validator.close()
+        for one in self.valid_sets:
+            one.grading.close()

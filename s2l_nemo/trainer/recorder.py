@@ -17,6 +17,7 @@ from s2l_nemo.actor.protocol import Actor
 from s2l_nemo.config.schema import CheckpointConfig, LoggingConfig
 from s2l_nemo.files import check_free_space, write_json_atomic
 from s2l_nemo.measures.statistics import bootstrap_mean, paired_bootstrap
+from s2l_nemo.records.best import best_checkpoint, is_better, link_best
 from s2l_nemo.records.checkpoints import prune_checkpoints, publish_checkpoint
 from s2l_nemo.records.console import StepConsole
 from s2l_nemo.records.directory import RunDir
@@ -28,6 +29,7 @@ from s2l_nemo.trainer.metrics import Metrics
 from s2l_nemo.trainer.progress import Progress
 from s2l_nemo.trainer.ranks import Ranks
 from s2l_nemo.trainer.validation import Validation, named_interval, read_correct, validation_file, write_validation
+from s2l_nemo.trainer.validation_sets import BenchmarkSet
 from s2l_nemo.types import Prompt
 
 if TYPE_CHECKING:
@@ -59,16 +61,25 @@ class Recorder:
     def __post_init__(self) -> None:
         self.started = self.now()
 
-    def validated(self, step: int, validation: Validation, prompts: Sequence[Prompt]) -> None:
-        """Writes the validation after a step, and says its pass@1."""
+    def validated(
+        self, step: int, validation: Validation, prompts: Sequence[Prompt], sets: Sequence[BenchmarkSet] = ()
+    ) -> None:
+        """Writes the validation after a step, and says its pass@1, and the same of each benchmark."""
         if self.console is None:
             return
         write_validation(self.run_dir.validation, step, validation, prompts)
+        self._say_validation(f"validation after step {step}", validation, "held-out prompts")
+        for one in sets:
+            found = validation.sets[one.asked.name]
+            write_validation(self.run_dir.validation / one.asked.name, step, found, one.asked.prompts)
+            self._say_validation(f"  {one.asked.name}", found, f"problems x {one.asked.samples}")
+
+    def _say_validation(self, what: str, validation: Validation, asked: str) -> None:
         right = bootstrap_mean(validation.correct_PK)
         failed = f", {validation.grader_errors} checks failed" if validation.grader_errors else ""
         self.say(
-            f"validation after step {step}: pass@1 {right.mean:.3f} [{right.low:.3f}, {right.high:.3f}] on "
-            f"{len(prompts)} held-out prompts{failed}"
+            f"{what}: pass@1 {right.mean:.3f} [{right.low:.3f}, {right.high:.3f}] on {len(validation.correct_PK)} "
+            f"{asked}{failed}"
         )
 
     def stepped(
@@ -121,8 +132,26 @@ class Recorder:
         torch.distributed.barrier()
         if self.writer is not None:
             publish_checkpoint(temporary, self.run_dir.checkpoint(step))
-            prune_checkpoints(self.run_dir.checkpoints, self.checkpoint.keep)
+            self._keep_best(step)
         torch.distributed.barrier()
+
+    def is_best(self, step: int) -> bool:
+        """Whether `checkpoint.best` wants a checkpoint of this step, after its validation. Collective."""
+        if self.checkpoint.best is None:
+            return False
+        found = [self.writer is not None and is_better(self.run_dir, self.checkpoint.best, step)]
+        torch.distributed.broadcast_object_list(found, 0)
+        return found[0]
+
+    def _keep_best(self, step: int) -> None:
+        """Removes all checkpoints but the newest ones and the best, to which it links."""
+        metric = self.checkpoint.best
+        best = None if metric is None else best_checkpoint(self.run_dir, metric)
+        prune_checkpoints(self.run_dir.checkpoints, self.checkpoint.keep, () if best is None else (best.step,))
+        if best is not None:
+            link_best(self.run_dir, best.step)
+            if best.step == step:
+                self.say(f"best checkpoint so far: step {step}, {metric} {best.value:.3f}")
 
     def elapsed(self) -> float:
         """Seconds of training as rank 0 counts them, with those of the runs that this one continues. Collective."""
@@ -136,7 +165,8 @@ class Recorder:
         if self.console is None:
             return
         gain, text = self._gain(steps)
-        write_json_atomic(self.run_dir.summary, {**gain, "steps": steps, "seconds": seconds, **self.identity})
+        of_run = {"steps": steps, "seconds": seconds, **self._of_sets(steps), **self._best(), **self.identity}
+        write_json_atomic(self.run_dir.summary, {**gain, **of_run})
         plots = plot_run(self.run_dir)
         self.say(text)
         self.say(f"summary {self.run_dir.summary}, {len(plots)} plots in {self.run_dir.plots}")
@@ -157,6 +187,22 @@ class Recorder:
             f"pass@1 {before.mean:.3f} -> {after.mean:.3f}, "
             f"difference {gain.mean:+.3f} (95 % paired bootstrap {gain.low:+.3f} to {gain.high:+.3f})"
         )
+
+    def _of_sets(self, steps: int) -> dict[str, float | None]:
+        """Before, after and gain of each benchmark that was asked both times, under its name."""
+        found: dict[str, float | None] = {}
+        for folder in sorted(path for path in self.run_dir.validation.iterdir() if path.is_dir()):
+            if all(validation_file(folder, step).is_file() for step in (0, steps)):
+                before_PK, after_PK = (read_correct(folder, step) for step in (0, steps))
+                found |= named_interval(f"{folder.name}/pass@1/before", bootstrap_mean(before_PK))
+                found |= named_interval(f"{folder.name}/pass@1/after", bootstrap_mean(after_PK))
+                found |= named_interval(f"{folder.name}/pass@1/difference", paired_bootstrap(before_PK, after_PK))
+        return found
+
+    def _best(self) -> dict[str, Any]:
+        metric = self.checkpoint.best
+        best = None if metric is None else best_checkpoint(self.run_dir, metric)
+        return {} if best is None else {"best/metric": metric, "best/step": best.step, "best/value": best.value}
 
     def save_nemo(self, actor: Actor) -> None:
         """Writes `final.nemo` beside the checkpoints, all or nothing. Collective."""

@@ -72,11 +72,14 @@ class Rollouts:
         prompts: Sequence[Prompt],
         place: Place,
         clock: Clock | None = None,
+        grading: Grading | None = None,
     ) -> tuple[list[Prompt], list[Completion]]:
         """A completion with its reward for every request whose prompt `place` gives to this replica, and those prompts.
 
-        `prompts` holds the prompt of every request. The ranks of a replica share the grading.
+        `prompts` holds the prompt of every request. The ranks of a replica share the grading,
+        by `grading` or else by the training's.
         """
+        grading = grading or self.grading
         clock = clock or Clock()
         with clock("rollout"):
             sampled = self.sample(asks, clock)
@@ -84,7 +87,7 @@ class Rollouts:
             own_prompts, completions = deliver(self.ranks, sampled, prompts, place)
         with clock("reward"):
             members = self.ranks.members(self.ranks.replica)
-            mine = self.grading.grades(completions[members.index(self.ranks.rank) :: len(members)], own_prompts)
+            mine = grading.grades(completions[members.index(self.ranks.rank) :: len(members)], own_prompts)
             shares = self.ranks.gather_in_replica(mine)
             grades = [shares[index % len(members)][index // len(members)] for index in range(len(completions))]
             return own_prompts, [graded(*pair) for pair in zip(completions, grades, strict=True)]

@@ -51,6 +51,7 @@ from s2l_nemo.trainer.stored import (
     store_engines,
     stored_samples,
 )
+from s2l_nemo.trainer.validation_sets import SetPrompts, graded_sets, load_sets, set_facts
 from s2l_nemo.types import SamplingParams
 
 if TYPE_CHECKING:
@@ -70,6 +71,7 @@ class Inputs:
     models: Models
     train: PromptSet
     valid: PromptSet
+    sets: Sequence[SetPrompts] = ()  # benchmarks
 
 
 def run_training(cfg: Config, inputs: Inputs) -> int:
@@ -149,6 +151,7 @@ def build_trainer(cfg: Config, inputs: Inputs, stop: StopRequest) -> Trainer:
         recorder=recorder,
         stop=stop,
         progress=progress,
+        valid_sets=graded_sets(inputs.sets, cfg.rewards, decode),
     )
 
 
@@ -211,7 +214,7 @@ def load_inputs(cfg: Config, models: Models) -> Inputs:
     learner = learner_sampling(cfg, models.learner)
     sampling = [learner, *(one.sampling(learner) for one in explorers_of(cfg))]
     check_stores(cfg, train.prompts, tokenizer_hash(models.learner), dict(enumerate(sampling)))
-    return Inputs(models, train, valid)
+    return Inputs(models, train, valid, load_sets(cfg, models.learner))
 
 
 def learner_sampling(cfg: Config, learner: Model) -> SamplingParams:
@@ -389,6 +392,7 @@ def announce(recorder: Recorder, cfg: Config, inputs: Inputs, resumed: Checkpoin
         "batch": f"{cfg.algorithm.prompts_per_step} prompts x {cfg.algorithm.group_size} samples a step",
         "schedule": f"{cfg.algorithm.schedule.name}, {cfg.algorithm.steps} steps",
         "data": f"{len(train.prompts)} training prompts{filtered}, {len(valid.prompts)} held out",
+        **set_facts(inputs.sets),
         "run": f"{cfg.run.dir}, {f'continues after step {resumed.step}' if resumed else 'new'}, seed {cfg.run.seed}",
     }
     recorder.console.header("S2L-PO", facts)

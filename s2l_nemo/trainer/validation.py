@@ -6,8 +6,8 @@ Every validation of a run uses the same seeds, so that differences between two o
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +15,7 @@ from s2l_nemo.algorithm.groups import assemble_groups, explorers_first, requests
 from s2l_nemo.files import write_json_atomic
 from s2l_nemo.measures.statistics import Interval, bootstrap_mean
 from s2l_nemo.trainer.exchange import StepGroups
+from s2l_nemo.trainer.grading import Grading
 from s2l_nemo.trainer.rollouts import Ask, Rollouts
 from s2l_nemo.types import Prompt, SamplingParams, Source
 
@@ -24,10 +25,15 @@ SEED_STEP = 0  # training steps count from 1, so validation has seeds of its own
 
 @dataclass(frozen=True)
 class Validation:
-    """Rewards of one validation, and how many checks failed. The samples of failed checks are worth 0."""
+    """Rewards of one validation, and how many checks failed. The samples of failed checks are worth 0.
+
+    `sets` holds the same of the benchmarks in `validation.sets`.
+    """
 
     correct_PK: Correct
     grader_errors: int
+    truncated_fraction: float = 0.0  # of the samples
+    sets: Mapping[str, Validation] = field(default_factory=dict)
 
 
 def validate(
@@ -37,8 +43,12 @@ def validate(
     samples: int,
     params: SamplingParams,
     run_seed: int,
+    grading: Grading | None = None,
 ) -> Validation:
-    """Samples `samples` completions of every prompt with the learner's present weights, and grades them. Collective."""
+    """Samples `samples` completions of every prompt with the learner's present weights, and grades them. Collective.
+
+    `grading`: None stands for the training's.
+    """
     sources = explorers_first(0, samples)
     requests = requests_of(prompts, [sources] * len(prompts), step=SEED_STEP, run_seed=run_seed, drawn={})
     ranks = rollouts.ranks
@@ -47,20 +57,37 @@ def validate(
         [Ask(Source.LEARNER, requests[Source.LEARNER], params)],
         prompts,
         lambda tokens_P: [p % replicas for p in range(len(tokens_P))],
+        grading=grading,
     )
     planned = {prompt.prompt_id: sources for prompt in prompts}
     own = assemble_groups(own_prompts, graded, sources=planned, learner_version=rollouts.version)
     groups = StepGroups.gather(ranks, prompts, own)
-    return Validation(groups.reward_PG.tolist(), int(groups.failed_PG.sum().item()))
+    truncated = groups.truncated_PG.double().mean().item()
+    return Validation(groups.reward_PG.tolist(), int(groups.failed_PG.sum().item()), truncated)
 
 
-def validation_metrics(validation: Validation | None) -> dict[str, float | int | None]:
-    """pass@1 with its 95 % bootstrap interval over problems. All are None at a step without a validation."""
+def validation_metrics(
+    validation: Validation | None, samples: Mapping[str, int] | None = None
+) -> dict[str, float | int | None]:
+    """pass@1 with its 95 % bootstrap interval over problems. All are None at a step without a validation.
+
+    `samples` of a problem by set: each set has pass@k of all its samples too, and the share of answers that were cut.
+    """
+    metrics = _pass_at_1("validation", validation)
+    for name, k in (samples or {}).items():
+        found = None if validation is None else validation.sets[name]
+        metrics |= _pass_at_1(f"validation/{name}", found)
+        right = None if found is None else [any(reward >= 1.0 for reward in row) for row in found.correct_PK]
+        if k > 1:
+            metrics[f"validation/{name}/pass@{k}"] = None if right is None else sum(right) / len(right)
+        metrics[f"validation/{name}/truncated_fraction"] = None if found is None else found.truncated_fraction
+    return metrics
+
+
+def _pass_at_1(prefix: str, validation: Validation | None) -> dict[str, float | int | None]:
     interval = None if validation is None else bootstrap_mean(validation.correct_PK)
-    return {
-        **named_interval("validation/pass@1", interval),
-        "validation/grader_errors": None if validation is None else validation.grader_errors,
-    }
+    errors = None if validation is None else validation.grader_errors
+    return {**named_interval(f"{prefix}/pass@1", interval), f"{prefix}/grader_errors": errors}
 
 
 def named_interval(name: str, interval: Interval | None) -> dict[str, float | None]:

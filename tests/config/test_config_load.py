@@ -23,6 +23,7 @@ from s2l_nemo.errors import UserError
 ROOT = Path(__file__).parents[2]
 CONF = ROOT / "conf"
 FILES = sorted(path.relative_to(CONF).with_suffix("") for path in CONF.rglob("*") if path.is_file())
+FILES = [file for file in FILES if file.parent.name != "evaluate"]  # see test_evaluation.py
 CHOICES = [f"{file.parent}={file.name}" for file in FILES if file.parent.name]
 EXPERIMENTS = [choice.removeprefix("experiment=") for choice in CHOICES if choice.startswith("experiment=")]
 
@@ -65,7 +66,8 @@ def test_paper_preset_is_appendix_c() -> None:
     assert (algorithm.kl_coef, algorithm.kl_estimator, algorithm.clip_low) == (1e-3, "k3", 0.2)
     assert (rollout.max_prompt_length, rollout.max_response_length, rollout.temperature) == (512, 4096, 1.0)
     assert (cfg.model.optim.lr, cfg.trainer.devices, cfg.model.tensor_model_parallel_size) == (1e-6, 8, 1)
-    assert (cfg.checkpoint.every, cfg.validation.every, cfg.model.precision) == (1, 100, "bf16")
+    assert (cfg.checkpoint.every, cfg.checkpoint.keep) == (1, 0)  # Figures 4 to 7 evaluate every step
+    assert (cfg.validation.every, cfg.model.precision) == (100, "bf16")
     assert (cfg.model.path, cfg.explorer.path) == ("models/Qwen3-8B-Base", "models/Qwen3-1.7B-Base")
 
 

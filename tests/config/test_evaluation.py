@@ -6,10 +6,11 @@ from pathlib import Path
 
 import pytest
 
-from s2l_nemo.config.evaluation import EvaluateConfig, Mode, check_evaluate_config, result_name, samples
+from s2l_nemo.config.asking import Mode, PromptStyle
+from s2l_nemo.config.evaluation import EvaluateConfig, check_evaluate_config, result_name
 from s2l_nemo.config.keys import all_keys
-from s2l_nemo.config.load import keys_text, load_values, resolved_yaml
-from s2l_nemo.config.schema import AnswerKind
+from s2l_nemo.config.load import keys_text, load_values, presets, resolved_yaml
+from s2l_nemo.config.schema import AnswerKind, Extract
 from s2l_nemo.errors import UserError
 from s2l_nemo.models.precision import Precision
 
@@ -24,7 +25,7 @@ def load(*arguments: str) -> EvaluateConfig:
 
 def test_defaults() -> None:
     cfg = load("model=models/some.nemo")
-    assert (cfg.mode, samples(cfg), cfg.seed, result_name(cfg)) == (Mode.nothink, 16, 1, "some")
+    assert (cfg.mode, cfg.k, cfg.seed, result_name(cfg)) == (Mode.nothink, None, 1, "some")
     assert list(cfg.benchmarks) == ["aime24", "aime25", "math500", "olympiadbench", "commonsenseqa"]
 
 
@@ -32,7 +33,7 @@ def test_values_are_typed() -> None:
     cfg = load("model=a/b", "benchmarks=[aime24,mine]", "mode=think", "k=4", "evaluate.temperature=0.5",
                "evaluate.precision=bf16", "rewards.answer=exact", "name=run-1")  # fmt: skip
     assert list(cfg.benchmarks) == ["aime24", "mine"]
-    assert (cfg.mode, samples(cfg), result_name(cfg)) == (Mode.think, 4, "run-1")
+    assert (cfg.mode, cfg.k, result_name(cfg)) == (Mode.think, 4, "run-1")
     assert (cfg.evaluate.temperature, cfg.evaluate.precision) == (0.5, Precision.bf16)
     assert cfg.rewards.answer is AnswerKind.exact
 
@@ -49,8 +50,16 @@ def test_the_name_of_a_rescored_folder_is_its_own(tmp_path: Path, monkeypatch: p
         (["model=m", "evaluate.rescore=d"], ["model=m with evaluate.rescore=d"]),
         (["model=m", "bencmarks=[a]"], ["unknown key bencmarks=['a']", "nearest known key is benchmarks"]),
         (["model=m", "evaluate.max_token=3"], ["nearest known key is evaluate.max_tokens"]),
-        (["model=m", "evaluate=3"], ["evaluate is a section", "evaluate.dir"]),
-        (["model=m", "benchmarks=aime24"], ["benchmarks=aime24", "expected list of text, [a,b]"]),
+        (["model=m", "evaluate=3"], ["evaluate is a section", "evaluate.prompt"]),
+        (["model=m", "benchmarks=null"], ["benchmarks=null", "expected list of text, [a,b]"]),
+        (["model=m", "steps=some"], ["steps=[some]: give steps=all, or each step once"]),
+        (["model=m", "steps=[all,1]"], ["steps=[all,1]"]),
+        (["model=m", "steps=[-1]"], ["steps=[-1]"]),
+        (["model=m", "steps=[1,2,01]"], ["each step once"]),
+        (["evaluate.rescore=d", "steps=all"], ["steps=[all] with evaluate.rescore=d"]),
+        (["model=m", "engine.replicas_per_node=2"], ["engine.replicas_per_node=2 with engine.kind=embedded"]),
+        (["model=m", "engine.placement=separate"], ["there is no trainer and no learner here"]),
+        (["model=m", "engine.kind=vllm", "engine.explorer_devices='0,1,2'"], ["give servers 1 GPUs"]),
         (["model=m", "benchmarks=[[a]]"], ["expected list of text"]),
         (["model=m", "benchmarks=[]"], ["benchmarks=[]", "at least one"]),
         (["model=m", "benchmarks=[a,b,a]"], ["benchmarks=[a,b,a]", "once"]),
@@ -61,7 +70,7 @@ def test_the_name_of_a_rescored_folder_is_its_own(tmp_path: Path, monkeypatch: p
         (["model=m", "k=0"], ["k=0: must be at least 1"]),
         (["model=m", "name=a/b"], ["name=a/b"]),
         (["model=m", "name=''"], ["name="]),
-        (["model=m", "evaluate.temperature=0"], ["k=16 with evaluate.temperature=0", "set k=1"]),
+        (["model=m", "evaluate.temperature=0"], ["k=null with evaluate.temperature=0", "set k=1"]),
         (["model=m", "evaluate.temperature=0", "k=2"], ["k=2 with evaluate.temperature=0"]),
         (["model=m", "evaluate.temperature=-1"], ["evaluate.temperature=-1"]),
         (["model=m", "evaluate.top_p=0"], ["evaluate.top_p=0"]),
@@ -77,6 +86,39 @@ def test_mistakes(arguments: list[str], fragments: list[str]) -> None:
     assert "\n" not in str(caught.value)
     for fragment in fragments:
         assert fragment in str(caught.value)
+
+
+def test_a_list_of_one_needs_no_brackets() -> None:
+    cfg = load("model=m", "benchmarks=aime24", "steps=40")
+    assert (list(cfg.benchmarks), list(cfg.steps)) == (["aime24"], ["40"])
+    assert list(load("model=m", "steps=[0,40]").steps) == ["0", "40"]
+    assert list(load("model=m", "steps=all").steps) == ["all"]
+
+
+PRESETS = ROOT / "conf" / "evaluate"
+
+
+@pytest.mark.parametrize("name", presets(PRESETS))
+def test_every_preset_loads_and_says_what_it_is(name: str) -> None:
+    cfg = load_values(["--config-name", name, "model=m"], EvaluateConfig, "usage", PRESETS)
+    check_evaluate_config(cfg)
+    assert (cfg.evaluate.prompt, cfg.rewards.extract) == (PromptStyle.released, Extract.released)
+    assert (PRESETS / f"{name}.yaml").read_text().startswith(("# Table ", "# Figure"))
+
+
+def test_presets_are_the_papers() -> None:
+    def preset(name: str, *arguments: str) -> EvaluateConfig:
+        return load_values(["--config-name", name, "model=m", *arguments], EvaluateConfig, "usage", PRESETS)
+
+    assert set(presets(PRESETS)) == {"table_1", "table_2", "figure_2_base", "figure_2_base_256", "step_curve"}
+    assert (preset("table_1").k, preset("table_2").k, preset("step_curve").k) == (16, 4, 8)
+    assert list(preset("step_curve").steps) == ["all"]
+    assert list(preset("step_curve", "steps=[0,8]").steps) == ["0", "8"]
+    for name, k, temperature, top_p in (("figure_2_base", 64, 0.7, 0.8), ("figure_2_base_256", 256, 0.6, 0.95)):
+        cfg = preset(name)
+        assert (cfg.k, cfg.evaluate.temperature, cfg.evaluate.top_p) == (k, temperature, top_p)
+    with pytest.raises(UserError, match=r"--config-name tabel_1 is unknown .* did you mean table_1"):
+        preset("tabel_1")
 
 
 def test_greedy_with_one_sample() -> None:

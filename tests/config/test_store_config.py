@@ -59,7 +59,7 @@ def test_what_is_no_shard(text: str) -> None:
         (["engine.placement=separate"], "there is no trainer and no learner here"),
         (["engine.kind=server", "engine.learner_devices='0'"], "there is no trainer and no learner here"),
         (["engine.explorer_devices='0'"], "or CUDA_VISIBLE_DEVICES to an engine in this process"),
-        (["engine.kind=vllm", "engine.explorer_devices='0,1'"], "give a server's engine.tensor_parallel_size=1 GPUs"),
+        (["engine.kind=vllm", "engine.explorer_devices='0,1'"], "give servers 1 GPUs"),
         (["engine.python=/bin/python"], "only servers have an interpreter"),
         (["engine.kind=tensorrt_llm", "rollout.top_p=0.9"], "rollout.top_p=0.9 with engine.kind=tensorrt_llm"),
         (["rollout.explorer_filter=none"], "unknown key rollout.explorer_filter"),

@@ -57,9 +57,9 @@ def test_prompts_are_question_choices_and_instruction(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("other", AnswerKind)
 def test_what_a_benchmark_is(other: AnswerKind) -> None:
-    assert benchmark_kind("aime24", other) == (AnswerKind.math, 38_912)
-    assert benchmark_kind("commonsenseqa", other) == (AnswerKind.choice, 8_192)
-    assert benchmark_kind("mine", other) == (other, 32_768)
+    assert benchmark_kind("aime24", other) == (AnswerKind.math, 38_912, 16)
+    assert benchmark_kind("commonsenseqa", other) == (AnswerKind.choice, 8_192, 4)
+    assert benchmark_kind("mine", other) == (other, 32_768, 16)
 
 
 @pytest.mark.parametrize("other", [AnswerKind.math, AnswerKind.exact])
@@ -130,3 +130,18 @@ def test_an_empty_file_is_an_error(tmp_path: Path) -> None:
     write(tmp_path, "aime24")
     with pytest.raises(UserError, match="has no problems"):
         load_benchmark("aime24", tmp_path, MATH)
+
+
+def test_what_is_left_out_is_named(tmp_path: Path) -> None:
+    rows = [{"question": f"q{n}", "answer": str(n), "source": "TP_x" if n == 1 else "OE_x"} for n in range(4)]
+    (tmp_path / "mine.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+
+    def load(limit: int | None = None, *, proofs: bool = True) -> tuple[list[int], str | None]:
+        benchmark = load_benchmark("mine", tmp_path, MATH, limit, proofs=proofs)
+        return [problem.problem_id for problem in benchmark.problems], benchmark.subset
+
+    assert load() == ([0, 1, 2, 3], None)
+    assert load(4) == ([0, 1, 2, 3], None)
+    assert load(2) == ([0, 1], "2 of 4, the first")
+    assert load(proofs=False) == ([0, 2, 3], "3 of 4, without proofs")  # ids are numbers in the file: seeds stay
+    assert load(2, proofs=False) == ([0, 2], "2 of 4, the first, without proofs")

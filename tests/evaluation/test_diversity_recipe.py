@@ -112,7 +112,9 @@ def test_runs_of_one_name_keep_their_times(tokenizer: Path, small: Path, tmp_pat
     ("arguments", "message"),
     [
         ([], "runs is empty"),
-        (["runs={small}"], "expected list of text, [a,b]"),
+        (["runs=null"], "expected list of text, [a,b]"),
+        (["runs={small}"], "problem 0 has 2 outputs, fewer than samples=64"),
+        (["runs={small}", "answer=word"], "answer=word: expected math | choice | exact or null"),
         (["runs=[{small}]", "sampels=2"], "unknown key sampels=2: the nearest known key is samples"),
         (["runs=[{small}]", "samples=many"], "samples=many: expected integer"),
         (["runs=[{small}]", "samples=1"], "samples=1: must be at least 2"),

@@ -15,10 +15,11 @@ import yaml
 
 from s2l_nemo.config.evaluation import EvaluateConfig
 from s2l_nemo.config.load import load_values
-from s2l_nemo.data.benchmarks import load_benchmark
 from s2l_nemo.errors import UserError
+from s2l_nemo.evaluation.folder import hash_model
 from s2l_nemo.evaluation.modes import settings
-from s2l_nemo.evaluation.run import evaluate, make_identity
+from s2l_nemo.evaluation.run import Question, evaluate, make_identity, read_benchmarks
+from s2l_nemo.models.open import open_model
 from s2l_nemo.models.precision import Precision
 from tests.commands import ROOT, Done, run_here
 from tests.distributed.models import write_qwen3
@@ -105,7 +106,7 @@ def test_files_of_a_run(uninterrupted: dict[str, bytes]) -> None:
     config = yaml.safe_load(uninterrupted["output/model/config.txt"])
     assert config["evaluate"]["presence_penalty"] == 1.5
     assert config["evaluate"]["precision"] in ("fp32", "bf16")
-    assert (config["k"], config["mode"], config["name"]) == (K, "nothink", "model")
+    assert (config["k"], config["mode"], config["name"]) == ({"sums": K, "more": K}, "nothink", "model")
     assert config["versions"]["packages"]["torch"]
 
 
@@ -183,16 +184,16 @@ def test_mistakes_leave_nothing(workplace: Path, argument: str, message: str) ->
 def test_what_makes_an_evaluation_another_one(workplace: Path) -> None:
     def identity(*arguments: str) -> str:
         cfg = load_values([*command(workplace, "any")[2:], *arguments], EvaluateConfig, "")
-        data, limit = Path(cfg.evaluate.data), cfg.evaluate.limit
-        benchmarks = [load_benchmark(name, data, cfg.rewards.answer, limit) for name in cfg.benchmarks]
-        wanted = make_identity(cfg, benchmarks, settings(cfg.mode, cfg.evaluate), Precision.fp32)
+        question = Question(cfg, read_benchmarks(cfg), settings(cfg.mode, cfg.evaluate), "cpu", Precision.fp32)
+        wanted = make_identity(question, {"model": hash_model(open_model("model", str(cfg.model)))})
         assert yaml.safe_load(yaml.safe_dump(wanted)) == wanted
         return json.dumps(wanted)
 
     first = identity()
     assert identity("evaluate.dir=elsewhere") == first
-    assert identity("evaluate.presence_penalty=1.5", "name=model") == first
-    changes = ("k=3", "seed=2", "mode=think", "evaluate.limit=1", "evaluate.temperature=0.5", "evaluate.batch_rows=2")
+    assert identity("evaluate.presence_penalty=1.5", "name=model", "steps=all", "engine.startup_s=9") == first
+    changes = ("k=3", "seed=2", "mode=think", "evaluate.limit=1", "evaluate.temperature=0.5", "evaluate.batch_rows=2",
+               "evaluate.prompt=plain", "engine.kind=server")  # fmt: skip
     assert len({first, *map(identity, changes)}) == 1 + len(changes)
     weights = workplace / "model" / "model.safetensors"
     before = weights.read_bytes()

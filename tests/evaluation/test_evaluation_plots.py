@@ -83,7 +83,7 @@ def test_a_model_looks_the_same_in_all_panels(tmp_path: Path, drawn: list[Figure
 
 
 def test_looks_differ_beyond_the_colours() -> None:
-    looks = plots._looks([f"model {index}" for index in range(20)])
+    looks = plots.looks([f"model {index}" for index in range(20)])
     assert len({(look["color"], look["linestyle"]) for look in looks.values()}) == 20
 
 

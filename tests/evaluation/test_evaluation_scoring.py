@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from s2l_nemo.config.evaluation import Mode
+from s2l_nemo.config.asking import Mode
 from s2l_nemo.config.schema import AnswerKind, RewardsConfig
 from s2l_nemo.evaluation import scoring
 from s2l_nemo.evaluation.raw import RawRow

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from s2l_nemo.config.evaluation import Mode
+from s2l_nemo.config.asking import Mode
 from s2l_nemo.errors import UserError
 from s2l_nemo.evaluation.results import BenchmarkResult, Summary, read_result
 from s2l_nemo.measures.statistics import Interval
@@ -151,3 +152,13 @@ def test_a_file_can_be_read_back(tmp_path: Path) -> None:
     file = tmp_path / "aime24.json"
     file.write_text(json.dumps(RESULT.to_json()))
     assert read_result(file) == RESULT
+
+
+def test_a_subset_is_named_in_both_files(tmp_path: Path) -> None:
+    part = replace(RESULT, subset="2 of 30, the first")
+    file = tmp_path / "aime24.json"
+    file.write_text(json.dumps(part.to_json()))
+    assert list(part.to_json())[:5] == ["name", "benchmark", "mode", "max_tokens", "problems"]
+    assert part.to_json()["subset"] == "2 of 30, the first"
+    assert read_result(file) == part
+    assert Summary("s2l", [part]).to_json()["benchmarks"]["aime24"]["subset"] == "2 of 30, the first"

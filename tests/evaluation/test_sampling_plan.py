@@ -2,18 +2,23 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Sequence
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
-from s2l_nemo.config.evaluation import EvaluateOptions, Mode
+from s2l_nemo.config.asking import Asking, Mode, PromptStyle
+from s2l_nemo.config.evaluation import EvaluateOptions
 from s2l_nemo.config.schema import AnswerKind
 from s2l_nemo.data.benchmarks import INSTRUCTIONS, Benchmark, Problem
-from s2l_nemo.engines.protocol import LocalEngine
+from s2l_nemo.engines.protocol import EngineDied, LocalEngine
 from s2l_nemo.errors import UserError
-from s2l_nemo.evaluation.modes import MODES, Settings, settings
-from s2l_nemo.evaluation.sampling import Plan, Sampler, check_memory, chunk_problems, make_plan, sample_seed
+from s2l_nemo.evaluation.engines import Engines
+from s2l_nemo.evaluation.modes import Settings, settings
+from s2l_nemo.evaluation.plan import Plan, make_plan
+from s2l_nemo.evaluation.sampling import Sampler, check_memory, chunk_problems, sample_seed
 from s2l_nemo.types import Completion, SampleRequest, SamplingParams, Source
 from tests.arrays import ids, lps
 
@@ -67,13 +72,12 @@ def benchmark(problems: int) -> Benchmark:
     return Benchmark("mine", AnswerKind.math, 100, rows)
 
 
-def plan(*, template: bool = True, instruction: bool = True, thinking: bool = False, positions: int = 1000,
-         max_tokens: int | None = None) -> Plan:  # fmt: skip
-    tokenizer: Any = Tokenizer(has_template=template)
-    return make_plan(
-        benchmark(5), tokenizer, thinking=thinking, instruction=instruction, settings=MODES[Mode.nothink],
-        max_tokens=max_tokens, stop_token_ids=(7,), positions=positions,
-    )  # fmt: skip
+def plan(*, template: bool = True, mode: Mode = Mode.nothink, positions: int = 1000, room: int | None = None,
+         k: int | None = 3, of: Benchmark | None = None, **asking: Any) -> Plan:  # fmt: skip
+    model: Any = SimpleNamespace(
+        tokenizer=Tokenizer(has_template=template), stop_token_ids=(7,), shape=SimpleNamespace(max_positions=positions)
+    )
+    return make_plan(of or benchmark(5), model, mode=mode, asking=Asking(**asking), k=k, room=room)
 
 
 def test_modes_are_those_of_the_model_card() -> None:
@@ -83,23 +87,39 @@ def test_modes_are_those_of_the_model_card() -> None:
     assert settings(Mode.nothink, options) == Settings(0.0, 0.8, 0, 0.0)
 
 
-def test_chat_template_and_thinking_switch() -> None:
-    def first(one: Plan) -> str:
-        return "".join(map(chr, one.prompts[0]))
+def first(one: Plan) -> str:
+    return "".join(map(chr, one.prompts[0]))
 
-    assert first(plan(thinking=False)) == f"Nq0\n\n{INSTRUCTION}"
-    assert first(plan(thinking=True)) == f"Tq0\n\n{INSTRUCTION}"
+
+def test_chat_template_and_thinking_switch() -> None:
+    assert first(plan()) == f"Nq0\n\n{INSTRUCTION}"
+    assert first(plan(mode=Mode.think)) == f"Tq0\n\n{INSTRUCTION}"
     assert first(plan(template=False)) == f"q0\n\n{INSTRUCTION}"
-    assert first(plan(instruction=False)) == "Nq0"
+    assert first(plan(prompt=PromptStyle.plain)) == "Nq0"
+
+
+def test_prompts_of_the_released_evaluation() -> None:
+    assert first(plan(prompt=PromptStyle.released)) == "Nq0 /no_think"
+    assert first(plan(prompt=PromptStyle.released, mode=Mode.think)) == "Tq0 /think"
+    text = f"q?\n\nA. one\nB. two\n\n{INSTRUCTIONS[AnswerKind.choice]}"
+    letters = Benchmark("letters", AnswerKind.choice, 100, (Problem(0, "q?", "A", text),), samples=4)
+    assert first(plan(prompt=PromptStyle.released, of=letters)) == (
+        "Nq?\n\nA. one\nB. two\nAnswer with only the letter (A, B, C, D, or E). /no_think"
+    )
+    assert plan(of=letters, k=None).k == 4
+    assert plan(k=None).k == 16
 
 
 def test_room_for_the_response() -> None:
     assert plan().params == SamplingParams(100, (7,), temperature=0.7, top_p=0.8, top_k=20, presence_penalty=1.5)
-    assert plan(max_tokens=30).params.max_new_tokens == 30
+    assert plan(max_tokens=30, top_k=5).params.max_new_tokens == 30
     prompt = len(f"Nq0\n\n{INSTRUCTION}")
     assert plan(positions=prompt + 40).params.max_new_tokens == 40
-    with pytest.raises(UserError, match=f"a prompt of {prompt} tokens leaves no room"):
+    assert plan(room=prompt + 30).params.max_new_tokens == 30
+    with pytest.raises(UserError, match=f"a prompt of {prompt} tokens leaves no room for a response in the model's"):
         plan(positions=prompt)
+    with pytest.raises(UserError, match="in the engine's"):
+        plan(room=prompt)
 
 
 def test_memory_of_the_batch() -> None:
@@ -110,10 +130,49 @@ def test_memory_of_the_batch() -> None:
         check_memory([one], rows=8, token_bytes=100, free_bytes=8 * tokens * 100 - 1)
 
 
+def sampler(*engines: Engine) -> Sampler:
+    """Chunks have two problems of three samples."""
+    return Sampler(Engines(engines), str, [], seed=1, rows=2)
+
+
+def test_engines_share_the_chunks_and_the_rows_come_in_order() -> None:
+    """The first engine waits in its first chunk until the second has done all the others."""
+    others_done = threading.Event()
+    done: list[int] = []
+
+    class Slow(Engine):
+        def generate(self, requests: Sequence[SampleRequest], params: SamplingParams) -> list[Completion]:
+            assert others_done.wait(60)
+            return super().generate(requests, params)
+
+    class Quick(Engine):
+        def generate(self, requests: Sequence[SampleRequest], params: SamplingParams) -> list[Completion]:
+            done.append(len(requests))
+            if len(done) == 2:
+                others_done.set()
+            return super().generate(requests, params)
+
+    slow, quick = Slow(), Quick()
+    rows = list(sampler(slow, quick).sample(plan(), start=0))
+    assert [row.id for part in rows for row in part] == [0, 1, 2, 3, 4]
+    assert rows == list(sampler(Engine()).sample(plan(), start=0))
+    assert len(slow.batches) == 1
+    assert len(quick.batches) == 2
+
+
+def test_a_lost_engine_ends_the_evaluation() -> None:
+    class Lost(Engine):
+        def generate(self, requests: Sequence[SampleRequest], params: SamplingParams) -> list[Completion]:
+            raise EngineDied("gone")
+
+    with pytest.raises(EngineDied):
+        list(sampler(Lost(), Lost()).sample(plan(), start=0))
+
+
 def test_chunks_do_not_depend_on_where_the_run_begins() -> None:
     whole, later = Engine(), Engine()
-    rows = list(Sampler(whole, str, [], k=3, seed=1, chunk=2).sample(plan(), start=0))
-    rest = list(Sampler(later, str, [], k=3, seed=1, chunk=2).sample(plan(), start=2))
+    rows = list(sampler(whole).sample(plan(), start=0))
+    rest = list(sampler(later).sample(plan(), start=2))
     assert whole.batches == [[(p, k) for p in part for k in range(3)] for part in ([0, 1], [2, 3], [4])]
     assert later.batches == whole.batches[1:]
     assert rest == rows[1:]

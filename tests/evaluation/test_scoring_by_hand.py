@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from s2l_nemo.config.evaluation import Mode
+from s2l_nemo.config.asking import Mode
 from s2l_nemo.evaluation.raw import RawRow
 from s2l_nemo.evaluation.results import BenchmarkResult
 from s2l_nemo.evaluation.scoring import Graded, result

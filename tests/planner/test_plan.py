@@ -6,8 +6,9 @@ from pathlib import Path
 import pytest
 
 from s2l_nemo.config.load import load_config
+from s2l_nemo.models.precision import Precision
 from s2l_nemo.models.shape import ModelShape, public_shape, public_shapes
-from s2l_nemo.planner.plan import render_plan, splits
+from s2l_nemo.planner.plan import checkpoint_bytes, checkpoints_kept, render_plan, splits
 
 CONF = Path(__file__).parents[2] / "conf"
 PAPER = ["--config-name", "paper"]
@@ -128,3 +129,19 @@ def test_figures_come_from_config_json(tmp_path: Path) -> None:
     assert f"learner: 376 parameters ({tmp_path})" in plan
     assert "explorer:\n" in plan  # the section of the configuration, and no figures of an explorer
     assert "explorer: " not in plan.split("Memory of one rank")[1]
+
+
+@pytest.mark.parametrize(
+    ("every", "keep", "best", "kept"),
+    [(1, 0, "null", 16), (5, 0, "null", 4), (1, 2, "null", 2), (1, 2, "validation/pass@1", 3), (16, 2, "null", 1)],
+)
+def test_checkpoints_on_the_disk(every: int, keep: int, best: str, kept: int) -> None:
+    values = [f"checkpoint.every={every}", f"checkpoint.keep={keep}", f"checkpoint.best={best}"]
+    cfg = load_config([*PAPER, *values], CONF)
+    assert checkpoints_kept(cfg) == kept
+    assert f"\n{kept} of 106.8 GiB: {106.8 * kept:,.1f} GiB"[:20] in render_plan(cfg)
+
+
+def test_bytes_of_a_checkpoint() -> None:
+    assert checkpoint_bytes(8_190_735_360, Precision.bf16) == 14 * 8_190_735_360
+    assert checkpoint_bytes(1000, Precision.fp32) == 16_000

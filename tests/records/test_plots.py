@@ -109,3 +109,16 @@ def test_several_explorers_go_by_name(run_dir: RunDir) -> None:
     ]  # fmt: skip
     plots._schedule(schedule, plots._Series(lines, {}))
     assert [text.get_text() for text in schedule.legends[0].get_texts()] == ["small", "hot", "learner ($G_s$)"]
+
+
+def test_benchmarks_of_validations_have_lines_of_their_own(tmp_path: Path, metrics_of: MetricsOf) -> None:
+    run_dir = RunDir(tmp_path)
+    with MetricsWriter(run_dir) as writer:
+        for step in range(1, 5):
+            found = {2: 0.25, 4: 0.75}.get(step)
+            own = {"validation/pass@1": found, "validation/aime24/pass@1": found, "validation/aime24/pass@4": 1.0}
+            writer.write(step, {**metrics_of(step), **own, "validation/never/pass@1": None})
+    figure = Figure()
+    plots._pass_at_1(figure, series(run_dir, **{"aime24/pass@1/before": 0.125}))
+    lines = {line.get_label(): points(line) for line in figure.axes[0].lines}
+    assert lines == {"learner": [(2, 0.25), (4, 0.75)], "aime24": [(0, 0.125), (2, 0.25), (4, 0.75)]}
