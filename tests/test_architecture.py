@@ -44,7 +44,7 @@ ROOMS: dict[str, set[str]] = {
     "planner.simulation": {"algorithm", "config", "engines", "errors", "fields", "models", "planner", "records"},
     "platform": {"errors"},
     "evaluation": {
-        "config", "data", "engines", "errors", "files", "hub", "measures", "models", "models.checkpoints",
+        "config", "data", "engines", "errors", "files", "measures", "models", "models.checkpoints",
         "models.formats", "models.open", "records", "rewards", "types",
     },
     # a frozen explorer's rollouts: sampled ahead of training, and read in it
