@@ -15,6 +15,7 @@ from tests.distributed.conversion import to_hf, to_nemo
 from tests.distributed.models import write_internlm2, write_qwen3
 from tests.distributed.ranks import run_ranks
 from tests.distributed.test_training import BASE, CONF, layout, train, untimed
+from tests.models.test_sentencepiece import give_tokenizer_model, train_sentencepiece
 
 STEPS = ["algorithm.steps=2", "algorithm.schedule.name=constant", "algorithm.schedule.alpha=0.5",
          "algorithm.schedule.t_mix=null", "run.export_hf=true"]  # fmt: skip
@@ -61,6 +62,19 @@ def test_internlm2_learns_from_a_llama_and_at_any_layout(tmp_path: Path) -> None
         for key, value in theirs.items():
             assert mine[key] == (value if value is None else pytest.approx(value, rel=1e-4, abs=1e-5)), key
     assert b"attention.wqkv.weight" in files["model.safetensors"]  # under its own names
+    assert not list(tmp_path.rglob("EXECUTED"))
+
+
+def test_internlm2_trains_with_a_tokenizer_model_only(tmp_path: Path) -> None:
+    """As on the hub, where its tokenizer is a SentencePiece model that remote code reads; from a `.nemo`, too."""
+    learner, explorer = write_internlm2(tmp_path / "learner"), write_internlm2(tmp_path / "explorer", seed=1, hidden=32)
+    for folder in (learner, explorer):
+        give_tokenizer_model(folder, train_sentencepiece())
+    to_nemo(learner, tmp_path / "learner.nemo")
+    expected, files, _ = run(tmp_path / "run", learner, explorer)
+    again, _, _ = run(tmp_path / "again", tmp_path / "learner.nemo", explorer)
+    assert again == expected
+    assert files["tokenizer.model"] == train_sentencepiece()
     assert not list(tmp_path.rglob("EXECUTED"))
 
 

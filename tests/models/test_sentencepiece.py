@@ -40,10 +40,11 @@ WORDS = [
 ]
 TEXT = [f"{a} {b} {c}, {len(a) * 37} + {len(b)}: {c}{a}" for a in WORDS for b in WORDS for c in WORDS[:5]]
 UNUSED = ["[UNUSED_TOKEN_0]", "[UNUSED_TOKEN_1]"]
+TEMPLATE = "{% for message in messages %}<|im_start|>{{ message['content'] }}<|im_end|>{% endfor %}"
 CHAT = {"<|im_start|>": UNUSED[0], "<|im_end|>": UNUSED[1]}  # chat token: the piece whose id it has
 
 
-def train(**options: Any) -> bytes:
+def train_sentencepiece(**options: Any) -> bytes:
     """As InternLM2's, with a vocabulary of 304 pieces."""
     model = io.BytesIO()
     settings: dict[str, Any] = {
@@ -57,7 +58,7 @@ def train(**options: Any) -> bytes:
 
 @pytest.fixture(scope="module", params=[True, False], ids=["leading space", "no leading space"])
 def model(request: pytest.FixtureRequest) -> bytes:
-    return train(add_dummy_prefix=request.param)
+    return train_sentencepiece(add_dummy_prefix=request.param)
 
 
 def processor(model: bytes) -> Any:
@@ -144,7 +145,7 @@ def test_no_token_comes_first_if_the_configuration_says_so(model: bytes) -> None
 )
 def test_models_that_would_get_other_ids(options: dict[str, Any], fault: str) -> None:
     with pytest.raises(UserError, match=rf"^tokenizer\.model {fault}: add its tokenizer\.json"):
-        read_model(PATH, train(**options))
+        read_model(PATH, train_sentencepiece(**options))
 
 
 @given(st.binary(max_size=60))
@@ -170,15 +171,19 @@ def test_an_added_token_beyond_the_pieces(model: bytes) -> None:
         tokenizer_json(PATH, model, config)
 
 
+def give_tokenizer_model(folder: Path, model: bytes) -> None:
+    (folder / "tokenizer.json").unlink()
+    (folder / "tokenizer.model").write_bytes(model)
+    (folder / "tokenizer_config.json").write_text(json.dumps(config_of(model) | {"chat_template": TEMPLATE}))
+    (folder / "special_tokens_map.json").write_text(json.dumps({"eos_token": "</s>", "bos_token": "<s>"}))
+    name_remote_code(folder)
+
+
 @pytest.fixture
 def internlm2(tmp_path: Path, model: bytes) -> Path:
     """As on the hub: a tokenizer.model, and code that must not run."""
     folder = write_internlm2(tmp_path / "internlm2")
-    (folder / "tokenizer.json").unlink()
-    (folder / "tokenizer.model").write_bytes(model)
-    (folder / "tokenizer_config.json").write_text(json.dumps(config_of(model) | {"chat_template": "{{ messages }}"}))
-    (folder / "special_tokens_map.json").write_text(json.dumps({"eos_token": "</s>", "bos_token": "<s>"}))
-    name_remote_code(folder)
+    give_tokenizer_model(folder, model)
     return folder
 
 
@@ -196,7 +201,7 @@ def test_a_folder_with_a_tokenizer_model_only(internlm2: Path, model: bytes, for
     text = "<|im_start|>the number is 17<|im_end|>"
     start, end = (processor_of(model).piece_to_id(piece) for piece in UNUSED)
     assert opened.tokenizer.encode(text) == [1, start, *processor_of(model).encode("the number is 17"), end]
-    assert opened.tokenizer.chat_template == "{{ messages }}"
+    assert opened.tokenizer.chat_template == TEMPLATE
     assert (opened.tokenizer.eos_token_id, opened.stop_token_ids) == (2, (2, 257, 258))
     assert not list(internlm2.parent.rglob("EXECUTED"))
 
