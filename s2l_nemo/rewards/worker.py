@@ -94,7 +94,8 @@ def _load_check(fn: str | None) -> Check:
         return load_function(fn)
     import logging
 
-    from s2l_nemo.rewards.equivalence import equivalent, warm_up
+    from s2l_nemo.rewards.equivalence import equivalent
+    from s2l_nemo.rewards.warmup import warm_up
 
     logging.getLogger("math_verify").setLevel(logging.ERROR)  # it warns that its own time-outs are off
     warm_up()
