@@ -82,6 +82,7 @@ class WandbMode(str, Enum):
 
 
 FOLDER = Range(lambda value: bool(value.strip()), "the path of a folder")
+TEXT = Range(lambda value: bool(value.strip()), "a text, or null for none")
 
 
 @dataclass
@@ -232,15 +233,24 @@ class ReasoningGymConfig:
 
 @dataclass
 class DataConfig:
-    task: Task = key(Task.arithmetic, "which prompts are generated if data.path is null")
+    task: Task = key(Task.arithmetic, "which prompts are generated if there are no files")
     path: str | None = key(
-        None, "prompts instead of generated ones: JSONL or parquet file, or name on the Hugging Face hub"
+        None,
+        "prompts instead of generated ones: a JSON, JSONL, CSV or parquet file, or name on the Hugging Face hub",
     )
-    valid_path: str | None = key(None, "held-out prompts in the same forms; needed with `path`")
-    prompt_key: str = key("prompt", "field of the question in data.path; dots lead into nested fields")
-    answer_key: str = key("answer", "field of the right answer; dots lead into nested fields")
-    system_prompt: str | None = key(None, "system message before each question; null: none")
+    mix: dict[str, Any] = key(
+        dict, "several such sources by name instead of path, as mix.NAME.path, with mix.NAME.weight and keys of its own"
+    )
+    valid_path: str | None = key(None, "held-out prompts in the same forms as `path`; needed with files")
+    prompt_key: str = key("prompt", "field of the question; dots lead into nested fields")
+    answer_key: str = key("answer", "field of the right answer, or of a solution with it; dots lead into nested fields")
+    system_key: str | None = key(None, "field of a system message of the row's own; null: none but in a chat")
+    system_prompt: str | None = key(None, "system message before each question without one of its own; null: none")
+    instruction: str | None = key(None, "text after each question, such as how to give the answer; null: none", TEXT)
     format: PromptFormat = key(PromptFormat.chat, "chat: the tokenizer's template; base: the prompt as it is")
+    chat_template_kwargs: dict[str, Any] = key(
+        dict, "variables of the chat template, as chat_template_kwargs.enable_thinking=false; evaluation has them too"
+    )
     on_bad_row: OnBadRow = key(OnBadRow.error, "a malformed row: stop, or leave it out and count it")
     cache_dir: str | None = key(
         None, "where tokenised prompts are kept for the next run; null: nowhere", may_change=True

@@ -31,6 +31,7 @@ from s2l_nemo.records.checkpoints import Checkpoint
 from s2l_nemo.records.console import StepConsole
 from s2l_nemo.records.directory import RunDir, create_run_dir
 from s2l_nemo.records.metrics import MetricsWriter
+from s2l_nemo.rewards.asked import start_warnings, wanted
 from s2l_nemo.rewards.grader import make_grader
 from s2l_nemo.trainer.diversity_filter import DiversityFilter
 from s2l_nemo.trainer.grading import Grading
@@ -61,6 +62,7 @@ class Inputs:
     models: Models
     train: PromptSet
     valid: PromptSet
+    warnings: Sequence[str] = ()
 
 
 def run_training(cfg: Config, inputs: Inputs) -> int:
@@ -203,7 +205,7 @@ def load_inputs(cfg: Config, models: Models) -> Inputs:
     learner = learner_sampling(cfg, models.learner)
     sampling = [learner, *(explorer_role(one, learner).sampling for one in explorers_of(cfg))]
     check_stores(cfg, train.prompts, tokenizer_hash(models.learner), dict(enumerate(sampling)))
-    return Inputs(models, train, valid)
+    return Inputs(models, train, valid, start_warnings(cfg.data, cfg.rewards, tokenizer, [train, valid]))
 
 
 def learner_sampling(cfg: Config, learner: Model) -> SamplingParams:
@@ -406,6 +408,7 @@ def make_recorder(
         checkpoint_bytes=checkpoint_bytes,
         writer=writer,
         console=console,
+        wanted=wanted(cfg.data, cfg.rewards),
         seconds_before=state["seconds"],
     )
 
@@ -440,3 +443,5 @@ def announce(recorder: Recorder, cfg: Config, inputs: Inputs, resumed: Checkpoin
         "run": f"{cfg.run.dir}, {f'continues after step {resumed.step}' if resumed else 'new'}, seed {cfg.run.seed}",
     }
     recorder.console.header("S2L-PO", facts)
+    for warning in inputs.warnings:
+        recorder.say(f"warning: {warning}")
