@@ -51,6 +51,8 @@ def apply_template(
     taken = sorted(variables.keys() & inspect.signature(tokenizer.apply_chat_template).parameters.keys())
     if taken:
         raise UserError(f"data.chat_template_kwargs.{taken[0]} is no variable of a chat template: leave it out")
+    if not chats:
+        return []
     from jinja2 import TemplateError
 
     try:

@@ -105,7 +105,7 @@ class _Question:
     answer: str
     line: int
     kind: AnswerKind
-    others: dict[str, list[int]] = field(default_factory=dict)  # answers that are written otherwise, with their lines
+    repeats: list[tuple[int, str]] = field(default_factory=list)  # lines that ask it again, with their answers
 
 
 @dataclass(frozen=True)
@@ -195,10 +195,7 @@ class Preparation:
         key = _hash(question_key(text))
         known = self._questions.setdefault(key, _Question(answer, line, item.kind))
         if known.line != line:
-            if answer_key(known.answer) == answer_key(answer):
-                self.report.drop(NORMALIZED, line)
-            else:
-                known.others.setdefault(answer, []).append(line)
+            known.repeats.append((line, answer))
             return
         if instruction := self._instructions.get(item.kind):
             text = f"{text}\n\n{instruction}"
@@ -236,16 +233,21 @@ class Preparation:
             write_json_atomic(output.manifest, {**settings, "rows": asdict(report), "sha256": hashes})
 
     def _settle(self) -> None:
-        """Drops repeated questions whose answers differ in writing alone, and whole questions whose values differ."""
-        disputed = {key: question for key, question in self._questions.items() if question.others}
-        pairs = [(question.answer, other) for question in disputed.values() for other in question.others]
-        verdicts = iter(self._judge.same(pairs))
-        for key, question in disputed.items():
-            agree = all(list(islice(verdicts, len(question.others))))
-            for line, other in sorted((line, other) for other, lines in question.others.items() for line in lines):
-                self.report.drop(NORMALIZED if agree else CONTRADICTION, line, "" if agree else f"{other!r:.40}")
-            if not agree:
-                self.report.drop(CONTRADICTION, question.line, f"{question.answer!r:.40}")
+        """Drops repetitions: all but the first row if the answers have one value, whole questions if they differ."""
+        others = {
+            key: sorted({answer for _, answer in question.repeats if answer_key(answer) != answer_key(question.answer)})
+            for key, question in self._questions.items()
+            if question.repeats
+        }
+        verdicts = iter(self._judge.same([(self._questions[key].answer, one) for key in others for one in others[key]]))
+        for key, answers in others.items():
+            question = self._questions[key]
+            if all(list(islice(verdicts, len(answers)))):
+                for line, _ in question.repeats:
+                    self.report.drop(NORMALIZED, line)
+            else:
+                for line, answer in [(question.line, question.answer), *question.repeats]:
+                    self.report.drop(CONTRADICTION, line, f"{answer!r:.40}")
                 del self._questions[key]
 
     def _drop_unreadable(self) -> None:

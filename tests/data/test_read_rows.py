@@ -14,8 +14,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from s2l_nemo.config.mix import DataSource
 from s2l_nemo.config.schema import OnBadRow
-from s2l_nemo.data import sources
+from s2l_nemo.data import opened
 from s2l_nemo.data.rows import Row, gold_text, read_rows
 from s2l_nemo.data.sources import is_hub_name, read_records
 from s2l_nemo.errors import UserError
@@ -24,7 +25,7 @@ GOOD = b'{"prompt": "a", "answer": "1"}'
 DEEP = b'{"prompt": "a", "answer": ' + b"[" * 100_000 + b"]" * 100_000 + b"}"
 
 FAULTS = [
-    (b"\xef\xbb\xbf" + GOOD, "begins with a byte order mark (BOM); save the file as UTF-8 without one"),
+    (b"{}\0" + GOOD, "a NUL byte at byte 3 of the line"),
     (b'{"prompt": "a\0", "answer": "1"}', "a NUL byte at byte 14 of the line"),
     (b'{"prompt": "a\\u0000", "answer": "1"}', "'prompt' holds a NUL character"),
     (b'{"prompt": "a", "answer": "1\\u0000"}', "'answer' holds a NUL character"),
@@ -48,16 +49,20 @@ FAULTS = [
     (b'{"prompt": "a", "answer": {"x": 1}}', "'answer' must be a string or an integer"),
     (b'{"prompt": [], "answer": "1"}', "'prompt' must be a non-empty string, not []"),
     (
-        b'{"prompt": [{"role": "system", "content": "s"}, {"role": "user", "content": "a"}], "answer": "1"}',
-        "'prompt' must be one user message, not 'system, user'",
+        b'{"prompt": [{"role": "user", "content": "a"}, {"role": "assistant", "content": "1"}], "answer": "1"}',
+        "'prompt' must be one user message, after a system message or none, not 'user, assistant'",
     ),
     (b'{"prompt": [{"role": "user", "content": null}], "answer": "1"}', "'prompt' must be a non-empty string"),
     (b'"a"', "a JSON str instead of an object"),
 ]
 
 
+def source(path: Path | str, prompt: str = "prompt", answer: str = "answer", system: str | None = None) -> DataSource:
+    return DataSource(str(path), prompt, answer, system)
+
+
 def read(path: Path, on_bad_row: OnBadRow = OnBadRow.error, **keys: str) -> list[tuple[int, str, str, int]]:
-    rows = read_rows(str(path), keys.get("prompt", "prompt"), keys.get("answer", "answer"), on_bad_row).rows
+    rows = read_rows(source(path, **keys), on_bad_row).rows
     return [(row.row, row.question, row.answer, row.line) for row in rows]
 
 
@@ -74,7 +79,7 @@ def test_a_fault_is_an_error_with_its_line_or_is_skipped_and_counted(
         read(path)
     assert str(error.value).startswith(f"{path}:{position + 1}: {reason}")
     assert "\n" not in str(error.value)
-    rows = read_rows(str(path), "prompt", "answer", OnBadRow.skip)
+    rows = read_rows(source(path), OnBadRow.skip)
     assert [row.row for row in rows.rows] == [row for row in range(3) if row != position]
     (skipped,) = rows.skipped
     assert skipped.line == position + 1
@@ -87,18 +92,18 @@ def test_any_bytes_give_rows_or_bad_rows_and_every_row_is_text(
 ) -> None:
     path = tmp_path_factory.getbasetemp() / "any.jsonl"
     path.write_bytes(GOOD + b"\n" + content + b"\n" + GOOD)
-    rows = read_rows(str(path), "prompt", "answer", OnBadRow.skip)
+    rows = read_rows(source(path), OnBadRow.skip)
     lines = (GOOD + b"\n" + content + b"\n" + GOOD).split(b"\n")
     assert len(rows.rows) + len(rows.skipped) == sum(bool(line.strip()) for line in lines)
     assert all((row.question + row.answer).encode() for row in rows.rows)
 
 
 def test_a_line_without_end_does_not_fill_the_memory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(sources, "MAX_LINE_BYTES", 64)
+    monkeypatch.setattr(opened, "MAX_LINE_BYTES", 64)
     path = tmp_path / "p.jsonl"
     exact = GOOD.replace(b'"a"', b'"' + b"a" * (65 - len(GOOD)) + b'"')  # with its line break one byte over the limit
     path.write_bytes(GOOD + b"\n" + b"x" * 64 * 7 + b"\n" + exact + b"\n" + GOOD + b"\n" + b"y" * 300)
-    rows = read_rows(str(path), "prompt", "answer", OnBadRow.skip)
+    rows = read_rows(source(path), OnBadRow.skip)
     assert [row.line for row in rows.rows] == [1, 4]
     assert [bad.line for bad in rows.skipped] == [2, 3, 5]
     assert all(bad.reason.startswith("longer than") for bad in rows.skipped)
@@ -107,7 +112,7 @@ def test_a_line_without_end_does_not_fill_the_memory(tmp_path: Path, monkeypatch
 def test_only_as_many_rows_as_asked_for_are_read(tmp_path: Path) -> None:
     path = tmp_path / "p.jsonl"
     path.write_bytes(b"{\n" + GOOD + b"\n" + GOOD + b"\n{")
-    rows = read_rows(str(path), "prompt", "answer", OnBadRow.skip, limit=2)
+    rows = read_rows(source(path), OnBadRow.skip, limit=2)
     assert rows.rows == [Row(1, "a", "1", 2), Row(2, "a", "1", 3)]
     assert [bad.line for bad in rows.skipped] == [1]
 
@@ -180,7 +185,7 @@ def test_bad_text_in_parquet_is_found_in_its_row(tmp_path: Path) -> None:
     pq.write_table(pa.table({"prompt": broken, "answer": ["1", "2", "3", "4"]}), path)
     with pytest.raises(UserError, match=r"p\.parquet:2: not UTF-8 at byte 0"):
         read(path)
-    rows = read_rows(str(path), "prompt", "answer", OnBadRow.skip)
+    rows = read_rows(source(path), OnBadRow.skip)
     assert [row.row for row in rows.rows] == [0, 2]
     assert [bad.line for bad in rows.skipped] == [2, 4]
 
@@ -198,8 +203,8 @@ def test_files_that_cannot_be_read_at_all(tmp_path: Path) -> None:
     (tmp_path / "folder.jsonl").mkdir()
     with pytest.raises(UserError, match=r"Is a directory; correct the path"):
         read(tmp_path / "folder.jsonl")
-    with pytest.raises(UserError, match=r"prompts\.csv: it ends neither in \.parquet nor in \.jsonl"):
-        read(tmp_path / "prompts.csv")
+    with pytest.raises(UserError, match=r"prompts\.txt: it ends neither in \.parquet nor in \.jsonl"):
+        read(tmp_path / "prompts.txt")
 
 
 @pytest.mark.parametrize(
@@ -209,6 +214,8 @@ def test_files_that_cannot_be_read_at_all(tmp_path: Path) -> None:
         ("Hothan/OlympiadBench/OE_TO_maths_en_COMP@main:train[:10%]", True),
         ("data/train.jsonl", False),
         ("data/train.parquet", False),
+        ("data/train.jsonl.gz", False),
+        ("data/train.csv", False),
         ("train", False),
         ("/data/train", False),
         ("../a/b", False),
@@ -249,31 +256,32 @@ def calls(monkeypatch: pytest.MonkeyPatch) -> list[tuple[object, ...]]:
 
 
 def test_a_hub_data_set_is_streamed_and_runs_no_code(calls: list[tuple[object, ...]]) -> None:
-    rows = read_rows("some/set/config@abc:test", "prompt", "answer", OnBadRow.error, limit=1)
+    rows = read_rows(source("some/set/config@abc:test"), OnBadRow.error, limit=1)
     assert rows.rows == [Row(0, "a", "1", 1)]
     assert calls == [("some/set", "config", {"split": "test", "revision": "abc", "streaming": True})]
     with pytest.raises(UserError, match=r"some/set:1: no key 'gold'"):
-        read_rows("some/set", "prompt", "gold", OnBadRow.error)
+        read_rows(source("some/set", answer="gold"), OnBadRow.error)
     assert calls[1] == ("some/set", None, {"split": "train", "revision": None, "streaming": True})
 
 
 @pytest.mark.usefixtures("calls")
 def test_errors_of_the_hub_are_one_line() -> None:
     with pytest.raises(UserError, match=r"cannot read some/absent: .*Dataset 'some/absent' doesn't exist; correct"):
-        read_rows("some/absent", "prompt", "answer", OnBadRow.error)
+        read_rows(source("some/absent"), OnBadRow.error)
     with pytest.raises(UserError, match=r"some/pictures holds webdataset files; only parquet and json"):
-        read_rows("some/pictures", "prompt", "answer", OnBadRow.error)
+        read_rows(source("some/pictures"), OnBadRow.error)
     with pytest.raises(UserError, match="the line is dead"):
-        read_rows("some/set", "prompt", "answer", OnBadRow.skip)
+        read_rows(source("some/set"), OnBadRow.skip)
 
 
 def test_files_are_read_without_the_hub_library(tmp_path: Path) -> None:
     (tmp_path / "p.jsonl").write_bytes(GOOD)
     code = f"""
 import sys
+from s2l_nemo.config.mix import DataSource
 from s2l_nemo.config.schema import OnBadRow
 from s2l_nemo.data.rows import read_rows
-assert read_rows({str(tmp_path / "p.jsonl")!r}, "prompt", "answer", OnBadRow.error).rows
+assert read_rows(DataSource({str(tmp_path / "p.jsonl")!r}, "prompt", "answer", None), OnBadRow.error).rows
 assert not {{"datasets", "torch", "transformers", "pyarrow"}} & set(sys.modules)
 """
     subprocess.run([sys.executable, "-c", code], check=True, cwd=Path(__file__).resolve().parents[2])
