@@ -10,7 +10,7 @@ from s2l_nemo.rewards.golds import unreadable_gold
 from s2l_nemo.rewards.grader import GradeItem, answer_grader
 from s2l_nemo.rewards.pool import WorkerPool
 
-_PLAIN_NUMBER = re.compile(r"[+-]?\d{1,100}(?:\.\d{1,100})?")  # needs no reading
+_PLAIN_NUMBER = re.compile(r"[+-]?(?:\d{1,100}|\d{1,3}(?:,\d{3}){1,30})(?:\.\d{1,100})?")  # needs no reading
 
 
 class GoldJudge:
