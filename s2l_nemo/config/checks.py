@@ -234,11 +234,11 @@ def _check_data(cfg: Config) -> None:
     if data.mix and data.task is not Task.arithmetic:
         raise UserError(f"data.task={data.task.name} with data.mix={','.join(data.mix)}: choose one of them")
     read = bool(training_sources(data))
-    if read != (data.valid_path is not None):
-        given = (
-            f"data.valid_path={data.valid_path}" if not read else "data.mix" if data.mix else f"data.path={data.path}"
-        )
-        raise UserError(f"{given} without data.{'valid_path' if read else 'path'}: give both")
+    if read and data.valid_path is None:
+        given = f"data.mix={','.join(data.mix)}" if data.mix else f"data.path={data.path}"
+        raise UserError(f"{given} without data.valid_path: give both")
+    if not read and data.valid_path is not None:
+        raise UserError(f"data.valid_path={data.valid_path} without data.path: give both")
 
 
 def _check_length(cfg: Config, model: Model) -> None:
