@@ -8,7 +8,7 @@ from enum import Enum
 from pathlib import Path
 
 from s2l_nemo.config.checks import check_ranges
-from s2l_nemo.config.schema import RewardsConfig
+from s2l_nemo.config.schema import RewardsConfig, TemplateConfig
 from s2l_nemo.errors import UserError
 from s2l_nemo.fields import COUNT, NON_NEGATIVE, POSITIVE_COUNT, SHARE, between, key
 from s2l_nemo.models.precision import Precision
@@ -52,6 +52,7 @@ class EvaluateConfig:
     name: str | None = key(None, "name of the result; null: the model's or the folder's own")
     seed: int = key(1, "seed of samples and of bootstrap intervals", COUNT)
     evaluate: EvaluateOptions = field(default_factory=EvaluateOptions)
+    data: TemplateConfig = field(default_factory=TemplateConfig)
     rewards: RewardsConfig = field(default_factory=RewardsConfig)
 
 
@@ -76,6 +77,12 @@ def check_evaluate_config(cfg: EvaluateConfig) -> None:
                 f"{name}={value} cannot name files: give {name} of letters, digits, '.', '_', '+' and '-', beginning "
                 "with a letter or digit"
             )
+    thinking = cfg.data.chat_template_kwargs.get("enable_thinking")
+    if thinking is not None and thinking != (cfg.mode is Mode.think):
+        raise UserError(
+            f"data.chat_template_kwargs.enable_thinking={str(thinking).lower()} with mode={cfg.mode.name}, which sets "
+            "it: leave it out or choose the other mode"
+        )
     if cfg.evaluate.temperature == 0 and samples(cfg) > 1:
         raise UserError(f"k={samples(cfg)} with evaluate.temperature=0: greedy samples are all equal, set k=1")
 

@@ -82,6 +82,12 @@ class WandbMode(str, Enum):
 
 
 FOLDER = Range(lambda value: bool(value.strip()), "the path of a folder")
+# What transformers' apply_chat_template takes for itself.
+_NO_VARIABLES = {
+    "conversation", "chat_template", "add_generation_prompt", "continue_final_message", "tokenize", "padding",
+    "truncation", "max_length", "return_tensors", "return_dict", "return_assistant_tokens_mask", "tokenizer_kwargs",
+}  # fmt: skip
+VARIABLES = Range(lambda names: not _NO_VARIABLES & set(names), "variables that a chat template reads")
 TEXT = Range(lambda value: bool(value.strip()), "a text, or null for none")
 
 
@@ -232,7 +238,18 @@ class ReasoningGymConfig:
 
 
 @dataclass
-class DataConfig:
+class TemplateConfig:
+    """What a training run and an evaluation tell the chat template."""
+
+    chat_template_kwargs: dict[str, Any] = key(
+        dict,
+        "variables of the chat template, as data.chat_template_kwargs.enable_thinking=false; null takes one back",
+        VARIABLES,
+    )
+
+
+@dataclass
+class DataConfig(TemplateConfig):
     task: Task = key(Task.arithmetic, "which prompts are generated if there are no files")
     path: str | None = key(
         None,
@@ -248,9 +265,6 @@ class DataConfig:
     system_prompt: str | None = key(None, "system message before each question without one of its own; null: none")
     instruction: str | None = key(None, "text after each question, such as how to give the answer; null: none", TEXT)
     format: PromptFormat = key(PromptFormat.chat, "chat: the tokenizer's template; base: the prompt as it is")
-    chat_template_kwargs: dict[str, Any] = key(
-        dict, "variables of the chat template, as chat_template_kwargs.enable_thinking=false; evaluation has them too"
-    )
     on_bad_row: OnBadRow = key(OnBadRow.error, "a malformed row: stop, or leave it out and count it")
     cache_dir: str | None = key(
         None, "where tokenised prompts are kept for the next run; null: nowhere", may_change=True

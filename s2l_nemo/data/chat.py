@@ -2,7 +2,6 @@ r"""The texts that a model gets: question and instruction, in the chat template 
 
 from __future__ import annotations
 
-import inspect
 import re
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
@@ -48,9 +47,6 @@ def apply_template(
     tokenizer: PreTrainedTokenizerFast, chats: list[list[dict[str, str]]], variables: Mapping[str, Any]
 ) -> list[str]:
     """The chats as text, up to where the answer begins. Raises UserError if the template refuses them."""
-    taken = sorted(variables.keys() & inspect.signature(tokenizer.apply_chat_template).parameters.keys())
-    if taken:
-        raise UserError(f"data.chat_template_kwargs.{taken[0]} is no variable of a chat template: leave it out")
     if not chats:
         return []
     from jinja2 import TemplateError

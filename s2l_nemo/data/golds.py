@@ -7,15 +7,17 @@ import re
 _BOX = re.compile(r"\\(?:boxed|fbox)(?![A-Za-z])\s*")
 _BRACE = re.compile(r"\\.|[{}]", re.DOTALL)
 _BARE = re.compile(r"[^\s$\\{}]*[^\s$\\{}.,;]")  # \boxed 5
-_BETWEEN = re.compile(r"(?:[\s$,;]|\\[,;! ]|\\text\s*\{\s*(?:and|or)\s*\}|\b(?:and|or)\b|\b[A-Za-z]\s*=)*")  # boxes of one answer
+_BETWEEN = re.compile(
+    r"(?:[\s$,;]|\\[,;! ]|\\text\s*\{\s*(?:and|or)\s*\}|\b(?:and|or)\b|\b[A-Za-z]\s*=)*"
+)  # boxes of one answer
 _MARK = "####"
 
 
 def final_answer(text: str) -> str:
     r"""The last box of a text, else what stands behind its last `####`, else the text itself.
 
-    Boxes that only commas, "and", "or" or "x =" part are one answer, "2, 3". What stands behind `####` must be one line: with
-    more it is a heading. A box without an end is none.
+    Boxes that only commas, "and", "or" or "x =" part are one answer, "2, 3". What stands behind `####` must be one
+    line: with more it is a heading. A box without an end is none.
     """
     boxes = _boxes(text)
     if boxes:

@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 
 from s2l_nemo.config.evaluation import EvaluateConfig, Mode, samples
 from s2l_nemo.data.benchmarks import INSTRUCTIONS, Benchmark, Problem
+from s2l_nemo.data.chat import template_variables
 from s2l_nemo.engines.build import EngineFactory
 from s2l_nemo.engines.options import EngineConfig
 from s2l_nemo.engines.protocol import RolloutEngine
@@ -42,13 +43,15 @@ def make_plan(
     tokenizer: PreTrainedTokenizerFast,
     *,
     thinking: bool,
+    variables: Mapping[str, Any],
     instruction: bool,
     settings: Settings,
     max_tokens: int | None,
     stop_token_ids: tuple[int, ...],
     positions: int,
 ) -> Plan:
-    """Prompts go through the chat template, whose `enable_thinking` is set. Without a template they stay as they are.
+    """Prompts go through the chat template, which gets `variables` and `enable_thinking`. Without one they stay as they
+    are.
 
     A response has at most `max_tokens` (None: the benchmark's), and no more than the longest prompt leaves of the
     model's `positions`. Raises UserError if that prompt leaves none.
@@ -61,7 +64,8 @@ def make_plan(
     else:
         chats = [[{"role": "user", "content": text}] for text in texts]
         # a template that does not know the switch ignores it
-        encoded = tokenizer.apply_chat_template(chats, add_generation_prompt=True, enable_thinking=thinking)
+        switches = {**variables, "enable_thinking": thinking}
+        encoded = tokenizer.apply_chat_template(chats, add_generation_prompt=True, **switches)
     prompts = [tuple(tokens) for tokens in encoded]
     longest = max(map(len, prompts))
     if longest >= positions:
@@ -125,6 +129,7 @@ def load_sampler(
             benchmark,
             tokenizer,
             thinking=cfg.mode is Mode.think,
+            variables=template_variables(cfg.data.chat_template_kwargs),
             instruction=cfg.evaluate.instruction,
             settings=how,
             max_tokens=cfg.evaluate.max_tokens,

@@ -6,6 +6,7 @@ import contextlib
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
+from s2l_nemo.config.mix import training_sources
 from s2l_nemo.config.schema import AnswerKind, DataConfig, RewardsConfig, Task
 from s2l_nemo.data.benchmarks import INSTRUCTIONS
 from s2l_nemo.data.chat import unread_variables
@@ -23,7 +24,7 @@ def wanted(data: DataConfig, rewards: RewardsConfig) -> str | None:
     r"""What the reward reads in a response, in words; None for a function of the user's, which may read anything."""
     if rewards.fn is not None:
         return None
-    generated = data.valid_path is None and data.task is Task.reasoning_gym  # has a verifier of its own for the box
+    generated = not training_sources(data) and data.task is Task.reasoning_gym  # its own verifier reads the box
     if rewards.answer is AnswerKind.choice and not generated:
         return r"a letter, in \boxed{} or behind words such as 'the answer is'"
     return r"\boxed{}"
@@ -64,7 +65,7 @@ def _unasked(
 
 def _unreadable(data: DataConfig, rewards: RewardsConfig, sets: Sequence[PromptSet]) -> list[str]:
     """Gold answers of files that the reward cannot read."""
-    if rewards.fn is not None or data.valid_path is None:
+    if rewards.fn is not None or not training_sources(data):
         return []
     golds = list(dict.fromkeys(prompt.answer for one in sets for prompt in one.prompts))
     with contextlib.closing(GoldJudge(rewards)) as judge:

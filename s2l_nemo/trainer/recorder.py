@@ -92,8 +92,10 @@ class Recorder:
 
     def _warn_of_silence(self, step: int, metrics: Metrics) -> None:
         """Says once if nearly no response of a step holds what the reward reads."""
+        if self.wanted is None:
+            return
         answered, cut = metrics["reward/answered_fraction"], metrics["response_length/truncated_fraction"]
-        if self.wanted is None or answered is None or answered >= FEW_ANSWERS:
+        if answered is None or answered >= FEW_ANSWERS:
             return
         self.say(
             f"warning: {answered:.1%} of the responses of step {step} hold an answer, which the reward looks for in "

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import datetime
-import math
 import os
 import signal
 from collections.abc import Callable, Mapping, Sequence
@@ -37,6 +36,7 @@ from s2l_nemo.trainer.diversity_filter import DiversityFilter
 from s2l_nemo.trainer.grading import Grading
 from s2l_nemo.trainer.group_sampler import ExplorerRole, GroupSampler
 from s2l_nemo.trainer.loop import Limits, Trainer
+from s2l_nemo.trainer.optimizer_steps import optimizer_steps
 from s2l_nemo.trainer.progress import Progress
 from s2l_nemo.trainer.ranks import Ranks
 from s2l_nemo.trainer.recorder import Recorder
@@ -246,22 +246,6 @@ def make_actor(cfg: Config, learner: Model) -> S2LActor:
         seed=cfg.run.seed,
         keeps_reference=cfg.algorithm.kl_coef > 0,
     )
-
-
-def optimizer_steps(cfg: Config) -> int:
-    """Of the whole run."""
-    algorithm = cfg.algorithm
-    of_prompts = algorithm.prompts_per_step // (algorithm.mini_batch_prompts or algorithm.prompts_per_step)
-    if not cfg.rollout.two_updates:
-        return algorithm.steps * of_prompts * algorithm.optimizer_passes
-    schedule, total = make_schedule(algorithm.schedule, algorithm.steps), 0
-    for step in range(1, algorithm.steps + 1):
-        split = schedule(step, algorithm.group_size)
-        of_explorer = of_prompts if split.explorer else 0
-        if algorithm.explorer_mini_batch is not None:
-            of_explorer = math.ceil(algorithm.prompts_per_step * split.explorer / algorithm.explorer_mini_batch)
-        total += of_explorer + (of_prompts if split.learner else 0)
-    return total * algorithm.optimizer_passes
 
 
 def make_rollouts(

@@ -69,8 +69,6 @@ def test_variables_of_the_template(tmp_path: Path, make_tokenizer: MakeTokenizer
     assert unread_variables(tokenizer, DataConfig(chat_template_kwargs=off)) == []
     typo = DataConfig(chat_template_kwargs={"enable_thinkin": False, "thinking": None})
     assert unread_variables(tokenizer, typo) == ["enable_thinkin"]
-    with pytest.raises(UserError, match=r"chat_template_kwargs\.tokenize is no variable"):
-        texts(tmp_path, tokenizer, row, chat_template_kwargs={"tokenize": True})
     with pytest.raises(UserError, match=r"chat_template_kwargs\.enable_thinking needs data\.format=chat"):
         texts(tmp_path, tokenizer, row, chat_template_kwargs=off, format=PromptFormat.base)
 

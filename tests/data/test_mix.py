@@ -105,6 +105,10 @@ def test_sources_of_a_configuration() -> None:
         (["data.mix.a.path=x.jsonl", "data.mix.a.wieght=1"], "data.mix.a: unknown key wieght=1"),
         (["data.mix.a=x.jsonl"], "data.mix.a=x.jsonl: expected keys below it"),
         (["data.instruction=' '"], "data.instruction= : must be a text"),
+        (
+            ["data.chat_template_kwargs.add_generation_prompt=false"],
+            "data.chat_template_kwargs={'add_generation_prompt': False}: must be variables that a chat template reads",
+        ),
     ],
 )
 def test_mistakes_of_a_configuration(overrides: list[str], message: str) -> None:

@@ -21,7 +21,7 @@ INSTRUCTION = INSTRUCTIONS[AnswerKind.math]
 
 
 class Tokenizer:
-    """One token a character. With a template: `T` or `N` for thinking or not, then the user's text."""
+    """One token a character. With a template: `T` or `N` for thinking or not, an effort, then the user's text."""
 
     def __init__(self, *, has_template: bool) -> None:
         self.chat_template = "template" if has_template else None
@@ -30,11 +30,16 @@ class Tokenizer:
         return {"input_ids": [[ord(c) for c in text] for text in texts]}
 
     def apply_chat_template(
-        self, chats: list[list[dict[str, str]]], *, add_generation_prompt: bool, enable_thinking: bool
+        self,
+        chats: list[list[dict[str, str]]],
+        *,
+        add_generation_prompt: bool,
+        enable_thinking: bool,
+        effort: str = "",
     ) -> list[list[int]]:
         assert add_generation_prompt
         assert all([turn["role"] for turn in chat] == ["user"] for chat in chats)
-        return self(["NT"[enable_thinking] + chat[0]["content"] for chat in chats])["input_ids"]
+        return self(["NT"[enable_thinking] + effort + chat[0]["content"] for chat in chats])["input_ids"]
 
 
 class Engine(LocalEngine):
@@ -68,11 +73,11 @@ def benchmark(problems: int) -> Benchmark:
 
 
 def plan(*, template: bool = True, instruction: bool = True, thinking: bool = False, positions: int = 1000,
-         max_tokens: int | None = None) -> Plan:  # fmt: skip
+         max_tokens: int | None = None, **variables: object) -> Plan:  # fmt: skip
     tokenizer: Any = Tokenizer(has_template=template)
     return make_plan(
-        benchmark(5), tokenizer, thinking=thinking, instruction=instruction, settings=MODES[Mode.nothink],
-        max_tokens=max_tokens, stop_token_ids=(7,), positions=positions,
+        benchmark(5), tokenizer, thinking=thinking, variables=variables, instruction=instruction,
+        settings=MODES[Mode.nothink], max_tokens=max_tokens, stop_token_ids=(7,), positions=positions,
     )  # fmt: skip
 
 
@@ -91,6 +96,7 @@ def test_chat_template_and_thinking_switch() -> None:
     assert first(plan(thinking=True)) == f"Tq0\n\n{INSTRUCTION}"
     assert first(plan(template=False)) == f"q0\n\n{INSTRUCTION}"
     assert first(plan(instruction=False)) == "Nq0"
+    assert first(plan(instruction=False, effort="low")) == "Nlowq0"
 
 
 def test_room_for_the_response() -> None:
