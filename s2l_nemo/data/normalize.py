@@ -56,7 +56,8 @@ def strip_wrapper(prompt: str) -> str:
     match = _PREFIX.match(prompt)
     question = prompt[match.end() :] if match else prompt
     question = _HASHES.sub("", question) if "####" in question else question
-    return _SUFFIX_BOX.sub("", _SUFFIX.sub("", question)).strip()
+    question = _SUFFIX.sub("", question)
+    return (_SUFFIX_BOX.sub("", question) if r"\boxed" in question else question).strip()
 
 
 def why_unanswerable(question: str, answer: str) -> str | None:

@@ -175,7 +175,7 @@ class Preparation:
         except ValueError as error:
             self.report.drop(MALFORMED, line, str(error))
             return
-        exact = _hash(json.dumps([item.system, item.question, item.choices, item.answer]))
+        exact = _hash("\0".join((item.system or "", item.question, item.choices, item.answer)))  # none holds a NUL
         if exact in self._seen:
             self.report.drop(EXACT, line)
             return
@@ -184,15 +184,14 @@ class Preparation:
         self.report.wrappers += question != item.question.strip()
         if reason := why_unanswerable(question, item.answer):
             self.report.drop(reason, line)
-        elif _hash(question_key(question)) in self._excluded:
+        elif (key := _hash(question_key(question))) in self._excluded:
             self.report.drop(EXCLUDED, line)
         else:
-            self._add_question(line, question, item, record)
+            text = item.asked(question)
+            self._add_question(line, key if text == question else _hash(question_key(text)), text, item, record)
 
-    def _add_question(self, line: int, question: str, item: Item, record: Record) -> None:
-        text, answer = item.asked(question), item.answer.strip()
-        system = strip_wrapper(item.system or "")
-        key = _hash(question_key(text))
+    def _add_question(self, line: int, key: bytes, text: str, item: Item, record: Record) -> None:
+        answer, system = item.answer.strip(), strip_wrapper(item.system or "")
         known = self._questions.setdefault(key, _Question(answer, line, item.kind))
         if known.line != line:
             known.repeats.append((line, answer))
