@@ -29,8 +29,11 @@ from rich.console import Console
 from rich.table import Table
 
 from s2l_nemo.config.schema import RewardsConfig
-from s2l_nemo.rewards.answers import decide, exact_number, last_boxed, normalize_answer
+from s2l_nemo.rewards.answers import last_boxed, normalize_answer
 from s2l_nemo.rewards.grader import GradeItem, MathGrader
+from s2l_nemo.rewards.notation import canonical
+from s2l_nemo.rewards.plain_numbers import exact_number
+from s2l_nemo.rewards.quick import decide
 
 Pairs = list[tuple[str, str]]  # (answer, gold)
 
@@ -134,7 +137,7 @@ def measure(mix: str, pairs: Pairs, rewards: RewardsConfig, repeats: int) -> Mea
         errors = sum(grade.reward is None for grade in grades)
         theirs.append(len(items) / seconds(lambda: direct(items)))
     checked = statistics.mean(
-        decide(normalize_answer(item.gold), normalize_answer(last_boxed(item.response) or "")) is None for item in items
+        decide(canonical(item.gold), canonical(last_boxed(item.response) or "")) is None for item in items
     )
     return Measurement(mix, len(items), checked, statistics.median(ours), statistics.median(theirs), errors)
 

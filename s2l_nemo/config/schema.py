@@ -45,6 +45,31 @@ class AnswerKind(str, Enum):
     exact = "exact"
 
 
+class Extract(str, Enum):
+    """Where the answer of a response stands. Of several, the last one counts."""
+
+    boxed = "boxed"  # in a box
+    answer_line = "answer_line"  # behind "Answer:"
+    hashes = "hashes"  # behind ####
+    tag = "tag"  # between <answer> and </answer>
+    anywhere = "anywhere"  # in a box, else in a tag, else behind ####, else behind "Answer:"
+    released = "released"  # as the released evaluation looks: a box, a fraction, "Answer:", a number, the last line
+
+
+class CutBox(str, Enum):
+    """What a box means that is still open at the end of a response."""
+
+    ignored = "ignored"  # the box before it counts
+    no_answer = "no_answer"
+
+
+class SeveralBoxes(str, Enum):
+    """What boxes mean that stand side by side."""
+
+    last = "last"  # the last one is the answer
+    joined = "joined"  # they are a list
+
+
 class OnBadRow(str, Enum):
     error = "error"
     skip = "skip"
@@ -276,10 +301,22 @@ class DataConfig(TemplateConfig):
 @dataclass
 class RewardsConfig:
     answer: AnswerKind = key(AnswerKind.math, "what stands in the box: mathematics, a letter, or text taken literally")
+    extract: Extract = key(Extract.boxed, "where the answer of a response stands")
+    final_only: bool = key(False, "whether only what follows </think> counts; unfinished thinking has no answer then")
+    cut_box: CutBox = key(CutBox.ignored, "what a box means that is still open at the end of a response")
+    several_boxes: SeveralBoxes = key(SeveralBoxes.last, "what boxes side by side mean: the last one, or a list")
+    tolerance: float = key(
+        0.0, "a decimal is right within this fraction of the gold number; 0: only the exact value", BELOW_ONE
+    )
     fn: str | None = key(None, 'own reward function, "package.module:function", fn(response, answer, prompt) -> float')
     workers: int = key(2, "processes that check answers, on each rank", POSITIVE_COUNT, may_change=True)
     cpu_s: float = key(5.0, "CPU seconds of one check", POSITIVE, may_change=True)
-    wall_s: float = key(10.0, "wall seconds of one check", POSITIVE, may_change=True)
+    wall_s: float = key(
+        120.0,
+        "wall seconds of one check, a last resort: it is tried once more, then it is a grader error",
+        POSITIVE,
+        may_change=True,
+    )
     memory_mb: int = key(1024, "memory of one worker, MiB", at_least(256), may_change=True)
     batch_s: float = key(
         600.0, "wall seconds of a whole batch; what is left then counts as grader errors", POSITIVE, may_change=True

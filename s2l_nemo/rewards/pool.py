@@ -58,6 +58,7 @@ class WorkerPool:
         self._rewards = rewards
         self._fn = fn
         self._workers: list[_Worker] = []
+        self._retried: set[Arguments] = set()  # checks of this batch that a wall limit has stopped once
 
     def run(self, checks: Sequence[Arguments]) -> list[Outcome]:
         """Outcomes in the order of the checks. Equal checks run once. Takes no longer than `rewards.batch_s`.
@@ -76,6 +77,7 @@ class WorkerPool:
                 if worker.ready and worker.check is None and todo:
                     self._send(worker, todo.popleft())
             self._collect(deadline, outcomes, todo)
+        self._retried.clear()
         late = Outcome(error=f"not checked within rewards.batch_s={self._rewards.batch_s:g} s of the batch")
         return [outcomes.get(check, late) for check in checks]
 
@@ -107,9 +109,9 @@ class WorkerPool:
                 start_new_session=True,  # Ctrl-C is for the parent; and a worker is killed together with its child
             )
             worker = _Worker(process)
-            limits = {"cpu_s": self._rewards.cpu_s, "memory_mb": self._rewards.memory_mb}
+            keys = ("cpu_s", "memory_mb", "tolerance")
             self._workers.append(worker)
-            send(worker.requests, {"fn": self._fn, **limits})
+            send(worker.requests, {"fn": self._fn} | {key: getattr(self._rewards, key) for key in keys})
 
     def _send(self, worker: _Worker, check: Arguments) -> None:
         worker.check, worker.sent = check, time.monotonic()
@@ -131,7 +133,11 @@ class WorkerPool:
         now = time.monotonic()
         for worker in list(self._workers):
             if worker.check and now >= worker.sent + self._rewards.wall_s:
-                outcomes[worker.check] = Outcome(error=f"killed after {self._rewards.wall_s:g} s")
+                if worker.check in self._retried:
+                    outcomes[worker.check] = Outcome(error=f"killed after {self._rewards.wall_s:g} s, twice")
+                else:  # the machine was busy, or the check waits for something: CPU time tells, wall time does not
+                    self._retried.add(worker.check)
+                    todo.append(worker.check)
                 self._end(worker)
 
     def _take(self, worker: _Worker, outcomes: dict[Arguments, Outcome]) -> None:

@@ -20,6 +20,7 @@ import resource
 import signal
 import sys
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 RECYCLED = 10  # exit status of a child that asks for a fresh one, because it has run long or is out of memory
@@ -60,7 +61,7 @@ def main() -> None:
     setup = receive(requests)
     parent = os.getppid()
     try:
-        check = _load_check(setup["fn"])
+        check = _load_check(setup)
     except Exception as error:  # the parent raises it
         send(replies, {"fatal": f"{type(error).__name__}: {error}"})
         return
@@ -87,11 +88,11 @@ def _take_over_pipes() -> tuple[int, int]:
     return requests, replies
 
 
-def _load_check(fn: str | None) -> Check:
-    if fn is not None:
+def _load_check(setup: dict[str, Any]) -> Check:
+    if setup["fn"] is not None:
         from s2l_nemo.rewards.custom import load_function
 
-        return load_function(fn)
+        return load_function(setup["fn"])
     import logging
 
     from s2l_nemo.rewards.equivalence import equivalent
@@ -99,7 +100,7 @@ def _load_check(fn: str | None) -> Check:
 
     logging.getLogger("math_verify").setLevel(logging.ERROR)  # it warns that its own time-outs are off
     warm_up()
-    return equivalent
+    return partial(equivalent, tolerance=setup["tolerance"])
 
 
 def _wait(child: int, parent: int) -> int | None:

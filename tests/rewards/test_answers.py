@@ -7,16 +7,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from s2l_nemo.rewards.answers import (
-    MAX_SYMBOLIC,
-    decide,
-    exact_number,
-    extract_choice,
-    is_prose,
-    last_boxed,
-    normalize_answer,
-    split_unit,
-)
+from s2l_nemo.rewards.answers import extract_choice, last_boxed, normalize_answer
+from s2l_nemo.rewards.notation import MAX_SYMBOLIC
+from s2l_nemo.rewards.plain_numbers import exact_number
+from s2l_nemo.rewards.quick import decide, is_prose
+from s2l_nemo.rewards.units import split_unit
 
 
 @pytest.mark.parametrize(
@@ -32,7 +27,11 @@ from s2l_nemo.rewards.answers import (
         (r"\boxed{3} and \boxed{4", "3"),
         (r"} \boxed{3}", "3"),
         (r"{ \boxed{3}", "3"),
-        (r"\boxed 5", None),
+        (r"\boxed 5", "5"),
+        (r"Put it in \boxed and stop", None),
+        (r"\boxed{3} (mark it with \boxed)", "3"),
+        (r"\fbox{7}", "7"),
+        (r"\boxed C.", "C"),
         ("579", None),
         ("", None),
         (r"\boxed{}", ""),
@@ -45,7 +44,7 @@ def test_the_last_balanced_box_is_the_answer(text: str, content: str | None) -> 
 @given(st.text(alphabet="\\boxed{} 5"))
 def test_any_text_has_a_balanced_box_or_none(text: str) -> None:
     content = last_boxed(text)
-    assert content is None or f"{{{content}}}" in text
+    assert content is None or content in text
 
 
 @pytest.mark.parametrize(
@@ -65,7 +64,7 @@ def test_any_text_has_a_balanced_box_or_none(text: str) -> None:
         ("x² ≤ π", r"x^2\le\pi"),
         (r"\sqrt2", r"\sqrt{2}"),
         ("(C)", "C"),
-        (r"\$5", "5"),
+        (r"\$5", r"\dollar 5"),
         ("{5}", "5"),
     ],
 )

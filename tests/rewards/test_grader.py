@@ -13,7 +13,6 @@ from hypothesis import strategies as st
 from s2l_nemo.config.schema import AnswerKind, DataConfig, RewardsConfig
 from s2l_nemo.data import arithmetic
 from s2l_nemo.errors import UserError
-from s2l_nemo.rewards.answers import decide, normalize_answer
 from s2l_nemo.rewards.equivalence import equivalent
 from s2l_nemo.rewards.grader import (
     ChoiceGrader,
@@ -27,6 +26,8 @@ from s2l_nemo.rewards.grader import (
     answer_grader,
     make_grader,
 )
+from s2l_nemo.rewards.notation import canonical
+from s2l_nemo.rewards.quick import decide
 from tests.rewards.labelled_pairs import MISSES, PAIRS
 
 BENCHMARKS = Path(os.environ.get("S2L_BENCHMARKS", Path(__file__).resolve().parents[2].parent / "shared" / "data"))
@@ -86,15 +87,18 @@ def test_the_oracle_scores_everything(name: str, grader: MathGrader) -> None:
 def test_the_oracle_scores_every_choice() -> None:
     golds = [row["answerKey"] for row in benchmark_rows("commonsenseqa")]
     assert golds
-    assert set(rewards_of(ChoiceGrader(), [item(gold, rf"$\boxed{{{gold}}}$") for gold in golds])) == {1.0}
+    assert set(rewards_of(ChoiceGrader(RewardsConfig()), [item(gold, rf"$\boxed{{{gold}}}$") for gold in golds])) == {
+        1.0
+    }
 
 
 def test_no_answer_of_another_problem_is_right() -> None:
     """All ordered pairs of distinct golds of MATH-500; those that are equal were picked by hand."""
-    golds = list(dict.fromkeys(normalize_answer(row["answer"]) for row in benchmark_rows("math500")))
-    assert len(golds) == 297
+    golds = list(dict.fromkeys(canonical(row["answer"]) for row in benchmark_rows("math500")))
+    assert len(golds) == 298
     degrees = {frozenset({f"{n}", rf"{n}^\circ"}) for n in (30, 36, 90, 120)}
-    same = {*degrees, frozenset({"15", r"15\text{cm}^2"}), frozenset({"5", "x=5"}), frozenset({"1,-2", "-2,1"})}
+    money = frozenset({"36", r"\dollar 36"})
+    same = {*degrees, money, frozenset({"15", r"15\text{cm}^2"}), frozenset({"5", "x=5"}), frozenset({"1,-2", "-2,1"})}
     accepted = set()
     for gold in golds:
         for answer in golds:
@@ -169,7 +173,7 @@ class ScriptedTask:
 
 
 def test_a_task_verifier_must_give_full_marks_to_the_row_of_the_prompt() -> None:
-    grader = ReasoningGymGrader(ScriptedTask())  # type: ignore[arg-type]
+    grader = ReasoningGymGrader(ScriptedTask(), RewardsConfig())  # type: ignore[arg-type]
     responses = [r"\boxed{ full }", r"\boxed{partial}", "full", r"\boxed{other}"]
     assert rewards_of(grader, [item("", response, 4) for response in responses]) == [1.0, 0.0, 0.0, 0.0]
     assert rewards_of(grader, [item("", r"\boxed{full}", 5)]) == [0.0]
@@ -211,7 +215,8 @@ def test_a_function_of_the_user_gives_the_reward() -> None:
 
 @pytest.mark.usefixtures("functions")
 @pytest.mark.parametrize(
-    ("name", "error", "value"), [("raises", r"KeyError: 'two\nlines'", 0.25), ("sleeps", "killed after 1 s", 1.0)]
+    ("name", "error", "value"),
+    [("raises", r"KeyError: 'two\nlines'", 0.25), ("sleeps", "killed after 1 s, twice", 1.0)],
 )
 def test_a_function_that_fails_costs_one_row(name: str, error: str, value: float) -> None:
     grader = CustomGrader(RewardsConfig(fn=f"reward_functions:{name}", wall_s=1.0))

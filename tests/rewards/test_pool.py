@@ -141,7 +141,7 @@ def test_every_way_to_fail_has_its_reason(functions: str) -> None:
         "crash": "the checking process died of SIGSEGV",
         "exit": "the checking process ended with status 3",
         "spin": "killed after 0.5 s of CPU time",
-        "sleep": "killed after 1 s",
+        "sleep": "killed after 1 s, twice",
     }
     assert healthy == [Outcome(1), Outcome(error=too_much), Outcome(1)]
 

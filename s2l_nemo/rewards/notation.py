@@ -1,0 +1,289 @@
+# ruff: noqa: RUF001  (look-alike characters are what this file is about)
+r"""One way of writing: `canonical` turns LaTeX, Unicode and plain text into the form that all other files here read.
+
+Nothing is decided here. A separator stays a separator, and words stay words: `\text{}` is left around those that are no
+mathematics. Every function is pure and takes time linear in its input, but for arguments without braces, which are read
+in answers of ordinary length only.
+"""
+
+from __future__ import annotations
+
+import re
+import unicodedata
+from functools import lru_cache
+from typing import NamedTuple
+
+from s2l_nemo.rewards.braces import brace_arguments
+
+MAX_SYMBOLIC = 2000  # a longer answer is right only if it is the text of the gold answer, which is never that long
+
+
+def words(text: str) -> frozenset[str]:
+    """The words of a text, for tables."""
+    return frozenset(text.split())
+
+
+_PLAIN_NUMBER = re.compile(r"[+-]?[0-9]+(?:\.[0-9]+)?")
+_SUPERSCRIPT = re.compile("[⁰¹²³⁴⁵⁶⁷⁸⁹⁻⁺ⁿ]+")
+_SUBSCRIPT = re.compile("[₀₁₂₃₄₅₆₇₈₉]+")
+_VULGAR = re.compile("(\\d?)([¼-¾⅐-⅞])")
+_SYMBOLS = {
+    "−": "-", "–": "-", "‐": "-", "π": r"\pi ", "∞": r"\infty ", "°": r"^\circ ", "×": r"\times ", "·": r"\cdot ",
+    "÷": "/", "≤": r"\le ", "≥": r"\ge ", "⩽": r"\le ", "⩾": r"\ge ", "≠": r"\ne ", "∪": r"\cup ", "∩": r"\cap ",
+    "∈": r"\in ", "±": r"\pm ",
+    "∓": r"\mp ", "√": r"\sqrt ", "∛": r"\sqrt[3]", "∜": r"\sqrt[4]", "θ": r"\theta ",
+    "α": r"\alpha ", "β": r"\beta ",
+    "⁄": "/", "∅": r"\emptyset ", "≈": r"\approx ", "∠": r"\angle ", "∖": r"\setminus ",
+    "或": " or ", "和": " and ", "与": " and ", "、": ", ", "。": ".", "“": '"', "”": '"', "‘": "'", "’": "'",
+    "元": "yuan", "人": "people", "个": "items", "米": "meters", "⟨": r"\langle ", "⟩": r"\rangle ",
+}  # fmt: skip
+_KEPT = {  # characters that NFKC would turn into a bare letter or digit
+    "ℝ": r"\mathbb{R}", "ℤ": r"\mathbb{Z}", "ℕ": r"\mathbb{N}", "ℚ": r"\mathbb{Q}", "ℂ": r"\mathbb{C}",
+    "€": r"\euro ", "£": r"\pounds ", "¥": r"\yen ", "￥": r"\yen ", "℃": r"^\circ \text{C}", "℉": r"^\circ \text{F}",
+    **{chr(0x2460 + n): rf"\textcircled{{{n + 1}}}" for n in range(20)},
+}  # fmt: skip
+
+_SPACES = r"\\[,;:! ]|~|\\q?quad(?![A-Za-z])"
+_RELATION = r"[=<>]|\\(?:le|leq|leqslant|ge|geq|geqslant|lt|gt|ne|neq|in|approx)(?![A-Za-z])"
+_HAS_RELATION = re.compile(_RELATION)
+_WITHIN = re.compile(r"^[+*/^_=&)\]}]|(?:[+\-*/^_=(\[{&]|\\(?:cdot|times|text|frac|left))$")
+_STARTS_WITH_RELATION = re.compile(rf"\s*&?\s*(?:{_RELATION})")
+_LINES = re.compile(r"\\\\(?:\[[^\]]*\])?|\n")
+_SYSTEM = re.compile(
+    r"(?:\\left)?\s*(?:\\\{|\\lbrace|\.)?\s*\\begin\{(cases|aligned|align\*?|gathered|split|array)\}(?:\{[lcr|]*\})?"
+    r"((?:(?!\\begin|\\end).)*)\\end\{\1\}\s*(?:\\right)?\.?",
+    re.DOTALL,
+)
+
+
+class _Rule(NamedTuple):
+    needles: tuple[str, ...]  # one of them is in every text that the pattern finds; no needles: always looked for
+    pattern: re.Pattern[str]
+    replacement: str
+
+
+def _rules(*rules: tuple[str, str, str]) -> list[_Rule]:
+    """Rules from needles (parted by spaces), pattern and replacement."""
+    return [_Rule(tuple(needles.split()), re.compile(pattern), replacement) for needles, pattern, replacement in rules]
+
+
+_DELIMITERS = _rules(
+    ("$", r"\$\s*,\s*\$", ", "),
+    ("\\$", r"\\\$", r"\\dollar "),
+    ("$ \\", r"\$|(?<!\\)\\[()\[\]]", " "),
+    (r"\left \right \middle \big \Big", r"\\(?:left|right|middle|[bB]igg?[lrm]?)(?![A-Za-z])\s*\.?", ""),
+    ("style limits", r"\\(?:(?:display|text|script)style|(?:no)?limits)(?![A-Za-z])", ""),
+)
+_THOUSANDS = re.compile(r"(?<![\d.,])[1-9]\d{0,2}(?:\s*(?:,\s*\\!|\{\s*,\s*(?:\\!)?\}|\\[,; ]|~| )\s*\d{3}(?!\d))+")
+_AFTER_THOUSANDS = _rules(
+    ("{", r"\s*\{,\}\s*", ","),
+    ("quad", r"(?<=[^\s,;&])[\s,;]*(?:\\q?quad\s*)+(?=[+-]?\d|[(\[]|[a-z]\s*=|\\(?:frac|sqrt))", ", "),
+    (r"\!", r"\\!", ""),
+    ("", rf"(?:(?<!\\)(?:{_SPACES})|\s)+", " "),
+)
+_FONT = re.compile(
+    r"\\(text|mbox|textrm|textbf|textit|textsf|textnormal|mathrm|rm|bf|mathbf|boldsymbol|bm|mathit|mathsf|operatorname)\*?"
+    r"\s*\{((?:[^{}]|\{(?:[^{}]|\{[^{}]*\})*\})*)\}"
+)
+_OLD_FONT = re.compile(r"\\(rm|bf) *([A-Za-z0-9]+)")
+_FUNCTIONS = words(
+    """
+    sin cos tan cot sec csc arcsin arccos arctan sinh cosh tanh log ln exp gcd lcm max min det lim
+    """
+)
+_MATHRM_UNITS = frozenset("msghlLNJWVK")  # single upright letters that are units more often than names
+_WORDS = re.compile(r"[A-Za-z][A-Za-z .'/-]*")
+_CONNECTIVE = re.compile(r"(?<![A-Za-z])(?:and|or)(?![A-Za-z])")
+_NAMES = _rules(
+    ("frac", r"\\[dtc]frac(?![A-Za-z])", r"\\frac"),
+    ("binom", r"\\[dt]binom(?![A-Za-z])", r"\\binom"),
+    ("choose", r"\{([^{}]*)\\choose(?![A-Za-z])([^{}]*)\}", r"\\binom{\1}{\2}"),
+    ("over", r"\{([^{}]*)\\over(?![A-Za-z])([^{}]*)\}", r"\\frac{\1}{\2}"),
+    (r"\le <=", r"(?:\\(?:leqslant|leqq|leq|le)(?![A-Za-z])|<=)\s*", r"\\le "),
+    (r"\ge >=", r"(?:\\(?:geqslant|geqq|geq|ge)(?![A-Za-z])|>=)\s*", r"\\ge "),
+    (r"\ne \not !=", r"(?:\\(?:neq|ne)(?![A-Za-z])|\\not\s*=|!=)\s*", r"\\ne "),
+    (
+        r"\approx sim \thick doteq ~=",
+        r"(?:\\(?:approx|simeq|thickapprox|doteq)(?![A-Za-z])|(?<!\\)~=)\s*",
+        r"\\approx ",
+    ),
+    (r"\lt", r"\\lt(?![A-Za-z])", "<"),
+    (r"\gt", r"\\gt(?![A-Za-z])", ">"),
+    (r"\lbrace", r"\\(?:lbrace)(?![A-Za-z])", r"\\{"),
+    (r"\rbrace", r"\\(?:rbrace)(?![A-Za-z])", r"\\}"),
+    (r"\mid vert", r"\\(?:mid|vert|lvert|rvert)(?![A-Za-z])", "|"),
+    (r"\colon", r"\\colon(?![A-Za-z])", ":"),
+    (r"\varnothing \empty", r"\\(?:varnothing|empty)(?![A-Za-z])", r"\\emptyset "),
+    (r"\backslash", r"\\backslash(?![A-Za-z])", r"\\setminus "),
+    ("dots ... …", r"\\(?:dots|cdots|dotsc)(?![A-Za-z])|\.\.\.|…", r"\\ldots "),
+    (r"\mathbb", r"\\mathbb\s*([A-Z])", r"\\mathbb{\1}"),
+    (r"\land \wedge", r"\\(?:land|wedge)(?![A-Za-z])", ","),
+    (r"\lor \vee", r"\\(?:lor|vee)(?![A-Za-z])", " or "),
+    ("and", r"\s*,?\s*(?<![A-Za-z\\])and(?![A-Za-z])\s*,?\s*", ", "),
+    ("or", r"\s*,?\s*(?<![A-Za-z\\])or(?![A-Za-z])\s*", r"\\lor "),
+    (",", r"(?<=\d),\s+(?=\d{3}(?!\d))", ";"),  # `3, 125` is a list, `3,125` may be one
+    ("**", r"\*\*", "^"),
+    ("pi", r"(?<![\\A-Za-z])pi(?![A-Za-z])", r"\\pi "),
+    ("inf", r"(?<![\\A-Za-z])(?:infinity|inf)(?![A-Za-z])|\\inf(?:ty|inity)(?![A-Za-z])", r"\\infty "),
+    (
+        "sqrt sin cos tan cot sec csc log ln",
+        r"(?<![\\A-Za-z])(sqrt|sin|cos|tan|cot|sec|csc|log|ln)(?=[ ({\d^_\\])",
+        r"\\\1",
+    ),
+    ("exp", r"(?<![\\A-Za-z])\\?exp\s*[({]([^(){}]*)[)}]", r"e^{\1}"),
+    ("sqrt", r"\\sqrt\s*\(([^()]*)\)", r"\\sqrt{\1}"),
+    *[
+        (name, rf"(?<=\d) *(?:\\text\{{ *)?{name}s?(?![A-Za-z])(?: *\}}(?!\^))? *", rf"\\times10^{{{zeros}}}")
+        for name, zeros in (("thousand", 3), ("million", 6), ("billion", 9), ("trillion", 12))
+    ],
+)
+_LAST = _rules(
+    (r"\circ \degree", r"\^\s*\{?\s*\\circ(?![A-Za-z])\s*\}?\s*|\\degree(?![A-Za-z])\s*", r"^\\circ "),
+    (r"\circ", r"\^\\circ (?:\\text\{ ?)?C(?![A-Za-z])\}?", r"\\text{celsius}"),
+    (r"\circ", r"\^\\circ (?:\\text\{ ?)?F(?![A-Za-z])\}?", r"\\text{fahrenheit}"),
+    ("^ _", r"([\^_])\s*\{\s*(\w)\s*\}", r"\1\2"),
+    ("_", r"_\s*\{\s*\\text\{([^{}]*)\}\s*\}", r"_{\1}"),
+    # A space has a meaning between two words, between two numbers, and between a word and a number after it.
+    ("", r" +(?![A-Za-z0-9])|(?<![A-Za-z0-9]) +|(?<=\d) +(?=[A-Za-z])", ""),
+)
+_DOTTED = re.compile(r"(\d*\.\d*)(\\dot\s*(?:\{\d\}|\d)(?:\d*\\dot\s*(?:\{\d\}|\d))?)")
+_BASED = re.compile(r"\(?(-?)0*([0-9A-Z]*\d[0-9A-Z]*)\)?_(?:\{(\d+)\}|(\d))")
+_WHOLE_TEXT = re.compile(r"\\text\{([^{}]*)\}")
+_LETTER = re.compile(r"\(([A-Za-z])\)")
+_QUOTED = re.compile(r"(?:\"(.*)\"|'(.*)'|``(.*)''|`(.*)')")
+_COMMA_OUTSIDE = re.compile(r"[,;]")
+_BRACES = re.compile(r"\\.|[{}]", re.DOTALL)
+_MAX_BRACES = 4  # around the whole of an answer
+
+
+def canonical(answer: str) -> str:
+    r"""An answer in one way of writing. A second call changes nothing in an ordinary answer.
+
+    It has fractions as `\frac{a}{b}`, ASCII digits and signs, braces around arguments, `\text{}` around words beside
+    mathematics, and no math delimiters, sizes, fonts or needless spaces. `and` is a comma, `or` is `\lor`, a dollar
+    sign that is money is `\dollar`. Lines that are equations are a list. A comma between digits stays, because only a
+    comparison can tell thousands from a list; a comma before three digits that is surely a separator is a semicolon.
+    """
+    answer = answer.strip()
+    return _canonical(answer) if len(answer) <= 3 * MAX_SYMBOLIC else answer
+
+
+@lru_cache(maxsize=8192)  # golds come again and again, and so do the answers of a group
+def _canonical(answer: str) -> str:
+    if _PLAIN_NUMBER.fullmatch(answer):
+        return answer
+    if not answer.isascii():
+        answer = _to_ascii(answer)
+    answer = _rewritten(_joined_lines(answer), _DELIMITERS)
+    answer = _THOUSANDS.sub(lambda match: re.sub(r"\D", "", match.group()), answer)
+    answer = _rewritten(answer, _AFTER_THOUSANDS)
+    if "\\" in answer:
+        answer = _FONT.sub(_without_font, _FONT.sub(_without_font, _OLD_FONT.sub(r"\\\1{\2}", answer)))
+    answer = _rewritten(answer, _NAMES)
+    if len(answer) <= MAX_SYMBOLIC:
+        answer = brace_arguments(answer)
+    return _trimmed(_rewritten(answer, _LAST))
+
+
+def _rewritten(text: str, rules: list[_Rule]) -> str:
+    for needles, pattern, replacement in rules:
+        if not needles or any(needle in text for needle in needles):
+            text = pattern.sub(replacement, text)
+    return text
+
+
+def _to_ascii(text: str) -> str:
+    """Turns full-width digits and their like into ASCII and mathematical signs into LaTeX. Other letters stay."""
+    text = "".join(_KEPT.get(character, character) for character in text if unicodedata.category(character) != "Cf")
+    text = _SUPERSCRIPT.sub(lambda match: f"^{{{unicodedata.normalize('NFKC', match.group())}}}", text)
+    text = _SUBSCRIPT.sub(lambda match: f"_{{{unicodedata.normalize('NFKC', match.group())}}}", text)
+    text = _VULGAR.sub(_vulgar_fraction, text)
+    text = "".join(_SYMBOLS.get(character, character) for character in unicodedata.normalize("NFKC", text))
+    return text.replace(r"\sqrt (", r"\sqrt(")
+
+
+def _vulgar_fraction(match: re.Match[str]) -> str:
+    top, _, bottom = unicodedata.normalize("NFKC", match.group(2)).partition("⁄")
+    return rf"{match.group(1)}\frac{{{top}}}{{{bottom}}}"
+
+
+def _joined_lines(text: str) -> str:
+    """Lines that stand for themselves as a list, others as one line. A TeX row always stands for itself."""
+    if "\\begin" in text and (system := _SYSTEM.fullmatch(text.strip().strip("$").strip())):
+        name, body = system.groups()
+        if name not in ("array", "cases") or _all_related(_lines(body)):
+            text = body.replace("&", "")
+    if "\\begin" in text or ("\n" not in text and r"\\" not in text):
+        return text
+    lines = _lines(text)
+    if any(_STARTS_WITH_RELATION.match(line) for line in lines[1:]):  # a chain that goes on
+        return " ".join(line.replace("&", "") for line in lines)
+    if all(_stands_alone(line) for line in lines) or r"\\" in text:
+        return ", ".join(line.rstrip(",;. ") for line in lines)
+    return " ".join(lines)
+
+
+def _lines(text: str) -> list[str]:
+    return [line.strip() for line in _LINES.split(text) if line.strip()]
+
+
+def _stands_alone(line: str) -> bool:
+    """Whether a line neither begins nor ends within an expression."""
+    balanced = all(line.count(opening) == line.count(closing) for opening, closing in ("{}", "()", "[]"))
+    return (balanced or bool(_HAS_RELATION.search(line))) and not _WITHIN.search(line)
+
+
+def _all_related(lines: list[str]) -> bool:
+    return all(_HAS_RELATION.search(line) for line in lines)
+
+
+def _without_font(match: re.Match[str]) -> str:
+    r"""Words as `\text{}`, a bold letter as `\mathbf{}`, anything else as it is."""
+    font, content = match.group(1), match.group(2).strip()
+    raised = match.string[: match.start()].rstrip()[-1:] in ("^", "_")
+    if font in ("mathbf", "boldsymbol", "bm") and len(content) == 1 and content.isalpha():
+        return rf"\mathbf{{{content}}}"
+    if font in ("mathrm", "rm", "operatorname") and content in _FUNCTIONS:
+        return rf"\{content} "
+    if font in ("mathrm", "rm", "mathit", "mathsf") and len(content) == 1 and content not in _MATHRM_UNITS:
+        return content
+    if _WORDS.fullmatch(content) and not _CONNECTIVE.search(content):
+        return rf"{{\text{{{content}}}}}" if raised else rf"\text{{{content}}}"
+    return f"{{{content}}}" if raised else f" {content} " if font.startswith(("text", "mbox")) else content
+
+
+def _trimmed(text: str) -> str:
+    """Without what stands around the whole of an answer: full stops, quotes, braces, `\\text{}`, (C)."""
+    text = text.strip().rstrip(".,;").strip()
+    if quoted := _QUOTED.fullmatch(text):
+        text = next(group for group in quoted.groups() if group is not None).strip()
+    if whole := _WHOLE_TEXT.fullmatch(text):
+        text = whole.group(1).strip().removesuffix(".")
+    for _ in range(_MAX_BRACES):
+        if not _is_one_group(text):
+            break
+        text = text[1:-1].strip()
+        if _COMMA_OUTSIDE.search(text):  # the backslashes of a set are lost
+            text = rf"\{{{text}\}}"
+    if letter := _LETTER.fullmatch(text):
+        text = letter.group(1)
+    text = _DOTTED.sub(_repeating, text) if r"\dot" in text else text
+    based = _BASED.fullmatch(text) if "_" in text else None
+    return f"{based[1]}{based[2]}_{based[3] or based[4]}" if based else text
+
+
+def _is_one_group(text: str) -> bool:
+    """Whether the brace that opens the text is closed by its last character and not before."""
+    if not (text.startswith("{") and text.endswith("}")):
+        return False
+    depth = 0
+    for match in _BRACES.finditer(text):
+        depth += {"{": 1, "}": -1}.get(match.group(), 0)
+        if depth == 0:
+            return match.end() == len(text)
+    return False
+
+
+def _repeating(match: re.Match[str]) -> str:
+    """`0.1\\dot{6}` with its period under a line."""
+    return rf"{match[1]}\overline{{{re.sub('[^0-9]', '', match[2])}}}"
