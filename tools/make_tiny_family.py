@@ -33,7 +33,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from torch.nn import functional as F
 
-from s2l_nemo.config.schema import ArithmeticConfig, DataConfig
+from s2l_nemo.config.schema import ArithmeticConfig, DataConfig, RewardsConfig
 from s2l_nemo.data import arithmetic
 from s2l_nemo.data.prompts import load_prompts
 from s2l_nemo.errors import UserError
@@ -231,7 +231,7 @@ def measure(
     """pass@1 and pass@k on held-out prompts at temperature 1, with k = `recipe.measured_samples`."""
     data = DataConfig(arithmetic=ArithmeticConfig(digits=recipe.digits, terms=recipe.terms))
     prompts = load_prompts(data, tokenizer, MAX_LENGTH, "valid", recipe.measured_prompts).prompts
-    grader = ExactGrader()
+    grader = ExactGrader(RewardsConfig())
     torch.manual_seed(recipe.seed)
     rewards: list[list[float]] = []
     for start in range(0, len(prompts), MEASURED_TOGETHER):

@@ -4,14 +4,17 @@ r"""Makes a training file of bare questions with answers that can be graded, eac
     python tools/prepare_data.py --source dapo-math-17k.parquet --output train.jsonl --valid 500 --exclude math500.jsonl
     python tools/prepare_data.py --source math-ai/aime25:test --format benchmark --output data/benchmarks/aime25.jsonl
 
-A source is a .parquet or .jsonl file, or owner/name[/config][@revision][:split] of the Hugging Face hub. None of its
-code is run. Training rows are {"prompt", "answer", "id"}, so data.prompt_key and data.answer_key need not be set.
-OUTPUT.manifest.json says what has been dropped and why.
+A source is a file (.parquet; .jsonl or .json with one object a line or one array; .csv, .tsv; all but parquet also
+.gz), or owner/name[/config][@revision][:split] of the Hugging Face hub. None of its code is run. The answer may stand
+behind #### (GSM8K), in the last box of a solution (MATH), or be one of several choices (ARC, CommonsenseQA). Training
+rows are {"prompt", "answer", "id"}, so data.prompt_key and data.answer_key need not be set. OUTPUT.manifest.json says
+what has been dropped and why.
 """
 
 from __future__ import annotations
 
 import argparse
+import contextlib
 import json
 import platform
 import signal
@@ -29,17 +32,29 @@ from rich.progress import MofNCompleteColumn, Progress, TextColumn, TimeElapsedC
 from rich.table import Table
 
 import s2l_nemo
-from s2l_nemo.config.schema import AnswerKind
+from s2l_nemo.config.schema import AnswerKind, RewardsConfig
 from s2l_nemo.data.benchmarks import INSTRUCTIONS, benchmark_record
-from s2l_nemo.data.normalize import question_key, strip_wrapper
-from s2l_nemo.data.prepare import DAPO, Keys, Output, Preparation, Report, file_hash, find_keys, source_id
+from s2l_nemo.data.normalize import question_key, strip_wrapper, why_unanswerable
+from s2l_nemo.data.prepare import (
+    DAPO,
+    UNREADABLE,
+    Keys,
+    Output,
+    Preparation,
+    Report,
+    file_hash,
+    find_keys,
+    source_id,
+)
 from s2l_nemo.data.rows import lookup, question_of
 from s2l_nemo.data.sources import BadRow, Record, is_hub_name, read_records
 from s2l_nemo.errors import UserError
 from s2l_nemo.files import replacing, write_json_atomic
 from s2l_nemo.hub.names import Kind, hub_name
 from s2l_nemo.hub.snapshots import open_snapshot
+from s2l_nemo.rewards.judge import GoldJudge
 
+OWN_INSTRUCTION = "kind"  # --instruction without a text: that of the evaluation for the kind of answer
 FORMATS = {"dapo": DAPO, "plain": Keys("prompt", "answer")}
 
 
@@ -88,8 +103,9 @@ def parse(argv: list[str]) -> argparse.Namespace:
         "--instruction",
         nargs="?",
         default="",
-        const=INSTRUCTIONS[AnswerKind.math],
-        help="text to put after each question; without a text, the instruction of the evaluation",
+        const=OWN_INSTRUCTION,
+        help="text to put after each question, if training is not to add it (data.instruction); without a text, the "
+        "instruction of the evaluation",
     )
     parser.add_argument("--force", action="store_true", help="replace an existing output")
     return parser.parse_args(argv)
@@ -152,9 +168,15 @@ def choose_keys(options: argparse.Namespace) -> Keys:
 def write_training(options: argparse.Namespace, keys: Keys, output: Output, settings: dict[str, object]) -> None:
     excluded = {key for file in options.exclude for key in question_keys(file)}
     settings |= {"exclude": {Path(file).name: source_hash(file) for file in options.exclude}}
+    instructions = dict.fromkeys(AnswerKind, options.instruction)
+    if options.instruction == OWN_INSTRUCTION:
+        instructions = INSTRUCTIONS
     settings |= {"instruction": options.instruction, "valid": options.valid, "seed": options.seed}
-    with tempfile.TemporaryFile(dir=output.train.parent) as spool:
-        preparation = Preparation(keys, spool, options.instruction, excluded)
+    with (
+        tempfile.TemporaryFile(dir=output.train.parent) as spool,
+        contextlib.closing(GoldJudge(RewardsConfig())) as judge,
+    ):
+        preparation = Preparation(keys, spool, judge, instructions, excluded)
         for line, record in progress(options):
             preparation.add(line, record)
         preparation.write(output, options.valid, options.seed, settings)
@@ -175,6 +197,7 @@ def question_keys(file: str) -> Iterator[str]:
 
 def write_benchmark(options: argparse.Namespace, keys: Keys, output: Output, settings: dict[str, object]) -> None:
     """Writes every row, in order. Raises UserError at the first malformed one."""
+    answers: dict[str, int] = {}  # of problems without choices, with the line of the first one
     count = 0
     with replacing(output.train) as temporary:
         with temporary.open("w", encoding="utf-8") as file:
@@ -186,14 +209,33 @@ def write_benchmark(options: argparse.Namespace, keys: Keys, output: Output, set
                 except ValueError as error:
                     raise UserError(f"{options.source}:{line}: {error}") from error
                 identifier = source_id(record)
-                row |= {} if identifier is None else {"id": identifier}
-                file.write(json.dumps(row, ensure_ascii=False) + "\n")
+                file.write(
+                    json.dumps(row | ({} if identifier is None else {"id": identifier}), ensure_ascii=False) + "\n"
+                )
                 count += 1
+                if "answer" in row:
+                    answers.setdefault(row["answer"], line)
         if not count:
             raise UserError(f"{options.source} has no rows")
+        faults = answer_faults(answers)
+        rows = {"read": count, "kept": count, UNREADABLE: faults}
         hashes = {output.train.name: file_hash(temporary)}
-        write_json_atomic(output.manifest, {**settings, "rows": {"read": count, "kept": count}, "sha256": hashes})
+        write_json_atomic(output.manifest, {**settings, "rows": rows, "sha256": hashes})
     print(f"wrote {output.train}: {count} problems")
+    if faults:
+        print(f"{len(faults)} of their answers nothing but the same text can equal: {'; '.join(faults[:3])}")
+
+
+def answer_faults(answers: dict[str, int]) -> list[str]:
+    """Line and reason of each answer that is prose or that the reward cannot read. They stay in a benchmark."""
+    with contextlib.closing(GoldJudge(RewardsConfig())) as judge:
+        reasons = judge.unreadable(list(answers))
+    prose = (why_unanswerable("?", answer) for answer in answers)
+    return [
+        f"line {line}: {answer!r:.40}: {reason or words}"
+        for (answer, line), reason, words in zip(answers.items(), reasons, prose, strict=True)
+        if reason or words
+    ]
 
 
 def progress(options: argparse.Namespace) -> Iterator[tuple[int, Record | BadRow]]:
@@ -219,6 +261,8 @@ def print_report(report: Report, output: Output) -> None:
         "kept", f"{report.kept:,}", f"{report.wrappers:,} rows had an instruction wrapper" * (report.wrappers > 0)
     )
     Console().print(table)
+    if set(report.kinds) == {AnswerKind.choice.value}:
+        print("the answers are letters: train with rewards.answer=choice")
 
 
 def run(argv: list[str]) -> int:

@@ -12,7 +12,16 @@ from s2l_nemo.algorithm.options import ADVANTAGES, IMPORTANCE, Rejected, made
 from s2l_nemo.algorithm.schedule import SCHEDULES, make_schedule
 from s2l_nemo.config.explorers import explorers_of
 from s2l_nemo.config.keys import all_keys
-from s2l_nemo.config.schema import Accelerator, Config, DrawOrder, ExplorerConfig, ExplorerFilter, ExplorerSource
+from s2l_nemo.config.mix import training_sources
+from s2l_nemo.config.schema import (
+    Accelerator,
+    Config,
+    DrawOrder,
+    ExplorerConfig,
+    ExplorerFilter,
+    ExplorerSource,
+    Task,
+)
 from s2l_nemo.config.validation import SetOptions, validation_metrics_of, validation_sets
 from s2l_nemo.engines.kinds import ENGINES
 from s2l_nemo.engines.options import EngineConfig, Placement
@@ -244,9 +253,17 @@ def _check_platform(cfg: Config) -> None:
 
 
 def _check_data(cfg: Config) -> None:
-    if (cfg.data.path is None) != (cfg.data.valid_path is None):
-        given, absent = ("path", "valid_path") if cfg.data.valid_path is None else ("valid_path", "path")
-        raise UserError(f"data.{given}={getattr(cfg.data, given)} without data.{absent}: give both")
+    data = cfg.data
+    if data.mix and data.path is not None:
+        raise UserError(f"data.path={data.path} with data.mix={','.join(data.mix)}: choose one of them")
+    if data.mix and data.task is not Task.arithmetic:
+        raise UserError(f"data.task={data.task.name} with data.mix={','.join(data.mix)}: choose one of them")
+    read = bool(training_sources(data))
+    if read and data.valid_path is None:
+        given = f"data.mix={','.join(data.mix)}" if data.mix else f"data.path={data.path}"
+        raise UserError(f"{given} without data.valid_path: give both")
+    if not read and data.valid_path is not None:
+        raise UserError(f"data.valid_path={data.valid_path} without data.path: give both")
 
 
 def _check_length(cfg: Config, model: Model) -> None:

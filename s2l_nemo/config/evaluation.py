@@ -8,7 +8,7 @@ from pathlib import Path
 
 from s2l_nemo.config.asking import Asking, Mode
 from s2l_nemo.config.checks import check_lone_engine, check_ranges
-from s2l_nemo.config.schema import RewardsConfig
+from s2l_nemo.config.schema import RewardsConfig, TemplateConfig
 from s2l_nemo.engines.options import EngineConfig
 from s2l_nemo.errors import UserError
 from s2l_nemo.fields import COUNT, POSITIVE_COUNT, key
@@ -48,6 +48,7 @@ class EvaluateConfig:
     seed: int = key(1, "seed of samples and of bootstrap intervals", COUNT)
     evaluate: EvaluateOptions = field(default_factory=EvaluateOptions)
     engine: EngineConfig = field(default_factory=EngineConfig)
+    data: TemplateConfig = field(default_factory=TemplateConfig)
     rewards: RewardsConfig = field(default_factory=RewardsConfig)
 
 
@@ -74,9 +75,19 @@ def check_evaluate_config(cfg: EvaluateConfig) -> None:
                 f"{name}={value} cannot name files: give {name} of letters, digits, '.', '_', '+' and '-', beginning "
                 "with a letter or digit"
             )
+    _check_thinking(cfg)
     if cfg.evaluate.temperature == 0 and cfg.k != 1:
         shown = "null" if cfg.k is None else cfg.k
         raise UserError(f"k={shown} with evaluate.temperature=0: greedy samples are all equal, set k=1")
+
+
+def _check_thinking(cfg: EvaluateConfig) -> None:
+    thinking = cfg.data.chat_template_kwargs.get("enable_thinking")
+    if thinking is not None and thinking != (cfg.mode is Mode.think):
+        raise UserError(
+            f"data.chat_template_kwargs.enable_thinking={str(thinking).lower()} with mode={cfg.mode.name}, which sets "
+            "it: leave it out or choose the other mode"
+        )
 
 
 def _check_steps(cfg: EvaluateConfig) -> None:

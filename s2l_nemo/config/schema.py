@@ -107,6 +107,13 @@ class WandbMode(str, Enum):
 
 
 FOLDER = Range(lambda value: bool(value.strip()), "the path of a folder")
+# What transformers' apply_chat_template takes for itself.
+_NO_VARIABLES = {
+    "conversation", "chat_template", "add_generation_prompt", "continue_final_message", "tokenize", "padding",
+    "truncation", "max_length", "return_tensors", "return_dict", "return_assistant_tokens_mask", "tokenizer_kwargs",
+}  # fmt: skip
+VARIABLES = Range(lambda names: not _NO_VARIABLES & set(names), "variables that a chat template reads")
+TEXT = Range(lambda value: bool(value.strip()), "a text, or null for none")
 
 
 @dataclass
@@ -263,15 +270,32 @@ class ReasoningGymConfig:
 
 
 @dataclass
-class DataConfig:
-    task: Task = key(Task.arithmetic, "which prompts are generated if data.path is null")
-    path: str | None = key(
-        None, "prompts instead of generated ones: JSONL or parquet file, or name on the Hugging Face hub"
+class TemplateConfig:
+    """What a training run and an evaluation tell the chat template."""
+
+    chat_template_kwargs: dict[str, Any] = key(
+        dict,
+        "variables of the chat template, as data.chat_template_kwargs.enable_thinking=false; null takes one back",
+        VARIABLES,
     )
-    valid_path: str | None = key(None, "held-out prompts in the same forms; needed with `path`")
-    prompt_key: str = key("prompt", "field of the question in data.path; dots lead into nested fields")
-    answer_key: str = key("answer", "field of the right answer; dots lead into nested fields")
-    system_prompt: str | None = key(None, "system message before each question; null: none")
+
+
+@dataclass
+class DataConfig(TemplateConfig):
+    task: Task = key(Task.arithmetic, "which prompts are generated if there are no files")
+    path: str | None = key(
+        None,
+        "prompts instead of generated ones: a JSON, JSONL, CSV or parquet file, or name on the Hugging Face hub",
+    )
+    mix: dict[str, Any] = key(
+        dict, "several such sources by name instead of path, as mix.NAME.path, with mix.NAME.weight and keys of its own"
+    )
+    valid_path: str | None = key(None, "held-out prompts in the same forms as `path`; needed with files")
+    prompt_key: str = key("prompt", "field of the question; dots lead into nested fields")
+    answer_key: str = key("answer", "field of the right answer, or of a solution with it; dots lead into nested fields")
+    system_key: str | None = key(None, "field of a system message of the row's own; null: none but in a chat")
+    system_prompt: str | None = key(None, "system message before each question without one of its own; null: none")
+    instruction: str | None = key(None, "text after each question, such as how to give the answer; null: none", TEXT)
     format: PromptFormat = key(PromptFormat.chat, "chat: the tokenizer's template; base: the prompt as it is")
     on_bad_row: OnBadRow = key(OnBadRow.error, "a malformed row: stop, or leave it out and count it")
     cache_dir: str | None = key(

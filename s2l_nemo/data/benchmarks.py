@@ -13,6 +13,8 @@ from pathlib import Path
 from typing import NamedTuple
 
 from s2l_nemo.config.schema import AnswerKind
+from s2l_nemo.data.choices import LETTER, find_choices
+from s2l_nemo.data.normalize import strip_wrapper
 from s2l_nemo.data.rows import answer_of, lookup, question_of
 from s2l_nemo.data.sources import BadRow, Record, read_records
 from s2l_nemo.errors import UserError
@@ -23,7 +25,6 @@ INSTRUCTIONS = {
     AnswerKind.choice: r"Please reason step by step, and put the letter of your final answer within \boxed{}.",
     AnswerKind.exact: r"Please reason step by step, and put your final answer within \boxed{}.",
 }
-_LETTER = re.compile("[A-Z]")
 _NAME = re.compile(r"[A-Za-z0-9][\w.-]*")
 _FIELDS = "the field (tools/prepare_data.py --format benchmark renames it)"
 
@@ -127,35 +128,33 @@ def make_problem(problem_id: int, record: Record, answer: AnswerKind) -> Problem
     """The problem that a record of a benchmark file holds. Raises ValueError if it is malformed."""
     question = question_of(lookup(record, "question", _FIELDS), "question")
     if answer is AnswerKind.choice and {"choices", "answerKey"} & record.keys():
-        choices = _choices(lookup(record, "choices", _FIELDS))
-        gold = answer_of(lookup(record, "answerKey", _FIELDS), "answerKey")
-        if gold not in choices:
-            raise ValueError(f"'answerKey' {gold!r} is none of the choices {', '.join(choices)}; correct the row")
-        listed = "\n".join(f"{letter}. {text}" for letter, text in choices.items())
-        return Problem(problem_id, question, gold, f"{question}\n\n{listed}\n\n{INSTRUCTIONS[answer]}")
+        value = lookup(record, "answerKey", _FIELDS)
+        answer_of(value, "answerKey")
+        lookup(record, "choices", _FIELDS)
+        choices = find_choices(record, value, "answerKey")
+        if choices is None:
+            raise ValueError("'choices' is empty; correct the row")
+        return Problem(
+            problem_id, question, choices.gold, f"{question}\n\n{choices.listed()}\n\n{INSTRUCTIONS[answer]}"
+        )
     gold = answer_of(lookup(record, "answer", _FIELDS), "answer")
-    if answer is AnswerKind.choice and not _LETTER.fullmatch(gold.strip().upper()):
+    if answer is AnswerKind.choice and not LETTER.fullmatch(gold.strip().upper()):
         raise ValueError(f"'answer' must be the letter of a choice, not {gold!r}; correct the row, or rewards.answer")
     return Problem(problem_id, question, gold, f"{question}\n\n{INSTRUCTIONS[answer]}")
 
 
 def benchmark_record(record: Record, prompt_key: str, answer_key: str) -> Record:
-    """A record of any data set, in the fields of a benchmark file. Raises ValueError if it holds no problem."""
-    if answer_key == "answerKey":
-        converted = {"question": lookup(record, prompt_key, "--prompt-key")} | {
-            name: lookup(record, name, "--answer-key") for name in ("choices", "answerKey")
-        }
-        make_problem(0, converted, AnswerKind.choice)
-        return converted
+    """A record of any data set, in the fields of a benchmark file, without an instruction on how to answer.
+
+    Raises ValueError if it holds no problem.
+    """
     question = question_of(lookup(record, prompt_key, "--prompt-key"), prompt_key)
-    return {"question": question, "answer": answer_of(lookup(record, answer_key, "--answer-key"), answer_key)}
-
-
-def _choices(value: object) -> dict[str, str]:
-    """Letter -> text. Raises ValueError unless letters and texts are lists that belong together."""
-    labels, texts = (value.get("label"), value.get("text")) if isinstance(value, dict) else (None, None)
-    if not isinstance(labels, list) or not isinstance(texts, list) or not 0 < len(labels) == len(texts):
-        raise ValueError('\'choices\' must be {"label": [letters], "text": [as many texts]}; correct the row')
-    if not all(isinstance(label, str) and _LETTER.fullmatch(label) for label in labels) or len({*labels}) < len(labels):
-        raise ValueError(f"the labels of 'choices' must be different letters A-Z, not {labels}; correct the row")
-    return {label: question_of(text, "choices.text") for label, text in zip(labels, texts, strict=True)}
+    bare = strip_wrapper(question)
+    question = question if bare == question.strip() else bare
+    value = lookup(record, answer_key, "--answer-key")
+    answer = answer_of(value, answer_key)
+    choices = find_choices(record, value, answer_key)
+    if choices is None:
+        return {"question": question, "answer": answer}
+    listed = {"label": list(choices.texts), "text": list(choices.texts.values())}
+    return {"question": question, "choices": listed, "answerKey": choices.gold}

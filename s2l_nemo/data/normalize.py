@@ -12,12 +12,21 @@ _PREFIX = re.compile(
     re.IGNORECASE,
 )
 _SUFFIX = re.compile(
-    r"(?:\s*Remember to put your answer on its own line after \"Answer:\""
-    r"(?:, and you do not need to use a \\boxed command)?"
-    r"|\s*(?:Please reason step by step, and|Let's think step by step and) (?:put|output) (?:your|the) final answer "
-    r"within \\boxed\{\})\.?\s*\Z",
+    r"\s*Remember to put your answer on its own line after \"Answer:\""
+    r"(?:, and you do not need to use a \\boxed command)?\.?\s*\Z",
     re.IGNORECASE,
 )
+# "Let's think step by step and output the final answer after": how other sets begin to ask for a form of answer.
+_ASKING = (
+    r"(?:[,;]?\s*(?:\b(?:and|then)\b)?\s*)"
+    r"(?:(?:please |let's |let us )*\b(?:think|reason|work|solve)\b[^.?!\n]{0,40}?step[ -]by[ -]step"
+    r"(?:[,;.]?\s*and|[,;.]|\s)\s*)?"
+    r"(?:please |then |finally |and )*"
+    r"\b(?:output|put|write|give|provide|state|place|present|show|return|report|mark|express)"
+    r"\s+(?:only\s+)?(?:your|the)\s+(?:\w+\s+){0,2}?(?:answer|result|response|solution)\b"
+)
+_SUFFIX_BOX = re.compile(_ASKING + r"[^.?!\n]*?\\boxed\{[^{}]*\}[^\n]{0,20}\s*\Z", re.IGNORECASE)
+_HASHES = re.compile(_ASKING + r"[^.?!\n]*?####[^.?!\n]*[.!]?", re.IGNORECASE)
 _PICTURE = re.compile(r"!\[|<img\b|\\includegraphics\b", re.IGNORECASE)
 _ASY = re.compile(r"\[asy\].*?\[/asy\]", re.DOTALL | re.IGNORECASE)
 _NO_ANSWER = re.compile(
@@ -40,10 +49,15 @@ _THOUSANDS = re.compile(r"[+-]?\d{1,3}(?:,\d{3})+")
 
 
 def strip_wrapper(prompt: str) -> str:
-    """The bare question, without the instructions on how to answer that stand before or after it."""
+    """The bare question, without the instructions on how to answer that stand before or after it.
+
+    One that asks for the answer behind `####` goes wherever it stands.
+    """
     match = _PREFIX.match(prompt)
     question = prompt[match.end() :] if match else prompt
-    return _SUFFIX.sub("", question).strip()
+    question = _HASHES.sub("", question) if "####" in question else question
+    question = _SUFFIX.sub("", question)
+    return (_SUFFIX_BOX.sub("", question) if r"\boxed" in question else question).strip()
 
 
 def why_unanswerable(question: str, answer: str) -> str | None:

@@ -1,7 +1,7 @@
 """Makes a training file of a public data set: bare questions with answers that can be graded, each once.
 
 Rows are read in source order. A later row may contradict an earlier one, so the rows that stay so far go to a temporary
-file. Only their hashes are kept in memory, about 300 bytes for each different question.
+file. Only their hashes and answers are kept in memory, about 400 bytes for each different question.
 """
 
 from __future__ import annotations
@@ -9,14 +9,18 @@ from __future__ import annotations
 import hashlib
 import json
 import random
-from collections.abc import Collection, Iterator, Mapping
+from collections import Counter
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass, field
+from itertools import islice
 from pathlib import Path
-from typing import IO
+from typing import IO, Protocol
 
+from s2l_nemo.config.schema import AnswerKind
+from s2l_nemo.data.choices import find_choices
 from s2l_nemo.data.normalize import answer_key, question_key, strip_wrapper, why_unanswerable
-from s2l_nemo.data.rows import check_text, gold_text, lookup, question_of
+from s2l_nemo.data.rows import chat_of, check_text, gold_text, lookup
 from s2l_nemo.data.sources import BadRow, Record
 from s2l_nemo.errors import UserError
 from s2l_nemo.files import replacing, write_json_atomic
@@ -25,9 +29,9 @@ MALFORMED = "malformed row"
 EXACT = "exact duplicate"
 NORMALIZED = "duplicate after normalisation"
 CONTRADICTION = "same question with different answers"
+UNREADABLE = "answer that the reward cannot read"
 EXCLUDED = "question of an excluded file"
 _EXAMPLES = 3  # lines that are named for each reason
-_CONTRADICTED = b""
 _HASH_BYTES = 16
 
 
@@ -41,17 +45,14 @@ class Report:
     wrappers: int = 0  # rows that had an instruction around the question, without duplicates
     dropped: dict[str, int] = field(default_factory=dict)  # reason -> rows; after `write` the most frequent comes first
     examples: dict[str, list[str]] = field(default_factory=dict)  # first lines of each reason
+    kinds: dict[str, int] = field(default_factory=dict)  # kind of answer -> rows that are left
 
     def drop(self, reason: str, line: int, detail: str = "") -> None:
         """Counts a dropped row."""
-        self.count(reason)
+        self.dropped[reason] = self.dropped.get(reason, 0) + 1
         examples = self.examples.setdefault(reason, [])
         if len(examples) < _EXAMPLES:
             examples.append(f"{line}: {detail}" if detail else str(line))
-
-    def count(self, reason: str) -> None:
-        """Counts a dropped row without naming its line."""
-        self.dropped[reason] = self.dropped.get(reason, 0) + 1
 
 
 @dataclass(frozen=True)
@@ -63,8 +64,10 @@ class Keys:
 
 
 DAPO = Keys("prompt", "reward_model.ground_truth")
-_PROMPT_KEYS = ("prompt", "question", "problem")
-_ANSWER_KEYS = ("reward_model.ground_truth", "answer", "answerKey", "ground_truth", "final_answer", "label", "solution")
+_PROMPT_KEYS = ("prompt", "question.stem", "question", "question_stem", "problem")
+_ANSWER_KEYS = (
+    "reward_model.ground_truth", "answer", "answerKey", "ground_truth", "final_answer", "label", "solution",
+)  # fmt: skip
 
 
 def find_keys(record: Record, prompt: str | None = None, answer: str | None = None) -> Keys:
@@ -83,17 +86,82 @@ def _has(record: Record, key: str) -> bool:
         return False
 
 
+class Judge(Protocol):
+    """What the reward of a training run would say about gold answers. The caller need not know how it finds out."""
+
+    def unreadable(self, golds: Sequence[str]) -> list[str | None]:
+        """Why no response could be graded against each gold answer; None if one can be."""
+        ...
+
+    def same(self, pairs: Sequence[tuple[str, str]]) -> list[bool]:
+        """Whether the two answers of each pair have the same value."""
+        ...
+
+
+@dataclass
+class _Question:
+    """A question of the output, if nothing speaks against it."""
+
+    answer: str
+    line: int
+    kind: AnswerKind
+    repeats: list[tuple[int, str]] = field(default_factory=list)  # lines that ask it again, with their answers
+
+
+@dataclass(frozen=True)
+class Item:
+    """What a record holds. Question and answer may be empty. `choices` are listed, "" if there are none."""
+
+    system: str | None
+    question: str
+    choices: str
+    answer: str
+
+    @property
+    def kind(self) -> AnswerKind:
+        return AnswerKind.choice if self.choices else AnswerKind.math
+
+    def asked(self, question: str) -> str:
+        """A question with the choices."""
+        return f"{question}\n\n{self.choices}" if self.choices else question
+
+
+def item_of(record: Record, keys: Keys) -> Item:
+    """Raises ValueError if a field is missing or malformed, or if the answer is none of the choices."""
+    prompt = lookup(record, keys.prompt, "--prompt-key")
+    gold = lookup(record, keys.answer, "--answer-key")
+    answer = "" if gold is None or gold == [] else gold_text(gold)
+    check_text(answer, keys.answer)
+    system, question = (None, "") if prompt == "" else chat_of(prompt, keys.prompt)
+    choices = find_choices(record, gold, keys.answer) if answer else None
+    if choices is None:
+        return Item(system, question, "", answer)
+    return Item(system, question, choices.listed(), choices.gold)
+
+
 class Preparation:
     """Cleans records one by one. `write` then writes those that are left."""
 
-    def __init__(self, keys: Keys, spool: IO[bytes], instruction: str = "", excluded: Collection[str] = ()) -> None:
-        """`spool` is an empty temporary file; `excluded` holds the `question_key`s of questions to leave out."""
+    def __init__(
+        self,
+        keys: Keys,
+        spool: IO[bytes],
+        judge: Judge,
+        instructions: Mapping[AnswerKind, str] | None = None,
+        excluded: Collection[str] = (),
+    ) -> None:
+        """`spool` is an empty temporary file.
+
+        `instructions` are put after questions by the kind of their answers. `excluded` holds the `question_key`s of
+        questions to leave out.
+        """
         self.report = Report()
         self._keys = keys
-        self._instruction = f"\n\n{instruction}" if instruction else ""
+        self._judge = judge
+        self._instructions = instructions or {}
         self._excluded = {_hash(key) for key in excluded}
         self._seen: set[bytes] = set()  # hashes of prompts with their answers, as in the source
-        self._answers: dict[bytes, bytes] = {}  # question -> its answer, both normalised and hashed
+        self._questions: dict[bytes, _Question] = {}  # by the hash of the normalised question with its choices
         self._spool = spool
 
     def add(self, line: int, record: Record | BadRow) -> None:
@@ -103,50 +171,36 @@ class Preparation:
             self.report.drop(MALFORMED, line, record.reason)
             return
         try:
-            prompt, answer = self._texts(record)
+            item = item_of(record, self._keys)
         except ValueError as error:
             self.report.drop(MALFORMED, line, str(error))
             return
-        exact = _hash(f"{len(prompt)} {prompt}{answer}")
+        exact = _hash("\0".join((item.system or "", item.question, item.choices, item.answer)))  # none holds a NUL
         if exact in self._seen:
             self.report.drop(EXACT, line)
             return
         self._seen.add(exact)
-        question = strip_wrapper(prompt)
-        self.report.wrappers += question != prompt.strip()
-        if reason := why_unanswerable(question, answer):
+        question = strip_wrapper(item.question)
+        self.report.wrappers += question != item.question.strip()
+        if reason := why_unanswerable(question, item.answer):
             self.report.drop(reason, line)
-        else:
-            self._add_question(line, question, answer, record)
-
-    def _texts(self, record: Record) -> tuple[str, str]:
-        """Prompt and answer. Either may be empty."""
-        prompt = lookup(record, self._keys.prompt, "--prompt-key")
-        gold = lookup(record, self._keys.answer, "--answer-key")
-        answer = "" if gold is None or gold == [] else gold_text(gold)
-        check_text(answer, self._keys.answer)
-        return "" if prompt == "" else question_of(prompt, self._keys.prompt), answer
-
-    def _add_question(self, line: int, question: str, answer: str, record: Record) -> None:
-        key, gold = _hash(question_key(question)), _hash(answer_key(answer))
-        known = self._answers.get(key)
-        if key in self._excluded:
+        elif (key := _hash(question_key(question))) in self._excluded:
             self.report.drop(EXCLUDED, line)
-        elif known == gold:
-            self.report.drop(NORMALIZED, line)
-        elif known is not None:
-            if known != _CONTRADICTED:
-                self.report.count(CONTRADICTION)  # for the earlier row, which is in the spool
-                self._answers[key] = _CONTRADICTED
-            self.report.drop(CONTRADICTION, line)
         else:
-            self._answers[key] = gold
-            row = {
-                "prompt": question + self._instruction,
-                "answer": answer.strip(),
-                "id": source_id(record) or key.hex(),
-            }
-            self._spool.write(f"{key.hex()}{json.dumps(row, ensure_ascii=False)}\n".encode())
+            text = item.asked(question)
+            self._add_question(line, key if text == question else _hash(question_key(text)), text, item, record)
+
+    def _add_question(self, line: int, key: bytes, text: str, item: Item, record: Record) -> None:
+        answer, system = item.answer.strip(), strip_wrapper(item.system or "")
+        known = self._questions.setdefault(key, _Question(answer, line, item.kind))
+        if known.line != line:
+            known.repeats.append((line, answer))
+            return
+        if instruction := self._instructions.get(item.kind):
+            text = f"{text}\n\n{instruction}"
+        turns = [{"role": "system", "content": system}, {"role": "user", "content": text}]
+        row = {"prompt": turns if system else text, "answer": answer, "id": source_id(record) or key.hex()}
+        self._spool.write(f"{key.hex()}{json.dumps(row, ensure_ascii=False)}\n".encode())
 
     def write(self, output: Output, held_out: int, seed: int, settings: Mapping[str, object]) -> None:
         """Writes the rows that are left. `held_out` of them, drawn with the seed, go to the held-out file.
@@ -154,9 +208,10 @@ class Preparation:
         The manifest holds `settings`, the counts and a hash of each file. All files are written before the first one
         takes its place. The training file takes its place last. Raises UserError if too few rows are left.
         """
-        report = self.report
+        self._settle()
+        self._drop_unreadable()
+        report, left = self.report, len(self._questions)
         report.dropped = dict(sorted(report.dropped.items(), key=lambda item: (-item[1], item[0])))
-        left = sum(answer != _CONTRADICTED for answer in self._answers.values())
         if left <= held_out:
             why = "; ".join(
                 f"{count} x {reason} (line {report.examples[reason][0]})"
@@ -164,6 +219,7 @@ class Preparation:
             )
             raise UserError(f"{left} of {report.read} rows are left, with {held_out} to hold out: {why or 'give more'}")
         report.kept, report.held_out = left - held_out, held_out
+        report.kinds = dict(Counter(question.kind.value for question in self._questions.values()))
         drawn = set(random.Random(f"valid-{seed}").sample(range(left), held_out))
         with ExitStack() as stack:
             targets = [output.train, *([output.valid] if held_out else [])]
@@ -175,10 +231,37 @@ class Preparation:
             hashes = {target.name: file_hash(path) for target, path in zip(targets, paths, strict=True)}
             write_json_atomic(output.manifest, {**settings, "rows": asdict(report), "sha256": hashes})
 
+    def _settle(self) -> None:
+        """Drops repetitions: all but the first row if the answers have one value, whole questions if they differ."""
+        others = {
+            key: sorted({answer for _, answer in question.repeats if answer_key(answer) != answer_key(question.answer)})
+            for key, question in self._questions.items()
+            if question.repeats
+        }
+        verdicts = iter(self._judge.same([(self._questions[key].answer, one) for key in others for one in others[key]]))
+        for key, answers in others.items():
+            question = self._questions[key]
+            if all(list(islice(verdicts, len(answers)))):
+                for line, _ in question.repeats:
+                    self.report.drop(NORMALIZED, line)
+            else:
+                for line, answer in [(question.line, question.answer), *question.repeats]:
+                    self.report.drop(CONTRADICTION, line, f"{answer!r:.40}")
+                del self._questions[key]
+
+    def _drop_unreadable(self) -> None:
+        golds = list(dict.fromkeys(one.answer for one in self._questions.values() if one.kind is not AnswerKind.choice))
+        reasons = dict(zip(golds, self._judge.unreadable(golds), strict=True))
+        for key, question in list(self._questions.items()):
+            reason = None if question.kind is AnswerKind.choice else reasons[question.answer]
+            if reason is not None:
+                self.report.drop(UNREADABLE, question.line, f"{question.answer!r:.40}: {reason}")
+                del self._questions[key]
+
     def _left(self) -> Iterator[bytes]:
         self._spool.seek(0)
         for line in self._spool:
-            if self._answers[bytes.fromhex(line[: 2 * _HASH_BYTES].decode())] != _CONTRADICTED:
+            if bytes.fromhex(line[: 2 * _HASH_BYTES].decode()) in self._questions:
                 yield line[2 * _HASH_BYTES :]
 
 

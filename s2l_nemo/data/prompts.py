@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from dataclasses import dataclass, field
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field, replace
+from fractions import Fraction
 from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from s2l_nemo.config.mix import DataSource, source_at, training_sources
 from s2l_nemo.config.schema import DataConfig, Task
 from s2l_nemo.data import arithmetic
 from s2l_nemo.data.arithmetic import Split
+from s2l_nemo.data.chat import asks_for_box, render, uses_template
 from s2l_nemo.data.reasoning_gym import ReasoningGymTask
-from s2l_nemo.data.rows import read_rows
+from s2l_nemo.data.rows import Row, read_rows
 from s2l_nemo.data.sources import BadRow
 from s2l_nemo.data.token_cache import tokenize
 from s2l_nemo.errors import UserError
@@ -21,20 +24,20 @@ from s2l_nemo.types import Prompt
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerFast
 
-NumberedQuestion = tuple[int, str, str]  # row in the data set, question, answer
-
 
 @dataclass(frozen=True)
 class PromptSet:
-    """Prompts that fit the length limit, in source order.
+    r"""Prompts that fit the length limit, in source order.
 
     `filtered` is the number of prompts that were too long. `skipped` is the number of malformed rows that
-    `data.on_bad_row=skip` left out.
+    `data.on_bad_row=skip` left out. `without_box` is the number of prompts that do not ask for an answer in `\boxed{}`,
+    neither themselves nor with system message, instruction and chat template.
     """
 
     prompts: list[Prompt]
     filtered: int
     skipped: list[BadRow] = field(default_factory=list)
+    without_box: int = 0
 
 
 def load_prompts(
@@ -46,24 +49,24 @@ def load_prompts(
 ) -> PromptSet:
     """The first `count` prompts of a split (all by default), without those over `max_prompt_length` tokens.
 
-    `prompt_id` is the row in the source. If the source is generated, "all" means `train_prompts` in either split, and
-    the ids of held-out prompts follow those of training prompts. Tokens come from `data.cache_dir` if they are there.
+    `prompt_id` is the row in the source; with several sources it counts the rows of all. If the source is generated,
+    "all" means `train_prompts` in either split, and the ids of held-out prompts follow those of training prompts.
+    A prompt's text is the question with its choices, its tokens are those of `chat.render`. They come from
+    `data.cache_dir` if they are there.
 
     Raises UserError if the source is missing or malformed, or if no prompt is left.
     """
     rows, skipped = _rows(data, split, count)
-    texts = [text for _, text, _ in rows]
+    texts = render(rows, tokenizer, data)
     cache = None if data.cache_dir is None else Path(data.cache_dir)
-    token_ids = tokenize(texts, tokenizer, data.format, data.system_prompt, cache)
-    prompts = [
-        Prompt(prompt_id, text, answer, ids)
-        for (prompt_id, text, answer), ids in zip(rows, token_ids, strict=True)
-        if len(ids) <= max_prompt_length
-    ]
-    if not prompts:
-        source = (data.path if split == "train" else data.valid_path) or f"task {data.task.value}"
-        raise UserError(f"no {split} prompts from {source}: {_why_none(len(rows), skipped, max_prompt_length)}")
-    return PromptSet(prompts, len(rows) - len(prompts), skipped)
+    token_ids = tokenize(texts, tokenizer, has_special_tokens=uses_template(data, tokenizer), cache_dir=cache)
+    left = [index for index, ids in enumerate(token_ids) if len(ids) <= max_prompt_length]
+    if not left:
+        sources = ", ".join(source.path for source in _sources(data, split)) or f"task {data.task.value}"
+        raise UserError(f"no {split} prompts from {sources}: {_why_none(len(rows), skipped, max_prompt_length)}")
+    prompts = [Prompt(rows[index].row, rows[index].question, rows[index].answer, token_ids[index]) for index in left]
+    without_box = sum(not asks_for_box(texts[index]) for index in left)
+    return PromptSet(prompts, len(rows) - len(left), skipped, without_box)
 
 
 def _why_none(rows: int, skipped: list[BadRow], max_prompt_length: int) -> str:
@@ -74,19 +77,49 @@ def _why_none(rows: int, skipped: list[BadRow], max_prompt_length: int) -> str:
     return "it has none"
 
 
-def _rows(data: DataConfig, split: Split, count: int | None) -> tuple[list[NumberedQuestion], list[BadRow]]:
-    if data.path is not None or data.valid_path is not None:
-        path = data.path if split == "train" else data.valid_path
-        if path is None:
-            raise UserError(f"no {split} prompts: set both data.path and data.valid_path")
-        read = read_rows(path, data.prompt_key, data.answer_key, data.on_bad_row, count)
-        return [(row.row, row.question, row.answer) for row in read.rows], read.skipped
+def _sources(data: DataConfig, split: Split) -> list[DataSource]:
+    """The sources of a split; none if prompts are generated. Raises UserError if the other split alone has any."""
+    training = training_sources(data)
+    held_out = [] if data.valid_path is None else [source_at(data.valid_path, data)]
+    sources = training if split == "train" else held_out
+    if not sources and (training or held_out):
+        raise UserError(f"no {split} prompts: set both data.path and data.valid_path")
+    return sources
+
+
+def _rows(data: DataConfig, split: Split, count: int | None) -> tuple[list[Row], list[BadRow]]:
+    if sources := _sources(data, split):
+        return _read(sources, data, count)
     if data.task is Task.reasoning_gym:
-        return list(islice(ReasoningGymTask(data.reasoning_gym).rows(split), count)), []
-    return list(islice(_arithmetic_rows(data, split, count), count)), []
+        generated = ReasoningGymTask(data.reasoning_gym).rows(split)
+    else:
+        generated = _arithmetic_rows(data, split, count)
+    return [Row(row, question, answer, row + 1) for row, question, answer in islice(generated, count)], []
 
 
-def _arithmetic_rows(data: DataConfig, split: Split, count: int | None) -> Iterator[NumberedQuestion]:
+def _read(sources: Sequence[DataSource], data: DataConfig, count: int | None) -> tuple[list[Row], list[BadRow]]:
+    if len(sources) == 1 and sources[0].weight == 1:
+        read = read_rows(sources[0], data.on_bad_row, count)
+        return read.rows, read.skipped
+    rows: list[Row] = []
+    skipped: list[BadRow] = []
+    for source in sources:
+        read = read_rows(source, data.on_bad_row)
+        rows += weighted(read.rows, source.weight)
+        skipped += [BadRow(bad.line, f"{source.path}: {bad.reason}") for bad in read.skipped]
+    return [replace(row, row=number) for number, row in enumerate(rows[:count])], skipped
+
+
+def weighted(rows: Sequence[Row], weight: float) -> list[Row]:
+    """Every row as often as the whole part of `weight` says. Its fraction is that of the rows that come once more.
+
+    Those are spread evenly: 1.5 repeats every other row.
+    """
+    exact = Fraction(str(weight))
+    return [row for index, row in enumerate(rows) for _ in range(int(exact * (index + 1)) - int(exact * index))]
+
+
+def _arithmetic_rows(data: DataConfig, split: Split, count: int | None) -> Iterator[tuple[int, str, str]]:
     config = data.arithmetic
     total = config.train_prompts if count is None or split == "train" else count
     first = 0 if split == "train" else config.train_prompts

@@ -1,4 +1,4 @@
-"""Takes questions and gold answers from the records of a JSONL or parquet file or of a Hugging Face data set."""
+"""Takes questions and gold answers from the records of a file or of a Hugging Face data set."""
 
 from __future__ import annotations
 
@@ -9,19 +9,26 @@ from dataclasses import dataclass
 from decimal import Decimal
 from itertools import islice
 
+from s2l_nemo.config.mix import DataSource
 from s2l_nemo.config.schema import OnBadRow
+from s2l_nemo.data.choices import CHOICE_KEYS, find_choices
+from s2l_nemo.data.golds import final_answer
 from s2l_nemo.data.sources import BadRow, Record, read_records
 from s2l_nemo.errors import UserError
 
 
 @dataclass(frozen=True)
 class Row:
-    """One question. `row` counts the lines or rows of the source from 0, `line` from 1. Bad ones count too."""
+    """One question, with its choices if it has any. `row` counts the lines or rows of the source from 0, `line` from 1.
+
+    Bad ones count too. `system` is a system message of the row's own.
+    """
 
     row: int
     question: str
     answer: str
     line: int
+    system: str | None = None
 
 
 @dataclass(frozen=True)
@@ -32,32 +39,38 @@ class Rows:
     skipped: list[BadRow]
 
 
-def read_rows(path: str, prompt_key: str, answer_key: str, on_bad_row: OnBadRow, limit: int | None = None) -> Rows:
+def read_rows(source: DataSource, on_bad_row: OnBadRow, limit: int | None = None) -> Rows:
     """The first `limit` usable rows (all by default) of a file or hub data set; see `sources.read_records`.
 
     A key may be a dotted path into objects, such as `reward_model.ground_truth`. Raises UserError if the source cannot
     be read. Unless `on_bad_row` is `skip`, the first malformed row raises UserError too, with its file and line.
     """
     skipped: list[BadRow] = []
-    return Rows(list(islice(_rows(path, prompt_key, answer_key, on_bad_row, skipped), limit)), skipped)
+    return Rows(list(islice(_rows(source, on_bad_row, skipped), limit)), skipped)
 
 
-def _rows(path: str, prompt_key: str, answer_key: str, on_bad_row: OnBadRow, skipped: list[BadRow]) -> Iterator[Row]:
-    for line, record in read_records(path, (prompt_key, answer_key)):
-        row = record if isinstance(record, BadRow) else _row(line, record, prompt_key, answer_key)
+def _rows(source: DataSource, on_bad_row: OnBadRow, skipped: list[BadRow]) -> Iterator[Row]:
+    keys = [source.prompt_key, source.answer_key, *([] if source.system_key is None else [source.system_key])]
+    for line, record in read_records(source.path, keys, CHOICE_KEYS):
+        row = record if isinstance(record, BadRow) else _row(line, record, source)
         if isinstance(row, Row):
             yield row
         elif on_bad_row is OnBadRow.skip:
             skipped.append(row)
         else:
-            raise UserError(f"{path}:{row.line}: {row.reason}")
+            raise UserError(f"{source.path}:{row.line}: {row.reason}")
 
 
-def _row(line: int, record: Record, prompt_key: str, answer_key: str) -> Row | BadRow:
+def _row(line: int, record: Record, source: DataSource) -> Row | BadRow:
     try:
-        prompt = lookup(record, prompt_key, "data.prompt_key")
-        answer = lookup(record, answer_key, "data.answer_key")
-        return Row(line - 1, question_of(prompt, prompt_key), answer_of(answer, answer_key), line)
+        system, question = chat_of(lookup(record, source.prompt_key, "data.prompt_key"), source.prompt_key)
+        if source.system_key is not None:
+            system = system_of(lookup(record, source.system_key, "data.system_key"), source.system_key) or system
+        value = lookup(record, source.answer_key, "data.answer_key")
+        answer = answer_of(value, source.answer_key)
+        if choices := find_choices(record, value, source.answer_key):
+            question, answer = f"{question}\n\n{choices.listed()}", choices.gold
+        return Row(line - 1, question, answer, line, system)
     except ValueError as error:
         return BadRow(line, str(error))
 
@@ -78,16 +91,40 @@ def lookup(record: Record, key: str, option: str) -> object:
 
 
 def question_of(value: object, key: str) -> str:
-    """The text of a prompt: a string, or a chat of one user message. Raises ValueError for anything else."""
+    """The text of a prompt that has no system message; see `chat_of`. Raises ValueError for anything else."""
+    system, question = chat_of(value, key)
+    if system is not None:
+        raise ValueError(f"{key!r} must be one user message, without a system message; correct the row")
+    return question
+
+
+def chat_of(value: object, key: str) -> tuple[str | None, str]:
+    """System message, if there is one, and question.
+
+    A prompt is a string, or a chat of one user message that a system message may precede. Raises ValueError for
+    anything else.
+    """
+    system: str | None = None
     if isinstance(value, list) and value and all(isinstance(turn, dict) for turn in value):
-        if len(value) > 1 or value[0].get("role") != "user":
-            roles = ", ".join(str(turn.get("role")) for turn in value)
+        roles = [str(turn.get("role")) for turn in value]
+        if roles not in (["user"], ["system", "user"]):
             raise ValueError(
-                f"{key!r} must be one user message, not {_short(roles)}; system text belongs into data.system_prompt"
+                f"{key!r} must be one user message, after a system message or none, not {_short(', '.join(roles))}"
             )
-        value = value[0].get("content")
+        system = system_of(value[0].get("content"), key) if len(value) > 1 else None
+        value = value[-1].get("content")
     if not isinstance(value, str) or not value.strip():
         raise ValueError(f"{key!r} must be a non-empty string, not {_short(value)}; correct or remove the row")
+    check_text(value, key)
+    return system, value
+
+
+def system_of(value: object, key: str) -> str | None:
+    """A system message; None for null or an empty text. Raises ValueError for anything else."""
+    if value is None or value == "":
+        return None
+    if not isinstance(value, str):
+        raise ValueError(f"the system message in {key!r} must be a string, not {_short(value)}; correct the row")
     check_text(value, key)
     return value
 
@@ -109,12 +146,12 @@ def answer_of(value: object, key: str) -> str:
 def gold_text(value: object) -> str:
     """A gold answer as text.
 
-    A string stays as it is, and a number becomes its decimal digits. A list becomes its members joined by ", ": a
-    response must give all of them. Raises ValueError for a bool, NaN, an infinity, an object, null, or an empty or
-    nested list.
+    A string stays as it is, or gives the answer at its end if it is a worked solution (`golds.final_answer`). A number
+    becomes its decimal digits. A list becomes its members joined by ", ": a response must give all of them. Raises
+    ValueError for a bool, NaN, an infinity, an object, null, or an empty or nested list.
     """
     if isinstance(value, str):
-        return value
+        return final_answer(value)
     if isinstance(value, bool):
         raise ValueError(f"{value} is no answer")
     if isinstance(value, int):

@@ -10,14 +10,12 @@ from __future__ import annotations
 import hashlib
 import io
 import logging
-from collections.abc import Sequence
 from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 
-from s2l_nemo.config.schema import PromptFormat
 from s2l_nemo.errors import UserError
 from s2l_nemo.files import replacing
 
@@ -31,56 +29,39 @@ _VERSION = b"1"  # must change if the file format changes, or the way from texts
 
 
 def tokenize(
-    questions: Sequence[str],
-    tokenizer: PreTrainedTokenizerFast,
-    form: PromptFormat,
-    system_prompt: str | None,
-    cache_dir: Path | None,
+    texts: list[str], tokenizer: PreTrainedTokenizerFast, *, has_special_tokens: bool, cache_dir: Path | None
 ) -> list[tuple[int, ...]]:
-    """Token ids of each question. They are read from the cache, or added to it.
+    """Token ids of each text. They are read from the cache, or added to it.
 
-    `chat` applies the chat template with the generation prompt. `base` takes the question as it is, with the special
-    tokens that the tokenizer itself adds (BOS). So does `chat` if the tokenizer has no template. A damaged cache file
-    is logged and written anew.
+    `has_special_tokens`: the texts come from a chat template, which writes special tokens itself. To other texts the
+    tokenizer adds its own (BOS). A damaged cache file is logged and written anew.
 
-    Raises UserError if a system prompt has no place, or if the cache folder cannot be read or written.
+    Raises UserError if the cache folder cannot be read or written.
     """
-    if not questions:
-        return []
-    is_chat = form is PromptFormat.chat and tokenizer.chat_template is not None
-    if system_prompt is not None and not is_chat:
-        what = "data.format=chat" if form is PromptFormat.base else "a tokenizer with a chat template"
-        raise UserError(f"data.system_prompt needs {what}: set it to null")
-    texts = _chats(questions, tokenizer, system_prompt) if is_chat else list(questions)
-    if cache_dir is None:
-        return _encode(texts, tokenizer, is_chat)
-    path = cache_dir / f"{_key(texts, tokenizer, is_chat)}.npy"
+    if cache_dir is None or not texts:
+        return _encode(texts, tokenizer, has_special_tokens)
+    path = cache_dir / f"{_key(texts, tokenizer, has_special_tokens)}.npy"
     try:
         token_ids = _read(path, len(texts))
         if token_ids is None:
-            token_ids = _encode(texts, tokenizer, is_chat)
+            token_ids = _encode(texts, tokenizer, has_special_tokens)
             _write(path, token_ids)
     except OSError as error:
         raise UserError(f"cannot use data.cache_dir={cache_dir}: {error.strerror}; choose another folder") from error
     return token_ids
 
 
-def _chats(questions: Sequence[str], tokenizer: PreTrainedTokenizerFast, system_prompt: str | None) -> list[str]:
-    system = [] if system_prompt is None else [{"role": "system", "content": system_prompt}]
-    chats = [[*system, {"role": "user", "content": question}] for question in questions]
-    texts: list[str] = tokenizer.apply_chat_template(chats, add_generation_prompt=True, tokenize=False)
-    return texts
-
-
-def _encode(texts: list[str], tokenizer: PreTrainedTokenizerFast, is_chat: bool) -> list[tuple[int, ...]]:
-    # A template writes the special tokens itself. Not verbose: the caller filters and counts prompts that are too long.
-    encoded = tokenizer(texts, add_special_tokens=not is_chat, return_attention_mask=False, verbose=False)
+def _encode(texts: list[str], tokenizer: PreTrainedTokenizerFast, has_special_tokens: bool) -> list[tuple[int, ...]]:
+    if not texts:
+        return []
+    # Not verbose: the caller filters and counts prompts that are too long.
+    encoded = tokenizer(texts, add_special_tokens=not has_special_tokens, return_attention_mask=False, verbose=False)
     return [tuple(ids) for ids in encoded["input_ids"]]
 
 
-def _key(texts: list[str], tokenizer: PreTrainedTokenizerFast, is_chat: bool) -> str:
+def _key(texts: list[str], tokenizer: PreTrainedTokenizerFast, has_special_tokens: bool) -> str:
     digest = hashlib.sha256(_VERSION)
-    head = (metadata.version("tokenizers"), tokenizer.backend_tokenizer.to_str(), str(is_chat))
+    head = (metadata.version("tokenizers"), tokenizer.backend_tokenizer.to_str(), str(has_special_tokens))
     for part in (*head, *texts):
         data = part.encode("utf-8")
         digest.update(len(data).to_bytes(8, "little"))

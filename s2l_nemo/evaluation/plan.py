@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from typing_extensions import assert_never
 
@@ -33,16 +34,25 @@ class Plan:
 
 
 def make_plan(
-    benchmark: Benchmark, model: Model, *, mode: Mode, asking: Asking, k: int | None, room: int | None = None
+    benchmark: Benchmark,
+    model: Model,
+    *,
+    mode: Mode,
+    asking: Asking,
+    variables: Mapping[str, Any],
+    k: int | None,
+    room: int | None = None,
 ) -> Plan:
-    """Prompts go through the chat template, whose `enable_thinking` is set. Without a template they stay as they are.
+    """Prompts go through the chat template, which gets `variables` and `enable_thinking`, the mode's own.
+
+    Without a template they stay as they are.
 
     `k`: None stands for the benchmark's. A response has at most `asking.max_tokens` (None: the benchmark's), and no
     more than the longest prompt leaves of `room` tokens (None: the model's positions). Raises UserError if that prompt
     leaves none.
     """
-    prompts = encode([asked(one, benchmark.answer, asking.prompt, mode) for one in benchmark.problems], model.tokenizer,
-                     thinking=mode is Mode.think)  # fmt: skip
+    texts = [asked(one, benchmark.answer, asking.prompt, mode) for one in benchmark.problems]
+    prompts = encode(texts, model.tokenizer, {**variables, "enable_thinking": mode is Mode.think})
     positions, longest = model.shape.max_positions if room is None else room, max(map(len, prompts))
     if longest >= positions:
         whose = "the model's" if room is None else "the engine's"
@@ -55,14 +65,14 @@ def make_plan(
     return Plan(benchmark, prompts, k or benchmark.samples, SamplingParams(limit, model.stop_token_ids, **asdict(how)))
 
 
-def encode(texts: list[str], tokenizer: PreTrainedTokenizerFast, *, thinking: bool) -> list[tuple[int, ...]]:
+def encode(texts: list[str], tokenizer: PreTrainedTokenizerFast, variables: Mapping[str, Any]) -> list[tuple[int, ...]]:
     """Each text as the user's turn, as tokens."""
     if tokenizer.chat_template is None:
         encoded = tokenizer(texts)["input_ids"]
     else:
         chats = [[{"role": "user", "content": text}] for text in texts]
-        # a template that does not know the switch ignores it
-        encoded = tokenizer.apply_chat_template(chats, add_generation_prompt=True, enable_thinking=thinking)
+        # a template that does not know a variable ignores it
+        encoded = tokenizer.apply_chat_template(chats, add_generation_prompt=True, **variables)
     return [tuple(tokens) for tokens in encoded]
 
 

@@ -12,6 +12,7 @@ import torch
 
 from s2l_nemo.config.evaluation import EvaluateConfig, result_name
 from s2l_nemo.data.benchmarks import Benchmark, Problem
+from s2l_nemo.data.chat import template_variables
 from s2l_nemo.engines.kinds import ENGINES
 from s2l_nemo.engines.protocol import RolloutEngine
 from s2l_nemo.errors import UserError
@@ -79,7 +80,10 @@ def load_sampler(
     cfg: EvaluateConfig, model: Model, benchmarks: Sequence[Benchmark], precision: Precision, device: str
 ) -> Sampler:
     """Loads tokenizer and weights of `model`. Raises UserError if they cannot be read or do not fit the benchmarks."""
-    plans = [make_plan(one, model, mode=cfg.mode, asking=cfg.evaluate, k=cfg.k) for one in benchmarks]
+    variables = template_variables(cfg.data.chat_template_kwargs)
+    plans = [
+        make_plan(one, model, mode=cfg.mode, asking=cfg.evaluate, variables=variables, k=cfg.k) for one in benchmarks
+    ]
     rows = cfg.evaluate.batch_rows
     engines = start_engines(
         cfg.engine,

@@ -151,8 +151,8 @@ def _combined(tail: str) -> Unit:
             name = _singular(token)
             if name is None:
                 return None
-            for one, _, exponent in (part.partition("^") for part in name.split("*")):
-                powers[one] = powers.get(one, 0) + sign * factor * int(exponent or 1)
+            for one, _, power in (part.partition("^") for part in name.split("*")):
+                powers[one] = powers.get(one, 0) + sign * factor * int(power or 1)
                 last = one
             factor = 1
     parts = [name if power == 1 else f"{name}^{power}" for name, power in sorted(powers.items()) if power]

@@ -34,6 +34,7 @@ class StepGroups:
     truncated_PG: torch.Tensor  # bool, cut at the length limit
     reward_PG: torch.Tensor  # float64
     failed_PG: torch.Tensor  # bool, the check failed
+    answered_PG: torch.Tensor  # bool, the grader found an answer
     kept_PG: torch.Tensor  # bool, trained on
 
     @classmethod
@@ -47,12 +48,12 @@ class StepGroups:
         speaks = ranks.rank == ranks.members(ranks.replica)[0]
         parts = ranks.gather({p: _figures(group) for p, group in own.items()} if speaks else {})
         holders = {p: rank for rank, part in enumerate(parts) for p in part}
-        figures = {p: figures_6G for part in parts for p, figures_6G in part.items()}
+        figures = {p: figures_7G for part in parts for p, figures_7G in part.items()}
         for p, prompt in enumerate(prompts):
             if p not in figures:
                 raise RuntimeError(f"prompt {prompt.prompt_id} has no completions")
-        figures_6PG = torch.from_numpy(np.stack([figures[p] for p in range(len(prompts))], axis=1))
-        source_PG, length_PG, truncated_PG, reward_PG, failed_PG, kept_PG = figures_6PG
+        figures_7PG = torch.from_numpy(np.stack([figures[p] for p in range(len(prompts))], axis=1))
+        source_PG, length_PG, truncated_PG, reward_PG, failed_PG, answered_PG, kept_PG = figures_7PG
         return cls(
             own=own,
             holder_P=tuple(holders[p] for p in range(len(prompts))),
@@ -61,6 +62,7 @@ class StepGroups:
             truncated_PG=truncated_PG.bool(),
             reward_PG=reward_PG,
             failed_PG=failed_PG.bool(),
+            answered_PG=answered_PG.bool(),
             kept_PG=kept_PG.bool(),
         )
 
@@ -75,7 +77,7 @@ class StepGroups:
         assert self.holder_P == others.holder_P, "the replicas have other groups"
         tensors = {
             name: torch.cat([getattr(self, name), getattr(others, name)], dim=1)
-            for name in ("source_PG", "length_PG", "truncated_PG", "reward_PG", "failed_PG", "kept_PG")
+            for name in ("source_PG", "length_PG", "truncated_PG", "reward_PG", "failed_PG", "answered_PG", "kept_PG")
         }
         return StepGroups(own=own, holder_P=self.holder_P, **tensors)
 
@@ -97,6 +99,7 @@ class StepGroups:
             truncated_PG=replaced(self.truncated_PG, others.truncated_PG),
             reward_PG=replaced(self.reward_PG, others.reward_PG),
             failed_PG=replaced(self.failed_PG, others.failed_PG),
+            answered_PG=replaced(self.answered_PG, others.answered_PG),
             kept_PG=replaced(self.kept_PG, others.kept_PG),
         )
 
@@ -173,7 +176,7 @@ def _unpacked(rows: Facts, words: Words | None) -> list[Completion]:
 
 
 def _figures(group: Group) -> npt.NDArray[np.float64]:
-    """[6, G], in the order of the tensors of `StepGroups`."""
+    """[7, G], in the order of the tensors of `StepGroups`."""
     completions = group.completions
     return np.array(
         [
@@ -182,6 +185,7 @@ def _figures(group: Group) -> npt.NDArray[np.float64]:
             [completion.finish_reason == "length" for completion in completions],
             group.rewards_G(),
             [completion.grader_error is not None for completion in completions],
+            [completion.answer is not None for completion in completions],
             group.kept_G(),
         ],
         np.float64,

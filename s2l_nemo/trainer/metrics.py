@@ -33,6 +33,7 @@ def source_masks(groups: StepGroups, explorers: Sequence[str]) -> dict[str, torc
 def rollout_metrics(split: Split, groups: StepGroups, explorers: Sequence[str] = ()) -> Metrics:
     """Rewards, lengths in tokens, and the share of answers cut at the limit: of all completions and by source.
 
+    `reward/answered_fraction` is the share of completions in which the grader has found an answer, right or wrong.
     `group/explorer` and `group/learner` are means over the groups. Completions that the explorer filter left out are
     counted too.
     """
@@ -48,6 +49,7 @@ def rollout_metrics(split: Split, groups: StepGroups, explorers: Sequence[str] =
         "group/kept": groups.kept_PG.sum(1).float().mean().item(),
         "reward/mean": of(groups.reward_PG),
         "reward/grader_errors": int(groups.failed_PG.sum().item()),
+        "reward/answered_fraction": of(groups.answered_PG),
         "response_length/mean": of(groups.length_PG),
         "response_length/truncated_fraction": of(groups.truncated_PG),
     }

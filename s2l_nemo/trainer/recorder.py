@@ -35,6 +35,8 @@ from s2l_nemo.types import Prompt
 if TYPE_CHECKING:
     import pyarrow as pa
 
+FEW_ANSWERS = 0.05  # of the responses of a step: below, something is wrong with the prompts or with the limit
+
 
 @dataclass
 class Recorder:
@@ -54,6 +56,7 @@ class Recorder:
     checkpoint_bytes: int  # estimate of one checkpoint, for the check of free space
     writer: MetricsWriter | None
     console: StepConsole | None
+    wanted: str | None = None  # what the reward reads in a response; None: anything
     seconds_before: float = 0.0  # of training, in the runs that this one continues
     now: Callable[[], float] = time.perf_counter
     started: float = field(init=False)
@@ -96,6 +99,21 @@ class Recorder:
             self._dump(step, groups, advantages_PG.tolist())
         if self.console is not None:
             self.console.step(step, metrics)
+            self._warn_of_silence(step, metrics)
+
+    def _warn_of_silence(self, step: int, metrics: Metrics) -> None:
+        """Says once if nearly no response of a step holds what the reward reads."""
+        if self.wanted is None:
+            return
+        answered, cut = metrics["reward/answered_fraction"], metrics["response_length/truncated_fraction"]
+        if answered is None or answered >= FEW_ANSWERS:
+            return
+        self.say(
+            f"warning: {answered:.1%} of the responses of step {step} hold an answer, which the reward looks for in "
+            f"{self.wanted}; {cut or 0:.0%} were cut at the limit: read some with tools/show_rollouts.py, and see "
+            "data.instruction and rollout.max_response_length"
+        )
+        self.wanted = None
 
     def _dump(self, step: int, groups: StepGroups, advantages_PG: Sequence[Sequence[float]]) -> None:
         """Rank 0 writes the rollouts. One rank of each other replica sends its groups, when it is their turn."""

@@ -14,7 +14,7 @@ from omegaconf import OmegaConf
 
 from s2l_nemo.algorithm.losses.policy import PolicyLoss
 from s2l_nemo.algorithm.schedule import make_schedule
-from s2l_nemo.config.checks import Models, parts_of_step
+from s2l_nemo.config.checks import Models
 from s2l_nemo.config.explorers import Explorer, explorers_of
 from s2l_nemo.config.load import resolved_yaml
 from s2l_nemo.config.schema import Config, ExplorerFilter, ExplorerSource
@@ -31,12 +31,14 @@ from s2l_nemo.records.checkpoints import Checkpoint
 from s2l_nemo.records.console import StepConsole
 from s2l_nemo.records.directory import RunDir, create_run_dir
 from s2l_nemo.records.metrics import MetricsWriter
+from s2l_nemo.rewards.asked import start_warnings, wanted
 from s2l_nemo.rewards.grader import make_grader
 from s2l_nemo.trainer.diversity_filter import DiversityFilter
 from s2l_nemo.trainer.grading import Grading
 from s2l_nemo.trainer.group_sampler import ExplorerRole, GroupSampler
 from s2l_nemo.trainer.identity import restored_state, weight_hashes
 from s2l_nemo.trainer.loop import Limits, Trainer
+from s2l_nemo.trainer.optimizer_steps import optimizer_steps
 from s2l_nemo.trainer.progress import Progress
 from s2l_nemo.trainer.ranks import Ranks
 from s2l_nemo.trainer.recorder import Recorder
@@ -72,6 +74,7 @@ class Inputs:
     train: PromptSet
     valid: PromptSet
     sets: Sequence[SetPrompts] = ()  # benchmarks
+    warnings: Sequence[str] = ()
 
 
 def run_training(cfg: Config, inputs: Inputs) -> int:
@@ -214,7 +217,8 @@ def load_inputs(cfg: Config, models: Models) -> Inputs:
     learner = learner_sampling(cfg, models.learner)
     sampling = [learner, *(one.sampling(learner) for one in explorers_of(cfg))]
     check_stores(cfg, train.prompts, tokenizer_hash(models.learner), dict(enumerate(sampling)))
-    return Inputs(models, train, valid, load_sets(cfg, models.learner))
+    warnings = start_warnings(cfg.data, cfg.rewards, tokenizer, [train, valid])
+    return Inputs(models, train, valid, load_sets(cfg, models.learner), warnings)
 
 
 def learner_sampling(cfg: Config, learner: Model) -> SamplingParams:
@@ -255,15 +259,6 @@ def make_actor(cfg: Config, learner: Model) -> S2LActor:
         seed=cfg.run.seed,
         keeps_reference=cfg.algorithm.kl_coef > 0,
     )
-
-
-def optimizer_steps(cfg: Config) -> int:
-    """Of the whole run."""
-    algorithm = cfg.algorithm
-    schedule = make_schedule(algorithm.schedule, algorithm.steps)
-    splits = [schedule(step, algorithm.group_size) for step in range(1, algorithm.steps + 1)]
-    updates = sum(part.updates for split in splits for part in parts_of_step(cfg, split.explorer))
-    return updates * algorithm.optimizer_passes
 
 
 def make_rollouts(
@@ -360,6 +355,7 @@ def make_recorder(
         checkpoint_bytes=checkpoint_bytes,
         writer=writer,
         console=console,
+        wanted=wanted(cfg.data, cfg.rewards),
         seconds_before=state["seconds"],
     )
 
@@ -396,3 +392,5 @@ def announce(recorder: Recorder, cfg: Config, inputs: Inputs, resumed: Checkpoin
         "run": f"{cfg.run.dir}, {f'continues after step {resumed.step}' if resumed else 'new'}, seed {cfg.run.seed}",
     }
     recorder.console.header("S2L-PO", facts)
+    for warning in inputs.warnings:
+        recorder.say(f"warning: {warning}")

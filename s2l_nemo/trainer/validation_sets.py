@@ -9,6 +9,7 @@ from pathlib import Path
 from s2l_nemo.config.schema import AnswerKind, Config, RewardsConfig
 from s2l_nemo.config.validation import ValidationSet, validation_sets
 from s2l_nemo.data.benchmarks import load_benchmark
+from s2l_nemo.data.chat import template_variables
 from s2l_nemo.errors import UserError
 from s2l_nemo.evaluation.plan import make_plan
 from s2l_nemo.evaluation.scoring import benchmark_grader
@@ -76,6 +77,7 @@ def _load(one: ValidationSet, cfg: Config, learner: Model) -> SetPrompts:
         learner,
         mode=options.mode,
         asking=options,
+        variables=template_variables(cfg.data.chat_template_kwargs),
         k=options.k or cfg.validation.samples,
         room=cfg.rollout.max_prompt_length + cfg.rollout.max_response_length,
     )

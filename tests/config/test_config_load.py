@@ -17,7 +17,8 @@ from omegaconf import DictConfig, OmegaConf
 from s2l_nemo.config.checks import check_config
 from s2l_nemo.config.keys import all_keys, nearest_key
 from s2l_nemo.config.load import help_text, load_config, presets, resolved_yaml
-from s2l_nemo.config.schema import Config
+from s2l_nemo.config.schema import AnswerKind, Config
+from s2l_nemo.data.benchmarks import INSTRUCTIONS
 from s2l_nemo.errors import UserError
 
 ROOT = Path(__file__).parents[2]
@@ -69,6 +70,9 @@ def test_paper_preset_is_appendix_c() -> None:
     assert (cfg.checkpoint.every, cfg.checkpoint.keep) == (1, 0)  # Figures 4 to 7 evaluate every step
     assert (cfg.validation.every, cfg.model.precision) == (100, "bf16")
     assert (cfg.model.path, cfg.explorer.path) == ("models/Qwen3-8B-Base", "models/Qwen3-1.7B-Base")
+    # Not in the appendix: it asks as the evaluation does, for what the reward reads.
+    assert cfg.data.instruction == INSTRUCTIONS[AnswerKind.math]
+    assert (cfg.data.chat_template_kwargs, cfg.rewards.answer) == ({"enable_thinking": False}, AnswerKind.math)
 
 
 @pytest.mark.parametrize("preset", sorted(presets(CONF)))

@@ -48,6 +48,9 @@ def test_the_name_of_a_rescored_folder_is_its_own(tmp_path: Path, monkeypatch: p
     [
         ([], ["model=null", "evaluate.rescore=DIR"]),
         (["model=m", "evaluate.rescore=d"], ["model=m with evaluate.rescore=d"]),
+        (["model=m", "data.chat_template_kwargs.enable_thinking=true"], ["enable_thinking=true with mode=nothink"]),
+        (["model=m", "mode=think", "data.chat_template_kwargs.enable_thinking=false"], ["=false with mode=think"]),
+        (["model=m", "data.chat_template_kwargs.tokenize=false"], ["must be variables that a chat template reads"]),
         (["model=m", "bencmarks=[a]"], ["unknown key bencmarks=['a']", "nearest known key is benchmarks"]),
         (["model=m", "evaluate.max_token=3"], ["nearest known key is evaluate.max_tokens"]),
         (["model=m", "evaluate=3"], ["evaluate is a section", "evaluate.prompt"]),

@@ -104,7 +104,9 @@ def test_a_missing_file_is_named_with_what_is_known(tmp_path: Path, name: str) -
         ("commonsenseqa", CHOICE | {"answerKey": ""}, "'answerKey' is empty"),
         ("commonsenseqa", {"question": "Where?", "answerKey": "B"}, "no key 'choices'"),
         ("commonsenseqa", {"question": "Where?"}, "no key 'answer'"),
-        ("commonsenseqa", CHOICE | {"choices": ["here"]}, "'choices' must be"),
+        ("commonsenseqa", CHOICE | {"choices": ["here"]}, "'answerKey' 'B' is none of the choices A"),
+        ("commonsenseqa", CHOICE | {"choices": []}, "'choices' is empty"),
+        ("commonsenseqa", CHOICE | {"choices": 3}, "'choices' must be"),
         ("commonsenseqa", CHOICE | {"choices": {"label": ["A"], "text": ["a", "b"]}}, "'choices' must be"),
         (
             "commonsenseqa",
@@ -116,7 +118,11 @@ def test_a_missing_file_is_named_with_what_is_known(tmp_path: Path, name: str) -
             CHOICE | {"choices": {"label": ["B", "1"], "text": ["a", "b"]}},
             ".* must be different letters A-Z",
         ),
-        ("commonsenseqa", CHOICE | {"choices": {"label": ["A", "B"], "text": ["a", 3]}}, "'choices.text' must be"),
+        (
+            "commonsenseqa",
+            CHOICE | {"choices": {"label": ["A", "B"], "text": ["a", 3]}},
+            "the texts of 'choices' must be",
+        ),
     ],
 )
 def test_a_malformed_problem_is_named_with_its_line(tmp_path: Path, name: str, record: object, reason: str) -> None:

@@ -6,7 +6,8 @@ import os
 import random
 import signal
 import tempfile
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
+from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
+from s2l_nemo.config.schema import AnswerKind
 from s2l_nemo.data.normalize import answer_key, question_key, strip_wrapper, why_unanswerable
 from s2l_nemo.data.prepare import (
     CONTRADICTION,
@@ -21,6 +23,7 @@ from s2l_nemo.data.prepare import (
     EXCLUDED,
     MALFORMED,
     NORMALIZED,
+    UNREADABLE,
     Keys,
     Output,
     Preparation,
@@ -49,6 +52,10 @@ NO_BOX = ", and you do not need to use a \\boxed command."
         "\n" + PREFIX.replace("$Answer", "$ANSWER") + "What is 1+1?" + SUFFIX[:-1] + NO_BOX,
         "What is 1+1? Let's think step by step and output the final answer within \\boxed{}.",
         "What is 1+1?\n\nPlease reason step by step, and put your final answer within \\boxed{}.",
+        "What is 1+1?\nPresent the answer in LaTeX format: \\boxed{Your answer}",
+        'What is 1+1? Let\'s think step by step and output the final answer after "####".',
+        "What is 1+1?\n\nPut your final answer on a new line after ####",
+        "Think step by step. Write the final numeric answer after '####'. What is 1+1?",
         "  What is 1+1?\n",
     ],
 )
@@ -59,6 +66,10 @@ def test_instructions_around_the_question_are_stripped(wrapped: str) -> None:
 def test_a_question_about_answers_is_left_alone() -> None:
     question = 'Remember to put your answer on its own line after "Answer:". Then what is 1+1?'
     assert strip_wrapper(question) == question
+    assert (
+        strip_wrapper("Ann has $3.5. Give the answer as a fraction.") == "Ann has $3.5. Give the answer as a fraction."
+    )
+    assert strip_wrapper("Add 1 and 2 and put your final answer after ####") == "Add 1 and 2"
     assert strip_wrapper(PREFIX + SUFFIX) == ""
 
 
@@ -139,11 +150,21 @@ def test_reasons_why_a_row_is_dropped(question: str, answer: str, reason: str | 
     assert why_unanswerable(question, answer) == reason
 
 
+class ByNumber:
+    """Two answers are the same if they are the same fraction. `?!` cannot be read."""
+
+    def unreadable(self, golds: Sequence[str]) -> list[str | None]:
+        return ["no sense" if "?!" in gold else None for gold in golds]
+
+    def same(self, pairs: Sequence[tuple[str, str]]) -> list[bool]:
+        return [Fraction(one) == Fraction(other) for one, other in pairs]
+
+
 def prepare(
     folder: Path, records: Iterable[Any], held_out: int = 0, seed: int = 1, **options: Any
 ) -> tuple[list[dict[str, str]], Report]:
     with tempfile.TemporaryFile() as spool:
-        preparation = Preparation(Keys("q", "a"), spool, **options)
+        preparation = Preparation(Keys("q", "a"), spool, ByNumber(), **options)
         for line, record in enumerate(records, start=1):
             preparation.add(line, record)
         preparation.write(Output(folder / "out.jsonl"), held_out, seed, {"source": "test"})
@@ -168,14 +189,29 @@ def test_every_row_is_kept_or_counted_under_its_reason(tmp_path: Path) -> None:
             {"q": "What is 4+4?", "a": True},
             {"q": "What is 4+4?", "a": "8\ud800"},
             {"q": "In the benchmark?", "a": "1"},
+            {"q": "Half of 1?", "a": "0.5"},
+            {"q": "Half of 1?", "a": "1/2"},
+            {"q": "Half of 2?", "a": "?!"},
         ],
         excluded=[question_key("in the benchmark")],
-        instruction="Box it.",
+        instructions={AnswerKind.math: "Box it."},
     )
     assert rows[0] == {"prompt": "What is 1+1?\n\nBox it.", "answer": "2", "id": rows[0]["id"]}
     assert rows[1] == {"prompt": "What is 2+2?\n\nBox it.", "answer": "4", "id": "uuid"}
-    assert len(rows) == report.kept == 2
-    assert report.dropped == {MALFORMED: 4, CONTRADICTION: 3, EXACT: 1, NORMALIZED: 1, EXCLUDED: 1, "no answer": 1}
+    assert rows[2] == {"prompt": "Half of 1?\n\nBox it.", "answer": "0.5", "id": rows[2]["id"]}
+    assert len(rows) == report.kept == 3
+    assert report.kinds == {"math": 3}
+    assert report.dropped == {
+        MALFORMED: 4,
+        CONTRADICTION: 3,
+        NORMALIZED: 2,
+        EXACT: 1,
+        EXCLUDED: 1,
+        UNREADABLE: 1,
+        "no answer": 1,
+    }
+    assert report.examples[CONTRADICTION] == ["5: '6'", "6: '7'", "7: '6'"]
+    assert report.examples[UNREADABLE] == ["16: '?!': no sense"]
     assert report.examples[MALFORMED][:2] == ["8: not valid JSON", "9: no key 'a', there are ['q']; set --answer-key"]
     assert report.wrappers == 1
     manifest = json.loads((tmp_path / "out.jsonl.manifest.json").read_text())
@@ -186,7 +222,7 @@ def test_every_row_is_kept_or_counted_under_its_reason(tmp_path: Path) -> None:
 
 QUESTIONS = st.sampled_from(["What is 1+1?", "what is 1+1", "What is 2+2?", "What is 3+3?", "", "![](x)"])
 RECORDS = st.lists(
-    st.builds(lambda q, a: {"q": q, "a": a}, QUESTIONS, st.sampled_from(["1", "2", "2.", ""])), max_size=12
+    st.builds(lambda q, a: {"q": q, "a": a}, QUESTIONS, st.sampled_from(["1", "2", "2.", "2.0", ""])), max_size=12
 )
 
 
@@ -198,7 +234,7 @@ def test_what_is_kept_does_not_depend_on_order_or_repetition(
     answers: dict[str, set[str]] = {}
     for record in records:
         if record["q"] not in ("", "![](x)") and record["a"]:
-            answers.setdefault(question_key(record["q"]), set()).add(answer_key(record["a"]))
+            answers.setdefault(question_key(record["q"]), set()).add(str(float(record["a"])))
     expected = {question for question, found in answers.items() if len(found) == 1}
     folder = tmp_path_factory.mktemp("prepare", numbered=True)
     always = {"q": "Always?", "a": "1"}  # an empty output is an error
@@ -251,7 +287,7 @@ class FullDisk(io.BytesIO):
 def test_a_failure_while_writing_leaves_the_old_files(tmp_path: Path) -> None:
     prepare(tmp_path, [{"q": "1+1?", "a": "2"}])
     before = {path.name: path.read_bytes() for path in tmp_path.iterdir()}
-    preparation = Preparation(Keys("q", "a"), FullDisk())
+    preparation = Preparation(Keys("q", "a"), FullDisk(), ByNumber())
     for line in range(3):
         preparation.add(line, {"q": f"{line}+3?", "a": "2"})
     with pytest.raises(OSError, match="No space left"):
@@ -272,7 +308,7 @@ def test_a_kill_while_writing_leaves_the_old_files_or_none(tmp_path: Path, exist
     if exists:
         prepare(tmp_path, [{"q": "1+1?", "a": "2"}])
     before = {path.name: path.read_bytes() for path in tmp_path.iterdir()}
-    preparation = Preparation(Keys("q", "a"), PowerCut())
+    preparation = Preparation(Keys("q", "a"), PowerCut(), ByNumber())
     for line in range(3):
         preparation.add(line, {"q": f"{line}+3?", "a": "2"})
     child = os.fork()

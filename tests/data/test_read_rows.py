@@ -12,17 +12,18 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from s2l_nemo.config.mix import DataSource
 from s2l_nemo.config.schema import OnBadRow
-from s2l_nemo.data import sources
+from s2l_nemo.data import opened
 from s2l_nemo.data.rows import Row, gold_text, read_rows
-from s2l_nemo.data.sources import read_records
+from s2l_nemo.data.sources import is_hub_name, read_records
 from s2l_nemo.errors import UserError
 
 GOOD = b'{"prompt": "a", "answer": "1"}'
 DEEP = b'{"prompt": "a", "answer": ' + b"[" * 100_000 + b"]" * 100_000 + b"}"
 
 FAULTS = [
-    (b"\xef\xbb\xbf" + GOOD, "begins with a byte order mark (BOM); save the file as UTF-8 without one"),
+    (b"{}\0" + GOOD, "a NUL byte at byte 3 of the line"),
     (b'{"prompt": "a\0", "answer": "1"}', "a NUL byte at byte 14 of the line"),
     (b'{"prompt": "a\\u0000", "answer": "1"}', "'prompt' holds a NUL character"),
     (b'{"prompt": "a", "answer": "1\\u0000"}', "'answer' holds a NUL character"),
@@ -46,16 +47,20 @@ FAULTS = [
     (b'{"prompt": "a", "answer": {"x": 1}}', "'answer' must be a string or an integer"),
     (b'{"prompt": [], "answer": "1"}', "'prompt' must be a non-empty string, not []"),
     (
-        b'{"prompt": [{"role": "system", "content": "s"}, {"role": "user", "content": "a"}], "answer": "1"}',
-        "'prompt' must be one user message, not 'system, user'",
+        b'{"prompt": [{"role": "user", "content": "a"}, {"role": "assistant", "content": "1"}], "answer": "1"}',
+        "'prompt' must be one user message, after a system message or none, not 'user, assistant'",
     ),
     (b'{"prompt": [{"role": "user", "content": null}], "answer": "1"}', "'prompt' must be a non-empty string"),
     (b'"a"', "a JSON str instead of an object"),
 ]
 
 
+def source(path: Path | str, prompt: str = "prompt", answer: str = "answer", system: str | None = None) -> DataSource:
+    return DataSource(str(path), prompt, answer, system)
+
+
 def read(path: Path, on_bad_row: OnBadRow = OnBadRow.error, **keys: str) -> list[tuple[int, str, str, int]]:
-    rows = read_rows(str(path), keys.get("prompt", "prompt"), keys.get("answer", "answer"), on_bad_row).rows
+    rows = read_rows(source(path, **keys), on_bad_row).rows
     return [(row.row, row.question, row.answer, row.line) for row in rows]
 
 
@@ -72,7 +77,7 @@ def test_a_fault_is_an_error_with_its_line_or_is_skipped_and_counted(
         read(path)
     assert str(error.value).startswith(f"{path}:{position + 1}: {reason}")
     assert "\n" not in str(error.value)
-    rows = read_rows(str(path), "prompt", "answer", OnBadRow.skip)
+    rows = read_rows(source(path), OnBadRow.skip)
     assert [row.row for row in rows.rows] == [row for row in range(3) if row != position]
     (skipped,) = rows.skipped
     assert skipped.line == position + 1
@@ -85,18 +90,18 @@ def test_any_bytes_give_rows_or_bad_rows_and_every_row_is_text(
 ) -> None:
     path = tmp_path_factory.getbasetemp() / "any.jsonl"
     path.write_bytes(GOOD + b"\n" + content + b"\n" + GOOD)
-    rows = read_rows(str(path), "prompt", "answer", OnBadRow.skip)
+    rows = read_rows(source(path), OnBadRow.skip)
     lines = (GOOD + b"\n" + content + b"\n" + GOOD).split(b"\n")
     assert len(rows.rows) + len(rows.skipped) == sum(bool(line.strip()) for line in lines)
     assert all((row.question + row.answer).encode() for row in rows.rows)
 
 
 def test_a_line_without_end_does_not_fill_the_memory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(sources, "MAX_LINE_BYTES", 64)
+    monkeypatch.setattr(opened, "MAX_LINE_BYTES", 64)
     path = tmp_path / "p.jsonl"
     exact = GOOD.replace(b'"a"', b'"' + b"a" * (65 - len(GOOD)) + b'"')  # with its line break one byte over the limit
     path.write_bytes(GOOD + b"\n" + b"x" * 64 * 7 + b"\n" + exact + b"\n" + GOOD + b"\n" + b"y" * 300)
-    rows = read_rows(str(path), "prompt", "answer", OnBadRow.skip)
+    rows = read_rows(source(path), OnBadRow.skip)
     assert [row.line for row in rows.rows] == [1, 4]
     assert [bad.line for bad in rows.skipped] == [2, 3, 5]
     assert all(bad.reason.startswith("longer than") for bad in rows.skipped)
@@ -105,7 +110,7 @@ def test_a_line_without_end_does_not_fill_the_memory(tmp_path: Path, monkeypatch
 def test_only_as_many_rows_as_asked_for_are_read(tmp_path: Path) -> None:
     path = tmp_path / "p.jsonl"
     path.write_bytes(b"{\n" + GOOD + b"\n" + GOOD + b"\n{")
-    rows = read_rows(str(path), "prompt", "answer", OnBadRow.skip, limit=2)
+    rows = read_rows(source(path), OnBadRow.skip, limit=2)
     assert rows.rows == [Row(1, "a", "1", 2), Row(2, "a", "1", 3)]
     assert [bad.line for bad in rows.skipped] == [1]
 
@@ -178,7 +183,7 @@ def test_bad_text_in_parquet_is_found_in_its_row(tmp_path: Path) -> None:
     pq.write_table(pa.table({"prompt": broken, "answer": ["1", "2", "3", "4"]}), path)
     with pytest.raises(UserError, match=r"p\.parquet:2: not UTF-8 at byte 0"):
         read(path)
-    rows = read_rows(str(path), "prompt", "answer", OnBadRow.skip)
+    rows = read_rows(source(path), OnBadRow.skip)
     assert [row.row for row in rows.rows] == [0, 2]
     assert [bad.line for bad in rows.skipped] == [2, 4]
 
@@ -196,17 +201,33 @@ def test_files_that_cannot_be_read_at_all(tmp_path: Path) -> None:
     (tmp_path / "folder.jsonl").mkdir()
     with pytest.raises(UserError, match=r"Is a directory; correct the path"):
         read(tmp_path / "folder.jsonl")
-    with pytest.raises(UserError, match=r"prompts\.csv: it ends neither in \.parquet nor in \.jsonl"):
-        read(tmp_path / "prompts.csv")
+    with pytest.raises(UserError, match=r"prompts\.txt: it ends neither in \.parquet nor in \.jsonl"):
+        read(tmp_path / "prompts.txt")
+
+
+@pytest.mark.parametrize(
+    ("name", "expected"),
+    [
+        ("BytedTsinghua-SIA/DAPO-Math-17k", True),
+        ("data/train.jsonl", False),
+        ("data/train.jsonl.gz", False),
+        ("data/train.csv", False),
+        ("train", False),
+        ("/data/train", False),
+    ],
+)
+def test_names_of_the_hub(name: str, expected: bool) -> None:
+    assert is_hub_name(name) is expected
 
 
 def test_files_are_read_without_the_hub_library(tmp_path: Path) -> None:
     (tmp_path / "p.jsonl").write_bytes(GOOD)
     code = f"""
 import sys
+from s2l_nemo.config.mix import DataSource
 from s2l_nemo.config.schema import OnBadRow
 from s2l_nemo.data.rows import read_rows
-assert read_rows({str(tmp_path / "p.jsonl")!r}, "prompt", "answer", OnBadRow.error).rows
+assert read_rows(DataSource({str(tmp_path / "p.jsonl")!r}, "prompt", "answer", None), OnBadRow.error).rows
 assert not {{"datasets", "huggingface_hub", "torch", "transformers", "pyarrow"}} & set(sys.modules)
 """
     subprocess.run([sys.executable, "-c", code], check=True, cwd=Path(__file__).resolve().parents[2])

@@ -10,13 +10,28 @@ from hypothesis import given
 from hypothesis import strategies as st
 from transformers import PreTrainedTokenizerFast
 
-from s2l_nemo.config.schema import PromptFormat
+from s2l_nemo.config.schema import DataConfig, PromptFormat
 from s2l_nemo.data import token_cache
-from s2l_nemo.data.token_cache import tokenize
+from s2l_nemo.data.chat import render, uses_template
+from s2l_nemo.data.rows import Row
 from s2l_nemo.errors import UserError
 
 MakeTokenizer = Callable[..., PreTrainedTokenizerFast]
 CHAT, BASE = PromptFormat.chat, PromptFormat.base
+
+
+def tokenize(
+    questions: list[str],
+    tokenizer: PreTrainedTokenizerFast,
+    form: PromptFormat,
+    system_prompt: str | None,
+    cache_dir: Path | None,
+) -> list[tuple[int, ...]]:
+    """The tokens of questions, as `load_prompts` makes them."""
+    data = DataConfig(format=form, system_prompt=system_prompt)
+    texts = render([Row(0, question, "", 1) for question in questions], tokenizer, data)
+    has_special_tokens = uses_template(data, tokenizer)
+    return token_cache.tokenize(texts, tokenizer, has_special_tokens=has_special_tokens, cache_dir=cache_dir)
 
 
 @pytest.fixture
@@ -25,9 +40,11 @@ def encoded(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     counts: list[int] = []
     encode = token_cache._encode
 
-    def counted(texts: list[str], tokenizer: PreTrainedTokenizerFast, is_chat: bool) -> list[tuple[int, ...]]:
+    def counted(
+        texts: list[str], tokenizer: PreTrainedTokenizerFast, has_special_tokens: bool
+    ) -> list[tuple[int, ...]]:
         counts.append(len(texts))
-        return encode(texts, tokenizer, is_chat)
+        return encode(texts, tokenizer, has_special_tokens)
 
     monkeypatch.setattr(token_cache, "_encode", counted)
     return counts

@@ -26,7 +26,7 @@ INSTRUCTION = INSTRUCTIONS[AnswerKind.math]
 
 
 class Tokenizer:
-    """One token a character. With a template: `T` or `N` for thinking or not, then the user's text."""
+    """One token a character. With a template: `T` or `N` for thinking or not, an effort, then the user's text."""
 
     def __init__(self, *, has_template: bool) -> None:
         self.chat_template = "template" if has_template else None
@@ -35,11 +35,16 @@ class Tokenizer:
         return {"input_ids": [[ord(c) for c in text] for text in texts]}
 
     def apply_chat_template(
-        self, chats: list[list[dict[str, str]]], *, add_generation_prompt: bool, enable_thinking: bool
+        self,
+        chats: list[list[dict[str, str]]],
+        *,
+        add_generation_prompt: bool,
+        enable_thinking: bool,
+        effort: str = "",
     ) -> list[list[int]]:
         assert add_generation_prompt
         assert all([turn["role"] for turn in chat] == ["user"] for chat in chats)
-        return self(["NT"[enable_thinking] + chat[0]["content"] for chat in chats])["input_ids"]
+        return self(["NT"[enable_thinking] + effort + chat[0]["content"] for chat in chats])["input_ids"]
 
 
 class Engine(LocalEngine):
@@ -73,11 +78,13 @@ def benchmark(problems: int) -> Benchmark:
 
 
 def plan(*, template: bool = True, mode: Mode = Mode.nothink, positions: int = 1000, room: int | None = None,
-         k: int | None = 3, of: Benchmark | None = None, **asking: Any) -> Plan:  # fmt: skip
+         k: int | None = 3, of: Benchmark | None = None, variables: dict[str, Any] | None = None,
+         **asking: Any) -> Plan:  # fmt: skip
     model: Any = SimpleNamespace(
         tokenizer=Tokenizer(has_template=template), stop_token_ids=(7,), shape=SimpleNamespace(max_positions=positions)
     )
-    return make_plan(of or benchmark(5), model, mode=mode, asking=Asking(**asking), k=k, room=room)
+    asked = Asking(**asking)
+    return make_plan(of or benchmark(5), model, mode=mode, asking=asked, variables=variables or {}, k=k, room=room)
 
 
 def test_modes_are_those_of_the_model_card() -> None:
@@ -96,6 +103,7 @@ def test_chat_template_and_thinking_switch() -> None:
     assert first(plan(mode=Mode.think)) == f"Tq0\n\n{INSTRUCTION}"
     assert first(plan(template=False)) == f"q0\n\n{INSTRUCTION}"
     assert first(plan(prompt=PromptStyle.plain)) == "Nq0"
+    assert first(plan(prompt=PromptStyle.plain, variables={"effort": "low"})) == "Nlowq0"
 
 
 def test_prompts_of_the_released_evaluation() -> None:

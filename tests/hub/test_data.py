@@ -11,6 +11,7 @@ import pyarrow.parquet as pq
 import pytest
 from huggingface_hub import constants
 
+from s2l_nemo.config.mix import DataSource
 from s2l_nemo.config.schema import AnswerKind, OnBadRow
 from s2l_nemo.data.benchmarks import load_benchmark
 from s2l_nemo.data.rows import Row, read_rows
@@ -57,7 +58,7 @@ GSM8K = {
 
 
 def answers(source: str, limit: int | None = None) -> list[str]:
-    return [row.answer for row in read_rows(source, "question", "answer", OnBadRow.error, limit).rows]
+    return [row.answer for row in read_rows(DataSource(source, "question", "answer", None), OnBadRow.error, limit).rows]
 
 
 def refusal(source: str) -> str:
@@ -92,7 +93,7 @@ def test_names_of_files_stand_for_splits_without_a_card(hub: StandIn) -> None:
 def test_rows_are_numbered_through_all_files_and_bad_ones_name_theirs(hub: StandIn) -> None:
     row = b'{"question": "a", "answer": "1"}\n'
     hub.add("datasets/o/two", {"data/train-00000.jsonl": row + b"\n" + row, "data/train-00001.jsonl": row + b"{\n"})
-    rows = read_rows("o/two", "question", "answer", OnBadRow.skip)
+    rows = read_rows(DataSource("o/two", "question", "answer", None), OnBadRow.skip)
     assert rows.rows == [Row(0, "a", "1", 1), Row(2, "a", "1", 3), Row(3, "a", "1", 4)]
     (bad,) = rows.skipped
     assert (bad.line, bad.reason[:22]) == (5, "train-00001.jsonl:2: n")

@@ -15,12 +15,13 @@ from rich.console import Console
 from safetensors.torch import load_file
 from transformers import AutoConfig, AutoModelForCausalLM
 
-from s2l_nemo.config.schema import DataConfig
+from s2l_nemo.config.schema import DataConfig, RewardsConfig
 from s2l_nemo.data import arithmetic
 from s2l_nemo.data.prompts import load_prompts
 from s2l_nemo.errors import UserError
 from s2l_nemo.models.open import check_same_tokenizer, open_model
 from s2l_nemo.models.tokenizer import load_tokenizer, stop_token_ids
+from s2l_nemo.rewards.asked import start_warnings
 
 
 def load_tool() -> ModuleType:
@@ -98,6 +99,13 @@ def test_digits_and_words_of_the_task_are_single_tokens_and_any_text_survives() 
     assert tokenizer.tokenize("What is 12 + 34?") == ["What", "Ġis", "Ġ", "1", "2", "Ġ+", "Ġ", "3", "4", "?"]
     text = "Ünïcode 漢字\r\n\n\t x²  \\frac{1}{2}"
     assert tokenizer.decode(tokenizer(text)["input_ids"]) == text
+
+
+def test_nobody_need_ask_the_family_for_a_box() -> None:
+    tokenizer, data = tool.build_tokenizer(), DataConfig()
+    sets = [load_prompts(data, tokenizer, 64, "valid", 3)]
+    assert sets[0].without_box == 3
+    assert start_warnings(data, RewardsConfig(), tokenizer, sets) == []
 
 
 def test_prompts_follow_chatml(family: Path) -> None:

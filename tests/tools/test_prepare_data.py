@@ -13,6 +13,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from s2l_nemo.config.mix import DataSource
 from s2l_nemo.config.schema import AnswerKind, OnBadRow
 from s2l_nemo.data.benchmarks import INSTRUCTIONS, load_benchmark
 from s2l_nemo.data.rows import read_rows
@@ -61,7 +62,7 @@ def test_dapo_becomes_a_training_file(dapo: Path, tmp_path: Path) -> None:
         assert (done.returncode, done.stderr) == (0, "")
     assert " read " in done.stdout
     assert "exact duplicate" in done.stdout
-    rows = read_rows(str(outputs[0]), "prompt", "answer", OnBadRow.error).rows
+    rows = read_rows(DataSource(str(outputs[0]), "prompt", "answer", None), OnBadRow.error).rows
     assert all(row.question == f"What is ${int(row.answer) - 1}+1$?" for row in rows)
     assert json.loads(outputs[0].read_text().splitlines()[0])["id"].startswith("uuid-")
     manifest = json.loads((tmp_path / "one" / "train.jsonl.manifest.json").read_text())

@@ -84,6 +84,7 @@ def test_all_ranks_know_the_same_figures(
                 reward=completion.prompt_id + completion.sample_id / 4,
                 kept=completion.sample_id != 1,
                 grader_error="x" * completion.sample_id or None,
+                answer="" if completion.sample_id == 2 else None,
             )
             for completion in completions
         ]
@@ -100,6 +101,7 @@ def test_all_ranks_know_the_same_figures(
         assert groups.truncated_PG.tolist() == [[c.finish_reason == "length" for c in row] for row in rows]
         assert groups.reward_PG.tolist() == [[c.prompt_id + c.sample_id / 4 for c in row] for row in rows]
         assert groups.failed_PG.tolist() == [[False, True, True]] * 4
+        assert groups.answered_PG.tolist() == [[False, False, True]] * 4
         assert groups.kept_PG.tolist() == [[True, False, True]] * 4
         assert groups.reward_PG.dtype == torch.float64  # as the grader gave them
 

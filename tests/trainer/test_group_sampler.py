@@ -317,7 +317,7 @@ class TestTwoUpdates:
 
 def test_a_run_of_two_updates_counts_its_optimizer_steps() -> None:
     from s2l_nemo.config.schema import Config
-    from s2l_nemo.trainer.setup import optimizer_steps
+    from s2l_nemo.trainer.optimizer_steps import optimizer_steps
 
     cfg = Config()
     cfg.algorithm = algorithm(**TWO, steps=4, prompts_per_step=4, explorer_mini_batch=3, optimizer_passes=2)

@@ -106,6 +106,21 @@ def test_a_validation_is_written_and_said(recorder: Recorder, output: io.StringI
     )
 
 
+def test_a_step_without_answers_is_said_once(tmp_path: Path, output: io.StringIO, time: ScriptedTime) -> None:
+    recorder = make_recorder(tmp_path / "run", time, output, wanted=r"\boxed{}")
+    for step, answered in enumerate((1.0, 0.05, 0.049, 0.0), start=1):
+        metrics = metrics_of(step) | {
+            "reward/answered_fraction": answered,
+            "response_length/truncated_fraction": 0.75,
+        }
+        recorder.stepped(step, metrics, groups(), torch.tensor([[0.5, -0.5]]), seconds=2.5)
+    assert [line for line in output.getvalue().splitlines() if "warning" in line] == [
+        r"warning: 4.9% of the responses of step 3 hold an answer, which the reward looks for in \boxed{}; 75% were "
+        "cut at the limit: read some with tools/show_rollouts.py, and see data.instruction and "
+        "rollout.max_response_length"
+    ]
+
+
 def test_a_step_is_written_and_said(recorder: Recorder, output: io.StringIO) -> None:
     recorder.stepped(3, metrics_of(3), groups(), torch.tensor([[0.5, -0.5]]), seconds=2.5)
     recorder.close()

@@ -97,6 +97,14 @@ def test_facts_of_a_run_that_continues(tmp_path: Path) -> None:
     assert found["run"] == f"{tmp_path}/run, continues after step 12, seed 5"
 
 
+def test_warnings_follow_the_facts(tmp_path: Path) -> None:
+    output = io.StringIO()
+    recorder = scripted_recorder(tmp_path, ScriptedTime(), output)
+    inputs = Inputs(cast(Any, None), PromptSet(prompts(5), 0), PromptSet(prompts(9), 0), warnings=["no box", "no gold"])
+    announce(recorder, config(tmp_path), inputs, None)
+    assert output.getvalue().splitlines()[-2:] == ["warning: no box", "warning: no gold"]
+
+
 def test_another_explorer_is_refused(tmp_path: Path) -> None:
     state = {"step": 3, "explorer_weight_hash": "a" * 64}
     check_identity(state, {"explorer_weight_hash": "a" * 64}, config(tmp_path))
@@ -188,6 +196,7 @@ def test_the_recorder_continues_where_the_checkpoint_was_taken(
     assert run_dir.metrics.read_text() == '{"step": 3}\n'
     assert (recorder.seconds_before, recorder.checkpoint_bytes, recorder.identity) == (60.0, 160, identity)
     assert (recorder.checkpoint, recorder.logging) == (cfg.checkpoint, cfg.logging)
+    assert recorder.wanted == r"\boxed{}"
     recorder.say("as it continues")
     assert capsys.readouterr().out == "as it continues\n"
 

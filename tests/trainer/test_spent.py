@@ -24,7 +24,7 @@ PROMPTS = prompts(5, 6)  # of 3 and of 1 tokens
 def groups(sources_PG: list[list[int]], lengths_PG: list[list[int]]) -> StepGroups:
     source_PG, length_PG = torch.tensor(sources_PG), torch.tensor(lengths_PG)
     empty_PG = torch.zeros_like(source_PG, dtype=torch.bool)
-    return StepGroups({}, (0, 0), source_PG, length_PG, empty_PG, empty_PG.double(), empty_PG, ~empty_PG)
+    return StepGroups({}, (0, 0), source_PG, length_PG, empty_PG, empty_PG.double(), empty_PG, empty_PG, ~empty_PG)
 
 
 def rows(prompt_ids: list[int], prompt: list[int], length: list[int]) -> TrainBatch:

@@ -56,6 +56,7 @@ def test_rollout_metrics_by_source() -> None:
         "reward/explorer": 1.0,
         "reward/learner": 0.5,
         "reward/grader_errors": 0,
+        "reward/answered_fraction": 0.0,
         "response_length/mean": 5.0,
         "response_length/explorer": 6.0,
         "response_length/learner": 4.0,
@@ -74,6 +75,14 @@ def test_what_the_filter_left_out_is_counted_as_a_rollout_and_not_as_kept() -> N
     assert metrics["group/zero_variance_fraction"] == 0.5  # without the explorer's answer the first group is equal
     assert (metrics["reward/explorer"], metrics["response_length/explorer"]) == (1.0, 4.0)
     assert metrics["reward/grader_errors"] == 2
+
+
+def test_answers_that_were_found_are_counted_right_or_wrong() -> None:
+    right, wrong = (replace(completion(7, k, L, 4, float(1 - k)), answer=str(k)) for k in range(2))
+    silent = completion(7, 2, L, 4, 0.0)
+    groups = step_groups(group(7, right, wrong, silent, silent))
+    metrics = rollout_metrics(Split(step=3, alpha=0.0, explorer=0, learner=4), groups)
+    assert metrics["reward/answered_fraction"] == 0.5
 
 
 def test_a_figure_without_a_basis_is_none() -> None:

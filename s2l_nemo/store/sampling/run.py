@@ -25,6 +25,7 @@ from s2l_nemo.evaluation.console import console, print_facts, progress_bar
 from s2l_nemo.models.open import Model, open_model, tokenizer_hash
 from s2l_nemo.models.precision import Precision
 from s2l_nemo.records.versions import versions
+from s2l_nemo.rewards.asked import start_warnings
 from s2l_nemo.rewards.grader import GradeItem, Grader, make_grader
 from s2l_nemo.store.facts import StoreFacts, hash_prompts
 from s2l_nemo.store.sampling.folder import check_fits, claimed, create_or_check, stored_samples
@@ -87,6 +88,8 @@ def sample(cfg: SampleConfig) -> None:
     facts = make_facts(cfg, model, read.prompts, precision)
     share = Share(*shard_of(cfg.shard), cfg.chunk or chunk_prompts(cfg.samples, cfg.rollout.max_batch_rows))
     print_facts(out, "Explorer store", _shown(cfg, read, precision, on_gpu))
+    for warning in start_warnings(cfg.data, cfg.rewards, model.tokenizer, [read]):
+        out.print(f"warning: {warning}", soft_wrap=True)
 
     check_fits(folder, facts, read.prompts)  # before the model is loaded: mistakes show at once
     with contextlib.closing(make_grader(cfg.data, cfg.rewards)) as grader, claimed(folder, share):

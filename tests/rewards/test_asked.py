@@ -1,0 +1,102 @@
+r"""Warnings at the start of a run: prompts that do not ask for what the reward reads, golds that it cannot read."""
+
+from __future__ import annotations
+
+import re
+import string
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from s2l_nemo.config.load import load_config
+from s2l_nemo.config.schema import AnswerKind, DataConfig, RewardsConfig, Task
+from s2l_nemo.data.benchmarks import INSTRUCTIONS
+from s2l_nemo.data.prompts import PromptSet, load_prompts
+from s2l_nemo.rewards.asked import start_warnings, wanted
+from s2l_nemo.types import Prompt
+from tests.character_tokenizer import TEMPLATE, character_tokenizer
+
+CONF = Path(__file__).resolve().parents[2] / "conf"
+FILES = DataConfig(path="a.jsonl", valid_path="b.jsonl")
+
+
+def prompts(count: int, without_box: int, answer: str = "1") -> PromptSet:
+    return PromptSet([Prompt(number, "?", answer, (1,)) for number in range(count)], 0, [], without_box)
+
+
+def warnings(data: DataConfig, rewards: RewardsConfig, *sets: PromptSet) -> list[str]:
+    return start_warnings(data, rewards, character_tokenizer(), sets)
+
+
+def test_prompts_that_nobody_asks_for_a_box_are_named_with_the_key_to_set() -> None:
+    (warning,) = warnings(FILES, RewardsConfig(), prompts(1500, 1500), prompts(20, 20))
+    assert warning.startswith(
+        r"none of the 1,520 prompts asks for \boxed{}, in which the reward looks for the answer: set"
+    )
+    # What it says to set can be pasted into a shell: quotes of the shell, then quotes of the override.
+    found = re.search(r"'(data\.instruction=[^']*)'", warning)
+    assert found is not None
+    assert load_config([found.group(1)], CONF).data.instruction == INSTRUCTIONS[AnswerKind.math]
+    (warning,) = warnings(FILES, RewardsConfig(), prompts(1500, 0), prompts(20, 20))
+    assert warning.startswith(r"20 of 1,520 prompts do not ask for \boxed{}")
+    assert warnings(FILES, RewardsConfig(), prompts(1500, 0), prompts(20, 0)) == []
+
+
+def test_a_reward_that_reads_something_else_is_left_alone() -> None:
+    for rewards in (RewardsConfig(answer=AnswerKind.choice), RewardsConfig(fn="package.module:function")):
+        assert warnings(FILES, rewards, prompts(2, 2, "A")) == []
+    for rewards, data in (
+        (RewardsConfig(answer=AnswerKind.exact), FILES),
+        (RewardsConfig(), DataConfig()),
+        (RewardsConfig(answer=AnswerKind.choice), DataConfig(task=Task.reasoning_gym)),
+    ):
+        assert len(warnings(data, rewards, prompts(2, 2))) == 1
+
+
+def test_what_the_reward_reads() -> None:
+    assert wanted(FILES, RewardsConfig()) == wanted(DataConfig(), RewardsConfig()) == r"\boxed{}"
+    assert wanted(FILES, RewardsConfig(fn="package.module:function")) is None
+    assert str(wanted(FILES, RewardsConfig(answer=AnswerKind.choice))).startswith("a letter")
+
+
+@pytest.mark.parametrize(("word", "count"), [(r"\boxed", 0), ("boxed", 1)])
+def test_models_that_answer_in_boxes_unasked_need_no_warning(word: str, count: int) -> None:
+    """A token for the box says it: the tiny family has one, and is not asked for boxes."""
+    tokenizer: Any = character_tokenizer()
+    tokenizer.add_tokens([word])
+    assert len(start_warnings(FILES, RewardsConfig(), tokenizer, [prompts(2, 2)])) == count
+
+
+def test_the_tiny_preset_with_a_model_of_another_kind_warns() -> None:
+    data = load_config([], CONF).data
+    tokenizer = character_tokenizer(alphabet=string.printable)
+    sets = [load_prompts(data, tokenizer, 64, "train", 9)]
+    assert [warning[:4] for warning in start_warnings(data, RewardsConfig(), tokenizer, sets)] == ["none"]
+
+
+def test_the_paper_preset_asks_for_what_its_reward_reads(tmp_path: Path) -> None:
+    (tmp_path / "bare.jsonl").write_text('{"prompt": "1+1?", "answer": "2"}\n')
+    cfg = load_config(["--config-name", "paper"], CONF)
+    cfg.data.path = cfg.data.valid_path = str(tmp_path / "bare.jsonl")
+    tokenizer = character_tokenizer(TEMPLATE + "{% if not enable_thinking %}{% endif %}")
+    sets = [load_prompts(cfg.data, tokenizer, cfg.rollout.max_prompt_length, "train")]
+    assert start_warnings(cfg.data, cfg.rewards, tokenizer, sets) == []
+    cfg.data.instruction = None
+    sets = [load_prompts(cfg.data, tokenizer, cfg.rollout.max_prompt_length, "train")]
+    assert len(start_warnings(cfg.data, cfg.rewards, tokenizer, sets)) == 1
+
+
+def test_golds_of_files_that_cannot_be_read_are_named() -> None:
+    sets = [prompts(3, 0, "7"), prompts(2, 0, "t(0,4]"), prompts(2, 0, r"\frac{1}{2}")]
+    (warning,) = warnings(FILES, RewardsConfig(workers=1), *sets)
+    assert warning.startswith("1 of 3 different answers in the data cannot be read by the reward")
+    assert "'t(0,4]': " in warning
+    assert warnings(DataConfig(), RewardsConfig(), *sets) == []  # generated
+    assert warnings(FILES, RewardsConfig(fn="package.module:function"), *sets) == []
+
+
+def test_a_variable_that_the_template_does_not_read_is_named() -> None:
+    data = DataConfig(chat_template_kwargs={"enable_thinking": False, "messages": None})
+    (warning,) = warnings(data, RewardsConfig(), prompts(1, 0))
+    assert warning.startswith("data.chat_template_kwargs.enable_thinking changes nothing")
