@@ -160,7 +160,9 @@ def _combined(tail: str) -> Unit:
 
 
 def _tokens(tail: str) -> Iterator[str]:
-    text = re.sub(r"degrees? C(?![a-z])", "degree celsius", tail.replace("per cent", "percent"))
+    text = re.sub(
+        r"degrees? C(?![a-z])", "degree celsius", re.sub(r"\b(sq|cu)\.", r"\1 ", tail.replace("per cent", "percent"))
+    )
     for match in _TOKEN.finditer(text):
         yield match.group()
 
