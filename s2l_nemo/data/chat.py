@@ -3,17 +3,26 @@ r"""The texts that a model gets: question and instruction, in the chat template 
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from s2l_nemo.config.schema import DataConfig, PromptFormat
+from s2l_nemo.config.schema import DataConfig, Extract, PromptFormat
 from s2l_nemo.data.rows import Row
 from s2l_nemo.errors import UserError
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerFast
 
-_ASKS_FOR_BOX = re.compile(r"\\(?:boxed|fbox)(?![A-Za-z])|\b(?:boxed|(?:in|inside|into|within) a box)\b", re.IGNORECASE)
+# How prompts ask for an answer in each place; and a piece of it in small letters, by which most prompts are settled.
+_ASKS = {
+    Extract.boxed: (
+        "box",
+        re.compile(r"\\(?:boxed|fbox)(?![a-z])|\b(?:boxed|(?:in|inside|into|within) a box)\b", re.IGNORECASE),
+    ),
+    Extract.answer_line: ("answer", re.compile(r"\banswer\s*[:：]", re.IGNORECASE)),  # noqa: RUF001
+    Extract.hashes: ("####", re.compile("####")),
+    Extract.tag: ("<answer>", re.compile("<answer>", re.IGNORECASE)),
+}
 
 
 def uses_template(data: DataConfig, tokenizer: PreTrainedTokenizerFast) -> bool:
@@ -72,9 +81,16 @@ def unread_variables(tokenizer: PreTrainedTokenizerFast, data: DataConfig) -> li
     return [name for name in template_variables(data.chat_template_kwargs) if not re.search(rf"\b{name}\b", template)]
 
 
-def asks_for_box(text: str) -> bool:
-    r"""Whether a prompt, as the model gets it, asks for an answer in `\boxed{}`."""
-    return "box" in text.lower() and _ASKS_FOR_BOX.search(text) is not None
+def count_unasked(texts: Iterable[str]) -> dict[Extract, int]:
+    """How many prompts, as the model gets them, do not ask for an answer in each place; `anywhere`: in none of them."""
+    unasked = dict.fromkeys([*_ASKS, Extract.anywhere], 0)
+    for text in texts:
+        lower = text.lower()
+        asked = {place for place, (piece, pattern) in _ASKS.items() if piece in lower and pattern.search(text)}
+        for place in _ASKS.keys() - asked:
+            unasked[place] += 1
+        unasked[Extract.anywhere] += not asked
+    return unasked
 
 
 def _with_instruction(question: str, instruction: str | None) -> str:

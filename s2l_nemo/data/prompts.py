@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from fractions import Fraction
 from itertools import islice
@@ -10,10 +10,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from s2l_nemo.config.mix import DataSource, source_at, training_sources
-from s2l_nemo.config.schema import DataConfig, Task
+from s2l_nemo.config.schema import DataConfig, Extract, Task
 from s2l_nemo.data import arithmetic
 from s2l_nemo.data.arithmetic import Split
-from s2l_nemo.data.chat import asks_for_box, render, uses_template
+from s2l_nemo.data.chat import count_unasked, render, uses_template
 from s2l_nemo.data.reasoning_gym import ReasoningGymTask
 from s2l_nemo.data.rows import Row, read_rows
 from s2l_nemo.data.sources import BadRow
@@ -27,17 +27,17 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class PromptSet:
-    r"""Prompts that fit the length limit, in source order.
+    """Prompts that fit the length limit, in source order.
 
     `filtered` is the number of prompts that were too long. `skipped` is the number of malformed rows that
-    `data.on_bad_row=skip` left out. `without_box` is the number of prompts that do not ask for an answer in `\boxed{}`,
-    neither themselves nor with system message, instruction and chat template.
+    `data.on_bad_row=skip` left out. `unasked` is the number of prompts that do not ask for an answer in a place,
+    neither themselves nor with system message, instruction and chat template (`chat.count_unasked`).
     """
 
     prompts: list[Prompt]
     filtered: int
     skipped: list[BadRow] = field(default_factory=list)
-    without_box: int = 0
+    unasked: Mapping[Extract, int] = field(default_factory=dict)
 
 
 def load_prompts(
@@ -65,8 +65,7 @@ def load_prompts(
         sources = ", ".join(source.path for source in _sources(data, split)) or f"task {data.task.value}"
         raise UserError(f"no {split} prompts from {sources}: {_why_none(len(rows), skipped, max_prompt_length)}")
     prompts = [Prompt(rows[index].row, rows[index].question, rows[index].answer, token_ids[index]) for index in left]
-    without_box = sum(not asks_for_box(texts[index]) for index in left)
-    return PromptSet(prompts, len(rows) - len(left), skipped, without_box)
+    return PromptSet(prompts, len(rows) - len(left), skipped, count_unasked(texts[index] for index in left))
 
 
 def _why_none(rows: int, skipped: list[BadRow], max_prompt_length: int) -> str:

@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 from transformers import PreTrainedTokenizerFast
 
-from s2l_nemo.config.schema import DataConfig, PromptFormat
-from s2l_nemo.data.chat import asks_for_box, unread_variables
+from s2l_nemo.config.schema import DataConfig, Extract, PromptFormat
+from s2l_nemo.data.chat import count_unasked, unread_variables
 from s2l_nemo.data.prompts import load_prompts
 from s2l_nemo.errors import UserError
 from tests.character_tokenizer import TEMPLATE
@@ -80,20 +80,25 @@ def test_a_template_may_refuse(tmp_path: Path, make_tokenizer: MakeTokenizer) ->
 
 
 @pytest.mark.parametrize(
-    ("text", "asks"),
+    ("text", "asked"),
     [
-        (r"Put your final answer within \boxed{}.", True),
-        (r"answer in $\fbox{}$", True),
-        ("Write the answer in a box.", True),
-        ("Give the boxed answer.", True),
-        ("How many balls are left in the box?", False),
-        ("Ann opens a box of 12.", False),
-        (r"What is \boxedx?", False),
-        ("1+1?", False),
+        (r"Put your final answer within \boxed{}.", {Extract.boxed}),
+        (r"answer in $\fbox{}$", {Extract.boxed}),
+        ("Write the answer in a box.", {Extract.boxed}),
+        ("Give the Boxed answer.", {Extract.boxed}),
+        ("How many balls are left in the box?", set()),
+        ("Ann opens a box of 12.", set()),
+        (r"What is \boxedx?", set()),
+        ('Put it on its own line after "Answer:".', {Extract.answer_line}),
+        ("Put it after ####.", {Extract.hashes}),
+        ("Put it into <answer></answer>, or \\boxed{}.", {Extract.tag, Extract.boxed}),
+        ("1+1?", set()),
     ],
 )
-def test_what_asks_for_a_box(text: str, asks: bool) -> None:
-    assert asks_for_box(text) is asks
+def test_what_a_prompt_asks_for(text: str, asked: set[Extract]) -> None:
+    unasked = count_unasked([text])
+    assert {place for place, count in unasked.items() if count == 0} == asked | ({Extract.anywhere} if asked else set())
+    assert count_unasked([text, text]) == {place: 2 * count for place, count in unasked.items()}
 
 
 def test_prompts_that_do_not_ask_are_counted_as_the_model_gets_them(
@@ -105,7 +110,7 @@ def test_prompts_that_do_not_ask_are_counted_as_the_model_gets_them(
 
     def without_box(template: str = TEMPLATE, **options: object) -> int:
         data = DataConfig(path=str(path), valid_path=str(path), **options)  # type: ignore[arg-type]
-        return load_prompts(data, make_tokenizer(template), 90, "train").without_box
+        return load_prompts(data, make_tokenizer(template), 90, "train").unasked[Extract.boxed]
 
     assert without_box() == 1
     assert without_box(instruction=BOX) == without_box(system_prompt=BOX) == without_box(BOX + TEMPLATE) == 0

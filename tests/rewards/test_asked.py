@@ -2,7 +2,7 @@ r"""Warnings at the start of a run: prompts that do not ask for what the reward 
 
 from __future__ import annotations
 
-import re
+import shlex
 import string
 from pathlib import Path
 from typing import Any
@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from s2l_nemo.config.load import load_config
-from s2l_nemo.config.schema import AnswerKind, DataConfig, RewardsConfig, Task
+from s2l_nemo.config.schema import AnswerKind, Config, DataConfig, Extract, RewardsConfig, Task
 from s2l_nemo.data.benchmarks import INSTRUCTIONS
 from s2l_nemo.data.prompts import PromptSet, load_prompts
 from s2l_nemo.rewards.asked import start_warnings, wanted
@@ -21,8 +21,9 @@ CONF = Path(__file__).resolve().parents[2] / "conf"
 FILES = DataConfig(path="a.jsonl", valid_path="b.jsonl")
 
 
-def prompts(count: int, without_box: int, answer: str = "1") -> PromptSet:
-    return PromptSet([Prompt(number, "?", answer, (1,)) for number in range(count)], 0, [], without_box)
+def prompts(count: int, unasked: int, answer: str = "1") -> PromptSet:
+    every = [Prompt(number, "?", answer, (1,)) for number in range(count)]
+    return PromptSet(every, 0, [], dict.fromkeys(Extract, unasked))
 
 
 def warnings(data: DataConfig, rewards: RewardsConfig, *sets: PromptSet) -> list[str]:
@@ -32,15 +33,36 @@ def warnings(data: DataConfig, rewards: RewardsConfig, *sets: PromptSet) -> list
 def test_prompts_that_nobody_asks_for_a_box_are_named_with_the_key_to_set() -> None:
     (warning,) = warnings(FILES, RewardsConfig(), prompts(1500, 1500), prompts(20, 20))
     assert warning.startswith(
-        r"none of the 1,520 prompts asks for \boxed{}, in which the reward looks for the answer: set"
+        r"none of the 1,520 prompts asks for \boxed{}, where the reward looks for the answer: set"
     )
-    # What it says to set can be pasted into a shell: quotes of the shell, then quotes of the override.
-    found = re.search(r"'(data\.instruction=[^']*)'", warning)
-    assert found is not None
-    assert load_config([found.group(1)], CONF).data.instruction == INSTRUCTIONS[AnswerKind.math]
+    assert as_set(warning).data.instruction == INSTRUCTIONS[AnswerKind.math]
     (warning,) = warnings(FILES, RewardsConfig(), prompts(1500, 0), prompts(20, 20))
     assert warning.startswith(r"20 of 1,520 prompts do not ask for \boxed{}")
     assert warnings(FILES, RewardsConfig(), prompts(1500, 0), prompts(20, 0)) == []
+
+
+def as_set(warning: str) -> Config:
+    """The configuration with what a warning says to set. It can be pasted into a shell."""
+    (override,) = [word for word in shlex.split(warning) if word.startswith("data.instruction=")]
+    return load_config([override.rstrip(",")], CONF)
+
+
+@pytest.mark.parametrize("extract", [Extract.boxed, Extract.answer_line, Extract.hashes, Extract.tag, Extract.anywhere])
+def test_the_instruction_asks_for_what_is_read(tmp_path: Path, extract: Extract) -> None:
+    (tmp_path / "bare.jsonl").write_text('{"prompt": "1+1?", "answer": "2"}\n')
+    rewards, tokenizer = RewardsConfig(extract=extract), character_tokenizer()
+
+    def warned(instruction: str | None) -> list[str]:
+        path = str(tmp_path / "bare.jsonl")
+        data = DataConfig(path=path, valid_path=path, instruction=instruction)
+        return start_warnings(data, rewards, tokenizer, [load_prompts(data, tokenizer, 999, "train")])
+
+    (warning,) = warned(None)
+    assert warned(as_set(warning).data.instruction) == []
+
+
+def test_the_released_evaluation_reads_whatever_comes_last() -> None:
+    assert warnings(FILES, RewardsConfig(extract=Extract.released), prompts(2, 2)) == []
 
 
 def test_a_reward_that_reads_something_else_is_left_alone() -> None:
@@ -52,12 +74,15 @@ def test_a_reward_that_reads_something_else_is_left_alone() -> None:
         (RewardsConfig(answer=AnswerKind.choice), DataConfig(task=Task.reasoning_gym)),
     ):
         assert len(warnings(data, rewards, prompts(2, 2))) == 1
+    letters = RewardsConfig(answer=AnswerKind.choice, extract=Extract.tag)
+    assert len(warnings(FILES, letters, prompts(2, 2, "A"))) == 1
 
 
 def test_what_the_reward_reads() -> None:
     assert wanted(FILES, RewardsConfig()) == wanted(DataConfig(), RewardsConfig()) == r"\boxed{}"
     assert wanted(FILES, RewardsConfig(fn="package.module:function")) is None
-    assert str(wanted(FILES, RewardsConfig(answer=AnswerKind.choice))).startswith("a letter")
+    assert wanted(FILES, RewardsConfig(extract=Extract.hashes)) == "a line behind ####"
+    assert "the answer is" in str(wanted(FILES, RewardsConfig(answer=AnswerKind.choice)))
 
 
 @pytest.mark.parametrize(("word", "count"), [(r"\boxed", 0), ("boxed", 1)])

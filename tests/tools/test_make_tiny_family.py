@@ -15,7 +15,7 @@ from rich.console import Console
 from safetensors.torch import load_file
 from transformers import AutoConfig, AutoModelForCausalLM
 
-from s2l_nemo.config.schema import DataConfig, RewardsConfig
+from s2l_nemo.config.schema import DataConfig, Extract, RewardsConfig
 from s2l_nemo.data import arithmetic
 from s2l_nemo.data.prompts import load_prompts
 from s2l_nemo.errors import UserError
@@ -104,7 +104,7 @@ def test_digits_and_words_of_the_task_are_single_tokens_and_any_text_survives() 
 def test_nobody_need_ask_the_family_for_a_box() -> None:
     tokenizer, data = tool.build_tokenizer(), DataConfig()
     sets = [load_prompts(data, tokenizer, 64, "valid", 3)]
-    assert sets[0].without_box == 3
+    assert sets[0].unasked[Extract.boxed] == 3
     assert start_warnings(data, RewardsConfig(), tokenizer, sets) == []
 
 
