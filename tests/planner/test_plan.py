@@ -106,9 +106,7 @@ def test_engines_of_tensorrt_llm() -> None:
 
 def test_the_source_of_the_figures_is_named() -> None:
     plan = render_plan(load_config([*PAPER, "model.path=no/1/Qwen3-8B-Base"], CONF))
-    assert (
-        "learner: 8,190,735,360 parameters (public figures of Qwen3-8B: no/1/Qwen3-8B-Base is not a folder)" in plan
-    )
+    assert "learner: 8,190,735,360 parameters (public figures of Qwen3-8B: no/1/Qwen3-8B-Base is not a folder)" in plan
     unknown = render_plan(load_config(["model.path=no/such/model"], CONF))
     assert "learner: unknown (no/such/model is not a folder, nor the name of a public model)" in unknown
     assert "memory: unknown" in unknown
