@@ -67,6 +67,7 @@ class EngineFactory:
         return ServedLearnerEngine(self._launch(settings, self.servers), self.config)
 
     def _settings(self, source: Source, model: Model) -> EngineSettings:
+        model.fetch()  # unless the ranks' parent has: engines read its folder
         # a server uses the first of the GPUs that it sees
         device = self.device.type if ENGINES[self.config.kind].served else str(self.device)
         return EngineSettings(

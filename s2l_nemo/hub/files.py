@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from s2l_nemo.errors import UserError
+from s2l_nemo.hub.faults import HubUnreachableError
 from s2l_nemo.hub.names import FILES, Kind, hub_name
 from s2l_nemo.hub.snapshots import Snapshot, open_snapshot
 
@@ -36,6 +37,11 @@ def weight_files(snapshot: Snapshot) -> list[str]:
     else:
         files = [SINGLE]
     absent = [str(file) for file in files if file not in snapshot.files]
+    if absent and snapshot.hub.is_offline:
+        raise HubUnreachableError(
+            f"{snapshot.asked} is no file or folder here, HF_HUB_OFFLINE is set, and the cache {snapshot.hub.cache} "
+            f"has no {absent[0]} of commit {snapshot.commit[:12]}: fetch it where there is a network"
+        )
     if absent:
         raise UserError(
             f"{snapshot.asked}: {snapshot.name.repo} has no {absent[0]}, and other weights than safetensors are not "

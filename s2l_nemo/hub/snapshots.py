@@ -180,8 +180,7 @@ def _ask(asked: str, hub: Hub, name: HubName, revision: str) -> tuple[str, dict[
         raise fault from error
     if not _COMMIT.fullmatch(commit) or (_COMMIT.fullmatch(revision) and commit != revision):
         raise UserError(f"{asked}: the hub says that its commit is {commit!r}, which is none: see HF_ENDPOINT")
-    for file in files:
-        check_listed(asked, file)
+    _checked(asked, files)
     storage = _storage(hub, name)
     try:
         for folder in ("listings", f"snapshots/{commit}"):
@@ -205,14 +204,21 @@ def _kept(asked: str, hub: Hub, name: HubName, commit: str) -> dict[str, int | N
     if listing.is_file():
         try:
             files: dict[str, int | None] = dict(json.loads(listing.read_text(encoding="utf-8")))
-        except ValueError:
+        except (ValueError, TypeError):
             raise UserError(f"{asked}: {listing} is damaged: remove it") from None
     elif hub.is_offline and folder.is_dir() and not list(storage.glob("blobs/*.incomplete")):
         files = {path.relative_to(folder).as_posix(): None for path in folder.rglob("*") if path.is_file()}
     else:
         return None
-    for file in files:
+    return _checked(asked, files)
+
+
+def _checked(asked: str, files: dict[str, int | None]) -> dict[str, int | None]:
+    """`files`, unless one would leave the cache or has a size that is none."""
+    for file, size in files.items():
         check_listed(asked, file)
+        if size is not None and (not isinstance(size, int) or size < 0):
+            raise UserError(f"{asked}: the repository lists {file!r} with the size {size!r}: see HF_ENDPOINT")
     return files
 
 

@@ -6,6 +6,7 @@ import hashlib
 import json
 import re
 import threading
+import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -34,6 +35,8 @@ class StandIn:
     cut_after: int | None = None  # bytes of a file after which the line goes dead
     headers: dict[str, str] = field(default_factory=dict)  # in place of the right ones, in answers about files
     status: int | None = None  # of every answer
+    code: str = ""  # the hub's name of a fault, with `status`
+    silent_s: float = 0.0  # before it answers
     body: bytes | None = None  # of every answer on what a repository lists
     port: int = 0
 
@@ -86,8 +89,10 @@ class _Handler(BaseHTTPRequestHandler):
     def _answer(self) -> None:
         path = unquote(urlsplit(self.path).path)
         self.stand_in.asked.append((self.command, path, self.headers.get("authorization")))
+        if self.stand_in.silent_s:
+            time.sleep(self.stand_in.silent_s)
         if self.stand_in.status is not None:
-            return self._send(self.stand_in.status, b"")
+            return self._send(self.stand_in.status, b"", {"X-Error-Code": self.stand_in.code})
         listing = re.fullmatch(r"/api/((?:models|datasets)/[^/]+/[^/]+)/revision/(.+)", path)
         file = re.fullmatch(r"/(datasets/)?([^/]+/[^/]+)/(resolve|stored)/([^/]+)/(.+)", path)
         if listing:

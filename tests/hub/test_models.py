@@ -6,14 +6,16 @@ import json
 import os
 import subprocess
 import sys
+import threading
 from pathlib import Path
 
 import pytest
 from huggingface_hub import constants, scan_cache_dir
 
 from s2l_nemo.errors import UserError
+from s2l_nemo.hub import snapshots
 from s2l_nemo.hub.commits import VARIABLE, commits, pin
-from s2l_nemo.hub.faults import HubUnreachableError
+from s2l_nemo.hub.faults import HubUnreachableError, within
 from s2l_nemo.hub.files import model_folder
 from s2l_nemo.models.open import open_model
 from tests.commands import ROOT, run_process
@@ -153,6 +155,9 @@ def test_offline_with_a_cache_that_another_program_has_filled(hub: StandIn, monk
     folder = snapshot_download(NAME, endpoint=hub.endpoint, cache_dir=constants.HF_HUB_CACHE)
     again(monkeypatch, hub, offline=True)
     assert str(take()) == folder
+    Path(folder, "model.safetensors").unlink()
+    assert "HF_HUB_OFFLINE is set, and the cache" in (line := refusal())
+    assert "has no model.safetensors of commit" in line
     blobs = Path(constants.HF_HUB_CACHE, "models--Qwen--Tiny", "blobs")
     (blobs / "abc.incomplete").touch()
     assert "does not hold its revision main" in refusal()
@@ -220,11 +225,20 @@ def test_what_is_no_hub(hub: StandIn, body: bytes) -> None:
     assert f"{hub.endpoint} does not answer as the Hugging Face hub does" in refusal()
 
 
+@pytest.mark.parametrize("size", ['"3"', "-1", "0.5", "[]"])
+def test_what_is_no_size(hub: StandIn, size: str) -> None:
+    hub.add(f"models/{NAME}", ONE)
+    file = '{"rfilename": "config.json", "size": ' + size + "}"
+    hub.body = ('{"id": "Qwen/Tiny", "sha": "' + "a" * 40 + '", "siblings": [' + file + "]}").encode()
+    assert "lists 'config.json' with the size" in refusal()
+
+
 def test_a_damaged_listing_is_named(hub: StandIn) -> None:
     hub.add(f"models/{NAME}", ONE)
     (listing,) = (take().parents[1] / "listings").iterdir()
-    listing.write_text("{")
-    assert f"{listing} is damaged: remove it" in refusal()
+    for damaged in ("{", "[1]", '"ab"', "3"):
+        listing.write_text(damaged)
+        assert f"{listing} is damaged: remove it" in refusal()
     listing.write_text('{"../x.json": 2}')
     assert "would leave the cache" in refusal()
 
@@ -246,9 +260,30 @@ def test_the_token_opens_a_private_model_and_goes_nowhere_else(hub: StandIn, mon
     ("status", "words"),
     [(403, "refuses it (HTTP 403): set HF_TOKEN"), (429, "refuses it (HTTP 429): wait"), (503, "is down (HTTP 503)")],
 )
-def test_a_hub_that_refuses(hub: StandIn, status: int, words: str) -> None:
+def test_a_hub_that_refuses_or_fails(hub: StandIn, status: int, words: str) -> None:
     hub.status = status
     assert words in refusal()
+
+
+def test_a_model_with_terms_to_accept(hub: StandIn) -> None:
+    hub.status, hub.code = 403, "GatedRepo"
+    assert "gives it only to those who accepted its terms: do so, and set HF_TOKEN" in refusal()
+
+
+def test_a_hub_that_is_silent_is_asked_once(hub: StandIn, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(snapshots, "ANSWER_S", 0.1)
+    hub.silent_s = 2.0
+    assert f"{hub.endpoint} cannot be reached (" in refusal()
+    assert refusal("Qwen/Other").startswith("model.path=Qwen/Other is no file or folder here")
+    assert not [path for _, path, _ in hub.asked if "Qwen/Other" in path]
+
+
+def test_within_passes_results_and_exceptions_on() -> None:
+    assert within(60, lambda: 3) == 3
+    with pytest.raises(ZeroDivisionError):
+        within(60, lambda: 1 // 0)
+    with pytest.raises(TimeoutError, match=r"^no answer in 0\.01 s$"):
+        within(0.01, threading.Event().wait)
 
 
 def test_without_network_each_name_is_one_line(hub: StandIn, monkeypatch: pytest.MonkeyPatch) -> None:

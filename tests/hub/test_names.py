@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from s2l_nemo.errors import UserError
 from s2l_nemo.hub.names import HubName, Kind, check_listed, hub_name
@@ -64,6 +67,17 @@ def test_what_is_here_is_a_path(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
     assert hub_name(MODEL, "Qwen/Qwen3") is not None
     (tmp_path / "Qwen" / "Qwen3").mkdir(parents=True)
     assert hub_name(MODEL, "Qwen/Qwen3") is None
+
+
+@given(st.sampled_from(Kind), st.text(alphabet="aZ0._-/@:\\\n~é[]%", max_size=30))
+def test_no_name_leaves_the_cache(kind: Kind, text: str) -> None:
+    name = hub_name(kind, text)
+    if name is not None:
+        cache = Path("/cache")
+        storage = cache / f"{kind.value}s--{name.repo.replace('/', '--')}"
+        assert Path(os.path.normpath(storage)).parent == cache
+        assert storage / "refs" in Path(os.path.normpath(storage / "refs" / name.revision)).parents
+        assert name.repo.count("/") == 1
 
 
 @pytest.mark.parametrize(
