@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import os
 import signal
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -81,7 +82,7 @@ def disturb(rollouts: Any, name: str, engines: dict[str, Any], losses: dict[int,
     setattr(rollouts, name, call)
 
 
-def assert_same_run(one: Path, other: Path) -> None:
+def assert_same_run(one: Path, other: Path, steps: Sequence[int] = STEPS) -> None:
     """The same tokens and rewards, and so the same updates. The engine's log-probs agree within a bound."""
     pairs = zip(read_metrics(one / "metrics.jsonl"), read_metrics(other / "metrics.jsonl"), strict=True)
     for mine, theirs in pairs:
@@ -90,7 +91,7 @@ def assert_same_run(one: Path, other: Path) -> None:
                 assert mine[key] == pytest.approx(theirs[key], rel=0, abs=LOGPROB_BOUND), key
             elif not key.startswith(SERVED_ONLY):
                 assert mine[key] == theirs[key], key
-    for step in STEPS:
+    for step in steps:
         for row, same in zip(rollouts(one, step), rollouts(other, step), strict=True):
             assert replace(row, logprobs=[]) == replace(same, logprobs=[])
             assert row.logprobs == pytest.approx(same.logprobs, rel=0, abs=LOGPROB_BOUND)
@@ -195,3 +196,28 @@ def test_two_replicas_of_two_ranks_each_through_the_double_of_tensorrt_llm(
     assert_same_run(run, embedded)
     assert [line["engine/restarts"] for line in read_metrics(run / "metrics.jsonl")][-1] > 0
     assert logs(run) == {f"{role}_rank{rank}.log" for role in ("explorer", "learner") for rank in (0, 1)}
+
+
+def test_engines_of_four_gpus_each_through_the_double_of_tensorrt_llm(
+    family: list[str], embedded: Path, tmp_path: Path
+) -> None:
+    """In a place of their own. The learner's four workers get a refit from two ranks; then both engines are lost."""
+    run = tmp_path / "run"
+    devices = ["engine.placement=separate", "engine.explorer_devices='0,1,2,3'", "engine.learner_devices='4,5,6,7'"]
+    options = ["engine.kind=tensorrt_llm", "engine.tensor_parallel_size=4", *devices, "engine.startup_s=600"]
+    losses = {2: [("explorer", signal.SIGKILL)], 3: [("refit", signal.SIGKILL)]}
+    overrides = [*family, *options, f"run.dir={run}", *layout(2, 1, 2)]
+    run_ranks(disturbed, 2, overrides, losses, {"PYTHONPATH": str(DOUBLES)})
+    assert_same_run(run, embedded)
+    assert [line["engine/restarts"] for line in read_metrics(run / "metrics.jsonl")] == [0, 1, 2, 2, 2]
+
+
+def test_data_parallel_ranks_with_a_replica_each(family: list[str], tmp_path: Path) -> None:
+    """A server of each kind for both ranks, the learner's of one rank lost, against embedded engines at DP 2."""
+    served, embedded = tmp_path / "served", tmp_path / "embedded"
+    short = [*family, "algorithm.steps=3", "algorithm.schedule.t_mix=3", *layout(1, 1, 2)]
+    options = [*SERVERS, "engine.replicas_per_node=2", f"run.dir={served}"]
+    run_ranks(disturbed, 2, [*short, *options], {2: [("learner@1", signal.SIGKILL)]}, {})
+    run_ranks(train, 2, [*short, f"run.dir={embedded}"])
+    assert_same_run(served, embedded, steps=(1, 2, 3))
+    assert [line["engine/restarts"] for line in read_metrics(served / "metrics.jsonl")] == [0, 1, 1]

@@ -18,7 +18,8 @@ from __future__ import annotations
 
 import asyncio
 import tempfile
-from collections.abc import Coroutine, Iterable, Mapping, Sequence
+from collections.abc import AsyncGenerator, Awaitable, Generator, Iterable, Iterator, Mapping, Sequence
+from contextlib import closing
 from pathlib import Path
 from typing import Any, Literal, TypeVar
 
@@ -58,30 +59,36 @@ class TensorRTExplorer(LocalEngine):
         self._library = import_tensorrt_llm()
         self._version = version_of(self._library.__version__)
         self._ray = LocalRay(settings.tensor_parallel_size)
+        self._loop = asyncio.new_event_loop()
         try:
             self._start(llm_arguments(self._library, self._version, settings, self._max_length))
         except BaseException:
             self._ray.close()
+            self._loop.close()
             raise
 
     def generate(self, requests: Sequence[SampleRequest], params: SamplingParams) -> list[Completion]:
-        """One completion per request, in the order of the requests; see `RolloutEngine.generate`.
+        """One completion per request, in the order of the requests; see `RolloutEngine.generate`."""
+        finished = dict(self.stream(requests, params))
+        return [finished[index] for index in range(len(requests))]
+
+    def stream(self, requests: Sequence[SampleRequest], params: SamplingParams) -> Iterator[tuple[int, Completion]]:
+        """The completions in the order in which they finish, each with the index of its request.
 
         Raises RuntimeError if the engine sleeps, cancels a request or times out, or gives what cannot be trained on.
         """
         if self._asleep:
             raise RuntimeError("the engine sleeps: resume it before generate")
         check_fits(requests, params, self._max_length)
-        if not requests:
-            return []
-        prompts = [list(request.prompt_token_ids) for request in requests]
-        # A fresh object for each request: `LLM` changes it.
-        sampling = [self._library.SamplingParams(**sampling_arguments(request, params)) for request in requests]
-        results = self._sample(prompts, sampling)
-        return [
-            self._completion(request, result.outputs[0], params)
-            for request, result in zip(requests, results, strict=True)
-        ]
+        futures = self._call(self._submit(requests, params))
+        try:
+            with closing(self._finished(futures)) as finished:
+                for index in finished:
+                    yield index, self._completion(requests[index], futures[index].outputs[0], params)
+        finally:
+            for future in futures:
+                if not future.finished:
+                    future.abort()  # whoever asked has gone, or an answer was refused
 
     def weight_hash(self) -> str:
         """See `RolloutEngine.weight_hash`. Reads the tensors of the folder, one at a time, in the engine's type."""
@@ -103,6 +110,7 @@ class TensorRTExplorer(LocalEngine):
         """Ends the engine's workers and their Ray."""
         self._llm.shutdown()
         self._ray.close()
+        self._loop.close()
 
     def _start(self, settings: dict[str, Any]) -> None:
         # NCCL: its own all-reduce goes wrong if several engines share a node (async_llm.py says so)
@@ -125,9 +133,28 @@ class TensorRTExplorer(LocalEngine):
         answers: list[Any] = self._llm._collective_rpc(method, args)
         return answers
 
-    def _sample(self, prompts: list[list[int]], sampling: list[Any]) -> list[Any]:
-        outputs: list[Any] = self._llm.generate(prompts, sampling, use_tqdm=False)
-        return outputs
+    def _call(self, awaitable: Awaitable[Result]) -> Result:
+        return self._loop.run_until_complete(awaitable)
+
+    async def _submit(self, requests: Sequence[SampleRequest], params: SamplingParams) -> list[Any]:
+        """A future for each request. It can be awaited in the loop that runs when it is made."""
+        return [
+            self._llm.generate_async(
+                inputs=list(request.prompt_token_ids),
+                # of its own, because the library changes it
+                sampling_params=self._library.SamplingParams(**sampling_arguments(request, params)),
+            )
+            for request in requests
+        ]
+
+    def _finished(self, futures: Sequence[Any]) -> Generator[int, None, None]:
+        """Indices of the futures in the order in which they finish. Raises what a future raises."""
+        finished = _as_finished(futures)
+        try:
+            while (index := self._call(anext(finished, None))) is not None:
+                yield index
+        finally:
+            self._call(finished.aclose())
 
     def _completion(self, request: SampleRequest, output: Any, params: SamplingParams) -> Completion:
         logprobs = _sampled_logprobs(output.token_ids, output.logprobs)
@@ -154,7 +181,6 @@ class TensorRTLearner(TensorRTExplorer):
         self._transport: Transport = transport or ("ipc" if torch.cuda.is_available() else "file")
         self._incomplete: str | None = None  # why the weights are not those of one version
         self._from_folder = True  # no update has begun
-        self._loop = asyncio.new_event_loop()
         super().__init__(settings)
         self._devices = self._find_devices() if self._transport == "ipc" else {}
 
@@ -163,11 +189,11 @@ class TensorRTLearner(TensorRTExplorer):
         """Version given with the last complete update; 0 before the first."""
         return self._weight_version
 
-    def generate(self, requests: Sequence[SampleRequest], params: SamplingParams) -> list[Completion]:
+    def stream(self, requests: Sequence[SampleRequest], params: SamplingParams) -> Iterator[tuple[int, Completion]]:
         """As the base class. Raises RuntimeError after an incomplete update and after `sleep` without an update."""
         if self._incomplete:
             raise RuntimeError(f"{self._incomplete}: send all weights again")
-        return super().generate(requests, params)
+        return super().stream(requests, params)
 
     def weight_hash(self) -> str:
         """As the base class. Raises RuntimeError after an update: the engine cannot give its fused weights back."""
@@ -204,18 +230,11 @@ class TensorRTLearner(TensorRTExplorer):
         super().sleep()
         self._incomplete = "sleep released the weights"
 
-    def close(self) -> None:
-        super().close()
-        self._loop.close()
-
     def _start(self, settings: dict[str, Any]) -> None:
         async def start() -> Any:
             return await self._library.AsyncLLM(**settings)
 
         self._llm = self._call(start())
-
-    def _call(self, coroutine: Coroutine[Any, Any, Result]) -> Result:
-        return self._loop.run_until_complete(coroutine)
 
     def _release(self, tags: list[str]) -> None:
         self._call(self._llm.release(tags))
@@ -225,17 +244,6 @@ class TensorRTLearner(TensorRTExplorer):
 
     def _rpc(self, method: str, *args: Any) -> list[Any]:
         return self._call(self._llm.collective_rpc(method, args))
-
-    def _sample(self, prompts: list[list[int]], sampling: list[Any]) -> list[Any]:
-        async def sample() -> list[Any]:
-            return await asyncio.gather(
-                *(
-                    self._llm.generate_async(inputs=prompt, sampling_params=one)
-                    for prompt, one in zip(prompts, sampling, strict=True)
-                )
-            )
-
-        return self._call(sample())
 
     def _find_devices(self) -> dict[str, int]:
         """UUID and this process's number of every GPU that a worker uses."""
@@ -263,6 +271,22 @@ class TensorRTLearner(TensorRTExplorer):
             path = Path(folder) / "bucket.safetensors"
             save_file({name: tensor.contiguous() for name, tensor in bucket.items()}, path)
             self._rpc("update_weights_from_file", str(path))
+
+
+async def _as_finished(futures: Sequence[Any]) -> AsyncGenerator[int, None]:
+    """Indices of the futures in the order in which they finish. Raises what a future raises."""
+
+    async def wait(index: int) -> int:
+        await futures[index].aresult()
+        return index
+
+    tasks = [asyncio.create_task(wait(index)) for index in range(len(futures))]
+    try:
+        for task in asyncio.as_completed(tasks):
+            yield await task
+    finally:
+        for task in tasks:
+            task.cancel()
 
 
 def _sampled_logprobs(tokens: Sequence[int], listed: Sequence[Mapping[int, Any]]) -> list[float]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import os
 from collections.abc import Callable, Generator
@@ -39,8 +40,15 @@ class RequestOutput:
 
     @takes("RequestOutput.aresult")
     async def aresult(self) -> RequestOutput:
+        """Others come first that have fewer tokens: they ran in one batch."""
         self.result()
+        for _ in self.outputs[0].token_ids:
+            await asyncio.sleep(0)
         return self
+
+    @takes("RequestOutput.abort")
+    def abort(self) -> None:
+        self._llm._abort(self)
 
     def __await__(self) -> Generator[Any, None, RequestOutput]:
         outputs: Generator[Any, None, RequestOutput] = self.aresult().__await__()
@@ -61,6 +69,7 @@ class LLM:
             raise Misuse(f"{inherited} of the launcher are set: MPI inside the engine would hang")
         self._pending: list[tuple[RequestOutput, Submitted]] = []
         self._requests = 0
+        self.aborted: list[int] = []
         self._closed = False
         self._executor = Executor(self.args, self._keeps_released_weights, self.free_kv_tokens)
         self._start()
@@ -122,6 +131,10 @@ class LLM:
         if params.max_tokens > room:
             logger.warning("`max_tokens` (%d) is greater than %d, which is used instead", params.max_tokens, room)
             params.max_tokens = room
+
+    def _abort(self, future: RequestOutput) -> None:
+        self._pending = [pending for pending in self._pending if pending[0] is not future]
+        self.aborted.append(future.request_id)
 
     def _run(self) -> None:
         """Everything that was submitted, in one batch."""

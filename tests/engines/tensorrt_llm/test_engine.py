@@ -321,6 +321,38 @@ def test_the_sampled_tokens_log_prob_is_taken(folder: Path, double: Any, monkeyp
     assert_same_completions(engine.generate(requests, PARAMS), expected)
 
 
+@pytest.mark.usefixtures("double")
+@pytest.mark.parametrize("start", [explorer, learner])
+def test_completions_come_as_they_finish(folder: Path, start: Callable[[Path], TensorRTExplorer]) -> None:
+    requests = make_requests(prompts=6, samples=4)
+    engine = start(folder)
+    finished = list(engine.stream(requests, PARAMS))
+    lengths = [len(completion.token_ids) for _, completion in finished]
+    assert len(set(lengths)) > 2
+    assert lengths == sorted(lengths)
+    assert_same_completions(engine.generate(requests, PARAMS), [completion for _, completion in sorted(finished)])
+
+
+@pytest.mark.usefixtures("double")
+@pytest.mark.parametrize("start", [explorer, learner])
+def test_requests_of_a_stream_that_fails_are_aborted(folder: Path, start: Callable[[Path], TensorRTExplorer]) -> None:
+    engine = start(folder)
+    requests = make_requests(prompts=2, samples=2)
+    before = engine.generate(requests, PARAMS)
+    engine._llm.aborted.clear()
+    stream = engine.stream(requests, PARAMS)
+
+    def fail() -> None:
+        raise RuntimeError("the executor failed")
+
+    engine._llm._run = fail
+    with pytest.raises(RuntimeError, match="the executor failed"):
+        next(stream)
+    assert engine._llm.aborted == [5, 6, 7, 8]
+    del engine._llm._run
+    assert_same_completions(engine.generate(requests, PARAMS), before)
+
+
 def test_without_the_library(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "tensorrt_llm", None)
     with pytest.raises(UserError, match=r"has no module tensorrt_llm; set engine\.python"):
