@@ -30,10 +30,10 @@ from rich.table import Table
 
 from s2l_nemo.config.schema import RewardsConfig
 from s2l_nemo.rewards.answers import last_boxed, normalize_answer
+from s2l_nemo.rewards.grader import GradeItem, MathGrader
 from s2l_nemo.rewards.notation import canonical
 from s2l_nemo.rewards.plain_numbers import exact_number
 from s2l_nemo.rewards.quick import decide
-from s2l_nemo.rewards.grader import GradeItem, MathGrader
 
 Pairs = list[tuple[str, str]]  # (answer, gold)
 

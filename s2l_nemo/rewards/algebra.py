@@ -38,7 +38,7 @@ _VECTOR = re.compile(r"\\(?:mathbf|vec|hat|overrightarrow|bar)(?:\{(\w+)\}| (\w)
 _NOT_AN_EXPRESSION = re.compile(
     r"\\(?:text\w*|dollar|euro|pounds|yen|lor|ldots|approx|ne|in|notin|setminus|cup|cap|le|ge|equiv|pmod|sim|quad|"
     r"(?:long|Long)?(?:left)?(?:right|Right)arrow|implies|iff|to|mapsto|therefore|because|forall|exists|mathbb|emptyset|"
-    r"boxed|fbox)(?![A-Za-z])|(?<!_)\d +\d|[?;:<>=&#@\"]"
+    r"boxed|fbox)(?![A-Za-z])|(?<!_)\d +\d|[?;:<>=&#@\"]|^\[[^\[\]]*\]$"
 )
 _OWN_SIGNS = re.compile(r"_\{[^{}]*\}|\\begin\{.*\\end\{\w+\}", re.DOTALL)  # sums and matrices have = and & inside
 # `5 (1)` is no product: who writes so names a second number. `\\log_2(8)` is `\\log(8)` here.

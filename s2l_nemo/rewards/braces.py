@@ -6,7 +6,8 @@ import re
 
 _TOKEN = re.compile(r"\\[A-Za-z]+|\\.|\s+|.", re.DOTALL)
 _ARGUMENTS = {r"\frac": 2, r"\binom": 2, r"\sqrt": 1}
-_NEEDED = re.compile(r"\\(?:frac|binom|sqrt)(?![A-Za-z])|[\^_]\s*[\\-]")
+# `\\frac{1}{2}` and `\\sqrt{2}` have all their braces.
+_NEEDED = re.compile(r"\\(?:frac|binom)(?!\{[^{}]*\}\{)(?![A-Za-z])|\\sqrt(?!\{)(?![A-Za-z])|[\^_]\s*[\\-]")
 _MARKS = (r"\circ", r"\prime", r"\degree", r"\text", r"\mathrm")  # a raised mark, not an argument
 _MAX_DEPTH = 60
 

@@ -31,8 +31,12 @@ from s2l_nemo.rewards.regions import looks_like_region, same_region
 from s2l_nemo.rewards.structure import APPROXIMATE, COLON, COMMA, COMPARISON, EQUALS, UNEQUAL, UNION, VARIABLE, split
 from s2l_nemo.rewards.units import split_unit
 
-_FOR_ALL = re.compile(r",?(?:\\text\{for (?:all|any|every|each)[^{}]*\}|for (?:all|any|every|each) |\\forall ?)[^,;]*$")
+_FOR_ALL = re.compile(
+    r",?(?:\\text\{for (?:all|any|every|each)[^{}]*\}|for (?:all|any|every|each) |\\forall ?)"
+    r" ?[a-z](?:\\in ?\\mathbb\{[A-Z]\}|[<>]0|\\[lg]e ?0|\\ne ?0)?$"
+)
 _INTEGER = re.compile(r"[a-z]\\in ?\\mathbb\{[ZN]\}(?:\^\+|_\+)?")
+_IN_BRACKETS = re.compile(rf"\(({_INTEGER.pattern})\)$")
 _PREFIX = re.compile(rf"({VARIABLE.pattern})\\in ?")
 _CONSTANT = re.compile(r"(.*[^+\s])\+ ?(C|c|K|k|(?:C|c|K|k)_(?:\w|\{\w+\})|\\text\{constant\}|\\text\{const\.?\})")
 _TIME = re.compile(r"(\d{1,2}):([0-5]\d)(?::([0-5]\d))?")
@@ -132,10 +136,12 @@ def _same_answer(gold: str, answer: str) -> bool:
 
 def _without_clauses(text: str) -> str:
     r"""Without what only says where a variable lives: `\text{ for all }x`, `k\in\mathbb{Z}`."""
-    text = structure.unwrapped(_FOR_ALL.sub("", text).strip())
+    text = structure.unwrapped(_IN_BRACKETS.sub(r",\1", _FOR_ALL.sub("", text)).strip())
     parts = split(text, COMMA)
-    kept = [part for part in parts if not _INTEGER.fullmatch(part.strip("()"))]
-    return ",".join(kept) if 0 < len(kept) < len(parts) else text
+    kept = [part for part in parts if not _INTEGER.fullmatch(part)]
+    where = [part[0] for part in parts if part not in kept]
+    used = variables(",".join(kept))
+    return ",".join(kept) if kept and where and all(letter in used for letter in where) else text
 
 
 def _same_lists(gold: str, answer: str) -> bool:
@@ -320,14 +326,9 @@ def _same_values(gold: str, answer: str) -> bool:
     if gold_unit is not None and unit is not None and gold_unit != unit:
         return False
     left = parse_gold(gold_value)
-    constants = _CONSTANT.fullmatch(gold_value), _CONSTANT.fullmatch(value)
-    if (
-        constants[0]
-        and constants[1]
-        and constants[0][2][0] == "C"
-        and constants[1][2] not in variables(constants[1][1])
-    ):
-        gold_value, value = constants[0][1], constants[1][1]
+    sums = _CONSTANT.fullmatch(gold_value), _CONSTANT.fullmatch(value)
+    if sums[0] and sums[1] and _is_integration(*sums[0].groups(), *sums[1].groups()):
+        gold_value, value = sums[0][1], sums[1][1]
         left = parse_gold(gold_value)
     if adds_variables(gold_value, value):
         return False
@@ -340,6 +341,13 @@ def _same_values(gold: str, answer: str) -> bool:
     if (gold_unit == "%") == (unit == "%") or not _is_number(left, right):
         return False
     return equal(left, right / 100) if unit == "%" else equal(left / 100, right)
+
+
+def _is_integration(gold: str, gold_constant: str, answer: str, constant_name: str) -> bool:
+    """Whether the last terms of two sums are constants of integration: C of a function in small letters."""
+    names = variables(gold)
+    small = bool(names) and not any(name.isupper() for name in names)
+    return small and gold_constant[0] == "C" and constant_name[0] not in variables(answer)
 
 
 def _is_number(*values: Any) -> bool:

@@ -10,6 +10,8 @@ from __future__ import annotations
 
 import re
 import unicodedata
+from functools import lru_cache
+from typing import NamedTuple
 
 from s2l_nemo.rewards.braces import brace_arguments
 
@@ -41,7 +43,6 @@ _KEPT = {  # characters that NFKC would turn into a bare letter or digit
     **{chr(0x2460 + n): rf"\textcircled{{{n + 1}}}" for n in range(20)},
 }  # fmt: skip
 
-_COMMAND_END = r"(?![A-Za-z])"
 _SPACES = r"\\[,;:! ]|~|\\q?quad(?![A-Za-z])"
 _RELATION = r"[=<>]|\\(?:le|leq|leqslant|ge|geq|geqslant|lt|gt|ne|neq|in|approx)(?![A-Za-z])"
 _HAS_RELATION = re.compile(_RELATION)
@@ -53,24 +54,33 @@ _SYSTEM = re.compile(
     r"((?:(?!\\begin|\\end).)*)\\end\{\1\}\s*(?:\\right)?\.?",
     re.DOTALL,
 )
-_Rewrites = list[tuple[re.Pattern[str], str]]
 
-_DELIMITERS: _Rewrites = [
-    (re.compile(r"\$\s*,\s*\$"), ", "),
-    (re.compile(r"\\\$"), r"\\dollar "),
-    (re.compile(r"\$|(?<!\\)\\[()\[\]]"), " "),
-]
-_SIZES_AND_SPACES: _Rewrites = [
-    (re.compile(rf"\\(?:left|right|middle|[bB]igg?[lrm]?){_COMMAND_END}\s*\.?"), ""),
-    (re.compile(rf"\\(?:(?:display|text|script)style|(?:no)?limits){_COMMAND_END}"), ""),
-]
+
+class _Rule(NamedTuple):
+    needles: tuple[str, ...]  # one of them is in every text that the pattern finds; no needles: always looked for
+    pattern: re.Pattern[str]
+    replacement: str
+
+
+def _rules(*rules: tuple[str, str, str]) -> list[_Rule]:
+    """Rules from needles (parted by spaces), pattern and replacement."""
+    return [_Rule(tuple(needles.split()), re.compile(pattern), replacement) for needles, pattern, replacement in rules]
+
+
+_DELIMITERS = _rules(
+    ("$", r"\$\s*,\s*\$", ", "),
+    ("\\$", r"\\\$", r"\\dollar "),
+    ("$ \\", r"\$|(?<!\\)\\[()\[\]]", " "),
+    (r"\left \right \middle \big \Big", r"\\(?:left|right|middle|[bB]igg?[lrm]?)(?![A-Za-z])\s*\.?", ""),
+    ("style limits", r"\\(?:(?:display|text|script)style|(?:no)?limits)(?![A-Za-z])", ""),
+)
 _THOUSANDS = re.compile(r"(?<![\d.,])[1-9]\d{0,2}(?:\s*(?:,\s*\\!|\{\s*,\s*(?:\\!)?\}|\\[,; ]|~| )\s*\d{3}(?!\d))+")
-_AFTER_THOUSANDS: _Rewrites = [
-    (re.compile(r"\s*\{,\}\s*"), ","),
-    (re.compile(r"(?<=[^\s,;&])[\s,;]*(?:\\q?quad\s*)+(?=[+-]?\d|[(\[]|[a-z]\s*=|\\(?:frac|sqrt))"), ", "),
-    (re.compile(r"\\!"), ""),
-    (re.compile(rf"(?:(?<!\\)(?:{_SPACES})|\s)+"), " "),
-]
+_AFTER_THOUSANDS = _rules(
+    ("{", r"\s*\{,\}\s*", ","),
+    ("quad", r"(?<=[^\s,;&])[\s,;]*(?:\\q?quad\s*)+(?=[+-]?\d|[(\[]|[a-z]\s*=|\\(?:frac|sqrt))", ", "),
+    (r"\!", r"\\!", ""),
+    ("", rf"(?:(?<!\\)(?:{_SPACES})|\s)+", " "),
+)
 _FONT = re.compile(
     r"\\(text|mbox|textrm|textbf|textit|textsf|textnormal|mathrm|rm|bf|mathbf|boldsymbol|bm|mathit|mathsf|operatorname)\*?"
     r"\s*\{((?:[^{}]|\{(?:[^{}]|\{[^{}]*\})*\})*)\}"
@@ -84,52 +94,58 @@ _FUNCTIONS = words(
 _MATHRM_UNITS = frozenset("msghlLNJWVK")  # single upright letters that are units more often than names
 _WORDS = re.compile(r"[A-Za-z][A-Za-z .'/-]*")
 _CONNECTIVE = re.compile(r"(?<![A-Za-z])(?:and|or)(?![A-Za-z])")
-_NAMES: _Rewrites = [
-    (re.compile(r"\\[dtc]frac(?![A-Za-z])"), r"\\frac"),
-    (re.compile(r"\\[dt]binom(?![A-Za-z])"), r"\\binom"),
-    (re.compile(r"\{([^{}]*)\\choose(?![A-Za-z])([^{}]*)\}"), r"\\binom{\1}{\2}"),
-    (re.compile(r"\{([^{}]*)\\over(?![A-Za-z])([^{}]*)\}"), r"\\frac{\1}{\2}"),
-    (re.compile(r"(?:\\(?:leqslant|leqq|leq|le)(?![A-Za-z])|<=)\s*"), r"\\le "),
-    (re.compile(r"(?:\\(?:geqslant|geqq|geq|ge)(?![A-Za-z])|>=)\s*"), r"\\ge "),
-    (re.compile(r"(?:\\(?:neq|ne)(?![A-Za-z])|\\not\s*=|!=)\s*"), r"\\ne "),
-    (re.compile(r"(?:\\(?:approx|simeq|thickapprox|doteq)(?![A-Za-z])|(?<!\\)~=)\s*"), r"\\approx "),
-    (re.compile(r"\\lt(?![A-Za-z])"), "<"),
-    (re.compile(r"\\gt(?![A-Za-z])"), ">"),
-    (re.compile(r"\\(?:lbrace)(?![A-Za-z])"), r"\\{"),
-    (re.compile(r"\\(?:rbrace)(?![A-Za-z])"), r"\\}"),
-    (re.compile(r"\\(?:mid|vert|lvert|rvert)(?![A-Za-z])"), "|"),
-    (re.compile(r"\\colon(?![A-Za-z])"), ":"),
-    (re.compile(r"\\(?:varnothing|empty)(?![A-Za-z])"), r"\\emptyset "),
-    (re.compile(r"\\backslash(?![A-Za-z])"), r"\\setminus "),
-    (re.compile(r"\\(?:dots|cdots|dotsc)(?![A-Za-z])|\.\.\.|…"), r"\\ldots "),
-    (re.compile(r"\\mathbb\s*([A-Z])"), r"\\mathbb{\1}"),
-    (re.compile(r"\\(?:land|wedge)(?![A-Za-z])"), ","),
-    (re.compile(r"\\(?:lor|vee)(?![A-Za-z])"), " or "),
-]
-_PLAIN_TEXT: _Rewrites = [
-    (re.compile(r"\s*,?\s*(?<![A-Za-z\\])and(?![A-Za-z])\s*,?\s*"), ", "),
-    (re.compile(r"\s*,?\s*(?<![A-Za-z\\])or(?![A-Za-z])\s*"), r"\\lor "),
-    (re.compile(r"(?<=\d),\s+(?=\d{3}(?!\d))"), ";"),  # `3, 125` is a list, `3,125` may be one
-    (re.compile(r"\*\*"), "^"),
-    (re.compile(r"(?<![\\A-Za-z])pi(?![A-Za-z])"), r"\\pi "),
-    (re.compile(r"(?<![\\A-Za-z])(?:infinity|inf)(?![A-Za-z])|\\inf(?:ty|inity)(?![A-Za-z])"), r"\\infty "),
-    (re.compile(r"(?<![\\A-Za-z])(sqrt|sin|cos|tan|cot|sec|csc|log|ln)(?=[ ({\d^_\\])"), r"\\\1"),
-    (re.compile(r"(?<![\\A-Za-z])\\?exp\s*[({]([^(){}]*)[)}]"), r"e^{\1}"),
-    (re.compile(r"\\sqrt\s*\(([^()]*)\)"), r"\\sqrt{\1}"),
+_NAMES = _rules(
+    ("frac", r"\\[dtc]frac(?![A-Za-z])", r"\\frac"),
+    ("binom", r"\\[dt]binom(?![A-Za-z])", r"\\binom"),
+    ("choose", r"\{([^{}]*)\\choose(?![A-Za-z])([^{}]*)\}", r"\\binom{\1}{\2}"),
+    ("over", r"\{([^{}]*)\\over(?![A-Za-z])([^{}]*)\}", r"\\frac{\1}{\2}"),
+    (r"\le <=", r"(?:\\(?:leqslant|leqq|leq|le)(?![A-Za-z])|<=)\s*", r"\\le "),
+    (r"\ge >=", r"(?:\\(?:geqslant|geqq|geq|ge)(?![A-Za-z])|>=)\s*", r"\\ge "),
+    (r"\ne \not !=", r"(?:\\(?:neq|ne)(?![A-Za-z])|\\not\s*=|!=)\s*", r"\\ne "),
+    (
+        r"\approx sim \thick doteq ~=",
+        r"(?:\\(?:approx|simeq|thickapprox|doteq)(?![A-Za-z])|(?<!\\)~=)\s*",
+        r"\\approx ",
+    ),
+    (r"\lt", r"\\lt(?![A-Za-z])", "<"),
+    (r"\gt", r"\\gt(?![A-Za-z])", ">"),
+    (r"\lbrace", r"\\(?:lbrace)(?![A-Za-z])", r"\\{"),
+    (r"\rbrace", r"\\(?:rbrace)(?![A-Za-z])", r"\\}"),
+    (r"\mid vert", r"\\(?:mid|vert|lvert|rvert)(?![A-Za-z])", "|"),
+    (r"\colon", r"\\colon(?![A-Za-z])", ":"),
+    (r"\varnothing \empty", r"\\(?:varnothing|empty)(?![A-Za-z])", r"\\emptyset "),
+    (r"\backslash", r"\\backslash(?![A-Za-z])", r"\\setminus "),
+    ("dots ... …", r"\\(?:dots|cdots|dotsc)(?![A-Za-z])|\.\.\.|…", r"\\ldots "),
+    (r"\mathbb", r"\\mathbb\s*([A-Z])", r"\\mathbb{\1}"),
+    (r"\land \wedge", r"\\(?:land|wedge)(?![A-Za-z])", ","),
+    (r"\lor \vee", r"\\(?:lor|vee)(?![A-Za-z])", " or "),
+    ("and", r"\s*,?\s*(?<![A-Za-z\\])and(?![A-Za-z])\s*,?\s*", ", "),
+    ("or", r"\s*,?\s*(?<![A-Za-z\\])or(?![A-Za-z])\s*", r"\\lor "),
+    (",", r"(?<=\d),\s+(?=\d{3}(?!\d))", ";"),  # `3, 125` is a list, `3,125` may be one
+    ("**", r"\*\*", "^"),
+    ("pi", r"(?<![\\A-Za-z])pi(?![A-Za-z])", r"\\pi "),
+    ("inf", r"(?<![\\A-Za-z])(?:infinity|inf)(?![A-Za-z])|\\inf(?:ty|inity)(?![A-Za-z])", r"\\infty "),
+    (
+        "sqrt sin cos tan cot sec csc log ln",
+        r"(?<![\\A-Za-z])(sqrt|sin|cos|tan|cot|sec|csc|log|ln)(?=[ ({\d^_\\])",
+        r"\\\1",
+    ),
+    ("exp", r"(?<![\\A-Za-z])\\?exp\s*[({]([^(){}]*)[)}]", r"e^{\1}"),
+    ("sqrt", r"\\sqrt\s*\(([^()]*)\)", r"\\sqrt{\1}"),
     *[
-        (re.compile(rf"(?<=\d) *(?:\\text\{{ *)?{name}s?(?![A-Za-z])(?: *\}}(?!\^))? *"), rf"\\times10^{{{zeros}}}")
+        (name, rf"(?<=\d) *(?:\\text\{{ *)?{name}s?(?![A-Za-z])(?: *\}}(?!\^))? *", rf"\\times10^{{{zeros}}}")
         for name, zeros in (("thousand", 3), ("million", 6), ("billion", 9), ("trillion", 12))
     ],
-]
-_LAST: _Rewrites = [
-    (re.compile(r"\^\s*\{?\s*\\circ(?![A-Za-z])\s*\}?\s*|\\degree(?![A-Za-z])\s*"), r"^\\circ "),
-    (re.compile(r"\^\\circ (?:\\text\{ ?)?C(?![A-Za-z])\}?"), r"\\text{celsius}"),
-    (re.compile(r"\^\\circ (?:\\text\{ ?)?F(?![A-Za-z])\}?"), r"\\text{fahrenheit}"),
-    (re.compile(r"([\^_])\s*\{\s*(\w)\s*\}"), r"\1\2"),
-    (re.compile(r"_\s*\{\s*\\text\{([^{}]*)\}\s*\}"), r"_{\1}"),
+)
+_LAST = _rules(
+    (r"\circ \degree", r"\^\s*\{?\s*\\circ(?![A-Za-z])\s*\}?\s*|\\degree(?![A-Za-z])\s*", r"^\\circ "),
+    (r"\circ", r"\^\\circ (?:\\text\{ ?)?C(?![A-Za-z])\}?", r"\\text{celsius}"),
+    (r"\circ", r"\^\\circ (?:\\text\{ ?)?F(?![A-Za-z])\}?", r"\\text{fahrenheit}"),
+    ("^ _", r"([\^_])\s*\{\s*(\w)\s*\}", r"\1\2"),
+    ("_", r"_\s*\{\s*\\text\{([^{}]*)\}\s*\}", r"_{\1}"),
     # A space has a meaning between two words, between two numbers, and between a word and a number after it.
-    (re.compile(r" +(?![A-Za-z0-9])|(?<![A-Za-z0-9]) +|(?<=\d) +(?=[A-Za-z])"), ""),
-]
+    ("", r" +(?![A-Za-z0-9])|(?<![A-Za-z0-9]) +|(?<=\d) +(?=[A-Za-z])", ""),
+)
 _DOTTED = re.compile(r"(\d*\.\d*)(\\dot\s*(?:\{\d\}|\d)(?:\d*\\dot\s*(?:\{\d\}|\d))?)")
 _BASED = re.compile(r"\(?(-?)0*([0-9A-Z]*\d[0-9A-Z]*)\)?_(?:\{(\d+)\}|(\d))")
 _WHOLE_TEXT = re.compile(r"\\text\{([^{}]*)\}")
@@ -149,25 +165,30 @@ def canonical(answer: str) -> str:
     comparison can tell thousands from a list; a comma before three digits that is surely a separator is a semicolon.
     """
     answer = answer.strip()
+    return _canonical(answer) if len(answer) <= 3 * MAX_SYMBOLIC else answer
+
+
+@lru_cache(maxsize=8192)  # golds come again and again, and so do the answers of a group
+def _canonical(answer: str) -> str:
     if _PLAIN_NUMBER.fullmatch(answer):
         return answer
     if not answer.isascii():
         answer = _to_ascii(answer)
-    answer = _rewritten(_joined_lines(answer), _DELIMITERS + _SIZES_AND_SPACES)
+    answer = _rewritten(_joined_lines(answer), _DELIMITERS)
     answer = _THOUSANDS.sub(lambda match: re.sub(r"\D", "", match.group()), answer)
     answer = _rewritten(answer, _AFTER_THOUSANDS)
-    answer = _OLD_FONT.sub(r"\\\1{\2}", answer)
-    if "{" in answer:
-        answer = _FONT.sub(_without_font, _FONT.sub(_without_font, answer))
-    answer = _rewritten(answer, _NAMES + _PLAIN_TEXT)
+    if "\\" in answer:
+        answer = _FONT.sub(_without_font, _FONT.sub(_without_font, _OLD_FONT.sub(r"\\\1{\2}", answer)))
+    answer = _rewritten(answer, _NAMES)
     if len(answer) <= MAX_SYMBOLIC:
         answer = brace_arguments(answer)
     return _trimmed(_rewritten(answer, _LAST))
 
 
-def _rewritten(text: str, rewrites: _Rewrites) -> str:
-    for pattern, replacement in rewrites:
-        text = pattern.sub(replacement, text)
+def _rewritten(text: str, rules: list[_Rule]) -> str:
+    for needles, pattern, replacement in rules:
+        if not needles or any(needle in text for needle in needles):
+            text = pattern.sub(replacement, text)
     return text
 
 
@@ -188,7 +209,7 @@ def _vulgar_fraction(match: re.Match[str]) -> str:
 
 def _joined_lines(text: str) -> str:
     """Lines that stand for themselves as a list, others as one line. A TeX row always stands for itself."""
-    if system := _SYSTEM.fullmatch(text.strip().strip("$").strip()):
+    if "\\begin" in text and (system := _SYSTEM.fullmatch(text.strip().strip("$").strip())):
         name, body = system.groups()
         if name not in ("array", "cases") or _all_related(_lines(body)):
             text = body.replace("&", "")
@@ -247,7 +268,7 @@ def _trimmed(text: str) -> str:
     if letter := _LETTER.fullmatch(text):
         text = letter.group(1)
     text = _DOTTED.sub(_repeating, text) if r"\dot" in text else text
-    based = _BASED.fullmatch(text)
+    based = _BASED.fullmatch(text) if "_" in text else None
     return f"{based[1]}{based[2]}_{based[3] or based[4]}" if based else text
 
 

@@ -151,8 +151,8 @@ def _combined(tail: str) -> Unit:
             name = _singular(token)
             if name is None:
                 return None
-            for one, _, exponent in (part.partition("^") for part in name.split("*")):
-                powers[one] = powers.get(one, 0) + sign * factor * int(exponent or 1)
+            for one, _, power in (part.partition("^") for part in name.split("*")):
+                powers[one] = powers.get(one, 0) + sign * factor * int(power or 1)
                 last = one
             factor = 1
     parts = [name if power == 1 else f"{name}^{power}" for name, power in sorted(powers.items()) if power]
@@ -160,7 +160,9 @@ def _combined(tail: str) -> Unit:
 
 
 def _tokens(tail: str) -> Iterator[str]:
-    text = re.sub(r"degrees? C(?![a-z])", "degree celsius", tail.replace("per cent", "percent"))
+    text = re.sub(
+        r"degrees? C(?![a-z])", "degree celsius", re.sub(r"\b(sq|cu)\.", r"\1 ", tail.replace("per cent", "percent"))
+    )
     for match in _TOKEN.finditer(text):
         yield match.group()
 

@@ -1,6 +1,7 @@
 """Cases from public test suites, issues and data sets, labelled right or wrong, each of which must get its verdict.
 
-`cases.jsonl` has one a line: `id`, `grader` (math or choice), `response`, `gold`, `right`.
+`cases.jsonl` has one a line: `id`, `grader` (math or choice), `response`, `gold`, `right`. Ids with g are from outside,
+those with r and c are rewordings of the same kinds.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ MISSES: dict[str, str] = {}
 
 @pytest.fixture(scope="module")
 def grades() -> dict[str, Grade]:
-    found = {}
+    found: dict[str, Grade] = {}
     for kind in (AnswerKind.math, AnswerKind.choice):
         grader: Grader = answer_grader(RewardsConfig(answer=kind))
         rows = [case for case in CASES if case["grader"] == kind.value]

@@ -9,8 +9,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from s2l_nemo.rewards.algebra import UncomparableError
 from s2l_nemo.rewards.choices import extract_choice
-from s2l_nemo.rewards.equivalence import UncomparableError, equivalent
+from s2l_nemo.rewards.equivalence import equivalent
 from s2l_nemo.rewards.notation import canonical
 from s2l_nemo.rewards.quick import decide
 
@@ -50,7 +51,8 @@ BOTH = [
 WORDS = [
     r"{}\text{{ is wrong}}", r"{} \text{{ maybe}}", "{} is wrong", "{} maybe", r"\text{{not }}{}", "not {}", "{}?",
     r"\text{{The answer is }}{}", r"{}\text{{ thousand}}", r"{}\text{{ million}}", r"{}\text{{ dozen}}",
-    r"{}\text{{ hundred}}", r"{}\text{{ halves}}", r"{}\text{{ less}}", r"{}\text{{ times as many}}", r"{}\text{{ too many}}",
+    r"{}\text{{ hundred}}", r"{}\text{{ halves}}", r"{}\text{{ less}}", r"{}\text{{ times as many}}",
+    r"{}\text{{ too many}}",
     r"\neq {}", r"{}\text{{ or}}", r"{}\text{{ cm wrong}}", r"{}\text{{ minus one}}", r"{} \text{{ unless }} x=1",
     r"<{}", r"\ge {}", r"{}\ldots", r"{}\text{{ tens}}", "{} k", r"{}\text{{k}}", r"{}\mathrm{{k}}", r"{}\mathrm{{i}}",
     r"{}\mathbf{{j}}", r"{}\mathrm{{x}}", r"{}\vec{{a}}", r"{}+0q", r"{}+0\cdot\alpha", r"{} \text{{ approximately}}",
