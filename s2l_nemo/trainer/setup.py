@@ -35,6 +35,7 @@ from s2l_nemo.rewards.grader import make_grader
 from s2l_nemo.trainer.diversity_filter import DiversityFilter
 from s2l_nemo.trainer.grading import Grading
 from s2l_nemo.trainer.group_sampler import ExplorerRole, GroupSampler
+from s2l_nemo.trainer.identity import restored_state, weight_hashes
 from s2l_nemo.trainer.loop import Limits, Trainer
 from s2l_nemo.trainer.progress import Progress
 from s2l_nemo.trainer.ranks import Ranks
@@ -314,58 +315,6 @@ def make_rollouts(
         concurrent=served,
         sleeps=sleeps,
     )
-
-
-def weight_hashes(rollouts: Rollouts, explorers: Sequence[Explorer]) -> dict[str, str | None]:
-    """SHA-256 of the weights of each explorer, the same on every rank.
-
-    With one explorer, or none, the name is `explorer_weight_hash`, else each has its name behind it.
-
-    Raises UserError if the nodes hold different models.
-    """
-    ranks = rollouts.ranks
-    if not explorers:
-        return {"explorer_weight_hash": None}
-    hashes: dict[str, str | None] = {}
-    for source, explorer in enumerate(explorers, start=1):
-        mine = ranks.work(*([rollouts.explorers[source].weight_hash] if ranks.rank in ranks.leaders else []))
-        found = {one for one in ranks.gather(mine[0] if mine else None) if one is not None}
-        if len(found) > 1:
-            raise UserError(
-                f"{explorer.key}.path has {len(found)} different models on the nodes: copy one to all of them"
-            )
-        name = "explorer_weight_hash" if len(explorers) == 1 else f"explorer_weight_hash/{explorer.name}"
-        hashes[name] = found.pop()
-    return hashes
-
-
-def restored_state(
-    actor: S2LActor, resumed: Checkpoint | None, identity: dict[str, Any], cfg: Config
-) -> dict[str, Any]:
-    """Loads the checkpoint into the actor, if there is one. Returns the step and the seconds to go on from."""
-    if resumed is None:
-        return {"step": 0, "seconds": 0.0}
-    state = actor.load(resumed.path)
-    check_identity(state, identity, cfg)
-    return state
-
-
-def check_identity(state: dict[str, Any], identity: dict[str, Any], cfg: Config) -> None:
-    """Refuses to continue with another explorer than the one the run began with."""
-    paths = {one.name: f"{one.key}.path={one.options.path}" for one in explorers_of(cfg)}
-    for key, value in identity.items():
-        if key.startswith("explorer_samples/") and state.get(key) != value:
-            section = next(one.key for one in explorers_of(cfg) if one.name == key.partition("/")[2])
-            raise UserError(
-                f"{section}.path gives {value} samples of each prompt, the run in {cfg.run.dir} began with "
-                f"{state.get(key)}: set {section}.samples={state.get(key)}"
-            )
-        if state[key] != value:
-            named = paths.get(key.partition("/")[2]) or next(iter(paths.values()), "explorer.path=null")
-            raise UserError(
-                f"{named} has weights {str(value)[:12]}, the run in {cfg.run.dir} began with "
-                f"{str(state[key])[:12]}; restore the explorer or choose another run.dir"
-            )
 
 
 def pad_token_id(tokenizer: PreTrainedTokenizerFast) -> int:

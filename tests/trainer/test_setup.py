@@ -21,18 +21,17 @@ from s2l_nemo.engines.options import EngineConfig
 from s2l_nemo.errors import UserError
 from s2l_nemo.records.checkpoints import Checkpoint
 from s2l_nemo.trainer.grading import Grading
+from s2l_nemo.trainer.identity import check_identity, weight_hashes
 from s2l_nemo.trainer.ranks import Ranks
 from s2l_nemo.trainer.rollouts import Rollouts
 from s2l_nemo.trainer.setup import (
     Inputs,
     announce,
-    check_identity,
     collective_timeout_s,
     make_recorder,
     open_run_dir,
     pad_token_id,
     run_training,
-    weight_hashes,
 )
 from s2l_nemo.trainer.stop import StopRequest
 from s2l_nemo.types import Source
