@@ -14,10 +14,11 @@ import torch
 from omegaconf import OmegaConf
 
 from s2l_nemo.algorithm.losses.policy import PolicyLoss
-from s2l_nemo.algorithm.schedule import make_schedule
+from s2l_nemo.algorithm.schedule import Schedule, make_schedule
 from s2l_nemo.config.checks import Models
 from s2l_nemo.config.explorers import Explorer, explorers_of
 from s2l_nemo.config.load import resolved_yaml
+from s2l_nemo.config.resume import t_mix_of
 from s2l_nemo.config.schema import Config, ExplorerFilter, ExplorerSource
 from s2l_nemo.data.prompts import PromptSet, load_prompts
 from s2l_nemo.engines.build import EngineFactory, Servers, make_engines
@@ -29,7 +30,7 @@ from s2l_nemo.files import check_free_space
 from s2l_nemo.models.open import Model, check_same_tokenizer, tokenizer_hash
 from s2l_nemo.records.checkpoints import Checkpoint
 from s2l_nemo.records.console import StepConsole
-from s2l_nemo.records.directory import RunDir, create_run_dir
+from s2l_nemo.records.directory import RunDir, begun_config, create_run_dir
 from s2l_nemo.records.metrics import MetricsWriter
 from s2l_nemo.rewards.grader import make_grader
 from s2l_nemo.trainer.diversity_filter import DiversityFilter
@@ -50,6 +51,7 @@ if TYPE_CHECKING:
 
     from s2l_nemo.actor.actor import S2LActor
 
+REPORT_FAILED = 3  # exit code: the weights are complete, the summary or the plots are not
 SHORTEST_TIMEOUT_S = 1800.0  # of a collective; what else ranks wait for is grading, writing a checkpoint, each other
 LOST_SERVER_S = 60.0  # until a lost server has ended
 CHECKPOINT_BYTES_PER_PARAMETER = 16  # weights, fp32 master weights and two moments, with room
@@ -65,29 +67,37 @@ class Inputs:
 
 
 def run_training(cfg: Config, inputs: Inputs) -> int:
-    """The whole run of one rank: build, train, summarise. Returns the signal that ended it early, 0 for none."""
-    stop = StopRequest()
-    trainer = build_trainer(cfg, inputs, stop)
+    """The whole run of one rank: build, train, deliver, report. Returns the signal that ended it early, 0 for none.
+
+    Raises SystemExit with REPORT_FAILED if the trained weights are complete and a report about them is not.
+    """
+    trainer = build_trainer(cfg, inputs, StopRequest)
     recorder = trainer.recorder
     try:
         received = trainer.fit()
+        reported = True
         if received == 0:
-            recorder.summarize(trainer.step)
+            trainer.rollouts.sleep()  # after a validation, engines are where the actor's weights must go
             if cfg.run.save_nemo:
                 recorder.save_nemo(trainer.actor)
             if cfg.run.export_hf:
                 recorder.export_hf(trainer.actor)
+            reported = recorder.summarize(trainer.step)
     finally:
         recorder.close()
         trainer.rollouts.close()
     if received:
         name = signal.Signals(received).name
         recorder.say(f"stopped by {name} after step {trainer.step}; run the same command again to continue")
+    if not reported:
+        raise SystemExit(REPORT_FAILED)
     return received
 
 
-def build_trainer(cfg: Config, inputs: Inputs, stop: StopRequest) -> Trainer:
+def build_trainer(cfg: Config, inputs: Inputs, stop: Callable[[], StopRequest]) -> Trainer:
     """Opens the run directory, builds actor and engines, and restores a checkpoint if there is one.
+
+    Signals end the process at once until all of it is there; then `stop` is called, and they wait for the step's end.
 
     Raises UserError, before any model is loaded, if the run directory does not fit.
     """
@@ -128,7 +138,7 @@ def build_trainer(cfg: Config, inputs: Inputs, stop: StopRequest) -> Trainer:
             1 if cfg.model.micro_batch_tokens else cfg.model.micro_batch_size,
         ),
         run_seed=cfg.run.seed,
-        schedule=make_schedule(cfg.algorithm.schedule, cfg.algorithm.steps),
+        schedule=schedule_of(cfg),
         sampler=make_sampler(cfg, inputs, rollouts, sampling, progress),
         valid_prompts=inputs.valid.prompts,
         sampling=sampling,
@@ -140,9 +150,10 @@ def build_trainer(cfg: Config, inputs: Inputs, stop: StopRequest) -> Trainer:
         else None,
         explorer_ahead=rollout.explorer_ahead,
         two_updates=rollout.two_updates,
+        max_skipped=cfg.run.max_skipped,
         diversity_groups=cfg.logging.diversity_groups,
         recorder=recorder,
-        stop=stop,
+        stop=stop(),
         progress=progress,
     )
 
@@ -216,18 +227,30 @@ def learner_sampling(cfg: Config, learner: Model) -> SamplingParams:
 
 
 def open_run_dir(cfg: Config) -> tuple[RunDir, Checkpoint | None]:
-    """Rank 0 opens the run directory. Every rank gets the outcome, a UserError included. Collective."""
+    """Rank 0 opens the run directory. Every rank gets the outcome, a UserError included. Collective.
+
+    A T_mix of null becomes that of the run that goes on: more or fewer steps do not change the schedule of the past.
+    """
     outcome: list[Any] = [None]
     if torch.distributed.get_rank() == 0:
         try:
-            outcome = [create_run_dir(cfg.run.dir, cfg.run.resume, resolved_yaml(cfg))]
+            begun = begun_config(cfg.run.dir)
+            if begun is not None and cfg.algorithm.schedule.t_mix is None:
+                cfg.algorithm.schedule.t_mix = t_mix_of(begun)
+            outcome = [(*create_run_dir(cfg.run.dir, cfg.run.resume, resolved_yaml(cfg)), cfg.algorithm.schedule.t_mix)]
         except UserError as error:
             outcome = [error]
     torch.distributed.broadcast_object_list(outcome, 0)
     if isinstance(outcome[0], UserError):
         raise outcome[0]
-    opened: tuple[RunDir, Checkpoint | None] = outcome[0]
-    return opened
+    run_dir, checkpoint, cfg.algorithm.schedule.t_mix = outcome[0]
+    return run_dir, checkpoint
+
+
+def schedule_of(cfg: Config) -> Schedule:
+    """The schedule of the run. T_mix may lie beyond the last step of a run that was shortened."""
+    schedule = cfg.algorithm.schedule
+    return make_schedule(schedule, max(cfg.algorithm.steps, schedule.t_mix or 0))
 
 
 def make_actor(cfg: Config, learner: Model) -> S2LActor:
@@ -253,7 +276,7 @@ def optimizer_steps(cfg: Config) -> int:
     of_prompts = algorithm.prompts_per_step // (algorithm.mini_batch_prompts or algorithm.prompts_per_step)
     if not cfg.rollout.two_updates:
         return algorithm.steps * of_prompts * algorithm.optimizer_passes
-    schedule, total = make_schedule(algorithm.schedule, algorithm.steps), 0
+    schedule, total = schedule_of(cfg), 0
     for step in range(1, algorithm.steps + 1):
         split = schedule(step, algorithm.group_size)
         of_explorer = of_prompts if split.explorer else 0

@@ -18,6 +18,7 @@ from s2l_nemo.config.schema import CheckpointConfig, LoggingConfig, ValidationCo
 from s2l_nemo.records.metrics import read_metrics
 from s2l_nemo.trainer.progress import Progress
 from s2l_nemo.trainer.stop import StopRequest
+from s2l_nemo.trainer.validation import Validation
 from s2l_nemo.types import SampleRequest
 from tests.trainer.scripted import RUN_SEED, VALID_SAMPLING, Answer, Answers, Run, make_run, prompts
 
@@ -159,9 +160,17 @@ def test_a_resumed_run_does_not_validate_before_its_first_step(tmp_path: Path, s
 
 def test_a_finished_run_only_gives_its_weights_to_the_engine(tmp_path: Path, stop: StopRequest) -> None:
     run = run_of(tmp_path, stop, step=5)
+    run.recorder.validated(5, Validation([[1.0]], 0), prompts(100))
     assert run.trainer.fit() == 0
     assert run.learner.versions == [5]
     assert run.learner.asked == run.explorer.asked == []
+    assert names(run.run_dir.checkpoints) == []
+
+
+def test_a_run_that_is_shortened_to_what_it_has_done_is_validated(tmp_path: Path, stop: StopRequest) -> None:
+    run = run_of(tmp_path, stop, step=5)
+    assert run.trainer.fit() == 0
+    assert names(run.run_dir.validation) == ["step_000005.json"]
     assert names(run.run_dir.checkpoints) == []
 
 
