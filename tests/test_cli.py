@@ -84,6 +84,27 @@ def test_a_mistake_is_one_line(
     assert not run.exists()
 
 
+@pytest.mark.parametrize(
+    ("variables", "message"),
+    [
+        (
+            {"RANK": "0", "WORLD_SIZE": "8", "LOCAL_RANK": "0", "MASTER_ADDR": "x", "MASTER_PORT": "1"},
+            "WORLD_SIZE=8, but",
+        ),
+        ({"RANK": "0", "WORLD_SIZE": "1"}, "LOCAL_RANK= is not a number"),
+        ({"SLURM_NTASKS": "2", "SLURM_PROCID": "0"}, "SLURM_NTASKS=2 without SLURM_LOCALID: start the run with srun"),
+    ],
+)
+def test_what_another_job_has_left_over_is_one_line(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, refusal: Refusal, family: list[str], variables: dict[str, str],
+    message: str,
+) -> None:  # fmt: skip
+    for name, value in variables.items():
+        monkeypatch.setenv(name, value)
+    assert message in refusal(*SMALL, *family, f"run.dir={tmp_path / 'run'}", "trainer.devices=1")
+    assert not (tmp_path / "run").exists()
+
+
 @pytest.mark.parametrize("argument", ["algorithm.steps=many", "rollout.max_prompt_length=3"])
 def test_a_mistake_ends_the_process_with_one_line_and_code_2(family: list[str], tmp_path: Path, argument: str) -> None:
     result = train(*SMALL, *family, f"run.dir={tmp_path / 'run'}", argument)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import logging
 import queue
 import random
 import warnings
@@ -47,6 +48,7 @@ def _replace(instance: Any, **changes: Any) -> Any:
 
 
 AsyncSaveShardedStrategy.save = _save_in_process
+logging.getLogger(filesystem_async.__name__).setLevel(logging.CRITICAL)  # it logs what it then raises
 filesystem_async._get_write_results_queue = lambda: queue.Queue()
 filesystem.dataclasses = SimpleNamespace(replace=_replace)  # type: ignore[assignment, attr-defined]  # the one name it uses
 

@@ -36,6 +36,8 @@ SIGNS_OF_AFTERMATH = (
     "Broken pipe",
 )
 
+SIGN_OF_HALF_A_FILE = "inline_container.cc"  # torch's writer of archives, which keeps the reason to itself
+
 
 @dataclass(frozen=True)
 class Failure:
@@ -72,6 +74,10 @@ def about_files(error: BaseException) -> str | None:
         if isinstance(cause, OSError) and cause.errno in REMEDIES and not isinstance(cause, ConnectionError):
             where = f"{cause.filename}: " if cause.filename else ""
             return " ".join(f"{where}{cause.strerror}: {REMEDIES[cause.errno]}".splitlines())
+    if any(SIGN_OF_HALF_A_FILE in str(cause) for cause in _causes(error)):
+        return (
+            "a file of a checkpoint could not be written to its end: free some space, or raise the quota or ulimit -f"
+        )
     return None
 
 
@@ -86,6 +92,8 @@ def _causes(error: BaseException) -> Iterator[BaseException]:
         seen.add(id(one))
         yield one
         rest += [one.__cause__] if one.__cause__ is not None else []
+        # a file that could not be written is closed, which fails again
+        rest += [one.__context__] if one.__context__ is not None and SIGN_OF_HALF_A_FILE in str(one) else []
         # torch's CheckpointException maps ranks to pairs of an exception and its traceback
         failures = getattr(one, "failures", None)
         if isinstance(failures, dict):

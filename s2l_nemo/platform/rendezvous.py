@@ -11,12 +11,13 @@ import socket
 import time
 
 import torch
-from torch.distributed import PrefixStore, Store, TCPStore
+from torch.distributed import PrefixStore, Store, TCPStore  # type: ignore[attr-defined]  # public, by its docs
 
 from s2l_nemo.errors import UserError
 
 BEAT_S = 0.1  # between two looks
-ALL, NOT_ALL = b"all", b"not all: "
+TELL_S = 10.0  # in which rank 0 tells the others that some are missing, before its store goes with it
+ALL = "all"
 
 
 def join(timeout_s: float, start_s: float) -> Store:
@@ -50,14 +51,18 @@ def meet(rank: int, world: int, start_s: float) -> Store:
     store.set(f"here/{rank}", socket.gethostname())
     if rank == 0:
         missing = _missing(store, world, deadline)
-        store.set("start", NOT_ALL + missing.encode() if missing else ALL)
-    while not store.check(["start"]):
-        if time.monotonic() > deadline + 10 * BEAT_S:
-            raise UserError(_late("rank 0 has not started", start_s))
-        time.sleep(BEAT_S)
-    told = store.get("start")
+        store.set("start", missing or ALL)
+        if missing:
+            here = [one for one in range(1, world) if store.check([f"here/{one}"])]
+            _wait_for(store, [f"told/{one}" for one in here], time.monotonic() + TELL_S)
+            raise UserError(_late(missing, start_s))
+        return store
+    if _wait_for(store, ["start"], deadline + TELL_S):
+        raise UserError(_late("rank 0 has not started", start_s))
+    told = store.get("start").decode()
     if told != ALL:
-        raise UserError(_late(told.removeprefix(NOT_ALL).decode(), start_s))
+        store.set(f"told/{rank}", "")
+        raise UserError(_late(told, start_s))
     return store
 
 
@@ -97,13 +102,21 @@ def _answers(address: str, port: int) -> bool:
 
 def _missing(store: Store, world: int, deadline: float) -> str:
     """Waits for all ranks. Returns those that have not come by the deadline, in words; "" if there are none."""
-    rest = list(range(world))
-    while rest := [rank for rank in rest if not store.check([f"here/{rank}"])]:
+    rest = _wait_for(store, [f"here/{rank}" for rank in range(world)], deadline)
+    if not rest:
+        return ""
+    ranks = [int(key.rpartition("/")[2]) for key in rest]
+    shown = ", ".join(map(str, ranks[:8])) + (f" and {len(ranks) - 8} more" if len(ranks) > 8 else "")
+    return f"{len(ranks)} of {world} ranks have not come: rank {shown}"
+
+
+def _wait_for(store: Store, keys: list[str], deadline: float) -> list[str]:
+    """Waits until the store has all of the keys. Returns those that are missing at the deadline."""
+    while keys := [key for key in keys if not store.check([key])]:
         if time.monotonic() > deadline:
-            shown = ", ".join(map(str, rest[:8])) + (f" and {len(rest) - 8} more" if len(rest) > 8 else "")
-            return f"{len(rest)} of {world} ranks have not come: rank {shown}"
+            break
         time.sleep(BEAT_S)
-    return ""
+    return keys
 
 
 def _late(what: str, start_s: float) -> str:

@@ -160,8 +160,8 @@ def _set_damaged_aside(run_dir: RunDir, say: Callable[[str], None]) -> None:
     """Leaves the newest checkpoint whole, if there is a whole one."""
     for path, reason in unfit_checkpoints(run_dir.checkpoints).items():
         say(f"damaged: {reason}; the checkpoint is set aside as {set_aside(path)}")
-    while (newest := latest_checkpoint(run_dir.checkpoints)) and (reason := fault(newest)):
-        say(f"damaged: {reason}; the checkpoint is set aside as {set_aside(newest.path)}")
+    while (newest := latest_checkpoint(run_dir.checkpoints)) and (found := fault(newest)):
+        say(f"damaged: {found}; the checkpoint is set aside as {set_aside(newest.path)}")
 
 
 def _lock(run_dir: RunDir) -> None:

@@ -178,7 +178,8 @@ class Recorder:
         self.say(f"summary {self.run_dir.summary}")
 
     def _plot(self) -> None:
-        self.say(f"{len(plot_run(self.run_dir))} plots in {self.run_dir.plots}")
+        drawn = plot_run(self.run_dir)
+        self.say(f"plots {self.run_dir.plots}, {len(drawn)} of them")
 
     def save_nemo(self, actor: Actor) -> None:
         """Writes `final.nemo` beside the checkpoints, all or nothing. Collective."""

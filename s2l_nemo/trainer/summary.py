@@ -47,14 +47,14 @@ def compare(validations: Path, steps: int) -> Comparison:
     Raises ValueError for a damaged file.
     """
     before, after = (_read(validation_file(validations, step)) for step in (0, steps))
-    means = [None if one is None else bootstrap_mean(one["correct"]) for one in (before, after)]
+    first, last = (None if one is None else bootstrap_mean(one["correct"]) for one in (before, after))
     if before is None or after is None:
         missing = validation_file(validations, 0 if before is None else steps)
-        return Comparison(*means, None, f"{missing} is missing")
+        return Comparison(first, last, None, f"{missing} is missing")
     if before["prompt_ids"] != after["prompt_ids"]:
         asked = f"{len(before['prompt_ids'])} held-out prompts before training, {len(after['prompt_ids'])} after it"
-        return Comparison(*means, None, f"{asked}, not the same")
-    return Comparison(*means, paired_bootstrap(before["correct"], after["correct"]))
+        return Comparison(first, last, None, f"{asked}, not the same")
+    return Comparison(first, last, paired_bootstrap(before["correct"], after["correct"]))
 
 
 def _read(file: Path) -> dict[str, Any] | None:

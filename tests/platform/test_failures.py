@@ -63,6 +63,17 @@ def test_an_error_of_a_file_that_a_library_has_wrapped() -> None:
         assert about_files(error) == "No space left on device: free some space"
 
 
+def test_torchs_archives_keep_the_reason_to_themselves() -> None:
+    closing = RuntimeError("[enforce fail at inline_container.cc:672] . unexpected pos 704 vs 598")
+    assert about_files(closing) == (
+        "a checkpoint file could not be written to its end: free some space, or raise the quota or ulimit -f"
+    )
+    closing.__context__ = OSError(errno.ENOSPC, "No space left on device")
+    wrapped = RuntimeError("Worker failure")
+    wrapped.__cause__ = closing
+    assert about_files(wrapped) == "No space left on device: free some space"
+
+
 def test_what_is_not_about_files_keeps_its_traceback() -> None:
     circle = RuntimeError("a")
     circle.__cause__ = RuntimeError("b", circle)

@@ -22,7 +22,8 @@ ROOT = Path(__file__).resolve().parents[2]
 def start(body: str, world: int = 2, before: Callable[[], object] | None = None) -> subprocess.Popen[str]:
     """A process that forks `world` ranks running `body`, with `rank` set. `before` runs in it before Python starts."""
     code = (
-        "import os, signal, sys, time\nfrom s2l_nemo.platform import launch\nfrom s2l_nemo.errors import UserError\n"
+        "import os, signal, sys, time\nos.environ['TORCH_CPP_LOG_LEVEL'] = 'ERROR'\n"  # as in the recipe
+        "from s2l_nemo.platform import launch\nfrom s2l_nemo.errors import UserError\n"
         "launch.GRACE_SECONDS = 1.0\n"
         "def say(*words): os.write(1, (' '.join(map(str, words)) + '\\n').encode())\n"
         "def main():\n    rank = int(os.environ['RANK'])\n"

@@ -44,8 +44,8 @@ def test_torchrun_is_left_as_it_is_and_slurm_is_translated(monkeypatch: pytest.M
         "MASTER_PORT": "23456",
     }
     monkeypatch.setenv("PATH", str(tmp_path))
-    with pytest.raises(UserError, match=r"scontrol cannot say .* node\[1-2\] .*: set MASTER_ADDR to it"):
-        rank_environment(SLURM | {"SLURM_JOB_NODELIST": "node[1-2] "})
+    with pytest.raises(UserError, match=r"scontrol cannot say .*=node\[1-3\] .*: set MASTER_ADDR to it"):
+        rank_environment(SLURM | {"SLURM_JOB_NODELIST": "node[1-3]"})
     scontrol.unlink()  # as in a container, whose launch script knows the first host
     given = rank_environment(SLURM | {"MASTER_ADDR": "node1", "MASTER_PORT": "20001"})
     assert given is not None

@@ -32,11 +32,17 @@ sys.exit(run_here(main))
 
 
 def rank(number: int, world: int, port: int, start_s: float) -> subprocess.Popen[str]:
-    own = {"RANK": str(number), "LOCAL_RANK": "0", "WORLD_SIZE": str(world), "MASTER_ADDR": "127.0.0.1"}
+    own = {
+        "RANK": str(number),
+        "LOCAL_RANK": "0",
+        "TORCH_CPP_LOG_LEVEL": "ERROR",
+        "WORLD_SIZE": str(world),
+        "MASTER_ADDR": "127.0.0.1",
+    }
     return subprocess.Popen(
         [sys.executable, "-c", MEET, str(start_s)],
         cwd=ROOT,
-        env=os.environ | own | {"MASTER_PORT": str(port)},
+        env=os.environ | own | {"MASTER_PORT": str(port), "TORCH_CPP_LOG_LEVEL": "ERROR"},
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,

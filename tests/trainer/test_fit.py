@@ -195,6 +195,18 @@ def test_a_signal_ends_the_run_after_its_step_with_a_checkpoint(tmp_path: Path, 
     assert names(run.run_dir.validation) == ["step_000000.json"]
 
 
+def test_a_file_asks_for_a_checkpoint(tmp_path: Path, stop: StopRequest) -> None:
+    def asks(request: SampleRequest) -> Answer:
+        if request.seed in {sample_seed(RUN_SEED, 4, prompt, 0) for prompt in (5, 6, 7)}:
+            (tmp_path / "save_now").touch()
+        return Answer((1, 2))
+
+    run = run_of(tmp_path, stop, by_learner=asks, checkpoint=CheckpointConfig(every=9, keep=0))
+    assert run.trainer.fit() == 0
+    assert names(run.run_dir.checkpoints) == ["step_000004", "step_000005"]
+    assert not (tmp_path / "save_now").exists()
+
+
 def test_a_signal_in_the_last_step_does_not_cut_the_run_off(tmp_path: Path, stop: StopRequest) -> None:
     run = run_of(tmp_path, stop, by_learner=signal_in(step=5))
     assert run.trainer.fit() == 0

@@ -280,7 +280,7 @@ def test_the_summary_compares_before_and_after(
     )  # fmt: skip
     assert output.getvalue() == (
         "pass@1 0.500 -> 1.000, difference +0.500 (95 % paired bootstrap +0.500 to +0.500)\n"
-        f"summary {recorder.run_dir.summary}\n2 plots in {recorder.run_dir.plots}\n"
+        f"summary {recorder.run_dir.summary}\nplots {recorder.run_dir.plots}, 2 of them\n"
     )
     assert plotted == [recorder.run_dir]
 
@@ -317,7 +317,7 @@ def test_a_damaged_validation_is_a_report_that_fails(
     (recorder.run_dir.validation / "step_000000.json").write_text(text)
     recorder.run_dir.summary.write_text("{}")
     assert not recorder.summarize(2)
-    (line,) = [line for line in output.getvalue().splitlines() if "failed" in line]
+    (line,) = [line for line in output.getvalue().splitlines() if line.startswith("failed")]
     assert line.startswith("failed: the summary (")
     assert plotted  # another report is still made
 

@@ -236,7 +236,7 @@ def test_a_whole_run_is_summarised_and_delivered(
         *delivered,
         "pass@1 1.000 -> 1.000, difference +0.000 (95 % paired bootstrap +0.000 to +0.000)",
         f"summary {folder}/summary.json",
-        f"0 plots in {folder}/plots",
+        f"plots {folder}/plots, 0 of them",
     ]
     assert ((folder / "final.nemo").exists(), (folder / "hf").exists()) == (save_nemo, export_hf)
     assert scripted.grader.is_closed

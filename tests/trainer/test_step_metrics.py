@@ -100,7 +100,7 @@ def test_a_figure_without_a_basis_is_none() -> None:
 def test_a_step_in_which_every_answer_was_masked_has_no_token_figures() -> None:
     nothing = {"loss_sum": 0.0, **dict.fromkeys((*NAMES, *LEARNER, *EXPLORER), 0.0)}
     figures = update_metrics(StepSums(0.0, 0.0).plus(nothing, {"grad_norm": 0.0, "lr": 1e-4, "skipped": 0.0}))
-    assert {key for key, value in figures.items() if value is not None} == {"loss", "grad_norm"}
+    assert {key for key, value in figures.items() if value is not None} == {"loss", "grad_norm", "train/skipped"}
 
 
 def test_clock_sums_a_phase_and_leaves_out_what_was_not_needed() -> None:
