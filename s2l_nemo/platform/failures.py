@@ -75,9 +75,7 @@ def about_files(error: BaseException) -> str | None:
             where = f"{cause.filename}: " if cause.filename else ""
             return " ".join(f"{where}{cause.strerror}: {REMEDIES[cause.errno]}".splitlines())
     if any(SIGN_OF_HALF_A_FILE in str(cause) for cause in _causes(error)):
-        return (
-            "a file of a checkpoint could not be written to its end: free some space, or raise the quota or ulimit -f"
-        )
+        return "a checkpoint file could not be written to its end: free some space, or raise the quota or ulimit -f"
     return None
 
 

@@ -131,12 +131,7 @@ def build_trainer(cfg: Config, inputs: Inputs, stop: Callable[[], StopRequest]) 
         loss=PolicyLoss.of(cfg.algorithm, [one.name for one in explorers] if len(explorers) > 1 else []),
         validation=cfg.validation,
         checkpoint=cfg.checkpoint,
-        limits=Limits(
-            rollout.max_response_length,
-            pad_token_id(tokenizer),
-            cfg.model.tensor_model_parallel_size,
-            1 if cfg.model.micro_batch_tokens else cfg.model.micro_batch_size,
-        ),
+        limits=limits_of(cfg, tokenizer),
         run_seed=cfg.run.seed,
         schedule=schedule_of(cfg),
         sampler=make_sampler(cfg, inputs, rollouts, sampling, progress),
@@ -155,6 +150,15 @@ def build_trainer(cfg: Config, inputs: Inputs, stop: Callable[[], StopRequest]) 
         recorder=recorder,
         stop=stop(),
         progress=progress,
+    )
+
+
+def limits_of(cfg: Config, tokenizer: PreTrainedTokenizerFast) -> Limits:
+    return Limits(
+        cfg.rollout.max_response_length,
+        pad_token_id(tokenizer),
+        cfg.model.tensor_model_parallel_size,
+        1 if cfg.model.micro_batch_tokens else cfg.model.micro_batch_size,
     )
 
 

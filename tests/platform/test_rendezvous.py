@@ -1,4 +1,4 @@
-"""Real processes that come together, or wait for one that does not."""
+"""Ranks that come together, or wait for one that does not. Where signals matter they are processes."""
 
 from __future__ import annotations
 
@@ -6,11 +6,14 @@ import os
 import signal
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
 
+from s2l_nemo.errors import UserError
 from s2l_nemo.platform.launch import free_port
+from s2l_nemo.platform.rendezvous import meet
 
 ROOT = Path(__file__).resolve().parents[2]
 MEET = """
@@ -61,22 +64,40 @@ def test_all_ranks_come_whoever_is_first() -> None:
     assert ends(rank(0, 2, port, 600), second) == [(0, "ready\n2\n", ""), (0, "2\n", "")]
 
 
+def outcome(number: int, world: int, start_s: float) -> str:
+    try:
+        meet(number, world, start_s)
+    except UserError as error:
+        return str(error)
+    return "all are here"
+
+
+@pytest.fixture
+def address(monkeypatch: pytest.MonkeyPatch) -> str:
+    port = free_port()
+    monkeypatch.setenv("MASTER_ADDR", "127.0.0.1")
+    monkeypatch.setenv("MASTER_PORT", str(port))
+    return f"MASTER_ADDR=127.0.0.1 MASTER_PORT={port}"
+
+
+@pytest.mark.usefixtures("address")
 def test_those_who_have_come_say_who_is_missing() -> None:
-    port = free_port()
-    line = (
-        "error: 2 of 4 ranks have not come: rank 1, 3 after trainer.start_s=20 seconds: see whether these processes "
-        "were started and reach MASTER_ADDR, or raise trainer.start_s\n"
-    )
-    assert ends(rank(0, 4, port, 20), rank(2, 4, port, 600)) == [
-        (2, "ready\n", line), (2, "ready\n", line.replace("=20 ", "=600 ")),
-    ]  # fmt: skip
+    with ThreadPoolExecutor() as ranks:
+        second, first = ranks.submit(outcome, 2, 4, 600), ranks.submit(outcome, 0, 4, 5)
+        line = (
+            "2 of 4 ranks have not come: rank 1, 3 after trainer.start_s=5 seconds: see whether these processes were "
+            "started and reach MASTER_ADDR, or raise trainer.start_s"
+        )
+        assert (first.result(), second.result()) == (line, line.replace("=5 ", "=600 "))
 
 
-def test_a_missing_rank_0_is_named() -> None:
-    port = free_port()
-    ((code, _, err),) = ends(rank(1, 2, port, 0.5))
-    assert code == 2
-    assert err.startswith(f"error: rank 0 does not answer at MASTER_ADDR=127.0.0.1 MASTER_PORT={port} after ")
+@pytest.mark.usefixtures("address")
+def test_of_many_missing_ranks_the_first_are_named() -> None:
+    assert "11 of 12 ranks have not come: rank 1, 2, 3, 4, 5, 6, 7, 8 and 3 more after" in outcome(0, 12, 0.1)
+
+
+def test_a_missing_rank_0_is_named(address: str) -> None:
+    assert outcome(1, 2, 0.1).startswith(f"rank 0 does not answer at {address} after trainer.start_s=0.1 seconds")
 
 
 @pytest.mark.parametrize("number", [0, 1])
