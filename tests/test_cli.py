@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import signal
 import subprocess
@@ -103,6 +104,18 @@ def test_what_another_job_has_left_over_is_one_line(
         monkeypatch.setenv(name, value)
     assert message in refusal(*SMALL, *family, f"run.dir={tmp_path / 'run'}", "trainer.devices=1")
     assert not (tmp_path / "run").exists()
+
+
+def test_a_file_that_cannot_be_read_is_one_line(
+    family: list[str], tmp_path: Path, refusal: Refusal, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def unreadable(*_: object) -> None:
+        raise PermissionError(errno.EACCES, "Permission denied", "/data/train.jsonl")
+
+    monkeypatch.setattr("s2l_nemo.trainer.setup.load_prompts", unreadable)
+    assert refusal(*SMALL, *family, f"run.dir={tmp_path / 'run'}") == (
+        "error: /data/train.jsonl: Permission denied: allow it or choose another folder"
+    )
 
 
 @pytest.mark.parametrize("argument", ["algorithm.steps=many", "rollout.max_prompt_length=3"])

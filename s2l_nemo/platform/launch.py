@@ -16,6 +16,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Sequence
+from dataclasses import fields
 from multiprocessing.connection import Connection
 from typing import Any, NoReturn
 
@@ -74,14 +75,21 @@ def launch(
         )
     if on_gpu and (devices > 1 or max_restarts):
         os.environ[OWN_LAUNCH] = "1"
-        os.environ.setdefault("TORCHELASTIC_SIGNALS_TO_HANDLE", ",".join(one.name for one in STOP_SIGNALS))
         command = [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={devices}"]
-        os.execv(sys.executable, [*command, f"--max-restarts={max_restarts}", *sys.argv])
+        os.execv(sys.executable, [*command, f"--max-restarts={max_restarts}", *torchrun_signals(), *sys.argv])
     if devices == 1 and not max_restarts:
         os.environ.update(environment_of(0, 1, free_port()))
         return run_here(main)
     preload()
     return fork_ranks(main, devices)
+
+
+def torchrun_signals() -> list[str]:
+    """The argument that lets torchrun pass on all signals that stop a run. An older torch has none."""
+    from torch.distributed.launcher.api import LaunchConfig
+
+    known = any(field.name == "signals_to_handle" for field in fields(LaunchConfig))
+    return [f"--signals-to-handle={','.join(one.name for one in STOP_SIGNALS)}"] if known else []
 
 
 def environment_of(rank: int, world: int, port: int) -> dict[str, str]:

@@ -29,6 +29,7 @@ def join(timeout_s: float, start_s: float) -> Store:
     """
     rank, world = int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"])
     store = meet(rank, world, start_s)
+    store.set_timeout(datetime.timedelta(seconds=timeout_s))
     if torch.cuda.is_available():
         torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))
     torch.distributed.init_process_group(

@@ -151,7 +151,7 @@ class Trainer:
                 self.recorder.save(self.actor, self.progress)
             if received and not last:
                 return received
-        if self.recorder.lacks_validation(self.step):
+        if self.valid_prompts and self.recorder.lacks_validation(self.step):
             self.recorder.validated(self.step, self.validate(), self.valid_prompts)
         return 0
 

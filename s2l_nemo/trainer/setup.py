@@ -14,7 +14,7 @@ import torch
 from omegaconf import OmegaConf
 
 from s2l_nemo.algorithm.losses.policy import PolicyLoss
-from s2l_nemo.algorithm.schedule import Schedule, make_schedule
+from s2l_nemo.algorithm.schedule import make_schedule
 from s2l_nemo.config.checks import Models
 from s2l_nemo.config.explorers import Explorer, explorers_of
 from s2l_nemo.config.load import resolved_yaml
@@ -133,7 +133,7 @@ def build_trainer(cfg: Config, inputs: Inputs, stop: Callable[[], StopRequest]) 
         checkpoint=cfg.checkpoint,
         limits=limits_of(cfg, tokenizer),
         run_seed=cfg.run.seed,
-        schedule=schedule_of(cfg),
+        schedule=make_schedule(cfg.algorithm.schedule, cfg.algorithm.steps),
         sampler=make_sampler(cfg, inputs, rollouts, sampling, progress),
         valid_prompts=inputs.valid.prompts,
         sampling=sampling,
@@ -201,10 +201,11 @@ def collective_timeout_s(engine: EngineConfig) -> float:
 
 
 def load_inputs(cfg: Config, models: Models) -> Inputs:
-    """Tokenizer, training and held-out prompts.
+    """Tokenizer, training and held-out prompts. Settles T_mix in `cfg`, by which stored explorers are checked.
 
     Raises UserError if explorer and learner cannot share tokens, or if there are too few prompts for one step.
     """
+    keep_t_mix(cfg)
     tokenizer = models.learner.tokenizer
     for explorer in filter(None, models.explorers):
         check_same_tokenizer(models.learner, explorer)
@@ -231,30 +232,25 @@ def learner_sampling(cfg: Config, learner: Model) -> SamplingParams:
 
 
 def open_run_dir(cfg: Config) -> tuple[RunDir, Checkpoint | None]:
-    """Rank 0 opens the run directory. Every rank gets the outcome, a UserError included. Collective.
-
-    A T_mix of null becomes that of the run that goes on: more or fewer steps do not change the schedule of the past.
-    """
+    """Rank 0 opens the run directory. Every rank gets the outcome, a UserError included. Collective."""
     outcome: list[Any] = [None]
     if torch.distributed.get_rank() == 0:
         try:
-            begun = begun_config(cfg.run.dir)
-            if begun is not None and cfg.algorithm.schedule.t_mix is None:
-                cfg.algorithm.schedule.t_mix = t_mix_of(begun)
-            outcome = [(*create_run_dir(cfg.run.dir, cfg.run.resume, resolved_yaml(cfg)), cfg.algorithm.schedule.t_mix)]
+            outcome = [create_run_dir(cfg.run.dir, cfg.run.resume, resolved_yaml(cfg))]
         except UserError as error:
             outcome = [error]
     torch.distributed.broadcast_object_list(outcome, 0)
     if isinstance(outcome[0], UserError):
         raise outcome[0]
-    run_dir, checkpoint, cfg.algorithm.schedule.t_mix = outcome[0]
-    return run_dir, checkpoint
+    opened: tuple[RunDir, Checkpoint | None] = outcome[0]
+    return opened
 
 
-def schedule_of(cfg: Config) -> Schedule:
-    """The schedule of the run. T_mix may lie beyond the last step of a run that was shortened."""
-    schedule = cfg.algorithm.schedule
-    return make_schedule(schedule, max(cfg.algorithm.steps, schedule.t_mix or 0))
+def keep_t_mix(cfg: Config) -> None:
+    """A T_mix of null becomes that of the run that goes on, so that other steps do not change the past schedule."""
+    begun = begun_config(cfg.run.dir)
+    if begun is not None and cfg.algorithm.schedule.t_mix is None:
+        cfg.algorithm.schedule.t_mix = t_mix_of(begun)
 
 
 def make_actor(cfg: Config, learner: Model) -> S2LActor:
@@ -280,7 +276,7 @@ def optimizer_steps(cfg: Config) -> int:
     of_prompts = algorithm.prompts_per_step // (algorithm.mini_batch_prompts or algorithm.prompts_per_step)
     if not cfg.rollout.two_updates:
         return algorithm.steps * of_prompts * algorithm.optimizer_passes
-    schedule, total = schedule_of(cfg), 0
+    schedule, total = make_schedule(algorithm.schedule, algorithm.steps), 0
     for step in range(1, algorithm.steps + 1):
         split = schedule(step, algorithm.group_size)
         of_explorer = of_prompts if split.explorer else 0

@@ -14,7 +14,7 @@ import pytest
 
 from s2l_nemo.errors import UserError
 from s2l_nemo.platform.failures import CRASHED, USER_ERROR, Failure
-from s2l_nemo.platform.launch import STOP_SIGNALS, first_failure, launch
+from s2l_nemo.platform.launch import STOP_SIGNALS, first_failure, launch, torchrun_signals
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -212,6 +212,14 @@ def alive(pid: int) -> bool:
         return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] not in ("Z", "X")
     except FileNotFoundError:
         return False
+
+
+def test_torchrun_of_this_torch_takes_the_signals() -> None:
+    from torch.distributed.run import get_args_parser
+
+    options = torchrun_signals()
+    assert options == ["--signals-to-handle=SIGINT,SIGTERM,SIGUSR1,SIGUSR2,SIGHUP"]
+    assert get_args_parser().parse_args([*options, "script"]).signals_to_handle == options[0].partition("=")[2]
 
 
 def test_several_nodes_without_a_launcher_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
