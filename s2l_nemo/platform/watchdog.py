@@ -8,6 +8,7 @@ until its timeout, and then say only that somebody did not come.
 from __future__ import annotations
 
 import json
+import math
 import os
 import socket
 import sys
@@ -76,13 +77,13 @@ class Watch:
     sign: Sign | None = None
     seen: float = 0.0  # when the last new sign came
     waiting: tuple[str, float] | None = None  # where this rank waits, and since when
-    looked: float = 0.0
+    looked: float = -math.inf
     called_slow: str = ""  # where it was then
 
     def look(self, now: float, sign: Sign | None, own: Sign) -> str | None:
         """Takes the present signs of both. Returns what to say of the other rank if it is slow."""
         paused = now - self.looked > self.limit_s / 2  # this process was stopped itself, maybe with the other one
-        if self.sign is None or paused or (sign is not None and sign.count != self.sign.count):
+        if paused or (sign is not None and (self.sign is None or sign.count != self.sign.count)):
             self.seen = now
         if not own.waits or paused:
             self.waiting = None
@@ -94,12 +95,13 @@ class Watch:
 
     def lost(self, now: float) -> str | None:
         """What to say if the other rank has given no sign for too long."""
-        if self.sign is None or self.sign.done or now - self.seen < self.limit_s:
+        if (self.sign is not None and self.sign.done) or now - self.seen < self.limit_s:
             return None
+        who = "" if self.sign is None else f" (process {self.sign.pid} on {self.sign.host})"
+        where = "" if self.sign is None else f". It was here:\n{self.sign.stack}"
         return (
-            f"rank {self.rank} (process {self.sign.pid} on {self.sign.host}) has given no sign of life for "
-            f"run.watch_s={self.limit_s:g} seconds: it was stopped, or its machine is gone. It was here:\n"
-            f"{self.sign.stack}"
+            f"rank {self.rank}{who} has given no sign of life for run.watch_s={self.limit_s:g} seconds: it was "
+            f"stopped, or its machine is gone{where}"
         )
 
     def _slow(self, now: float) -> str | None:

@@ -39,11 +39,19 @@ def test_a_new_sign_starts_the_time_anew() -> None:
     assert watch.lost(14.0) is not None
 
 
-def test_a_rank_that_has_not_begun_or_has_ended_is_not_lost() -> None:
+def test_a_rank_that_never_gives_a_sign_is_lost_too() -> None:
     watch = Watch(3, limit_s=10.0)
-    watch.look(0.0, None, WORKS)
-    assert watch.lost(100.0) is None
-    watch.look(101.0, replace(OTHER, done=True), WORKS)
+    for now in (50.0, 54.0, 58.0):
+        watch.look(now, None, WORKS)
+    assert watch.lost(59.0) is None
+    assert watch.lost(60.0) == (
+        "rank 3 has given no sign of life for run.watch_s=10 seconds: it was stopped, or its machine is gone"
+    )
+
+
+def test_a_rank_that_has_ended_is_not_lost() -> None:
+    watch = Watch(3, limit_s=10.0)
+    watch.look(0.0, replace(OTHER, done=True), WORKS)
     assert watch.lost(200.0) is None
 
 
@@ -116,17 +124,17 @@ WATCHED = """
 @pytest.mark.parametrize("which", [0, 1])
 def test_a_stopped_rank_is_named_with_its_stack_and_ends_the_run(which: int) -> None:
     stops = "os.kill(os.getpid(), signal.SIGSTOP)"
-    # the first sign of life must come before
-    body = WATCHED.format(world=3, limit=3.0, which=which, work=f"time.sleep(1); {stops}")
+    # its neighbour should have seen it here before
+    body = WATCHED.format(world=3, limit=8.0, which=which, work=f"time.sleep(4); {stops}")
     code, _, err = run(body, world=3)
     assert code == 1
     assert err.startswith(f"rank {which} ")
-    assert "has given no sign of life for run.watch_s=3 seconds" in err
+    assert "has given no sign of life for run.watch_s=8 seconds" in err
     assert "in work_of_rank" in err
 
 
 def test_a_slow_rank_is_told_and_the_run_goes_on() -> None:
-    code, out, err = run(WATCHED.format(world=2, limit=4.0, which=1, work="time.sleep(3)"))
+    code, out, err = run(WATCHED.format(world=2, limit=30.0, which=1, work="time.sleep(9)"))
     assert (code, err) == (0, "")
     assert out.count("rank 1 is slow: another has waited") == 1
     assert "in work_of_rank" in out
