@@ -144,7 +144,7 @@ def train_by_cpu_time(overrides: list[str]) -> int:
 
     def run() -> None:
         preload()
-        trainer = replace(build_trainer(cfg, inputs, StopRequest()), now=time.process_time)
+        trainer = replace(build_trainer(cfg, inputs, StopRequest), now=time.process_time)
         try:
             trainer.fit()
         finally:

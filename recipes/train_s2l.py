@@ -22,6 +22,7 @@ from s2l_nemo.config.checks import check_config, check_model_files  # noqa: E402
 from s2l_nemo.config.load import load_config  # noqa: E402
 from s2l_nemo.errors import UserError  # noqa: E402
 from s2l_nemo.planner.plan import render_plan  # noqa: E402
+from s2l_nemo.platform.failures import USER_ERROR, about_files  # noqa: E402
 from s2l_nemo.platform.launch import leave_on_signals  # noqa: E402
 from s2l_nemo.records.directory import pin_commits  # noqa: E402
 
@@ -41,7 +42,13 @@ def main(argv: list[str]) -> int:
         return start(cfg, models)
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
-        return 2
+        return USER_ERROR
+    except OSError as error:
+        line = about_files(error)
+        if line is None:
+            raise
+        print(f"error: {line}", file=sys.stderr)
+        return USER_ERROR
 
 
 if __name__ == "__main__":

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import signal
 import subprocess
@@ -82,6 +83,39 @@ def test_a_mistake_is_one_line(
     run = tmp_path / "run"
     assert message in refusal(*SMALL, *family, f"run.dir={run}", *arguments)
     assert not run.exists()
+
+
+@pytest.mark.parametrize(
+    ("variables", "message"),
+    [
+        (
+            {"RANK": "0", "WORLD_SIZE": "8", "LOCAL_RANK": "0", "MASTER_ADDR": "x", "MASTER_PORT": "1"},
+            "WORLD_SIZE=8, but",
+        ),
+        ({"RANK": "0", "WORLD_SIZE": "1"}, "LOCAL_RANK= is not a number"),
+        ({"SLURM_NTASKS": "2", "SLURM_PROCID": "0"}, "SLURM_NTASKS=2 without SLURM_LOCALID: start the run with srun"),
+    ],
+)
+def test_what_another_job_has_left_over_is_one_line(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, refusal: Refusal, family: list[str], variables: dict[str, str],
+    message: str,
+) -> None:  # fmt: skip
+    for name, value in variables.items():
+        monkeypatch.setenv(name, value)
+    assert message in refusal(*SMALL, *family, f"run.dir={tmp_path / 'run'}", "trainer.devices=1")
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_file_that_cannot_be_read_is_one_line(
+    family: list[str], tmp_path: Path, refusal: Refusal, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def unreadable(*_: object) -> None:
+        raise PermissionError(errno.EACCES, "Permission denied", "/data/train.jsonl")
+
+    monkeypatch.setattr("s2l_nemo.trainer.setup.load_prompts", unreadable)
+    assert refusal(*SMALL, *family, f"run.dir={tmp_path / 'run'}") == (
+        "error: /data/train.jsonl: Permission denied: allow it or choose another folder"
+    )
 
 
 @pytest.mark.parametrize("argument", ["algorithm.steps=many", "rollout.max_prompt_length=3"])

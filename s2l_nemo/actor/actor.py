@@ -7,6 +7,7 @@ generate, so `infer` gives log-probs, not text.
 from __future__ import annotations
 
 import gc
+import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -137,13 +138,27 @@ class S2LActor(NLPAdapterModelMixin, MegatronGPTModel, AlignableGenerativeInterf
     def finish_training_step(self) -> None:
         grad_reductions(self)
 
-    def optimizer_step(self) -> dict[str, float]:
-        """Clips, steps optimizer and learning-rate scheduler. Returns `grad_norm` (before clipping) and `lr`."""
+    def optimizer_step(self, loss: float) -> dict[str, float]:
+        """Clips, steps optimizer and learning-rate scheduler. Returns `grad_norm` (before clipping), `lr`, `skipped`.
+
+        If `loss` or a gradient is not finite on any rank, all ranks leave weights and optimizer as they are, and
+        `skipped` is 1. The scheduler still steps: the rate depends on the number of updates alone.
+        """
         optimizer, scheduler = self.optimizer_and_scheduler()
         lr = optimizer.param_groups[0]["lr"]
-        _, grad_norm, _ = optimizer.step()
+        optimizer.mcore_optimizer.prepare_grads()  # `step` does it again, and computes the norm again, from the same
+        grad_norm = float(optimizer.mcore_optimizer.get_grad_norm())
+        finite = self._on_every_rank(math.isfinite(loss) and math.isfinite(grad_norm))
+        if finite:
+            optimizer.step()
         scheduler.step()
-        return {"grad_norm": float(grad_norm), "lr": float(lr)}
+        return {"grad_norm": grad_norm, "lr": float(lr), "skipped": float(not finite)}
+
+    def _on_every_rank(self, holds: bool) -> bool:
+        """Whether something holds on all ranks, those of other replicas included. Collective."""
+        failing = torch.tensor([float(not holds)], device=self.device)
+        torch.distributed.all_reduce(failing, op=torch.distributed.ReduceOp.MAX)
+        return failing.item() == 0.0
 
     def finish_training(self) -> None:
         """Called after a phase of updates: moves the optimizer states to host memory if the config asks for it."""
@@ -239,6 +254,13 @@ class S2LActor(NLPAdapterModelMixin, MegatronGPTModel, AlignableGenerativeInterf
     @property
     def weight_dtype(self) -> torch.dtype:
         return next(iter(self.parameters_by_name().values())).dtype
+
+    @torch.no_grad()
+    def weights_are_finite(self) -> bool:
+        """Whether every weight of every rank is a finite number. Collective."""
+        self._restore_memory()
+        largest = torch.nn.utils.get_total_norm(self.parameters_by_name().values(), math.inf)
+        return self._on_every_rank(bool(largest.isfinite()))
 
     def load_weights(self, model: Model) -> None:
         """Fills every shard from a model of any format, and the optimizer's master weights too."""

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import dataclasses
+import logging
 import queue
 import random
+import warnings
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -46,6 +48,7 @@ def _replace(instance: Any, **changes: Any) -> Any:
 
 
 AsyncSaveShardedStrategy.save = _save_in_process
+logging.getLogger(filesystem_async.__name__).setLevel(logging.CRITICAL)  # it logs what it then raises
 filesystem_async._get_write_results_queue = lambda: queue.Queue()
 filesystem.dataclasses = SimpleNamespace(replace=_replace)  # type: ignore[assignment, attr-defined]  # the one name it uses
 
@@ -68,7 +71,8 @@ def load(actor: Trained, folder: Path) -> dict[str, Any]:
     """Restores what `save` wrote and returns its `trainer_state`. TP, PP and DP may be other ones. Collective.
 
     If the number of ranks is the same, every random state comes back too. With another number no state could go on,
-    and nothing in this project draws from it.
+    and nothing in this project draws from it. The learning rate is the actor's own, and follows the warm-up and the
+    cosine of the checkpoint: more steps do not stretch them.
     """
     strategy = actor.trainer.strategy
     state: dict[str, Any] = dist_checkpointing.load_common_state_dict(str(folder))["trainer_state"]
@@ -86,10 +90,24 @@ def load(actor: Trained, folder: Path) -> dict[str, Any]:
             {name.removeprefix("model."): x for name, x in loaded["state_dict"].items()}, strict=True
         )
     optimizer.load_state_dict(loaded["optimizer_states"][0])
+    base_lrs, min_lr = scheduler.base_lrs, scheduler.min_lr
     scheduler.load_state_dict(loaded["lr_schedulers"][0])
+    if (scheduler.base_lrs, scheduler.min_lr) != (base_lrs, min_lr):
+        _change_rates(optimizer, scheduler, base_lrs, min_lr)
     if same_world:
         _set_rng_state(loaded["rng"])
     return state
+
+
+def _change_rates(optimizer: Any, scheduler: Any, base_lrs: list[float], min_lr: float) -> None:
+    """Lets the schedule go on from where it is between other rates."""
+    scheduler.base_lrs, scheduler.min_lr = base_lrs, min_lr
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # that it is not `step` that asks
+        rates = scheduler.get_lr()
+    for group, base, rate in zip(optimizer.param_groups, base_lrs, rates, strict=True):
+        group["initial_lr"], group["lr"] = base, rate
+    scheduler._last_lr = rates
 
 
 def _rng_shard(state: dict[str, Any] | None) -> ShardedObject:

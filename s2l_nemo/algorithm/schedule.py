@@ -86,9 +86,10 @@ class ScheduleKind:
 def make_schedule(config: ScheduleConfig, steps: int) -> Schedule:
     """The schedule that the keys of `algorithm.schedule` ask for, in a run of that many steps.
 
-    `t_mix` None is half of `steps`, rounded down.
+    `t_mix` None is half of `steps`, rounded down. It may lie beyond `steps` in a run that was shortened, but not in one
+    that begins: see `check_t_mix`.
 
-    Raises UserError for an unknown name, `t_mix` outside 0..steps, and shares outside 0..1 or missing.
+    Raises UserError for an unknown name, and for shares outside 0..1 or missing.
     """
     share = SCHEDULES[config.name].share
     options = _options(config, steps)
@@ -103,12 +104,17 @@ def make_schedule(config: ScheduleConfig, steps: int) -> Schedule:
     return schedule
 
 
+def check_t_mix(config: ScheduleConfig, steps: int) -> None:
+    """Raises UserError if `t_mix` is outside 0..steps."""
+    if config.t_mix is not None and not 0 <= config.t_mix <= steps:
+        raise UserError(
+            f"algorithm.schedule.t_mix={config.t_mix} is outside 0..{steps} (algorithm.steps): choose a step in that "
+            "range, or null, which is also the T_mix of a run that continues"
+        )
+
+
 def _options(config: ScheduleConfig, steps: int) -> ScheduleOptions:
     last = steps // 2 if config.t_mix is None else config.t_mix
-    if not 0 <= last <= steps:
-        raise UserError(
-            f"algorithm.schedule.t_mix={last} is outside 0..{steps} (algorithm.steps): choose a step in that range"
-        )
     for share in (config.alpha, *config.shares):
         if not 0 <= share <= 1:
             name = "alpha" if share is config.alpha else "shares"

@@ -9,7 +9,7 @@ from typing import Any
 from omegaconf import OmegaConf
 
 from s2l_nemo.algorithm.options import ADVANTAGES, IMPORTANCE, Rejected, made
-from s2l_nemo.algorithm.schedule import SCHEDULES, make_schedule
+from s2l_nemo.algorithm.schedule import SCHEDULES, check_t_mix, make_schedule
 from s2l_nemo.config.explorers import explorers_of
 from s2l_nemo.config.keys import all_keys
 from s2l_nemo.config.mix import training_sources
@@ -184,6 +184,7 @@ def _check_batches(cfg: Config) -> None:
 
 def _check_algorithm(cfg: Config) -> None:
     algorithm, schedule = cfg.algorithm, cfg.algorithm.schedule
+    check_t_mix(schedule, algorithm.steps)
     make_schedule(schedule, algorithm.steps)
     if not explorers_of(cfg) and SCHEDULES[schedule.name].explores:
         raise UserError(

@@ -12,9 +12,10 @@ from omegaconf import OmegaConf
 
 from s2l_nemo.algorithm.schedule import SCHEDULES
 from s2l_nemo.config.keys import all_keys, mapping_of
-from s2l_nemo.config.schema import Config, LrSchedule
+from s2l_nemo.config.schema import Config
 from s2l_nemo.errors import UserError
 
+T_MIX = "algorithm.schedule.t_mix"
 Values = dict[str, Any]  # dotted keys with plain values, as in YAML
 
 
@@ -22,6 +23,8 @@ def check_resume(run_dir: Path, old_yaml: str, new_yaml: str, steps_done: int) -
     """Compares the configuration that a run began with to the one that is to continue it after `steps_done` steps.
 
     Both are resolved YAML. A key that the old one lacks, as in a run of an earlier version, has its default there.
+
+    `algorithm.schedule.t_mix=null` stands for the T_mix that the run has had so far: see `t_mix_of`.
 
     Raises UserError for the first key that may not differ and does, for a key of the old one that this version does
     not know, and for fewer steps than are done.
@@ -35,7 +38,10 @@ def check_resume(run_dir: Path, old_yaml: str, new_yaml: str, steps_done: int) -
             )
     names = dict.fromkeys([*new, *old])  # in the order of the schema; free names of the old one come last
     for name in (name for name in names if not _may_change(name, new)):
-        before, after = _value(old, name), _value(new, name)
+        before, after = old.get(name), new.get(name)  # a free name that is not given counts as null
+        if name == T_MIX:
+            before = _t_mix(old)
+            after = before if after is None else after
         if before != after:
             raise UserError(
                 f"run.dir={run_dir} was started with {name}={_shown(before)}, now {_shown(after)}; "
@@ -48,21 +54,26 @@ def check_resume(run_dir: Path, old_yaml: str, new_yaml: str, steps_done: int) -
 
 
 def _may_change(name: str, new: Values) -> bool:
-    if name == "algorithm.schedule.t_mix" and not SCHEDULES[new["algorithm.schedule.name"]].uses_t_mix:
+    if name == T_MIX and not SCHEDULES[new["algorithm.schedule.name"]].uses_t_mix:
         return True
-    if name == "algorithm.steps" and new["model.optim.lr_schedule"] == LrSchedule.cosine.name:
-        return False  # the cosine ends at the last step
     key = all_keys().get(name) or mapping_of(name, Config)
     assert key is not None
     return key.facts.may_change
 
 
-def _value(values: Values, name: str) -> Any:
-    """What the run really uses. A free name that is not given counts as null."""
-    value = values.get(name)
-    if name == "algorithm.schedule.t_mix" and value is None:
-        return values["algorithm.steps"] // 2  # so more steps with t_mix=null would move the annealing
-    return value
+def t_mix_of(config_yaml: str) -> int | None:
+    """T_mix of a run with this configuration, None if its schedule has none.
+
+    A run that is continued with other `algorithm.steps` keeps it, so that null does not move the annealing.
+    """
+    values = _values(config_yaml)
+    return _t_mix(values) if SCHEDULES[values["algorithm.schedule.name"]].uses_t_mix else None
+
+
+def _t_mix(values: Values) -> int:
+    given: int | None = values[T_MIX]
+    steps: int = values["algorithm.steps"]
+    return steps // 2 if given is None else given
 
 
 def _values(config_yaml: str) -> Values:

@@ -126,6 +126,21 @@ class RunConfig:
     )
     save_nemo: bool = key(True, "write the trained learner as final.nemo", may_change=True)
     export_hf: bool = key(False, "write the trained learner as the Hugging Face folder hf", may_change=True)
+    max_restarts: int = key(
+        0, "how often a run that lost a rank starts again from its last checkpoint", COUNT, may_change=True
+    )
+    watch_s: float = key(
+        600.0,
+        "a rank that gives no sign of life for so many seconds is named and ends the run",
+        POSITIVE,
+        may_change=True,
+    )
+    max_skipped: int = key(
+        3,
+        "updates in a row that may be skipped because loss or gradients are not finite; one more ends the run",
+        COUNT,
+        may_change=True,
+    )
 
 
 @dataclass
@@ -133,14 +148,22 @@ class TrainerConfig:
     accelerator: Accelerator = key(Accelerator.auto, "auto: the GPUs if PyTorch sees any", may_change=True)
     devices: int = key(1, "ranks on this node", POSITIVE_COUNT, may_change=True)
     num_nodes: int = key(1, "nodes, each with trainer.devices ranks", POSITIVE_COUNT, may_change=True)
+    start_s: float = key(
+        600.0,
+        "seconds in which all ranks must come together; those that are missing are named",
+        POSITIVE,
+        may_change=True,
+    )
 
 
 @dataclass
 class OptimConfig:
-    lr: float = key(1e-6, "learning rate of AdamW after the warm-up", POSITIVE)
+    lr: float = key(1e-6, "learning rate of AdamW after the warm-up", POSITIVE, may_change=True)
     lr_schedule: LrSchedule = key(LrSchedule.constant, "constant after the warm-up, or a cosine to min_lr")
     warmup_steps: int = key(0, "optimizer steps in which the learning rate rises from 0 to lr", COUNT)
-    min_lr: float = key(0.0, "end of the cosine", NON_NEGATIVE)
+    min_lr: float = key(
+        0.0, "end of the cosine, and the rate of steps that are added to a run", NON_NEGATIVE, may_change=True
+    )
     weight_decay: float = key(0.0, "weight decay of AdamW", NON_NEGATIVE)
     beta1: float = key(0.9, "decay of AdamW's mean of gradients", BELOW_ONE)
     beta2: float = key(0.999, "decay of AdamW's mean of squared gradients", BELOW_ONE)

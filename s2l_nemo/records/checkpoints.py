@@ -1,11 +1,17 @@
-"""Which checkpoint folders count. One counts once it has a marker and has been renamed."""
+"""Which checkpoint folders count. One counts once it has a marker and has been renamed.
+
+The marker lists the files with their sizes, which are compared always, and their CRC-32, which is when a run continues:
+a disk may give back other bytes than were written.
+"""
 
 from __future__ import annotations
 
 import json
 import re
 import shutil
-from collections.abc import Collection
+import zlib
+from collections.abc import Collection, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import NamedTuple
 
@@ -14,6 +20,7 @@ from s2l_nemo.files import TEMPORARY, sync, write_json_atomic
 
 CHECKPOINTS = "checkpoints"  # their folder in that of a run
 MARKER = "COMPLETE.json"
+DAMAGED = ".damaged"  # behind the name of a checkpoint that was set aside
 _NAME = re.compile(r"step_(\d{6,})(\.old)?")
 
 
@@ -67,7 +74,8 @@ def publish_checkpoint(tmp_dir: Path, final_dir: Path) -> None:
     for path in [*files, *(path for path in entries if path.is_dir())]:
         sync(path)
     sizes = {path.relative_to(tmp_dir).as_posix(): path.stat().st_size for path in files}
-    write_json_atomic(tmp_dir / MARKER, {"step": int(match[1]), "files": sizes})
+    marker = {"step": int(match[1]), "files": sizes, "crc32": _checksums(tmp_dir, list(sizes))}
+    write_json_atomic(tmp_dir / MARKER, marker)
 
     old = final_dir.with_name(f"{final_dir.name}.old")
     if final_dir.exists():
@@ -97,13 +105,69 @@ def prune_checkpoints(checkpoints: Path, keep: int, also: Collection[int] = ()) 
             _remove(path)
 
 
+def fault(checkpoint: Checkpoint) -> str | None:
+    """What is wrong with the bytes of a complete checkpoint; None if they are those that were written. Reads them all.
+
+    One that an earlier version has written has no checksums, and passes.
+    """
+    _, path = checkpoint
+    written: dict[str, int] = json.loads((path / MARKER).read_text(encoding="utf-8")).get("crc32", {})
+    read = _checksums(path, list(written))
+    damaged = next((name for name in written if written[name] != read[name]), None)
+    return None if damaged is None else f"{path / damaged} holds other bytes than were written"
+
+
+def unfit_checkpoints(checkpoints: Path) -> dict[Path, str]:
+    """Folders that were complete once and are not any more, with what is wrong with them."""
+    unfit = {}
+    for path in sorted(checkpoints.glob("step_*")):
+        match = _NAME.fullmatch(path.name)
+        # half of `step_000001.old` is what a kill leaves while it is removed
+        if match and match[2] is None and (path / MARKER).is_file() and (reason := _unfit(path, int(match[1]))):
+            unfit[path] = reason
+    return unfit
+
+
+def set_aside(path: Path) -> Path:
+    """Renames a damaged checkpoint, so that it neither counts nor ousts good ones. Returns its new name."""
+    aside = path.with_name(path.name + DAMAGED)
+    _remove(aside)
+    return path.rename(aside)
+
+
 def _is_complete(path: Path, step: int) -> bool:
-    if not (path / MARKER).is_file():
-        return False
-    marker = json.loads((path / MARKER).read_text(encoding="utf-8"))
-    return marker["step"] == step and all(
-        (path / name).is_file() and (path / name).stat().st_size == size for name, size in marker["files"].items()
-    )
+    return (path / MARKER).is_file() and _unfit(path, step) is None
+
+
+def _unfit(path: Path, step: int) -> str | None:
+    """What the sizes of the files say against a folder with a marker."""
+    try:
+        marker = json.loads((path / MARKER).read_text(encoding="utf-8"))
+        sizes: dict[str, int] = dict(marker["files"])
+        marked: int = marker["step"]
+    except (ValueError, TypeError, KeyError):
+        return f"{path / MARKER} is damaged"
+    if marked != step:
+        return f"{path / MARKER} is of step {marked}"
+    for name, size in sizes.items():
+        found = (path / name).stat().st_size if (path / name).is_file() else None
+        if found != size:
+            return f"{path / name} {'is missing' if found is None else f'has {found} bytes, {size} were written'}"
+    return None
+
+
+def _checksums(folder: Path, names: Sequence[str]) -> dict[str, int]:
+    """CRC-32 of files, several at a time: it is computed without the interpreter's lock."""
+
+    def of(name: str) -> int:
+        checksum, piece = 0, bytearray(2**22)
+        with (folder / name).open("rb", buffering=0) as file:
+            while size := file.readinto(piece):
+                checksum = zlib.crc32(memoryview(piece)[:size], checksum)
+        return checksum
+
+    with ThreadPoolExecutor(8) as pool:
+        return dict(zip(names, pool.map(of, names), strict=True))
 
 
 def _remove(folder: Path) -> None:

@@ -6,7 +6,8 @@ import fcntl
 import json
 import os
 import shutil
-from collections.abc import Iterator
+import sys
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,7 +22,16 @@ from s2l_nemo.config.schema import Config, Resume
 from s2l_nemo.errors import UserError
 from s2l_nemo.files import TEMPORARY, write_json_atomic, write_text_atomic
 from s2l_nemo.hub.commits import pin
-from s2l_nemo.records.checkpoints import CHECKPOINTS, Checkpoint, latest_checkpoint, prune_checkpoints
+from s2l_nemo.records.checkpoints import (
+    CHECKPOINTS,
+    DAMAGED,
+    Checkpoint,
+    fault,
+    latest_checkpoint,
+    prune_checkpoints,
+    set_aside,
+    unfit_checkpoints,
+)
 from s2l_nemo.records.versions import versions
 
 
@@ -50,6 +60,11 @@ class RunDir:
     @property
     def rollouts(self) -> Path:
         return self.path / "rollouts"
+
+    @property
+    def save_now(self) -> Path:
+        """A file that asks the run for a checkpoint after its step."""
+        return self.path / "save_now"
 
     @property
     def checkpoints(self) -> Path:
@@ -87,11 +102,17 @@ def read_config(key: str, path: str | Path) -> Config:
         raise UserError(f"{key}={path}: cannot read {file}: {str(error).splitlines()[0]}") from None
 
 
-def create_run_dir(path: str | Path, resume: Resume, config_yaml: str) -> tuple[RunDir, Checkpoint | None]:
+def say_on_stderr(text: str) -> None:
+    print(text, file=sys.stderr, flush=True)
+
+
+def create_run_dir(
+    path: str | Path, resume: Resume, config_yaml: str, say: Callable[[str], None] = say_on_stderr
+) -> tuple[RunDir, Checkpoint | None]:
     """Makes the directory of a new run, or opens the one to continue, and returns the checkpoint to continue from.
 
     `config_yaml` is the resolved configuration. If a run has no complete checkpoint, `auto` removes what it has left
-    and starts anew.
+    and starts anew. A damaged checkpoint is told to `say`, set aside, and the one before it is used.
 
     Raises UserError if the directory is not ours, if `resume` or the configuration does not allow to continue the run
     in it, or if it cannot be written. The directory is then untouched.
@@ -99,6 +120,8 @@ def create_run_dir(path: str | Path, resume: Resume, config_yaml: str) -> tuple[
     run_dir = RunDir(Path(path))
     with _usable(run_dir):
         _lock(run_dir)
+        _inspect(run_dir, resume, config_yaml)
+        _set_damaged_aside(run_dir, say)
         ours, checkpoint = _inspect(run_dir, resume, config_yaml)
         if checkpoint is not None:
             _remove_after(run_dir, checkpoint.step)
@@ -109,6 +132,15 @@ def create_run_dir(path: str | Path, resume: Resume, config_yaml: str) -> tuple[
         write_json_atomic(run_dir.versions, versions(earlier=run_dir.versions if checkpoint else None))
         write_text_atomic(run_dir.config, config_yaml)
     return run_dir, checkpoint
+
+
+def begun_config(path: str | Path) -> str | None:
+    """The configuration of the run that this directory holds and that can be continued; None if there is none."""
+    run_dir = RunDir(Path(path))
+    with _usable(run_dir):
+        if not _holds_run(run_dir) or latest_checkpoint(run_dir.checkpoints) is None:
+            return None
+        return run_dir.config.read_text(encoding="utf-8")
 
 
 def check_run_dir(path: str | Path, resume: Resume, config_yaml: str) -> None:
@@ -149,6 +181,14 @@ def _inspect(run_dir: RunDir, resume: Resume, config_yaml: str) -> tuple[bool, C
     if checkpoint is not None:
         check_resume(run_dir.path, run_dir.config.read_text(encoding="utf-8"), config_yaml, checkpoint.step)
     return ours, checkpoint
+
+
+def _set_damaged_aside(run_dir: RunDir, say: Callable[[str], None]) -> None:
+    """Leaves the newest checkpoint whole, if there is a whole one."""
+    for path, reason in unfit_checkpoints(run_dir.checkpoints).items():
+        say(f"damaged: {reason}; the checkpoint is set aside as {set_aside(path)}")
+    while (newest := latest_checkpoint(run_dir.checkpoints)) and (found := fault(newest)):
+        say(f"damaged: {found}; the checkpoint is set aside as {set_aside(newest.path)}")
 
 
 def _lock(run_dir: RunDir) -> None:
@@ -196,6 +236,10 @@ def _refuse(run_dir: RunDir, resume: Resume, ours: bool, checkpoint: Checkpoint 
             pass
         case _:
             assert_never(resume)
+    if ours and checkpoint is None and any(run_dir.checkpoints.glob(f"*{DAMAGED}")):
+        raise UserError(
+            f"{where} holds nothing but damaged checkpoints: restore one, or choose another run.dir to start anew"
+        )
     if ours and checkpoint is None and _is_finished(run_dir):
         raise UserError(f"{where} holds a finished run whose checkpoints are gone; choose another run.dir")
 

@@ -60,6 +60,7 @@ from s2l_nemo.models.shape import ModelShape
 from s2l_nemo.trainer.clock import Clock
 from s2l_nemo.trainer.diversity_filter import DiversityFilter
 from s2l_nemo.trainer.exchange import Place, StepGroups
+from s2l_nemo.trainer.finite import check_skipped, check_weights
 from s2l_nemo.trainer.group_diversity import diversity_metrics
 from s2l_nemo.trainer.group_metrics import group_metrics
 from s2l_nemo.trainer.group_sampler import GroupSampler
@@ -122,6 +123,7 @@ class Trainer:
     explorer_filter: DiversityFilter | None
     explorer_ahead: bool  # explorers sample the next step while the actor trains
     two_updates: bool  # see `trainer.parts`
+    max_skipped: int  # updates in a row, because loss or gradients were not finite
     diversity_groups: int  # whose diversity is measured at each step
     recorder: Recorder
     stop: StopRequest
@@ -132,11 +134,11 @@ class Trainer:
     def fit(self) -> int:
         """Trains to the last step, or until a signal. Returns that signal, 0 if none came.
 
-        Validates before the first step, every `validation.every` steps and after the last one. Saves every
-        `checkpoint.every` steps, after the best validation so far if `checkpoint.best` asks for it, after the last step
-        and after a signal.
+        Validates before the first step, every `validation.every` steps and after the last one, also if that was done in
+        a run that should have been longer. Saves every `checkpoint.every` steps, after the best validation so far if
+        `checkpoint.best` asks for it, after the last step, after a signal and on request.
         """
-        self.rollouts.refit(self.version(self.step))
+        self.refit(self.version(self.step), self.step)
         if self.step == 0 and self.valid_prompts:
             self.recorder.validated(0, self.validate(), self.valid_prompts, self.valid_sets)
         while self.step < self.algorithm.steps:
@@ -149,15 +151,18 @@ class Trainer:
                 validation_metrics(validation, {one.asked.name: one.asked.samples for one in self.valid_sets})
             )
             self.recorder.stepped(self.step, metrics, groups, advantages_PG, self.now() - started)
+            check_skipped(self.progress, self.max_skipped)
             if validation is not None:
                 self.recorder.validated(self.step, validation, self.valid_prompts, self.valid_sets)
-            received = self.stop.agreed()
+            received, asked = self.stop.agreed(), self.recorder.save_requested()
             best = validation is not None and self.recorder.is_best(self.step)
-            if last or received or best or self.step % self.checkpoint.every == 0:
+            if last or received or asked or best or self.step % self.checkpoint.every == 0:
                 self.rollouts.sleep()  # after a validation, engines are where the actor's weights must go
                 self.recorder.save(self.actor, self.progress)
             if received and not last:
                 return received
+        if self.valid_prompts and self.recorder.lacks_validation(self.step):
+            self.recorder.validated(self.step, self.validate(), self.valid_prompts)
         return 0
 
     def train_step(self, step: int) -> tuple[Metrics, StepGroups, torch.Tensor]:
@@ -216,12 +221,17 @@ class Trainer:
         with clock("update"):
             sums = self.update(updates, sums)
         with clock("refit"):
-            self.rollouts.refit(self.version(step) if last else version + 1)
+            self.refit(self.version(step) if last else version + 1, step)
         return Learned(sampled, advantages_PG, sums, sum(update.dropped for update in updates))
 
     def version(self, step: int) -> int:
         """Of the learner's weights after a step: how often its engine may have been refitted."""
         return 2 * step if self.two_updates else step
+
+    def refit(self, version: int, step: int) -> None:
+        """Gives the learner's engine the weights that `step` has made. Raises UserError if they are not finite."""
+        check_weights(self.actor, step)
+        self.rollouts.refit(version)
 
     def split(self, step: int) -> Split:
         """Who samples how many of each group at a step."""
@@ -334,7 +344,10 @@ class Trainer:
         return replace(update, scale=accepted)
 
     def update(self, updates: Sequence[Update], sums: StepSums) -> StepSums:
-        """Takes U passes of the optimizer steps. Returns `sums` with those of all of them."""
+        """Takes U passes of the optimizer steps. Returns `sums` with those of all of them.
+
+        An update whose loss or gradients are not finite is skipped, on all ranks.
+        """
         temperature = self.sampling.temperature
         self.actor.prepare_for_training()
         for _ in range(self.algorithm.optimizer_passes):
@@ -342,7 +355,9 @@ class Trainer:
                 self.actor.prepare_for_training_step()
                 of_loss = self.actor.get_loss_and_metrics(update.rows, self.loss, update.scale, temperature)
                 self.actor.finish_training_step()
-                sums = sums.plus(of_loss, self.actor.optimizer_step())
+                stepped = self.actor.optimizer_step(of_loss["loss_sum"])
+                self.progress.skipped = self.progress.skipped + 1 if stepped["skipped"] else 0
+                sums = sums.plus(of_loss, stepped)
         self.actor.finish_training()
         return sums
 

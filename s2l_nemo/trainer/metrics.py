@@ -78,7 +78,8 @@ def outcome_of(sampled: Sampled) -> Outcome:
 
 
 def update_metrics(sums: StepSums) -> Metrics:
-    """`loss` and `grad_norm` are means over the updates of the step. All others are means over tokens.
+    """`loss` and `grad_norm` are means over the updates of the step, None if all were skipped. All others are means
+    over tokens, but for `train/skipped`: updates not taken, because loss or gradients were not finite.
 
     `ratio`, `clip_fraction`, `rejected_fraction`, `kl` and `logprob_diff` count a token once for each pass. Units: nats
     for `kl`, `entropy`, `logprob_diff` and `sampler_kl`, the estimate of KL(sampler || learner before the step).
@@ -86,8 +87,9 @@ def update_metrics(sums: StepSums) -> Metrics:
     `gradient` is the part of these tokens in the sum of |d loss / d log-prob| over all tokens.
     """
     metrics: Metrics = {
-        "loss": sums.loss / sums.updates,
-        "grad_norm": sums.grad_norm / sums.updates,
+        "loss": ratio(sums.loss, sums.updates),
+        "grad_norm": ratio(sums.grad_norm, sums.updates),
+        "train/skipped": sums.skipped,
         "kl": ratio(sums.total.kl, sums.total.tokens),
         "entropy": ratio(sums.entropy, sums.entropy_tokens),
         "clip_fraction": ratio(sums.total.clipped, sums.total.tokens),

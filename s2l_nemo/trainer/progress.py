@@ -19,6 +19,7 @@ class Progress:
     drawn: dict[tuple[int, int], int] = field(default_factory=dict)  # see `algorithm.groups.Drawn`
     outcomes: list[Outcome] = field(default_factory=list)
     totals: dict[str, float] = field(default_factory=dict)  # of the run so far, as metrics name them
+    skipped: int = 0  # updates, in a row up to the last one, that something not finite has stopped
 
     def add(self, name: str, amount: float) -> None:
         """Adds to a total of the run."""
@@ -38,6 +39,7 @@ class Progress:
             "drawn": [[*key, count] for key, count in self.drawn.items()],
             "outcomes": [asdict(outcome) for outcome in self.outcomes],
             "totals": dict(self.totals),
+            "skipped": self.skipped,
         }
 
     @classmethod
@@ -50,4 +52,5 @@ class Progress:
             drawn={(source, prompt): count for source, prompt, count in state.get("drawn", [])},
             outcomes=[Outcome(**outcome) for outcome in state.get("outcomes", [])],
             totals=dict(state.get("totals", {})),
+            skipped=state.get("skipped", 0),
         )

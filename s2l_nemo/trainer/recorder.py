@@ -16,7 +16,7 @@ import torch
 from s2l_nemo.actor.protocol import Actor
 from s2l_nemo.config.schema import CheckpointConfig, LoggingConfig
 from s2l_nemo.files import check_free_space, write_json_atomic
-from s2l_nemo.measures.statistics import bootstrap_mean, paired_bootstrap
+from s2l_nemo.measures.statistics import bootstrap_mean
 from s2l_nemo.records.best import best_checkpoint, is_better, link_best
 from s2l_nemo.records.checkpoints import prune_checkpoints, publish_checkpoint
 from s2l_nemo.records.console import StepConsole
@@ -28,7 +28,8 @@ from s2l_nemo.trainer.exchange import StepGroups
 from s2l_nemo.trainer.metrics import Metrics
 from s2l_nemo.trainer.progress import Progress
 from s2l_nemo.trainer.ranks import Ranks
-from s2l_nemo.trainer.validation import Validation, named_interval, read_correct, validation_file, write_validation
+from s2l_nemo.trainer.summary import compare, figures_of_sets
+from s2l_nemo.trainer.validation import Validation, validation_file, write_validation
 from s2l_nemo.trainer.validation_sets import BenchmarkSet
 from s2l_nemo.types import Prompt
 
@@ -60,6 +61,7 @@ class Recorder:
     seconds_before: float = 0.0  # of training, in the runs that this one continues
     now: Callable[[], float] = time.perf_counter
     started: float = field(init=False)
+    failed_reports: list[str] = field(default_factory=list)
 
     def __post_init__(self) -> None:
         self.started = self.now()
@@ -84,6 +86,12 @@ class Recorder:
             f"{what}: pass@1 {right.mean:.3f} [{right.low:.3f}, {right.high:.3f}] on {len(validation.correct_PK)} "
             f"{asked}{failed}"
         )
+
+    def lacks_validation(self, step: int) -> bool:
+        """Whether the run has no validation after this step, as one that ends earlier than planned. Collective."""
+        lacks = [self.writer is not None and not validation_file(self.run_dir.validation, step).exists()]
+        torch.distributed.broadcast_object_list(lacks, 0)
+        return lacks[0]
 
     def stepped(
         self, step: int, metrics: Metrics, groups: StepGroups, advantages_PG: torch.Tensor, seconds: float
@@ -171,51 +179,54 @@ class Recorder:
             if best.step == step:
                 self.say(f"best checkpoint so far: step {step}, {metric} {best.value:.3f}")
 
+    def save_requested(self) -> bool:
+        """Whether someone has put a file `save_now` into the run directory. It is taken away. Collective."""
+        found = [False]
+        if self.writer is not None and self.run_dir.save_now.exists():
+            self.run_dir.save_now.unlink()
+            found = [True]
+        torch.distributed.broadcast_object_list(found, 0)
+        return found[0]
+
     def elapsed(self) -> float:
         """Seconds of training as rank 0 counts them, with those of the runs that this one continues. Collective."""
         seconds = [self.seconds_before + self.now() - self.started]
         torch.distributed.broadcast_object_list(seconds, 0)
         return seconds[0]
 
-    def summarize(self, steps: int) -> None:
-        """Writes `summary.json` and the plots, from validation files and metrics of the whole run. Collective."""
+    def summarize(self, steps: int) -> bool:
+        """Writes `summary.json` and the plots, from validation files and metrics of the whole run. Collective.
+
+        The run has delivered its weights before. So a report that fails says so in a line, and nothing is raised.
+        Returns whether there is none, the same on every rank.
+        """
         seconds = self.elapsed()
-        if self.console is None:
-            return
-        gain, text = self._gain(steps)
-        of_run = {"steps": steps, "seconds": seconds, **self._of_sets(steps), **self._best(), **self.identity}
-        write_json_atomic(self.run_dir.summary, {**gain, **of_run})
-        plots = plot_run(self.run_dir)
-        self.say(text)
-        self.say(f"summary {self.run_dir.summary}, {len(plots)} plots in {self.run_dir.plots}")
+        if self.console is not None:
+            self._report("the summary", lambda: self._write_summary(steps, seconds))
+            self._report("plots", self._plot)
+        failed: list[list[str]] = [self.failed_reports]
+        torch.distributed.broadcast_object_list(failed, 0)
+        return not failed[0]
 
-    def _gain(self, steps: int) -> tuple[Metrics, str]:
-        """pass@1 before and after training, and in words. Nothing if a validation is missing: it may be off."""
-        if not all(validation_file(self.run_dir.validation, step).exists() for step in (0, steps)):
-            return {}, "no pass@1: there is no validation before and after training (validation.prompts)"
-        before_PK, after_PK = (read_correct(self.run_dir.validation, step) for step in (0, steps))
-        before, after = bootstrap_mean(before_PK), bootstrap_mean(after_PK)
-        gain = paired_bootstrap(before_PK, after_PK)
-        figures = {
-            **named_interval("pass@1/before", before),
-            **named_interval("pass@1/after", after),
-            **named_interval("pass@1/difference", gain),
-        }
-        return {**figures}, (
-            f"pass@1 {before.mean:.3f} -> {after.mean:.3f}, "
-            f"difference {gain.mean:+.3f} (95 % paired bootstrap {gain.low:+.3f} to {gain.high:+.3f})"
-        )
+    def _report(self, what: str, make: Callable[[], None]) -> None:
+        try:
+            make()
+        except Exception as error:  # whatever it is: the exit code of the run tells of it
+            reason = " ".join(str(error).split()) or type(error).__name__
+            self.say(f"failed: {what} ({reason}); the trained weights are complete")
+            self.failed_reports.append(what)
 
-    def _of_sets(self, steps: int) -> dict[str, float | None]:
-        """Before, after and gain of each benchmark that was asked both times, under its name."""
-        found: dict[str, float | None] = {}
-        for folder in sorted(path for path in self.run_dir.validation.iterdir() if path.is_dir()):
-            if all(validation_file(folder, step).is_file() for step in (0, steps)):
-                before_PK, after_PK = (read_correct(folder, step) for step in (0, steps))
-                found |= named_interval(f"{folder.name}/pass@1/before", bootstrap_mean(before_PK))
-                found |= named_interval(f"{folder.name}/pass@1/after", bootstrap_mean(after_PK))
-                found |= named_interval(f"{folder.name}/pass@1/difference", paired_bootstrap(before_PK, after_PK))
-        return found
+    def _write_summary(self, steps: int, seconds: float) -> None:
+        compared = compare(self.run_dir.validation, steps)
+        of_sets = figures_of_sets(self.run_dir.validation, steps)
+        of_run = {"steps": steps, "seconds": seconds, **of_sets, **self._best(), **self.identity}
+        write_json_atomic(self.run_dir.summary, {**compared.figures(), **of_run})
+        self.say(compared.in_words())
+        self.say(f"summary {self.run_dir.summary}")
+
+    def _plot(self) -> None:
+        drawn = plot_run(self.run_dir)
+        self.say(f"plots {self.run_dir.plots}, {len(drawn)} of them")
 
     def _best(self) -> dict[str, Any]:
         metric = self.checkpoint.best
@@ -226,9 +237,13 @@ class Recorder:
         """Writes `final.nemo` beside the checkpoints, all or nothing. Collective."""
         final = self.run_dir.path / "final.nemo"
         temporary = final.with_name("tmp_final.nemo")
-        actor.save_nemo(temporary)
-        if self.writer is not None:
-            temporary.replace(final)
+        try:
+            actor.save_nemo(temporary)
+            if self.writer is not None:
+                temporary.replace(final)
+        finally:
+            if self.writer is not None:
+                temporary.unlink(missing_ok=True)  # half of a file takes the space that another try needs
         self.say(f"trained learner {final}")
 
     def export_hf(self, actor: Actor) -> None:

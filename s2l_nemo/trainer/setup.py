@@ -17,6 +17,7 @@ from s2l_nemo.algorithm.schedule import make_schedule
 from s2l_nemo.config.checks import Models
 from s2l_nemo.config.explorers import Explorer, explorers_of
 from s2l_nemo.config.load import resolved_yaml
+from s2l_nemo.config.resume import t_mix_of
 from s2l_nemo.config.schema import Config, ExplorerFilter, ExplorerSource
 from s2l_nemo.data.prompts import PromptSet, load_prompts
 from s2l_nemo.engines.absent import AbsentLearnerEngine
@@ -29,7 +30,7 @@ from s2l_nemo.files import check_free_space
 from s2l_nemo.models.open import Model, check_same_tokenizer, tokenizer_hash
 from s2l_nemo.records.checkpoints import Checkpoint
 from s2l_nemo.records.console import StepConsole
-from s2l_nemo.records.directory import RunDir, create_run_dir
+from s2l_nemo.records.directory import RunDir, begun_config, create_run_dir
 from s2l_nemo.records.metrics import MetricsWriter
 from s2l_nemo.rewards.asked import start_warnings, wanted
 from s2l_nemo.rewards.grader import make_grader
@@ -61,6 +62,7 @@ if TYPE_CHECKING:
 
     from s2l_nemo.actor.actor import S2LActor
 
+REPORT_FAILED = 3  # exit code: the weights are complete, the summary or the plots are not
 SHORTEST_TIMEOUT_S = 1800.0  # of a collective; what else ranks wait for is grading, writing a checkpoint, each other
 LOST_SERVER_S = 60.0  # until a lost server has ended
 CHECKPOINT_BYTES_PER_PARAMETER = 16  # weights, fp32 master weights and two moments, with room
@@ -78,29 +80,37 @@ class Inputs:
 
 
 def run_training(cfg: Config, inputs: Inputs) -> int:
-    """The whole run of one rank: build, train, summarise. Returns the signal that ended it early, 0 for none."""
-    stop = StopRequest()
-    trainer = build_trainer(cfg, inputs, stop)
+    """The whole run of one rank: build, train, deliver, report. Returns the signal that ended it early, 0 for none.
+
+    Raises SystemExit with REPORT_FAILED if the trained weights are complete and a report about them is not.
+    """
+    trainer = build_trainer(cfg, inputs, StopRequest)
     recorder = trainer.recorder
     try:
         received = trainer.fit()
+        reported = True
         if received == 0:
-            recorder.summarize(trainer.step)
+            trainer.rollouts.sleep()  # after a validation, engines are where the actor's weights must go
             if cfg.run.save_nemo:
                 recorder.save_nemo(trainer.actor)
             if cfg.run.export_hf:
                 recorder.export_hf(trainer.actor)
+            reported = recorder.summarize(trainer.step)
     finally:
         recorder.close()
         trainer.close()
     if received:
         name = signal.Signals(received).name
         recorder.say(f"stopped by {name} after step {trainer.step}; run the same command again to continue")
+    if not reported:
+        raise SystemExit(REPORT_FAILED)
     return received
 
 
-def build_trainer(cfg: Config, inputs: Inputs, stop: StopRequest) -> Trainer:
+def build_trainer(cfg: Config, inputs: Inputs, stop: Callable[[], StopRequest]) -> Trainer:
     """Opens the run directory, builds actor and engines, and restores a checkpoint if there is one.
+
+    Signals end the process at once until all of it is there; then `stop` is called, and they wait for the step's end.
 
     Raises UserError, before any model is loaded, if the run directory does not fit.
     """
@@ -150,9 +160,10 @@ def build_trainer(cfg: Config, inputs: Inputs, stop: StopRequest) -> Trainer:
         explorer_filter=make_filter(cfg, inputs, rollouts, sampling, progress),
         explorer_ahead=rollout.explorer_ahead,
         two_updates=rollout.two_updates,
+        max_skipped=cfg.run.max_skipped,
         diversity_groups=cfg.logging.diversity_groups,
         recorder=recorder,
-        stop=stop,
+        stop=stop(),
         progress=progress,
         valid_sets=graded_sets(inputs.sets, cfg.rewards, decode),
     )
@@ -197,10 +208,11 @@ def collective_timeout_s(engine: EngineConfig) -> float:
 
 
 def load_inputs(cfg: Config, models: Models) -> Inputs:
-    """Tokenizer, training and held-out prompts.
+    """Tokenizer, training and held-out prompts. Settles T_mix in `cfg`, by which stored explorers are checked.
 
     Raises UserError if explorer and learner cannot share tokens, or if there are too few prompts for one step.
     """
+    keep_t_mix(cfg)
     tokenizer = models.learner.tokenizer
     for explorer in filter(None, models.explorers):
         check_same_tokenizer(models.learner, explorer)
@@ -242,6 +254,13 @@ def open_run_dir(cfg: Config) -> tuple[RunDir, Checkpoint | None]:
         raise outcome[0]
     opened: tuple[RunDir, Checkpoint | None] = outcome[0]
     return opened
+
+
+def keep_t_mix(cfg: Config) -> None:
+    """A T_mix of null becomes that of the run that goes on, so that other steps do not change the past schedule."""
+    begun = begun_config(cfg.run.dir)
+    if begun is not None and cfg.algorithm.schedule.t_mix is None:
+        cfg.algorithm.schedule.t_mix = t_mix_of(begun)
 
 
 def make_actor(cfg: Config, learner: Model) -> S2LActor:

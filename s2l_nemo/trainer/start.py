@@ -4,19 +4,26 @@ from __future__ import annotations
 
 import os
 import shutil
+import sys
+import time
 import warnings
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 
 import torch
 
 from s2l_nemo.config.checks import Models
 from s2l_nemo.config.load import resolved_yaml
-from s2l_nemo.config.schema import Accelerator, Config
+from s2l_nemo.config.schema import Accelerator, Config, Resume, RunConfig
 from s2l_nemo.engines.gpus import devices_of, visible_gpus
 from s2l_nemo.engines.kinds import ENGINES
 from s2l_nemo.errors import UserError
 from s2l_nemo.platform import cpu, extras
-from s2l_nemo.platform.launch import launch
+from s2l_nemo.platform.failures import CRASHED
+from s2l_nemo.platform.launch import end_rank, launch
+from s2l_nemo.platform.launchers import check_launcher, rank_environment
+from s2l_nemo.platform.rendezvous import join, open_store
+from s2l_nemo.platform.watchdog import watching
 from s2l_nemo.records.directory import check_run_dir
 from s2l_nemo.types import Source
 
@@ -25,16 +32,9 @@ def start(cfg: Config, models: Models) -> int:
     """Launches the ranks of this node and returns the exit code of the run."""
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")  # its threads do not survive a fork
     on_gpu = torch.cuda.is_available()
-    if cfg.trainer.accelerator == Accelerator.gpu and not on_gpu:
-        raise UserError("trainer.accelerator=gpu, but PyTorch sees no CUDA device; set trainer.accelerator=cpu")
-    if cfg.trainer.accelerator == Accelerator.cpu and on_gpu:
-        raise UserError("trainer.accelerator=cpu on a machine with CUDA: start it with CUDA_VISIBLE_DEVICES= set empty")
-    if cfg.engine.python is not None and shutil.which(cfg.engine.python) is None:
-        raise UserError(f"engine.python={cfg.engine.python} cannot be run: give a Python interpreter")
-    if on_gpu:
-        check_gpus(cfg, visible_gpus(os.environ, torch.cuda.device_count()))
+    check_machine(cfg, on_gpu)
 
-    from s2l_nemo.trainer.setup import load_inputs, run_training
+    from s2l_nemo.trainer.setup import collective_timeout_s, load_inputs, run_training
 
     # before NeMo is imported: mistakes show at once, and forked ranks inherit the prompts
     if os.environ.get("RANK", "0") == "0":  # one of torchrun's ranks is enough to say it
@@ -45,11 +45,58 @@ def start(cfg: Config, models: Models) -> int:
 
     def run() -> None:
         preload()
-        received = run_training(cfg, inputs)
+        with joined(cfg.trainer.start_s, collective_timeout_s(cfg.engine), cfg.run.watch_s):
+            received = run_training(cfg, inputs)
         if received:
             raise SystemExit(128 + received)
 
-    return launch(run, devices=cfg.trainer.devices, num_nodes=cfg.trainer.num_nodes, on_gpu=on_gpu, preload=preload)
+    def launched() -> int:
+        devices, nodes, restarts = cfg.trainer.devices, cfg.trainer.num_nodes, cfg.run.max_restarts
+        return launch(run, devices=devices, num_nodes=nodes, on_gpu=on_gpu, preload=preload, max_restarts=restarts)
+
+    return repeated(launched, cfg.run)
+
+
+def repeated(launched: Callable[[], int], run: RunConfig) -> int:
+    """Launches the ranks, and again if one is lost, `run.max_restarts` times at most. Returns the last exit code.
+
+    Whatever was asked of the first start, the others continue what is there. torchrun counts those that it makes.
+    """
+    if os.environ.get("TORCHELASTIC_RESTART_COUNT", "0") != "0":
+        run.resume = Resume.auto
+    code = launched()
+    for restart in range(1, run.max_restarts + 1):
+        if code != CRASHED:
+            break
+        print(f"restart {restart} of {run.max_restarts}, from the last checkpoint", file=sys.stderr, flush=True)
+        run.resume = Resume.auto
+        code = launched()
+    return code
+
+
+def check_machine(cfg: Config, on_gpu: bool) -> None:
+    """Raises UserError if a launcher has started other ranks than the run has, or this node lacks what it needs."""
+    started = rank_environment(os.environ)
+    if started is not None:
+        check_launcher({**os.environ, **started}, cfg.trainer.devices, cfg.trainer.num_nodes, cfg.run.max_restarts)
+    if cfg.trainer.accelerator == Accelerator.gpu and not on_gpu:
+        raise UserError("trainer.accelerator=gpu, but PyTorch sees no CUDA device; set trainer.accelerator=cpu")
+    if cfg.trainer.accelerator == Accelerator.cpu and on_gpu:
+        raise UserError("trainer.accelerator=cpu on a machine with CUDA: start it with CUDA_VISIBLE_DEVICES= set empty")
+    if cfg.engine.python is not None and shutil.which(cfg.engine.python) is None:
+        raise UserError(f"engine.python={cfg.engine.python} cannot be run: give a Python interpreter")
+    if on_gpu:
+        check_gpus(cfg, visible_gpus(os.environ, torch.cuda.device_count()))
+
+
+@contextmanager
+def joined(start_s: float, timeout_s: float, watch_s: float) -> Iterator[None]:
+    """Joins the other ranks, and watches over one of them."""
+    rank, world = int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"])
+    join(timeout_s, start_s)
+    board = open_store(rank, world, time.monotonic() + start_s, start_s)
+    with watching(board, rank, world, watch_s, end_rank, lambda text: print(text, file=sys.stderr, flush=True)):
+        yield
 
 
 def check_gpus(cfg: Config, visible: Sequence[str]) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field, fields, replace
 
 
 @dataclass(frozen=True)
@@ -66,6 +66,7 @@ class StepSums:
     entropy: float = 0.0  # nats, summed over `entropy_tokens`
     entropy_tokens: float = 0.0
     updates: int = 0  # optimizer steps
+    skipped: int = 0  # optimizer steps not taken, because something was not finite; they are in no other sum
     loss: float = 0.0  # summed over updates
     grad_norm: float = 0.0  # before clipping, summed over updates
     lr: float = 0.0  # of the last update
@@ -82,6 +83,7 @@ class StepSums:
             entropy=self.entropy + other.entropy,
             entropy_tokens=self.entropy_tokens + other.entropy_tokens,
             updates=self.updates + other.updates,
+            skipped=self.skipped + other.skipped,
             loss=self.loss + other.loss,
             grad_norm=self.grad_norm + other.grad_norm,
             lr=other.lr,
@@ -93,10 +95,13 @@ class StepSums:
         """With one more update.
 
         `sums` are those of `Actor.get_loss_and_metrics`, with the entropy if nothing was updated before. `stepped`
-        holds `grad_norm` and `lr` of the optimizer step.
+        holds what `Actor.optimizer_step` returns.
         """
+        if stepped["skipped"]:
+            return replace(self, skipped=self.skipped + 1, lr=stepped["lr"])
         has_entropy = "entropy_sum" in sums
-        return StepSums(
+        return replace(
+            self,
             entropy=self.entropy + (sums["entropy_sum"] if has_entropy else 0.0),
             entropy_tokens=self.entropy_tokens + (sums["tokens"] if has_entropy else 0.0),
             updates=self.updates + 1,

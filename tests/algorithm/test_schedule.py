@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from s2l_nemo.algorithm.schedule import SCHEDULES, Outcome, Signal
+from s2l_nemo.algorithm.schedule import SCHEDULES, Outcome, ScheduleConfig, Signal, check_t_mix
 from s2l_nemo.errors import UserError
 from tests.schedules import made
 
@@ -95,8 +95,6 @@ def test_every_schedule_splits_the_group_and_never_rises(name: str, t_mix: int, 
     ("name", "t_mix", "alpha", "message"),
     [
         ("linaer", 8, 1.0, "schedule.name=linaer is unknown"),
-        ("linear", 17, 1.0, r"schedule.t_mix=17 is outside 0\.\.16"),
-        ("linear", -1, 1.0, r"schedule.t_mix=-1 is outside"),
         ("constant", 8, 1.5, "schedule.alpha=1.5 is not a share"),
         ("constant", 8, float("nan"), "schedule.alpha=nan is not a share"),
     ],
@@ -104,6 +102,18 @@ def test_every_schedule_splits_the_group_and_never_rises(name: str, t_mix: int, 
 def test_bad_schedules(name: str, t_mix: int, alpha: float, message: str) -> None:
     with pytest.raises(UserError, match=message):
         made(name, steps=16, t_mix=t_mix, alpha=alpha)
+
+
+@pytest.mark.parametrize("t_mix", [17, -1])
+def test_t_mix_of_a_run_that_begins_lies_within_its_steps(t_mix: int) -> None:
+    with pytest.raises(UserError, match=rf"schedule\.t_mix={t_mix} is outside 0\.\.16 .*null"):
+        check_t_mix(ScheduleConfig(t_mix=t_mix), 16)
+    for allowed in (0, 16, None):
+        check_t_mix(ScheduleConfig(t_mix=allowed), 16)
+
+
+def test_a_run_that_was_shortened_keeps_its_schedule() -> None:
+    assert explorer_counts("linear", steps=4, t_mix=8) == explorer_counts("linear", steps=16, t_mix=8)[:4]
 
 
 def test_steps_are_counted_from_one() -> None:

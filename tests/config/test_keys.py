@@ -19,7 +19,7 @@ from s2l_nemo.planner.cost import PlanOptions
 from s2l_nemo.planner.simulation.options import SimulateOptions
 
 SCHEMAS = [Config, EvaluateConfig, DiversityConfig, PlanOptions, SimulateOptions, SampleConfig, ImportConfig]
-# Any integer seeds these data sets; `schedule.make_schedule` checks alpha and t_mix together with the steps.
+# Any integer seeds these data sets; `algorithm.schedule` checks alpha, and t_mix together with the steps.
 WITHOUT_RANGE = {
     "data.arithmetic.seed", "data.reasoning_gym.seed", "algorithm.schedule.alpha", "algorithm.schedule.t_mix",
 }  # fmt: skip

@@ -10,7 +10,7 @@ from omegaconf import OmegaConf
 
 from s2l_nemo.algorithm.schedule import SCHEDULES, ScheduleKind
 from s2l_nemo.config.keys import all_keys
-from s2l_nemo.config.resume import check_resume
+from s2l_nemo.config.resume import check_resume, t_mix_of
 from s2l_nemo.config.schema import Config
 from s2l_nemo.errors import UserError
 
@@ -40,14 +40,13 @@ def refusal(old: str, new: str, steps_done: int = 6) -> str:
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ("model.optim.lr=0.5", "model.optim.lr=1e-06, now 0.5; set model.optim.lr=1e-06"),
+        ("model.optim.beta1=0.5", "model.optim.beta1=0.9, now 0.5; set model.optim.beta1=0.9"),
         ("run.seed=2", "run.seed=1, now 2; set run.seed=1"),
         ("algorithm.schedule.name=cosine", "algorithm.schedule.name=linear, now cosine"),
         ("algorithm.adv_norm=split", "algorithm.adv_norm=mixed, now split"),
         ("algorithm.kl_on_explorer=false", "algorithm.kl_on_explorer=true, now false"),
         ("explorer.path=null", "explorer.path=models/tiny/explorer, now null"),
-        # half of 16 steps is 8, half of 20 is 10: longer training would move the annealing
-        ("algorithm.steps=20", "algorithm.schedule.t_mix=8, now 10; set algorithm.schedule.t_mix=8"),
+        ("algorithm.schedule.t_mix=10", "algorithm.schedule.t_mix=8, now 10; set algorithm.schedule.t_mix=8"),
         ("data.reasoning_gym.params.size=3", "data.reasoning_gym.params.size=null, now 3"),
     ],
 )
@@ -69,7 +68,12 @@ def test_a_free_name_that_is_gone_is_a_difference() -> None:
     ("old", "new"),
     [
         ([], ["algorithm.steps=20", "algorithm.schedule.t_mix=8"]),
-        (["algorithm.schedule.t_mix=8"], ["algorithm.steps=16"]),  # null is half of 16
+        (["algorithm.schedule.t_mix=8"], ["algorithm.steps=16"]),
+        # null is the T_mix that the run has had, so that longer or shorter training does not move the annealing
+        ([], ["algorithm.steps=20"]),
+        ([], ["algorithm.steps=6"]),
+        (["model.optim.lr_schedule=cosine"], ["model.optim.lr_schedule=cosine", "algorithm.steps=20"]),
+        ([], ["model.optim.lr=0.5", "model.optim.min_lr=0.25"]),
         (["algorithm.schedule.name=none"], ["algorithm.schedule.name=none", "algorithm.steps=20"]),
         (
             ["algorithm.schedule.name=constant", "algorithm.schedule.t_mix=1"],
@@ -93,9 +97,18 @@ def test_a_registered_schedule_says_itself_whether_it_has_a_t_mix(monkeypatch: p
     check_resume(Path("runs/a"), old, config("algorithm.schedule.name=half", "algorithm.steps=20"), 6)
 
 
-def test_steps_of_a_cosine_learning_rate_may_not_change() -> None:
-    fixed = ("model.optim.lr_schedule=cosine", "algorithm.schedule.t_mix=8")
-    assert "algorithm.steps=16, now 20" in refusal(config(*fixed), config(*fixed, "algorithm.steps=20"))
+@pytest.mark.parametrize(
+    ("changes", "t_mix"),
+    [
+        ([], 8),
+        (["algorithm.steps=21"], 10),
+        (["algorithm.schedule.t_mix=3"], 3),
+        (["algorithm.schedule.t_mix=0"], 0),
+        (["algorithm.schedule.name=constant"], None),
+    ],
+)
+def test_the_t_mix_of_a_run(changes: list[str], t_mix: int | None) -> None:
+    assert t_mix_of(config(*changes)) == t_mix
 
 
 def test_fewer_steps_than_done_are_refused() -> None:
@@ -141,11 +154,13 @@ def test_the_keys_that_may_change() -> None:
     whole = {"validation", "checkpoint", "logging", "engine"}
     assert {name.partition(".")[0] for name in all_keys().keys() - free}.isdisjoint(whole)
     assert {name for name in free if name.partition(".")[0] not in whole} == {
-        "run.dir", "run.dry_run", "run.export_hf", "run.resume", "run.save_nemo",
-        "trainer.accelerator", "trainer.devices", "trainer.num_nodes",
+        "run.dir", "run.dry_run", "run.export_hf", "run.max_restarts", "run.max_skipped", "run.resume",
+        "run.save_nemo", "run.watch_s",
+        "trainer.accelerator", "trainer.devices", "trainer.num_nodes", "trainer.start_s",
         "model.tensor_model_parallel_size", "model.pipeline_model_parallel_size", "model.micro_batch_size",
         "model.micro_batch_tokens",
         "model.activation_checkpointing", "model.offload_optimizer", "model.offload_weights",
+        "model.optim.lr", "model.optim.min_lr",
         "algorithm.steps", "explorer.samples", "rollout.explorer_ahead", "rollout.max_batch_rows",
         "rollout.refit_bucket_mb",
         "data.cache_dir",

@@ -63,7 +63,7 @@ def two_updates(actor: Any) -> list[dict[str, float]]:
         actor.prepare_for_training_step()
         sums = actor.get_loss_and_metrics(batch.with_logprobs(old_BS, batch.ref_logprobs_BS), loss, scale, TEMPERATURE)
         actor.finish_training_step()
-        results.append({**sums, **actor.optimizer_step()})
+        results.append({**sums, **actor.optimizer_step(sums["loss_sum"])})
         actor.finish_training()
     return results
 

@@ -80,7 +80,7 @@ def computed(folder: Path, tp: int, pp: int, model: dict[str, Any]) -> list[dict
         actor.prepare_for_training_step()
         sums = actor.get_loss_and_metrics(batch, LOSSES[seed % 2], scale_of(batch), TEMPERATURE)
         actor.finish_training_step()
-        sums |= actor.optimizer_step()
+        sums |= actor.optimizer_step(sums["loss_sum"])
         actor.finish_training()
         results.append({"logprobs": logprobs_BS, "entropy": entropy_BS, "sums": sums})
     return results

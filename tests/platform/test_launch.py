@@ -2,26 +2,28 @@
 
 from __future__ import annotations
 
-import os
 import signal
 import subprocess
 import sys
 import textwrap
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
 from s2l_nemo.errors import UserError
-from s2l_nemo.platform.launch import launch, rank_environment
+from s2l_nemo.platform.failures import CRASHED, USER_ERROR, Failure
+from s2l_nemo.platform.launch import STOP_SIGNALS, first_failure, launch, torchrun_signals
 
 ROOT = Path(__file__).resolve().parents[2]
 
 
-def start(body: str, world: int = 2) -> subprocess.Popen[str]:
-    """A process that forks `world` ranks running `body`, with `rank` set."""
+def start(body: str, world: int = 2, before: Callable[[], object] | None = None) -> subprocess.Popen[str]:
+    """A process that forks `world` ranks running `body`, with `rank` set. `before` runs in it before Python starts."""
     code = (
-        "import os, signal, sys, time\nfrom s2l_nemo.platform import launch\nfrom s2l_nemo.errors import UserError\n"
+        "import os, signal, sys, time\nos.environ['TORCH_CPP_LOG_LEVEL'] = 'ERROR'\n"  # as in the recipe
+        "from s2l_nemo.platform import launch\nfrom s2l_nemo.errors import UserError\n"
         "launch.GRACE_SECONDS = 1.0\n"
         "def say(*words): os.write(1, (' '.join(map(str, words)) + '\\n').encode())\n"
         "def main():\n    rank = int(os.environ['RANK'])\n"
@@ -29,7 +31,12 @@ def start(body: str, world: int = 2) -> subprocess.Popen[str]:
         + f"\nsys.exit(launch.fork_ranks(main, {world}))\n"
     )
     return subprocess.Popen(
-        [sys.executable, "-c", code], cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+        [sys.executable, "-c", code],
+        cwd=ROOT,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        preexec_fn=before,
     )
 
 
@@ -61,18 +68,81 @@ def test_a_failure_of_one_rank_ends_the_others_and_is_the_one_shown() -> None:
 def test_a_killed_rank_ends_the_run() -> None:
     code, _, err = run("if rank == 0: os.kill(os.getpid(), signal.SIGKILL)\ntime.sleep(50)")
     assert code == 1
-    assert "rank 0 died with exit code -9" in err
+    assert err == "rank 0 was killed by SIGKILL; the kernel does so if memory runs out, see dmesg\n"
+
+
+LOSES_ITS_PEER = """
+    import torch
+    torch.distributed.init_process_group("gloo")
+    torch.distributed.barrier()
+    if rank == 1:
+        {end}
+    torch.distributed.barrier()
+"""
+
+
+@pytest.mark.parametrize(
+    ("end", "shown"),
+    [
+        ("os.kill(os.getpid(), signal.SIGKILL)", "rank 1 was killed by SIGKILL"),
+        ("raise KeyError('lost')", "rank 1 failed:\nTraceback"),
+        ("raise UserError('the disk is upside down; turn it')", "error: the disk is upside down; turn it"),
+        ("raise SystemExit(3)", "rank 0 failed:\nTraceback"),  # nobody knows better
+    ],
+)
+def test_not_what_the_loss_of_a_rank_did_to_others_but_its_own_error_is_shown(end: str, shown: str) -> None:
+    _, _, err = run(LOSES_ITS_PEER.format(end=end))
+    assert err.startswith(shown)
+    assert ("gloo" in err) == end.endswith("SystemExit(3)")
+
+
+DMESG = "; the kernel does so if memory runs out, see dmesg"
+AFTERMATH = Failure(CRASHED, "Connection closed by peer", aftermath=True)
+OWN = Failure(CRASHED, "KeyError")
+MISTAKE = Failure(USER_ERROR, "error: one line")
+
+
+@pytest.mark.parametrize(
+    ("failures", "exit_codes", "received", "expected"),
+    [
+        ([], [0, 0], [], None),
+        ([], [0, 0], [15], None),  # it ended before the signal came
+        ([AFTERMATH, OWN, MISTAKE], [1, 1, 2], [], OWN),
+        ([AFTERMATH], [1, -9], [], Failure(CRASHED, f"rank 1 was killed by SIGKILL{DMESG}")),
+        ([AFTERMATH], [1, -11], [], Failure(CRASHED, "rank 1 was killed by SIGSEGV")),
+        ([AFTERMATH], [1, None], [], AFTERMATH),  # the other one was killed here
+        ([], [-15, -15], [15], Failure(143, "interrupted")),
+        ([AFTERMATH], [1, -10], [10], Failure(138, "interrupted")),
+        ([MISTAKE], [2, 143], [15], MISTAKE),
+        ([], [3, 3], [], Failure(3)),
+        ([], [0, 143], [], Failure(143)),
+    ],
+)  # fmt: skip
+def test_the_failure_that_explains_the_others(
+    failures: list[Failure], exit_codes: list[int | None], received: list[int], expected: Failure | None
+) -> None:
+    assert first_failure(failures, exit_codes, received) == expected
+
+
+def test_an_exit_code_of_all_ranks_is_that_of_the_run() -> None:
+    assert run("raise SystemExit(3)") == (3, "", "")
+
+
+def test_a_long_traceback_of_every_rank_blocks_nobody() -> None:
+    code, _, err = run("raise KeyError('x' * 300_000)", 4)
+    assert code == 1
+    assert len(err) > 300_000
 
 
 def test_no_space_is_a_users_error() -> None:
     code, _, err = run("import errno\nraise OSError(errno.ENOSPC, 'No space left on device', '/runs/x')")
     assert code == 2
     assert err.splitlines() == [
-        "error: no space left on the disk for /runs/x; free some and run the same command to continue"
+        "error: /runs/x: No space left on device: free some space; run the same command to continue"
     ]
 
 
-@pytest.mark.parametrize("signum", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("signum", STOP_SIGNALS)
 def test_a_signal_to_the_parent_reaches_every_rank_once(signum: signal.Signals) -> None:
     process = start(
         f"""
@@ -100,6 +170,31 @@ def test_a_signal_before_the_ranks_listen_ends_them_all() -> None:
     assert (process.returncode, err) == (143, "interrupted\n")
 
 
+def test_a_signal_ends_ranks_in_the_midst_of_a_collective_before_they_listen() -> None:
+    process = start(
+        """
+        import torch
+        torch.distributed.init_process_group("gloo")
+        torch.distributed.barrier()
+        say('ready')
+        if rank == 0: torch.distributed.barrier()
+        time.sleep(50)
+        """
+    )
+    assert process.stdout is not None
+    assert [process.stdout.readline(), process.stdout.readline()] == ["ready\n", "ready\n"]
+    process.send_signal(signal.SIGTERM)
+    _, err = process.communicate(timeout=600)
+    assert (process.returncode, err) == (143, "interrupted\n")
+
+
+def test_nohup_is_respected() -> None:
+    body = f"say(signal.getsignal({int(signal.SIGHUP)}) == signal.SIG_IGN)"
+    process = start(body, before=lambda: signal.signal(signal.SIGHUP, signal.SIG_IGN))
+    out, _ = process.communicate(timeout=600)
+    assert out.split() == ["True", "True"]
+
+
 def test_ranks_die_with_their_parent() -> None:
     process = start("say(os.getpid())\ntime.sleep(50)")
     assert process.stdout is not None
@@ -119,33 +214,12 @@ def alive(pid: int) -> bool:
         return False
 
 
-def test_torchrun_is_left_as_it_is_and_slurm_is_translated(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    assert rank_environment({"RANK": "3", "WORLD_SIZE": "8"}) == {}
-    assert rank_environment({}) is None
-    assert rank_environment({"SLURM_PROCID": "0", "SLURM_NTASKS": "1"}) is None
-    scontrol = tmp_path / "scontrol"
-    scontrol.write_text('#!/bin/sh\n[ "$*" = "show hostnames node[1-2]" ] && printf "node1\\nnode2\\n"\n')
-    scontrol.chmod(0o755)
-    monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
-    slurm = {
-        "SLURM_PROCID": "9",
-        "SLURM_LOCALID": "1",
-        "SLURM_NTASKS": "16",
-        "SLURM_JOB_NODELIST": "node[1-2]",
-        "SLURM_JOB_ID": "123456",
-    }
-    assert rank_environment(slurm) == {
-        "RANK": "9",
-        "LOCAL_RANK": "1",
-        "WORLD_SIZE": "16",
-        "MASTER_ADDR": "node1",
-        "MASTER_PORT": "23456",
-    }
-    scontrol.unlink()  # as in a container, whose launch script knows the first host
-    monkeypatch.setenv("PATH", str(tmp_path))
-    given = rank_environment(slurm | {"MASTER_ADDR": "node1", "MASTER_PORT": "20001"})
-    assert given is not None
-    assert (given["MASTER_ADDR"], given["MASTER_PORT"]) == ("node1", "20001")
+def test_torchrun_of_this_torch_takes_the_signals() -> None:
+    from torch.distributed.run import get_args_parser
+
+    options = torchrun_signals()
+    assert options == ["--signals-to-handle=SIGINT,SIGTERM,SIGUSR1,SIGUSR2,SIGHUP"]
+    assert get_args_parser().parse_args([*options, "script"]).signals_to_handle == options[0].partition("=")[2]
 
 
 def test_several_nodes_without_a_launcher_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:

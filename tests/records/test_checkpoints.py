@@ -3,6 +3,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import zlib
 from collections.abc import Callable
 from pathlib import Path
 from typing import ParamSpec, TypeVar
@@ -12,9 +13,12 @@ import pytest
 from s2l_nemo.records.checkpoints import (
     Checkpoint,
     complete_checkpoints,
+    fault,
     latest_checkpoint,
     prune_checkpoints,
     publish_checkpoint,
+    set_aside,
+    unfit_checkpoints,
 )
 
 P = ParamSpec("P")
@@ -37,7 +41,8 @@ def test_publish_writes_a_marker_with_step_and_sizes(tmp_path: Path) -> None:
     publish(tmp_path, 3)
     path = tmp_path / "step_000003"
     marker = json.loads((path / "COMPLETE.json").read_text())
-    assert marker == {"step": 3, "files": {"shards/0.bin": 7, "state.json": 2}}
+    checksums = {"shards/0.bin": zlib.crc32(b"weights"), "state.json": zlib.crc32(b"{}")}
+    assert marker == {"step": 3, "files": {"shards/0.bin": 7, "state.json": 2}, "crc32": checksums}
     assert names(tmp_path) == ["step_000003"]
     assert latest_checkpoint(tmp_path) == Checkpoint(3, path)
 
@@ -69,12 +74,70 @@ def damage_name(path: Path) -> None:
     path.rename(path.with_name("step_000007"))
 
 
-@pytest.mark.parametrize("damage", [damage_marker, damage_size, damage_missing, damage_name])
+def damage_marker_text(path: Path) -> None:
+    (path / "COMPLETE.json").write_text("")
+
+
+def damage_marker_content(path: Path) -> None:
+    (path / "COMPLETE.json").write_text('{"step": 2, "files": 7}')
+
+
+DAMAGES = [damage_marker, damage_size, damage_missing, damage_name, damage_marker_text, damage_marker_content]
+
+
+@pytest.mark.parametrize("damage", DAMAGES)
 def test_a_damaged_checkpoint_does_not_count(tmp_path: Path, damage: Callable[[Path], None]) -> None:
     publish(tmp_path, 1)
     publish(tmp_path, 2)
     damage(tmp_path / "step_000002")
     assert [step for step, _ in complete_checkpoints(tmp_path)] == [1]
+
+
+@pytest.mark.parametrize(
+    ("damage", "reason"),
+    [
+        (damage_size, "shards/0.bin has 3 bytes, 7 were written"),
+        (damage_missing, "state.json is missing"),
+        (damage_marker_text, "COMPLETE.json is damaged"),
+        (damage_marker_content, "COMPLETE.json is damaged"),
+    ],
+)
+def test_what_was_complete_and_is_not_is_named(tmp_path: Path, damage: Callable[[Path], None], reason: str) -> None:
+    publish(tmp_path, 1)
+    publish(tmp_path, 2)
+    assert unfit_checkpoints(tmp_path) == {}
+    damage(tmp_path / "step_000002")
+    assert unfit_checkpoints(tmp_path) == {tmp_path / "step_000002": f"{tmp_path}/step_000002/{reason}"}
+
+
+@pytest.mark.parametrize("name", ["shards/0.bin", "state.json"])
+def test_a_flipped_bit_is_found_and_the_file_named(tmp_path: Path, name: str) -> None:
+    publish(tmp_path, 1)
+    checkpoint = Checkpoint(1, tmp_path / "step_000001")
+    assert fault(checkpoint) is None
+    content = bytearray((checkpoint.path / name).read_bytes())
+    content[1] ^= 4
+    (checkpoint.path / name).write_bytes(content)
+    assert fault(checkpoint) == f"{checkpoint.path / name} holds other bytes than were written"
+
+
+def test_a_checkpoint_of_an_earlier_version_has_no_checksums(tmp_path: Path) -> None:
+    publish(tmp_path, 1)
+    marker = tmp_path / "step_000001" / "COMPLETE.json"
+    marker.write_text(json.dumps({"step": 1, "files": json.loads(marker.read_text())["files"]}))
+    found = latest_checkpoint(tmp_path)
+    assert found is not None
+    assert fault(found) is None
+
+
+def test_what_is_set_aside_counts_no_more(tmp_path: Path) -> None:
+    publish(tmp_path, 1)
+    for _ in range(2):
+        publish(tmp_path, 2)
+        assert set_aside(tmp_path / "step_000002") == tmp_path / "step_000002.damaged"
+    assert latest_checkpoint(tmp_path) == (1, tmp_path / "step_000001")
+    prune_checkpoints(tmp_path, keep=1)
+    assert names(tmp_path) == ["step_000001", "step_000002.damaged"]
 
 
 def test_the_same_step_is_replaced(tmp_path: Path) -> None:

@@ -80,6 +80,36 @@ def test_continues_from_the_newest_complete_checkpoint(tmp_path: Path, resume: R
     assert [path.name for path in run_dir.rollouts.iterdir()] == ["step_000009.parquet"]
 
 
+def test_a_damaged_checkpoint_is_named_and_the_one_before_it_is_used(tmp_path: Path) -> None:
+    run_dir = started(tmp_path, step=3)
+    save(run_dir, 6)
+    save(run_dir, 9)
+    flipped, truncated = (run_dir.checkpoint(step) / "weights" for step in (6, 9))
+    flipped.write_text("y")
+    truncated.write_text("")
+    check_run_dir(tmp_path, Resume.must, config())  # reads no weights, and changes nothing
+    said: list[str] = []
+    _, checkpoint = create_run_dir(tmp_path, Resume.auto, config(), said.append)
+    assert checkpoint == (3, run_dir.checkpoint(3))
+    assert said == [
+        f"damaged: {truncated} has 0 bytes, 1 were written; the checkpoint is set aside as {truncated.parent}.damaged",
+        f"damaged: {flipped} holds other bytes than were written; the checkpoint is set aside as "
+        f"{flipped.parent}.damaged",
+    ]
+    assert create_run_dir(tmp_path, Resume.auto, config(), said.append)[1] == checkpoint
+    assert len(said) == 2
+
+
+@pytest.mark.parametrize("resume", [Resume.auto, Resume.must])
+def test_a_run_whose_checkpoints_are_all_damaged_is_not_emptied(tmp_path: Path, resume: Resume) -> None:
+    run_dir = started(tmp_path)
+    (run_dir.checkpoint(6) / "weights").write_text("y")
+    for _ in range(2):
+        with pytest.raises(UserError, match=r"no complete checkpoint|nothing but damaged checkpoints"):
+            create_run_dir(tmp_path, resume, config(), lambda text: None)
+        assert (tmp_path / "checkpoints" / "step_000006.damaged" / "weights").read_text() == "y"
+
+
 @pytest.mark.parametrize("with_checkpoint", [False, True])
 def test_never_refuses_a_directory_with_a_run(tmp_path: Path, with_checkpoint: bool) -> None:
     run_dir, _ = create_run_dir(tmp_path, Resume.never, config())

@@ -8,6 +8,7 @@ from collections.abc import Iterator
 import pytest
 import torch
 
+from s2l_nemo.platform.launch import STOP_SIGNALS
 from s2l_nemo.trainer.stop import StopRequest
 
 
@@ -21,7 +22,7 @@ def one_rank(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
 
 @pytest.fixture
 def stop() -> Iterator[StopRequest]:
-    handlers = {signum: signal.getsignal(signum) for signum in (signal.SIGINT, signal.SIGTERM)}
+    handlers = {signum: signal.getsignal(signum) for signum in STOP_SIGNALS}
     yield StopRequest()
     for signum, handler in handlers.items():
         signal.signal(signum, handler)

@@ -172,6 +172,7 @@ class ScriptedActor:
     mini_batches: list[TrainBatch] = field(default_factory=list)
     scales: list[LossScale] = field(default_factory=list)
     fails_to_save: bool = False
+    finite_weights: Callable[[int], bool] = lambda updates: True  # after so many updates
 
     @property
     def device(self) -> torch.device:
@@ -224,11 +225,11 @@ class ScriptedActor:
     def finish_training_step(self) -> None:
         self.calls.append("finish_training_step")
 
-    def optimizer_step(self) -> dict[str, float]:
+    def optimizer_step(self, loss: float) -> dict[str, float]:
         self.calls.append("optimizer_step")
-        stepped = {"grad_norm": self.grad_norms(self.updates), "lr": self.lrs(self.updates)}
+        grad_norm, lr = self.grad_norms(self.updates), self.lrs(self.updates)
         self.updates += 1
-        return stepped
+        return {"grad_norm": grad_norm, "lr": lr, "skipped": float(not math.isfinite(loss + grad_norm))}
 
     def finish_training(self) -> None:
         self.calls.append("finish_training")
@@ -238,6 +239,9 @@ class ScriptedActor:
 
     def release_cache(self) -> None:
         self.calls.append("release_cache")
+
+    def weights_are_finite(self) -> bool:
+        return self.finite_weights(self.updates)
 
     def export_weights(self) -> Iterator[dict[str, torch.Tensor]]:
         self.calls.append("export_weights")
@@ -339,6 +343,7 @@ def make_run(
     micro_batch_size: int = 1,
     step: int = 0,
     two_updates: bool = False,
+    max_skipped: int = 3,
     progress: Progress | None = None,
     ranks: Ranks = ONE_RANK,
     replayed: LearnerEngine | None = None,
@@ -375,6 +380,7 @@ def make_run(
         explorer_filter=DiversityFilter(rollouts, SAMPLING, RUN_SEED, progress, shapes) if filtered else None,
         explorer_ahead=False,
         two_updates=two_updates,
+        max_skipped=max_skipped,
         diversity_groups=2,
         recorder=records,
         stop=stop,

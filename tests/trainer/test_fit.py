@@ -18,6 +18,7 @@ from s2l_nemo.config.schema import CheckpointConfig, LoggingConfig, ValidationCo
 from s2l_nemo.records.metrics import read_metrics
 from s2l_nemo.trainer.progress import Progress
 from s2l_nemo.trainer.stop import StopRequest
+from s2l_nemo.trainer.validation import Validation
 from s2l_nemo.types import SampleRequest
 from tests.trainer.scripted import (
     RUN_SEED,
@@ -170,9 +171,17 @@ def test_a_resumed_run_does_not_validate_before_its_first_step(tmp_path: Path, s
 
 def test_a_finished_run_only_gives_its_weights_to_the_engine(tmp_path: Path, stop: StopRequest) -> None:
     run = run_of(tmp_path, stop, step=5)
+    run.recorder.validated(5, Validation([[1.0]], 0), prompts(100))
     assert run.trainer.fit() == 0
     assert run.learner.versions == [5]
     assert run.learner.asked == run.explorer.asked == []
+    assert names(run.run_dir.checkpoints) == []
+
+
+def test_a_run_that_is_shortened_to_what_it_has_done_is_validated(tmp_path: Path, stop: StopRequest) -> None:
+    run = run_of(tmp_path, stop, step=5)
+    assert run.trainer.fit() == 0
+    assert names(run.run_dir.validation) == ["step_000005.json"]
     assert names(run.run_dir.checkpoints) == []
 
 
@@ -195,6 +204,18 @@ def test_a_signal_ends_the_run_after_its_step_with_a_checkpoint(tmp_path: Path, 
     assert names(run.run_dir.checkpoints) == ["step_000003", "step_000004"]
     assert [line["step"] for line in read_metrics(run.run_dir.metrics)] == [1, 2, 3, 4]
     assert names(run.run_dir.validation) == ["step_000000.json"]
+
+
+def test_a_file_asks_for_a_checkpoint(tmp_path: Path, stop: StopRequest) -> None:
+    def asks(request: SampleRequest) -> Answer:
+        if request.seed in {sample_seed(RUN_SEED, 4, prompt, 0) for prompt in (5, 6, 7)}:
+            (tmp_path / "save_now").touch()
+        return Answer((1, 2))
+
+    run = run_of(tmp_path, stop, by_learner=asks, checkpoint=CheckpointConfig(every=9, keep=0))
+    assert run.trainer.fit() == 0
+    assert names(run.run_dir.checkpoints) == ["step_000004", "step_000005"]
+    assert not (tmp_path / "save_now").exists()
 
 
 def test_a_signal_in_the_last_step_does_not_cut_the_run_off(tmp_path: Path, stop: StopRequest) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 import shutil
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -278,7 +279,7 @@ def test_the_summary_compares_before_and_after(
     recorder.validated(2, AFTER, prompts(7, 9))
     output.truncate(0), output.seek(0)
     time.passes(1.5)
-    recorder.summarize(2)
+    assert recorder.summarize(2)
     assert recorder.run_dir.summary.read_text() == (
         json.dumps(
             {
@@ -294,9 +295,46 @@ def test_the_summary_compares_before_and_after(
     )  # fmt: skip
     assert output.getvalue() == (
         "pass@1 0.500 -> 1.000, difference +0.500 (95 % paired bootstrap +0.500 to +0.500)\n"
-        f"summary {recorder.run_dir.summary}, 2 plots in {recorder.run_dir.plots}\n"
+        f"summary {recorder.run_dir.summary}\nplots {recorder.run_dir.plots}, 2 of them\n"
     )
     assert plotted == [recorder.run_dir]
+
+
+@pytest.mark.parametrize(
+    ("asked", "reason"),
+    [
+        ([7], "1 held-out prompts before training, 2 after it, not the same"),
+        ([7, 8], "2 held-out prompts before training, 2 after it, not the same"),
+        ([], "is missing"),
+    ],
+)
+def test_validations_of_other_prompts_are_told_and_not_compared(
+    recorder: Recorder, output: io.StringIO, plotted: list[RunDir], asked: list[int], reason: str
+) -> None:
+    if asked:
+        recorder.validated(0, replace(BEFORE, correct_PK=BEFORE.correct_PK[: len(asked)]), prompts(*asked))
+    recorder.validated(2, AFTER, prompts(7, 9))
+    assert recorder.summarize(2)
+    summary = json.loads(recorder.run_dir.summary.read_text())
+    assert (summary["pass@1/after"], summary["pass@1/difference"]) == (1.0, None)
+    assert (summary["pass@1/before"] is None) == (not asked)
+    (line,) = [line for line in output.getvalue().splitlines() if "->" in line]
+    assert "-> 1.000, not compared: " in line
+    assert line.endswith(reason)
+    assert plotted
+
+
+@pytest.mark.parametrize("text", ["", "{}", '{"correct": [], "prompt_ids": []}'])
+def test_a_damaged_validation_is_a_report_that_fails(
+    recorder: Recorder, output: io.StringIO, plotted: list[RunDir], text: str
+) -> None:
+    recorder.validated(2, AFTER, prompts(7, 9))
+    (recorder.run_dir.validation / "step_000000.json").write_text(text)
+    recorder.run_dir.summary.write_text("{}")
+    assert not recorder.summarize(2)
+    (line,) = [line for line in output.getvalue().splitlines() if line.startswith("failed")]
+    assert line.startswith("failed: the summary (")
+    assert plotted  # another report is still made
 
 
 def test_final_nemo_is_written_whole_or_not_at_all(recorder: Recorder, output: io.StringIO) -> None:
@@ -306,7 +344,7 @@ def test_final_nemo_is_written_whole_or_not_at_all(recorder: Recorder, output: i
     with pytest.raises(OSError, match="no space left"):
         recorder.save_nemo(ScriptedActor(fails_to_save=True))
     assert (final.read_text(), output.getvalue()) == ("of an earlier run", "")
-    assert (folder / "tmp_final.nemo").exists()  # an unfinished one has a name of its own
+    assert not (folder / "tmp_final.nemo").exists()  # it would take the space that another try needs
     recorder.save_nemo(ScriptedActor())
     assert final.read_text() == "half of the weights"
     assert not (folder / "tmp_final.nemo").exists()

@@ -20,11 +20,13 @@ from s2l_nemo.data.sources import BadRow
 from s2l_nemo.engines.options import EngineConfig
 from s2l_nemo.errors import UserError
 from s2l_nemo.records.checkpoints import Checkpoint
+from s2l_nemo.records.directory import RunDir
 from s2l_nemo.trainer.grading import Grading
 from s2l_nemo.trainer.identity import check_identity, weight_hashes
 from s2l_nemo.trainer.ranks import Ranks
 from s2l_nemo.trainer.rollouts import Rollouts
 from s2l_nemo.trainer.setup import (
+    REPORT_FAILED,
     Inputs,
     announce,
     collective_timeout_s,
@@ -240,12 +242,29 @@ def test_a_whole_run_is_summarised_and_delivered(
     assert scripted.messages() == [
         "validation after step 0: pass@1 1.000 [1.000, 1.000] on 2 held-out prompts",
         "validation after step 2: pass@1 1.000 [1.000, 1.000] on 2 held-out prompts",
-        "pass@1 1.000 -> 1.000, difference +0.000 (95 % paired bootstrap +0.000 to +0.000)",
-        f"summary {folder}/summary.json, 0 plots in {folder}/plots",
         *delivered,
+        "pass@1 1.000 -> 1.000, difference +0.000 (95 % paired bootstrap +0.000 to +0.000)",
+        f"summary {folder}/summary.json",
+        f"plots {folder}/plots, 0 of them",
     ]
     assert ((folder / "final.nemo").exists(), (folder / "hf").exists()) == (save_nemo, export_hf)
     assert scripted.grader.is_closed
+    assert is_closed(scripted)
+
+
+def test_a_report_that_fails_comes_after_the_weights_and_shows_in_the_exit_code(
+    tmp_path: Path, scripted: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fails(_: RunDir) -> list[Path]:
+        assert (tmp_path / "run" / "final.nemo").exists()
+        raise ValueError("no\nfont")
+
+    monkeypatch.setattr("s2l_nemo.trainer.recorder.plot_run", fails)
+    with pytest.raises(SystemExit) as end:
+        run_training(config(tmp_path), cast(Any, None))
+    assert end.value.code == REPORT_FAILED == 3
+    assert scripted.messages()[-1] == "failed: plots (no font); the trained weights are complete"
+    assert (tmp_path / "run" / "summary.json").exists()
     assert is_closed(scripted)
 
 

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from s2l_nemo.config.schema import Accelerator, Config
+from s2l_nemo.config.schema import Accelerator, Config, Resume, RunConfig
 from s2l_nemo.errors import UserError
 from s2l_nemo.trainer import start
 
@@ -70,3 +70,34 @@ def test_the_gpus_are_counted_before_anything_is_read(monkeypatch: pytest.Monkey
     nothing: Any = None
     with pytest.raises(UserError, match=r"^trainer\.devices=2, but PyTorch sees 1 GPUs on this node"):
         start.start(cfg, nothing)
+
+
+def codes_of(*codes: int, max_restarts: int) -> tuple[int, list[Resume]]:
+    """The exit code of a run whose starts end with these codes, and how each of them was to resume."""
+    left, resumes = list(codes), []
+    run = RunConfig(max_restarts=max_restarts, resume=Resume.never)
+
+    def launched() -> int:
+        resumes.append(run.resume)
+        return left.pop(0)
+
+    code = start.repeated(launched, run)
+    assert not left
+    return code, resumes
+
+
+def test_only_a_crash_is_started_again_and_continues(capfd: pytest.CaptureFixture[str]) -> None:
+    assert codes_of(1, max_restarts=0) == (1, [Resume.never])
+    assert capfd.readouterr().err == ""
+    assert codes_of(1, 1, 0, max_restarts=3) == (0, [Resume.never, Resume.auto, Resume.auto])
+    assert capfd.readouterr().err.splitlines() == [f"restart {n} of 3, from the last checkpoint" for n in (1, 2)]
+    assert codes_of(1, 1, max_restarts=1)[0] == 1
+    for code in (0, 2, 3, 143):
+        assert codes_of(code, max_restarts=3) == (code, [Resume.never])
+
+
+def test_a_restart_of_torchrun_continues_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TORCHELASTIC_RESTART_COUNT", "0")
+    assert codes_of(0, max_restarts=0) == (0, [Resume.never])
+    monkeypatch.setenv("TORCHELASTIC_RESTART_COUNT", "1")
+    assert codes_of(0, max_restarts=0) == (0, [Resume.auto])

@@ -92,10 +92,10 @@ def test_a_figure_without_a_basis_is_none() -> None:
     assert metrics["response_length/explorer"] is None
     sums = StepSums(entropy=4.0, entropy_tokens=8.0).plus(
         {"loss_sum": 0.5, **dict.fromkeys(NAMES, 10.0), **dict.fromkeys(LEARNER, 10.0), **dict.fromkeys(EXPLORER, 0.0)},
-        {"grad_norm": 3.0, "lr": 1e-4},
+        {"grad_norm": 3.0, "lr": 1e-4, "skipped": 0.0},
     )
     assert update_metrics(sums) == {
-        "loss": 0.5, "grad_norm": 3.0, "entropy": 0.5,
+        "loss": 0.5, "grad_norm": 3.0, "entropy": 0.5, "train/skipped": 0,
         "kl": None, "kl/explorer": None, "kl/learner": None,  # no reference policy was asked for
         "clip_fraction": 1.0, "clip_fraction/explorer": None, "clip_fraction/learner": 1.0,
         "rejected_fraction": 1.0, "rejected_fraction/explorer": None, "rejected_fraction/learner": 1.0,
@@ -109,8 +109,8 @@ def test_a_figure_without_a_basis_is_none() -> None:
 
 def test_a_step_in_which_every_answer_was_masked_has_no_token_figures() -> None:
     nothing = {"loss_sum": 0.0, **dict.fromkeys((*NAMES, *LEARNER, *EXPLORER), 0.0)}
-    figures = update_metrics(StepSums(0.0, 0.0).plus(nothing, {"grad_norm": 0.0, "lr": 1e-4}))
-    assert {key for key, value in figures.items() if value is not None} == {"loss", "grad_norm"}
+    figures = update_metrics(StepSums(0.0, 0.0).plus(nothing, {"grad_norm": 0.0, "lr": 1e-4, "skipped": 0.0}))
+    assert {key for key, value in figures.items() if value is not None} == {"loss", "grad_norm", "train/skipped"}
 
 
 def test_clock_sums_a_phase_and_leaves_out_what_was_not_needed() -> None:

@@ -1,4 +1,4 @@
-"""Signals: the first one is remembered, the second one ends the process."""
+"""Row 7 of docs/reliability.md: the first signal is remembered, a second urgent one ends the process."""
 
 from __future__ import annotations
 
@@ -7,10 +7,13 @@ import signal
 
 import pytest
 
-from s2l_nemo.trainer.stop import StopRequest
+from s2l_nemo.platform.launch import STOP_SIGNALS
+from s2l_nemo.trainer.stop import URGENT, StopRequest
+
+WARNINGS = [one for one in STOP_SIGNALS if one not in URGENT]
 
 
-@pytest.mark.parametrize("signum", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("signum", STOP_SIGNALS)
 def test_the_first_signal_is_remembered(stop: StopRequest, signum: signal.Signals) -> None:
     assert stop.agreed() == 0
     os.kill(os.getpid(), signum)
@@ -20,10 +23,22 @@ def test_the_first_signal_is_remembered(stop: StopRequest, signum: signal.Signal
 
 @pytest.mark.parametrize("second", [signal.SIGINT, signal.SIGTERM])
 def test_the_second_signal_ends_the_process(second: signal.Signals) -> None:
+    assert exit_code_after(signal.SIGTERM, second) == 128 + second
+    assert exit_code_after(signal.SIGUSR1, signal.SIGINT, second) == 128 + second
+
+
+@pytest.mark.parametrize("warning", WARNINGS)
+def test_what_comes_after_a_warning_lets_the_run_save(warning: signal.Signals) -> None:
+    """Slurm sends the signal that it was told, SIGTERM at the end of the time, and SIGKILL half a minute later."""
+    assert exit_code_after(warning, warning, signal.SIGTERM, warning) == 0
+
+
+def exit_code_after(*signals: signal.Signals) -> int:
+    """Of a process that gets these signals and ends with 0 if none of them ends it."""
     process = os.fork()
     if process == 0:
-        StopRequest()
-        os.kill(os.getpid(), signal.SIGTERM)
-        os.kill(os.getpid(), second)
-        os._exit(0)  # not reached
-    assert os.waitstatus_to_exitcode(os.waitpid(process, 0)[1]) == 128 + second
+        stop = StopRequest()
+        for signum in signals:
+            os.kill(os.getpid(), signum)
+        os._exit(0 if stop.signal == signals[0] else 99)
+    return os.waitstatus_to_exitcode(os.waitpid(process, 0)[1])

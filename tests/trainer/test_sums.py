@@ -22,8 +22,8 @@ def of_loss(scale: float, *, kl: bool) -> dict[str, float]:
 
 def test_two_updates_add_up_and_the_last_rate_stays() -> None:
     sums = StepSums(entropy=7.0, entropy_tokens=14.0)
-    sums = sums.plus(of_loss(1.0, kl=True), {"grad_norm": 2.0, "lr": 0.5})
-    sums = sums.plus(of_loss(0.5, kl=True), {"grad_norm": 4.0, "lr": 0.25})
+    sums = sums.plus(of_loss(1.0, kl=True), {"grad_norm": 2.0, "lr": 0.5, "skipped": 0.0})
+    sums = sums.plus(of_loss(0.5, kl=True), {"grad_norm": 4.0, "lr": 0.25, "skipped": 0.0})
     assert sums == StepSums(
         entropy=7.0,
         entropy_tokens=14.0,
@@ -70,13 +70,13 @@ def test_two_updates_add_up_and_the_last_rate_stays() -> None:
 
 
 def test_an_update_that_nothing_came_before_brings_its_entropy() -> None:
-    sums = StepSums().plus(of_loss(1.0, kl=False) | {"entropy_sum": 5.0}, {"grad_norm": 2.0, "lr": 0.5})
-    sums = sums.plus(of_loss(2.0, kl=False), {"grad_norm": 2.0, "lr": 0.5})
+    sums = StepSums().plus(of_loss(1.0, kl=False) | {"entropy_sum": 5.0}, {"grad_norm": 2.0, "lr": 0.5, "skipped": 0.0})
+    sums = sums.plus(of_loss(2.0, kl=False), {"grad_norm": 2.0, "lr": 0.5, "skipped": 0.0})
     assert (sums.entropy, sums.entropy_tokens, sums.total.tokens) == (5.0, 10.0, 30.0)
 
 
 def test_without_a_reference_policy_there_is_no_kl() -> None:
-    sums = StepSums(0.0, 0.0).plus(of_loss(1.0, kl=False), {"grad_norm": 2.0, "lr": 0.5})
+    sums = StepSums(0.0, 0.0).plus(of_loss(1.0, kl=False), {"grad_norm": 2.0, "lr": 0.5, "skipped": 0.0})
     assert sums.total == TokenSums(
         10.0, 20.0, 30.0, 40.0, None, weight=60.0, weight_square=70.0, sampler_kl=80.0, rejected=90.0
     )
@@ -96,7 +96,7 @@ def test_a_missing_sum_is_an_error(missing: str) -> None:
     sums = of_loss(1.0, kl=True)
     del sums[missing]
     with pytest.raises(KeyError, match=missing):
-        StepSums(0.0, 0.0).plus(sums, {"grad_norm": 2.0, "lr": 0.5})
+        StepSums(0.0, 0.0).plus(sums, {"grad_norm": 2.0, "lr": 0.5, "skipped": 0.0})
 
 
 def test_the_effective_sample_size_of_equal_weights_is_the_number_of_tokens() -> None:

@@ -95,6 +95,7 @@ OUTSIDE_THE_LOSS = {
     "group/zero_variance_fraction": 0.0,
     "group/kept": 4.0,
     "group/dropped": 0,
+    "train/skipped": 0,
     "group/zero_variance_first": 0.0,
     "group/refilled": 0,
     "group/refill_prompts": 0,
