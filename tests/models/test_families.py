@@ -23,7 +23,7 @@ from s2l_nemo.models.open import open_model
 from s2l_nemo.models.rope import Llama3Scaling, RopeScaling, RopeType, YarnScaling
 from s2l_nemo.models.shape import public_shape
 from tests.distributed.conversion import to_hf, to_nemo
-from tests.distributed.models import write_internlm2
+from tests.distributed.models import VARIANTS, write_internlm2, write_variant
 from tests.models.shapes import small_shape
 
 PATH = Path("config.json")
@@ -188,6 +188,13 @@ def test_parameters_of_public_models(name: str) -> None:
     found = public_shape(name)
     assert found is not None
     assert found[1].parameters == PARAMETERS[name]
+
+
+@pytest.mark.parametrize("name", VARIANTS)
+def test_parameters_are_those_of_the_file(tmp_path: Path, name: str) -> None:
+    folder = write_variant(tmp_path, name)
+    stored = sum(len(data) for data in weights(folder).values()) // 4
+    assert open_model("model.path", str(folder)).shape.parameters == stored
 
 
 def test_positions_of_public_models() -> None:

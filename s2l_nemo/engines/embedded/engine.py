@@ -60,8 +60,10 @@ class EmbeddedEngine(LocalEngine):
         """Loads a local Hugging Face folder. Raises UserError if there is none."""
         if not (Path(path) / "config.json").is_file():
             raise UserError(f"no Hugging Face model in {path}: it has no config.json; give the folder of a checkpoint")
+        config = AutoConfig.from_pretrained(path, local_files_only=True, trust_remote_code=False)
         model = AutoModelForCausalLM.from_pretrained(
             path,
+            config=_without_unused_window(config),
             torch_dtype=dtype,
             attn_implementation="sdpa",
             local_files_only=True,
@@ -94,7 +96,10 @@ class EmbeddedEngine(LocalEngine):
         model_config = AutoConfig.for_model(figures.pop("model_type"), **figures)
         with no_init_weights(), torch.device(device):
             model = AutoModelForCausalLM.from_config(
-                model_config, torch_dtype=dtype, attn_implementation="sdpa", trust_remote_code=False
+                _without_unused_window(model_config),
+                torch_dtype=dtype,
+                attn_implementation="sdpa",
+                trust_remote_code=False,
             )
         model.tie_weights()  # left out with the initialisation
         engine = cls(model, source=source, max_batch_rows=max_batch_rows)
@@ -173,6 +178,13 @@ class EmbeddedEngine(LocalEngine):
             raise ValueError(f"{what}: {len(missing)} tensors are missing, first {min(missing)}")
         if self._decoder is not None:
             self._decoder.pack()
+
+
+def _without_unused_window(config: Any) -> Any:
+    """Qwen2.5 states the length of a window that it does not use, and transformers warns as if it did."""
+    if not getattr(config, "use_sliding_window", True):
+        config.sliding_window = None
+    return config
 
 
 class EmbeddedLearnerEngine(EmbeddedEngine):
