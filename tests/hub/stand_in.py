@@ -33,6 +33,7 @@ class StandIn:
     repositories: dict[str, Repository] = field(default_factory=dict)
     asked: list[tuple[str, str, str | None]] = field(default_factory=list)  # method, path, authorization
     cut_after: int | None = None  # bytes of a file after which the line goes dead
+    stalls: threading.Event | None = None  # set when so much of a file has been sent; then nothing more comes
     headers: dict[str, str] = field(default_factory=dict)  # in place of the right ones, in answers about files
     status: int | None = None  # of every answer
     code: str = ""  # the hub's name of a fault, with `status`
@@ -160,6 +161,9 @@ class _Handler(BaseHTTPRequestHandler):
         cut = self.stand_in.cut_after
         if cut is not None and len(content) > cut and "/api/" not in self.path:
             self.wfile.write(content[:cut])
+            if self.stand_in.stalls is not None:
+                self.stand_in.stalls.set()
+                self.rfile.read(1)  # until the other side is gone
             self.close_connection = True
             self.connection.close()
             return

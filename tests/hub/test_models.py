@@ -35,6 +35,7 @@ REST = {
     "original/config.json": b"{}", "README.md": b"# Tiny", "onnx/model.onnx": b"", "tokenizer.py": b"",
     "consolidated.safetensors": b"again",
 }  # fmt: skip
+TAKE = f"from s2l_nemo.hub.files import model_folder; print(model_folder('model.path', {NAME!r}))"
 
 
 def take(name: str = NAME, *, weights: bool = True) -> Path:
@@ -173,6 +174,23 @@ def test_a_download_that_was_cut_off_is_never_taken_as_complete(hub: StandIn, mo
     assert "lacks model.safetensors of commit" in line
     again(monkeypatch, hub)
     hub.cut_after = None
+    assert (take() / "model.safetensors").read_bytes() == ONE["model.safetensors"]
+
+
+def test_a_process_that_is_killed_leaves_nothing_that_counts_as_complete(
+    hub: StandIn, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    hub.add(f"models/{NAME}", ONE)
+    hub.cut_after, hub.stalls = 500, threading.Event()
+    variables = os.environ | {"HF_HUB_CACHE": constants.HF_HUB_CACHE}
+    process = subprocess.Popen([sys.executable, "-c", TAKE], cwd=ROOT, env=variables)
+    assert hub.stalls.wait(timeout=300)
+    process.kill()
+    process.wait(timeout=300)
+    hub.cut_after = hub.stalls = None
+    again(monkeypatch, hub, offline=True)
+    assert "lacks model.safetensors of commit" in refusal()
+    again(monkeypatch, hub)
     assert (take() / "model.safetensors").read_bytes() == ONE["model.safetensors"]
 
 
@@ -316,10 +334,9 @@ def test_a_model_of_the_hub_is_opened_as_far_as_it_is_used(hub: StandIn) -> None
 
 def test_several_processes_download_once(hub: StandIn) -> None:
     hub.add(f"models/{NAME}", ONE)
-    code = f"from s2l_nemo.hub.files import model_folder; print(model_folder('model.path', {NAME!r}))"
     variables = os.environ | {"HF_HUB_CACHE": constants.HF_HUB_CACHE}
     ranks = [
-        subprocess.Popen([sys.executable, "-c", code], cwd=ROOT, env=variables, stdout=subprocess.PIPE, text=True)
+        subprocess.Popen([sys.executable, "-c", TAKE], cwd=ROOT, env=variables, stdout=subprocess.PIPE, text=True)
         for _ in range(3)
     ]
     folders = {rank.communicate(timeout=300)[0].strip() for rank in ranks}
@@ -332,6 +349,5 @@ def test_a_process_that_this_one_starts_takes_the_same_commit(hub: StandIn) -> N
     hub.add(f"models/{NAME}", ONE)
     folder = take()
     hub.add(f"models/{NAME}", {}, {}, ONE)  # main has moved
-    code = f"from s2l_nemo.hub.files import model_folder; print(model_folder('model.path', {NAME!r}))"
-    done = run_process("-c", code, environment={"HF_HUB_CACHE": constants.HF_HUB_CACHE})
+    done = run_process("-c", TAKE, environment={"HF_HUB_CACHE": constants.HF_HUB_CACHE})
     assert (done.returncode, done.stdout.strip()) == (0, str(folder))
