@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -24,7 +25,7 @@ from s2l_nemo.evaluation.run import (
     read_question,
     sample_and_score,
 )
-from s2l_nemo.evaluation.steps import ALL, StepCurve, StepModel, models_of_run, prompts_of_steps, step_name, write_curve
+from s2l_nemo.evaluation.steps import ALL, StepCurve, StepModel, models_of_run, prompts_asked, step_name, write_curve
 from s2l_nemo.files import write_text_atomic
 from s2l_nemo.models.open import Model, open_model
 
@@ -53,11 +54,12 @@ def evaluate_steps(cfg: EvaluateConfig) -> None:
         sampler = make_sampler(question, model)
         try:
             folder = folder or open_folder(None, root, name, identity, out)
-            part = open_part(folder, step, digest)
             out.print(f"step {step.step}", style="bold")
-            sample_and_score(question, sampler, part, out)
+            sample_and_score(question, sampler, open_part(folder, step, digest), out)
         finally:
             sampler.close()
+        del sampler  # its weights would stand beside those of the next step
+        empty_cache()
         curve = draw(folder, name, run)
     assert folder is not None  # there is a step
     # If all was finished, a kill may have left a picture without the last step.
@@ -105,7 +107,16 @@ def open_part(folder: EvaluationFolder, step: StepModel, digest: str) -> Evaluat
 
 def draw(folder: EvaluationFolder, name: str, run: Path) -> StepCurve:
     """Writes the curve of all steps that are finished, and draws it over steps and over prompts."""
-    curve = write_curve(folder.result, name, prompts_of_steps(run))
+    curve = write_curve(folder.result, name, prompts_asked(run))
     for axis in Axis:
         plot_steps([curve], axis, folder.result / f"curve_over_{axis.value}.png")
     return curve
+
+
+def empty_cache() -> None:
+    """Gives back the GPU's memory that nothing uses."""
+    import torch
+
+    gc.collect()
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()

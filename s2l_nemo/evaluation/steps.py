@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -70,14 +70,16 @@ def models_of_run(run: Path, wanted: Sequence[str]) -> list[StepModel]:
     return [by_step[step] for step in sorted({int(step) for step in wanted})]
 
 
-def prompts_of_steps(run: Path) -> dict[int, int]:
-    """How many prompts the run had asked after each step, those that dynamic sampling replaced among them."""
+def prompts_asked(run: Path) -> Callable[[int], int]:
+    """How many prompts the run had asked after a step, those that dynamic sampling replaced among them."""
     config = yaml.safe_load(RunDir(run).config.read_text(encoding="utf-8"))
-    batch = config["algorithm"]["prompts_per_step"]
-    asked = {0: 0}
-    for line in read_metrics(RunDir(run).metrics):
-        total = line.get("total/prompts")  # a run of an earlier version took whole batches, and did not count them
-        asked[line["step"]] = line["step"] * batch if total is None else int(total)
+    batch: int = config["algorithm"]["prompts_per_step"]
+    totals = {line["step"]: line.get("total/prompts") for line in read_metrics(RunDir(run).metrics)}
+
+    def asked(step: int) -> int:
+        total = totals.get(step)  # a run of an earlier version took whole batches, and did not count them
+        return step * batch if total is None else int(total)
+
     return asked
 
 
@@ -86,10 +88,10 @@ def step_name(step: int) -> str:
     return f"step_{step:06d}"
 
 
-def write_curve(folder: Path, name: str, prompts: Mapping[int, int]) -> StepCurve:
+def write_curve(folder: Path, name: str, asked: Callable[[int], int]) -> StepCurve:
     """Writes `steps.json` beside the finished evaluations of single steps in `folder`, and returns what they show."""
     finished = sorted(int(path.parent.name.removeprefix("step_")) for path in folder.glob("step_*/summary.json"))
-    steps = [{"step": step, "prompts": prompts[step]} for step in finished]
+    steps = [{"step": step, "prompts": asked(step)} for step in finished]
     write_json_atomic(folder / FILE, {"name": name, "steps": steps})
     return read_curve(folder)
 

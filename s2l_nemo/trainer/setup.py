@@ -139,8 +139,7 @@ def build_trainer(cfg: Config, inputs: Inputs, stop: Callable[[], StopRequest]) 
     rollout = cfg.rollout
     sampling = learner_sampling(cfg, learner)
     recorder = make_recorder(cfg, run_dir, resumed, identity, decode, actor, rollouts.ranks, state)
-    if rollouts.ranks.rank == 0:
-        announce(recorder, cfg, inputs, resumed)
+    announce(recorder, cfg, inputs, resumed)
     return Trainer(
         algorithm=cfg.algorithm,
         loss=PolicyLoss.of(cfg.algorithm, [one.name for one in explorers] if len(explorers) > 1 else []),
@@ -386,8 +385,9 @@ def shown(explorer: Explorer) -> str:
 
 
 def announce(recorder: Recorder, cfg: Config, inputs: Inputs, resumed: Checkpoint | None) -> None:
-    """Prints the facts of the run."""
-    assert recorder.console is not None
+    """Prints the facts of the run, on rank 0 alone."""
+    if recorder.console is None:
+        return
     train, valid = inputs.train, inputs.valid
     model = cfg.model
     replicas = torch.distributed.get_world_size() // (

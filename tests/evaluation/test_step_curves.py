@@ -14,7 +14,7 @@ from s2l_nemo.evaluation.steps import (
     CurvePoint,
     StepCurve,
     load_curves,
-    prompts_of_steps,
+    prompts_asked,
     read_curve,
     shared_steps,
     write_curve,
@@ -68,14 +68,14 @@ def folder_of(path: Path, name: str, steps: dict[int, list[list[int]]]) -> Path:
     for step, correct_PK in steps.items():
         write(path / f"step_{step:06d}", content(correct_PK, name=name))
         (path / f"step_{step:06d}" / "summary.json").write_text('{"benchmarks": {"aime24": {}}}')
-    write_curve(path, name, {step: 10 * step for step in steps})
+    write_curve(path, name, lambda step: 10 * step)
     return path
 
 
 def test_what_is_written_can_be_read(tmp_path: Path) -> None:
     folder = folder_of(tmp_path / "run", "run", {20: [[1]], 3: [[0]]})
     (folder / "step_000030").mkdir()  # not finished
-    write_curve(folder, "run", {3: 30, 20: 200, 30: 300})
+    write_curve(folder, "run", lambda step: 10 * step)
     found = read_curve(folder)
     assert [(one.step, one.prompts, one.results["aime24"].pass_at_1.mean) for one in found.points] == [
         (3, 30, 0.0),
@@ -119,7 +119,7 @@ def test_prompts_of_a_run(tmp_path: Path) -> None:
     (tmp_path / "config.yaml").write_text("algorithm: {prompts_per_step: 8}")
     lines = [{"step": 1, "total/prompts": 11}, {"step": 2, "total/prompts": 19.0}, {"step": 3}]
     (tmp_path / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
-    assert prompts_of_steps(tmp_path) == {0: 0, 1: 11, 2: 19, 3: 24}
+    assert list(map(prompts_asked(tmp_path), range(5))) == [0, 11, 19, 24, 32]  # the last step left no line
 
 
 def test_names_are_the_runs_own_where_they_differ(tmp_path: Path) -> None:
