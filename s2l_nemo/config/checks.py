@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,6 +12,7 @@ from s2l_nemo.algorithm.schedule import SCHEDULES, check_t_mix, make_schedule
 from s2l_nemo.config.explorers import explorers_of
 from s2l_nemo.config.keys import all_keys
 from s2l_nemo.config.mix import training_sources
+from s2l_nemo.config.parts import data_parallel_size, mini_batch_prompts
 from s2l_nemo.config.schema import (
     Accelerator,
     Config,
@@ -96,39 +96,6 @@ def check_model_files(cfg: Config) -> Models:
             _check_length(cfg, explorer)
             _check_one_family(learner, explorer)
     return Models(learner, tuple(explorers))
-
-
-def data_parallel_size(cfg: Config) -> int:
-    """Number of model replicas: all ranks over TP x PP."""
-    return (cfg.trainer.devices * cfg.trainer.num_nodes) // (
-        cfg.model.tensor_model_parallel_size * cfg.model.pipeline_model_parallel_size
-    )
-
-
-def mini_batch_prompts(cfg: Config) -> int:
-    """Prompts of one optimizer step, over all ranks."""
-    return cfg.algorithm.mini_batch_prompts or cfg.algorithm.prompts_per_step
-
-
-@dataclass(frozen=True)
-class Part:
-    """A part of a step whose groups the learner is updated on: all of it, or one half with `rollout.two_updates`."""
-
-    samples: int  # of each group
-    updates: int  # optimizer steps of one pass
-
-
-def parts_of_step(cfg: Config, explorer: int) -> list[Part]:
-    """The parts of a step in which explorers give `explorer` samples of each group."""
-    algorithm = cfg.algorithm
-    updates = algorithm.prompts_per_step // mini_batch_prompts(cfg)
-    if not cfg.rollout.two_updates:
-        return [Part(algorithm.group_size, updates)]
-    of_explorer = updates
-    if algorithm.explorer_mini_batch is not None:
-        of_explorer = math.ceil(algorithm.prompts_per_step * explorer / algorithm.explorer_mini_batch)
-    parts = [Part(explorer, of_explorer), Part(algorithm.group_size - explorer, updates)]
-    return [part for part in parts if part.samples]
 
 
 def _check_import_paths(cfg: Any) -> None:

@@ -12,8 +12,8 @@ from enum import Enum
 
 from s2l_nemo.algorithm.options import Rejected
 from s2l_nemo.algorithm.sharing import apportion
-from s2l_nemo.config.checks import data_parallel_size, mini_batch_prompts, parts_of_step
 from s2l_nemo.config.explorers import explorers_of
+from s2l_nemo.config.parts import data_parallel_size, mini_batch_prompts, parts_of_step
 from s2l_nemo.config.schema import ActivationCheckpointing, Config, ExplorerSource
 from s2l_nemo.engines.kinds import ENGINES, EngineKind
 from s2l_nemo.engines.options import Placement

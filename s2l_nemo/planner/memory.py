@@ -8,8 +8,8 @@ from enum import Enum
 from pathlib import Path
 
 from s2l_nemo.algorithm.schedule import SCHEDULES
-from s2l_nemo.config.checks import data_parallel_size
 from s2l_nemo.config.explorers import Explorer, explorers_of
+from s2l_nemo.config.parts import data_parallel_size
 from s2l_nemo.config.schema import Accelerator, ActivationCheckpointing, Config, ExplorerSource
 from s2l_nemo.engines.kinds import ENGINES
 from s2l_nemo.engines.options import Placement

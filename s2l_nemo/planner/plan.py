@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from itertools import groupby
 
 from s2l_nemo.algorithm.schedule import Split, make_schedule
-from s2l_nemo.config.checks import data_parallel_size, mini_batch_prompts, parts_of_step
 from s2l_nemo.config.load import resolved_yaml
+from s2l_nemo.config.parts import data_parallel_size, mini_batch_prompts, parts_of_step
 from s2l_nemo.config.schema import Config
 from s2l_nemo.models.precision import Precision
 from s2l_nemo.planner.downloads import download_rows

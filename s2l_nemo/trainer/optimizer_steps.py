@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from s2l_nemo.algorithm.schedule import make_schedule
-from s2l_nemo.config.checks import parts_of_step
+from s2l_nemo.config.parts import parts_of_step
 from s2l_nemo.config.schema import Config
 
 

@@ -24,6 +24,9 @@ class Comparison:
     unpaired: str = ""
 
     def figures(self) -> dict[str, float | None]:
+        """None at all if there was no validation."""
+        if self.before is None and self.after is None:
+            return {}
         return {
             **named_interval("pass@1/before", self.before),
             **named_interval("pass@1/after", self.after),
@@ -62,7 +65,7 @@ def compare(validations: Path, steps: int) -> Comparison:
 def figures_of_sets(validations: Path, steps: int) -> dict[str, float | None]:
     """Before, after and gain of each benchmark of `validation.sets` that was asked both times, under its name."""
     found: dict[str, float | None] = {}
-    for folder in sorted(path for path in validations.iterdir() if path.is_dir()):
+    for folder in sorted(path for path in validations.glob("*") if path.is_dir()):
         compared = compare(folder, steps)
         if compared.difference is not None:
             found |= {f"{folder.name}/{name}": value for name, value in compared.figures().items()}

@@ -6,9 +6,10 @@ from typing import Any
 
 import pytest
 
-from s2l_nemo.config.checks import check_config, check_model_files, data_parallel_size
+from s2l_nemo.config.checks import check_config, check_model_files
 from s2l_nemo.config.keys import all_keys
 from s2l_nemo.config.load import load_config
+from s2l_nemo.config.parts import data_parallel_size
 from s2l_nemo.config.schema import Config
 from s2l_nemo.errors import UserError
 

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from s2l_nemo.algorithm.sharing import balanced_replicas
-from s2l_nemo.config.checks import data_parallel_size, mini_batch_prompts
+from s2l_nemo.config.parts import data_parallel_size, mini_batch_prompts
 from s2l_nemo.config.schema import Config
 from s2l_nemo.models.flops import group_flops
 from s2l_nemo.models.shape import ModelShape
