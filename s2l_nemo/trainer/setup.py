@@ -205,7 +205,9 @@ def load_inputs(cfg: Config, models: Models) -> Inputs:
     learner = learner_sampling(cfg, models.learner)
     sampling = [learner, *(explorer_role(one, learner).sampling for one in explorers_of(cfg))]
     check_stores(cfg, train.prompts, tokenizer_hash(models.learner), dict(enumerate(sampling)))
-    return Inputs(models, train, valid, start_warnings(cfg.data, cfg.rewards, tokenizer, [train, valid]))
+    says = os.environ.get("RANK", "0") == "0"  # one of torchrun's ranks is enough
+    warnings = start_warnings(cfg.data, cfg.rewards, tokenizer, [train, valid]) if says else []
+    return Inputs(models, train, valid, warnings)
 
 
 def learner_sampling(cfg: Config, learner: Model) -> SamplingParams:
