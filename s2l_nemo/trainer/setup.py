@@ -228,7 +228,8 @@ def load_inputs(cfg: Config, models: Models) -> Inputs:
     learner = learner_sampling(cfg, models.learner)
     sampling = [learner, *(one.sampling(learner) for one in explorers_of(cfg))]
     check_stores(cfg, train.prompts, tokenizer_hash(models.learner), dict(enumerate(sampling)))
-    warnings = start_warnings(cfg.data, cfg.rewards, tokenizer, [train, valid])
+    says = os.environ.get("RANK", "0") == "0"  # one of torchrun's ranks is enough
+    warnings = start_warnings(cfg.data, cfg.rewards, tokenizer, [train, valid]) if says else []
     return Inputs(models, train, valid, load_sets(cfg, models.learner), warnings)
 
 

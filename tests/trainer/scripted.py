@@ -352,11 +352,8 @@ def make_run(
     """A run as one rank sees it. The explorer takes 1.5 seconds to generate, the learner, or `replayed`, 0.5."""
     actor, output = actor or ScriptedActor(), io.StringIO()
     time = actor.time
-    explorer, learner = (
-        ScriptedEngine(Source.EXPLORER, by_explorer, time, 1.5),
-        ScriptedLearnerEngine(by_learner, time, 0.5),
-    )
-    grader = ScriptedGrader(time)
+    explorer = ScriptedEngine(Source.EXPLORER, by_explorer, time, 1.5)
+    learner, grader = ScriptedLearnerEngine(by_learner, time, 0.5), ScriptedGrader(time)
     engines = Rollouts({1: explorer}, learner, actor, ranks, Grading(decode, grader))
     shapes = {int(source): small_shape() for source in Source}
     rollouts = engines if replayed is None else replace(engines, learner=replayed)

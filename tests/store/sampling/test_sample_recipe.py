@@ -41,6 +41,7 @@ def sampled(model: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     done = sample_here(model, folder, *SIZE)
     assert (done.returncode, done.stderr) == (0, "")
     assert "chunk 3/3  24/24 rollouts" in done.stdout
+    assert r"warning: none of the 6 prompts asks for \boxed{}, where the reward looks for the answer" in done.stdout
     return folder
 
 
