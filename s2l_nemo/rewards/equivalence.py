@@ -250,7 +250,7 @@ def _same_equations(golds: list[str], answers: list[str]) -> bool:
 
 
 def _consistent(sides: list[str]) -> bool:
-    """Whether a chain of equations says one thing: its letter comes once, its plain numbers are equal, all is readable."""
+    """Whether a chain of equations says one thing: its letter comes once, plain numbers are equal, all is readable."""
     if _LETTER.fullmatch(sides[0]) and any(sides[0] in variables(side) for side in sides[1:]):
         return False
     values = [exact_number(split_unit(side)[0]) for side in sides[1:]]

@@ -30,6 +30,7 @@ _REFUSED = re.compile(
     r"(?:[\d})]|\\(?:pi|circ) ?)\([+-]?(?:[\d.^%{} ]|\\(?:circ|frac|sqrt|pi|%))+\)|"
     r"^\[[^\[\]]*\]$"
 )
+_FRACTION = re.compile(r"\\frac\{([+-]?\d+)\}\{([+-]?\d+)\}")
 _MIXED_NUMBER = re.compile(r"(?<![\d.])(\d+) ?\\frac\{([+-]?\d+)\}\{([+-]?\d+)\}")
 
 
@@ -38,6 +39,9 @@ def may_be_expression(text: str) -> bool:
     if not text or any(name not in _COMMANDS and name not in _SIGNS for name in _COMMAND.findall(_below(text))):
         return False
     if _REFUSED.search(_INNER.sub(_mark, text)):
+        return False
+    # 0 and 1 as fractions in a larger expression only hide: `\\frac{1}{2} \\frac{3}{3}` is two answers.
+    if any(int(top) in (0, int(bottom)) for top, bottom in _FRACTION.findall(text)):
         return False
     mixed = (map(int, match) for match in _MIXED_NUMBER.findall(text))
     return all(whole > 0 and 0 < top < bottom for whole, top, bottom in mixed)
