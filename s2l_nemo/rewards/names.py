@@ -12,15 +12,25 @@ from s2l_nemo.rewards.notation import words
 from s2l_nemo.rewards.structure import VARIABLE
 
 _NEGATED = re.compile(r"not|never|except|n't|wrong|\\ne", re.IGNORECASE)
-_WORDS = re.compile(r"\\text\{[^{}]*\} ?(?:(?:\\[a-z]+ ?)?[A-Z]{1,4}|[a-z])?|[A-Z]?[a-z]{3,}(?: [A-Za-z]+)*")
+_WORDS = re.compile(r"\\text\{[^{}]*\} ?(?:(?:\\[a-z]+ ?)?[A-Z]{1,4}|[a-z])?")
+_BARE_WORDS = words(  # other letters side by side are a product
+    """
+    area total length sum answer perimeter volume probability height width distance speed time cost price profit number
+    value maximum minimum average mean median mode circumference radius diameter slope ratio product difference
+    """
+)
 _SEGMENT = re.compile(
     r"(?:\\(?:angle|triangle|overline|widehat|overrightarrow|vec|hat|bar|mathbf) ?)?"
     r"\{?[A-Z]{1,4}\}?(?:_\w|_\{\\?\w+\})?'*"
 )
-_APPLIED = re.compile(r"(?:\\?[A-Za-z]+(?:_\w|_\{\\?\w+\})?)'*(?:\^\{-1\}|\^\{?\((?:\w+)\)\}?)?\(")
-_ABSOLUTE = re.compile(r"\|(?:\\\w+ ?)?\{?\w+\}?\|")
+_APPLIED = re.compile(  # `f(x+1)` and `a(2)`, not the product `x(x+1)`
+    r"(?:\\(?:varphi|phi|psi|Phi|Psi|Gamma|zeta|sigma|tau|mu|pi|gcd|lcm)|[fghpqA-Z]|[a-z](?=[^(]*\((?:\d+|t|[A-Z]\w*)\)$))"
+    r"(?:_\w|_\{\\?\w+\})?'*(?:\^\{-1\}|\^\{?\(\w+\)\}?)?\("
+)
+_ABSOLUTE = re.compile(r"\|(?:\\(?:vec|overrightarrow|overline|mathbf) ?\{?\w+\}?|\{?[A-Z]\w*\}?|z)\|")
 _COMPUTED = re.compile(r"\\(?:sum|prod|lim|int|max|min|sup|inf|gcd|lcm|det|binom)(?![A-Za-z])")
-_FUNCTION = re.compile(r"\\(?:sin|cos|tan|cot|sec|csc|log|ln|arg|deg)(?:_\w|_\{\\?\w+\})? ?\{?(?:\\[a-z]+|\w{1,3})\}?")
+_FUNCTION = re.compile(r"\\(?:sin|cos|tan|cot|sec|csc|log|ln|arg|deg)(?:_\w|_\{\w+\})? ?\{?(?:\\[a-z]+|\w{1,3})\}?")
+_OF_ANGLE = re.compile(r"\\(?:sin|cos|tan|cot|sec|csc) ?\{?(?:\\(?:angle ?[A-Z]{1,3}|[a-z]+)|[A-Z]{1,3})\}?")
 _FRACTION = re.compile(r"\\frac\{([^{}]*(?:\{[^{}]*\})?)\}\{([^{}]*(?:\{[^{}]*\})?)\}")
 _SUM = re.compile(r"(?<=[^({])[+-]")
 _NAME_OF_DERIVATIVE = re.compile(r"d\w?")
@@ -39,7 +49,10 @@ def names_quantity(side: str, *, loose: bool = False) -> bool:
     components = structure.ordered(side)
     if components is not None:
         return all(VARIABLE.fullmatch(part) for part in components[1])
-    if any(pattern.fullmatch(side) for pattern in (VARIABLE, _WORDS, _SEGMENT, _ABSOLUTE, _FUNCTION)):
+    function = _FUNCTION if loose else _OF_ANGLE
+    if any(pattern.fullmatch(side) for pattern in (VARIABLE, _WORDS, _SEGMENT, _ABSOLUTE, function)):
+        return True
+    if side.lower() in _BARE_WORDS:
         return True
     if _COMPUTED.match(side):
         return True

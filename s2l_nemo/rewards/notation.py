@@ -13,6 +13,7 @@ import unicodedata
 from functools import lru_cache
 from typing import NamedTuple
 
+from s2l_nemo.rewards import structure
 from s2l_nemo.rewards.braces import brace_arguments
 
 MAX_SYMBOLIC = 2000  # a longer answer is right only if it is the text of the gold answer, which is never that long
@@ -95,10 +96,11 @@ _MATHRM_UNITS = frozenset("msghlLNJWVK")  # single upright letters that are unit
 _WORDS = re.compile(r"[A-Za-z][A-Za-z .'/-]*")
 _CONNECTIVE = re.compile(r"(?<![A-Za-z])(?:and|or)(?![A-Za-z])")
 _NAMES = _rules(
+    ("", r"  +", " "),
     ("frac", r"\\[dtc]frac(?![A-Za-z])", r"\\frac"),
     ("binom", r"\\[dt]binom(?![A-Za-z])", r"\\binom"),
-    ("choose", r"\{([^{}]*)\\choose(?![A-Za-z])([^{}]*)\}", r"\\binom{\1}{\2}"),
-    ("over", r"\{([^{}]*)\\over(?![A-Za-z])([^{}]*)\}", r"\\frac{\1}{\2}"),
+    ("choose", r"(?:\{|^)([^{}]*)\\choose(?![A-Za-z])([^{}]*)(?:\}|$)", r"\\binom{\1}{\2}"),
+    ("over", r"(?:\{|^)([^{}]*)\\over(?![A-Za-z])([^{}]*)(?:\}|$)", r"\\frac{\1}{\2}"),
     (r"\le <=", r"(?:\\(?:leqslant|leqq|leq|le)(?![A-Za-z])|<=)\s*", r"\\le "),
     (r"\ge >=", r"(?:\\(?:geqslant|geqq|geq|ge)(?![A-Za-z])|>=)\s*", r"\\ge "),
     (r"\ne \not !=", r"(?:\\(?:neq|ne)(?![A-Za-z])|\\not\s*=|!=)\s*", r"\\ne "),
@@ -138,7 +140,7 @@ _NAMES = _rules(
     ],
 )
 _LAST = _rules(
-    (r"\circ \degree", r"\^\s*\{?\s*\\circ(?![A-Za-z])\s*\}?\s*|\\degree(?![A-Za-z])\s*", r"^\\circ "),
+    (r"\circ \degree", r"\^\s*(?:\{\s*\\circ\s*\}|\\circ(?![A-Za-z]))\s*|\\degree(?![A-Za-z])\s*", r"^\\circ "),
     (r"\circ", r"\^\\circ (?:\\text\{ ?)?C(?![A-Za-z])\}?", r"\\text{celsius}"),
     (r"\circ", r"\^\\circ (?:\\text\{ ?)?F(?![A-Za-z])\}?", r"\\text{fahrenheit}"),
     ("^ _", r"([\^_])\s*\{\s*(\w)\s*\}", r"\1\2"),
@@ -151,7 +153,6 @@ _BASED = re.compile(r"\(?(-?)0*([0-9A-Z]*\d[0-9A-Z]*)\)?_(?:\{(\d+)\}|(\d))")
 _WHOLE_TEXT = re.compile(r"\\text\{([^{}]*)\}")
 _LETTER = re.compile(r"\(([A-Za-z])\)")
 _QUOTED = re.compile(r"(?:\"(.*)\"|'(.*)'|``(.*)''|`(.*)')")
-_COMMA_OUTSIDE = re.compile(r"[,;]")
 _BRACES = re.compile(r"\\.|[{}]", re.DOTALL)
 _MAX_BRACES = 4  # around the whole of an answer
 
@@ -164,7 +165,7 @@ def canonical(answer: str) -> str:
     sign that is money is `\dollar`. Lines that are equations are a list. A comma between digits stays, because only a
     comparison can tell thousands from a list; a comma before three digits that is surely a separator is a semicolon.
     """
-    answer = answer.strip()
+    answer = answer.strip().rstrip("\\").strip()  # a backslash at the end was a space or a line end
     return _canonical(answer) if len(answer) <= 3 * MAX_SYMBOLIC else answer
 
 
@@ -172,8 +173,7 @@ def canonical(answer: str) -> str:
 def _canonical(answer: str) -> str:
     if _PLAIN_NUMBER.fullmatch(answer):
         return answer
-    if not answer.isascii():
-        answer = _to_ascii(answer)
+    answer = _without_braces(answer if answer.isascii() else _to_ascii(answer))
     answer = _rewritten(_joined_lines(answer), _DELIMITERS)
     answer = _THOUSANDS.sub(lambda match: re.sub(r"\D", "", match.group()), answer)
     answer = _rewritten(answer, _AFTER_THOUSANDS)
@@ -259,17 +259,23 @@ def _trimmed(text: str) -> str:
         text = next(group for group in quoted.groups() if group is not None).strip()
     if whole := _WHOLE_TEXT.fullmatch(text):
         text = whole.group(1).strip().removesuffix(".")
-    for _ in range(_MAX_BRACES):
-        if not _is_one_group(text):
-            break
-        text = text[1:-1].strip()
-        if _COMMA_OUTSIDE.search(text):  # the backslashes of a set are lost
-            text = rf"\{{{text}\}}"
+    text = _without_braces(text)
     if letter := _LETTER.fullmatch(text):
         text = letter.group(1)
     text = _DOTTED.sub(_repeating, text) if r"\dot" in text else text
     based = _BASED.fullmatch(text) if "_" in text else None
     return f"{based[1]}{based[2]}_{based[3] or based[4]}" if based else text
+
+
+def _without_braces(text: str) -> str:
+    """Without braces around the whole. `{1,2}` is a set that has lost its backslashes."""
+    for _ in range(_MAX_BRACES):
+        if not _is_one_group(text):
+            break
+        text = text[1:-1].strip()
+        if len(structure.split(text, structure.COMMA)) > 1:
+            text = rf"\{{{text}\}}"
+    return text
 
 
 def _is_one_group(text: str) -> bool:

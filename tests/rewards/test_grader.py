@@ -141,6 +141,12 @@ def test_a_gold_that_is_no_mathematics_is_an_error_unless_the_text_is_equal(grad
     assert "gold answer" in other.error
 
 
+def test_equal_answers_are_one_class(grader: MathGrader) -> None:
+    answers = ["1/2", "3", None, "0.5", r"\frac{1}{2}", r"\frac{", "3.0", "Yes", r"\sqrt{4}", "2", "yes", r"\frac{"]
+    assert grader.classes(answers) == [0, 1, None, 0, 0, 2, 1, 3, 4, 4, 3, 2]
+    assert grader.classes([]) == []
+
+
 def test_text_and_numbers_need_no_process() -> None:
     grader = MathGrader(RewardsConfig(workers=0))  # the pool could not answer
     items = [item("5", r"\boxed{5.0}"), item("5", r"\boxed{\frac{9}{2}}"), item(r"\sqrt 2", r"\boxed{\sqrt{2}}")]

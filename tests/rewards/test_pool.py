@@ -56,6 +56,11 @@ def check(response, answer, prompt):
             pass
     if response == "sleep":
         time.sleep(1000)
+    if response.startswith("late once"):
+        if not os.path.exists(answer):
+            open(answer, "w").close()
+            time.sleep(1000)
+        return 1
     if response == "child":
         return os.getpid()
     return 1
@@ -162,6 +167,14 @@ print(resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss >> 10)
     verdicts, peak = output.splitlines()
     assert verdicts == "[0.0, None]"
     assert int(peak) < 128 + 150
+
+
+def test_a_check_that_was_late_once_is_tried_again(functions: str, tmp_path: Path) -> None:
+    """A wall limit says how busy the machine is. CPU time decides."""
+    pool = WorkerPool(RewardsConfig(wall_s=5.0, workers=1), functions)
+    late = ("late once", str(tmp_path / "tried"), "")
+    assert pool.run([("well", "", ""), late, ("fine", "", "")]) == [Outcome(1)] * 3
+    pool.close()
 
 
 def test_the_batch_ends_by_its_deadline_and_says_what_is_left(functions: str) -> None:
