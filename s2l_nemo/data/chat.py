@@ -108,6 +108,6 @@ def _refuse_what_needs_a_template(rows: Sequence[Row], data: DataConfig, variabl
     if data.system_prompt is not None:
         raise UserError(f"data.system_prompt needs {what}: set it to null")
     if variables:
-        raise UserError(f"data.chat_template_kwargs.{next(iter(variables))} needs {what}: leave it out")
+        raise UserError(f"data.chat_template_kwargs.{next(iter(variables))} needs {what}: set it to null")
     if own := next((row for row in rows if row.system is not None), None):
         raise UserError(f"line {own.line} of the prompts has a system message, which needs {what}: remove it")

@@ -20,6 +20,7 @@ from sympy.concrete.expr_with_limits import ExprWithLimits
 from sympy.core.function import AppliedUndef
 
 from s2l_nemo.rewards.plain_numbers import exact_number
+from s2l_nemo.rewards.readable import may_be_expression
 
 DIGITS = 30
 _BITS = 110
@@ -35,15 +36,6 @@ _DECIMAL = re.compile(r"(\d*)\.(\d+)")
 _DEGREES = re.compile(r"\^\\circ ?")
 _TRIGONOMETRY = re.compile(r"\\(?:sin|cos|tan|cot|sec|csc)(?![A-Za-z])")
 _VECTOR = re.compile(r"\\(?:mathbf|vec|hat|overrightarrow|bar)(?:\{(\w+)\}| (\w))")
-_NOT_AN_EXPRESSION = re.compile(
-    r"\\(?:text\w*|dollar|euro|pounds|yen|lor|ldots|approx|ne|in|notin|setminus|cup|cap|le|ge|equiv|pmod|sim|quad|"
-    r"(?:long|Long)?(?:left)?(?:right|Right)arrow|implies|iff|to|mapsto|therefore|because|forall|exists|mathbb|emptyset|"
-    r"boxed|fbox)(?![A-Za-z])|(?<!_)\d +\d|[?;:<>=&#@\"]|^\[[^\[\]]*\]$"
-)
-_OWN_SIGNS = re.compile(r"_\{[^{}]*\}|\\begin\{.*\\end\{\w+\}", re.DOTALL)  # sums and matrices have = and & inside
-# `5 (1)` is no product: who writes so names a second number. `\\log_2(8)` is `\\log(8)` here.
-_REMARK = re.compile(r"(?:[\d})]|\\pi ?)\([+-]?(?:\d+(?:\.\d+)?|\\frac\{[+-]?\d+\}\{\d+\})\)")
-_RAISED = re.compile(r"[\^_](?:\w|\{[^{}]*\})")
 _COMMAND_BELOW = re.compile(r"_(?:\{\\([A-Za-z]+)\}|\\([A-Za-z]+))")
 _DOUBLE_FACTORIAL = re.compile(r"(?<![\d.])(\d{1,3})!!(?!!)")
 # Values of the variables in alphabetical order, mixed in sign and size. Functions that want naturals get naturals.
@@ -74,7 +66,7 @@ def parse(text: str) -> Any:
     value = exact_number(text)
     if value is not None:
         return sympy.Rational(value.numerator, value.denominator)
-    if not text or _NOT_AN_EXPRESSION.search(_OWN_SIGNS.sub("", text)) or _REMARK.search(_RAISED.sub("", text)):
+    if not may_be_expression(text):
         raise UnreadableError(text)
     text = _DECIMAL.sub(lambda m: rf"\frac{{{int(m.group(1) + m.group(2))}}}{{{10 ** len(m.group(2))}}}", text)
     text = _DEGREES.sub(r"\\cdot\\frac{\\pi}{180}" if _TRIGONOMETRY.search(text) else "", text)

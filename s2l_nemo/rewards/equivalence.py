@@ -8,7 +8,6 @@ r"""Whether two canonical answers are the same mathematics. It imports sympy and
 from __future__ import annotations
 
 import re
-from fractions import Fraction
 from itertools import chain
 from typing import Any
 
@@ -27,6 +26,7 @@ from s2l_nemo.rewards.algebra import (
 from s2l_nemo.rewards.names import adds_variables, names_quantity, renamed, same_function, variables
 from s2l_nemo.rewards.plain_numbers import exact_number, readings
 from s2l_nemo.rewards.quick import decide, without_label
+from s2l_nemo.rewards.readable import may_be_expression
 from s2l_nemo.rewards.regions import looks_like_region, same_region
 from s2l_nemo.rewards.structure import APPROXIMATE, COLON, COMMA, COMPARISON, EQUALS, UNEQUAL, UNION, VARIABLE, split
 from s2l_nemo.rewards.units import split_unit
@@ -40,7 +40,9 @@ _IN_BRACKETS = re.compile(rf"\(({_INTEGER.pattern})\)$")
 _PREFIX = re.compile(rf"({VARIABLE.pattern})\\in ?")
 _CONSTANT = re.compile(r"(.*[^+\s])\+ ?(C|c|K|k|(?:C|c|K|k)_(?:\w|\{\w+\})|\\text\{constant\}|\\text\{const\.?\})")
 _TIME = re.compile(r"(\d{1,2}):([0-5]\d)(?::([0-5]\d))?")
+_ZERO = re.compile(r"(?<![\d.])0(?![\d.])")
 _LABEL_OF_POINT = re.compile(r"^[A-Z](?=\()")
+_LETTER = re.compile(r"[A-Za-z]|\\[a-z]+")
 _LETTERS = re.compile(r"[A-Za-z]")
 
 
@@ -215,8 +217,10 @@ def _without_approximation(text: str) -> str:
     if names_quantity(parts[0]):
         return f"{parts[0]}={parts[1]}"
     first, second = (exact_number(split_unit(part)[0]) for part in parts[:2])
-    whole = first is not None and second is not None and first.denominator == second.denominator == 1
-    return text if whole and first != second else parts[0]
+    if second is None or structure.ordered(parts[0]) is not None:
+        return text
+    plain = first is not None and "/" not in parts[0] and "frac" not in parts[0]
+    return text if plain and first != second else parts[0]
 
 
 def _same_equations(golds: list[str], answers: list[str]) -> bool:
@@ -246,9 +250,14 @@ def _same_equations(golds: list[str], answers: list[str]) -> bool:
 
 
 def _consistent(sides: list[str]) -> bool:
-    """Whether the plain numbers in a chain of equations are one number."""
-    values = {exact_number(split_unit(side)[0]) for side in sides[1:]} - {None}
-    return len(values) <= 1 or not isinstance(exact_number(split_unit(sides[-1])[0]), Fraction)
+    """Whether a chain of equations says one thing: its letter comes once, plain numbers are equal, all is readable."""
+    if _LETTER.fullmatch(sides[0]) and any(sides[0] in variables(side) for side in sides[1:]):
+        return False
+    values = [exact_number(split_unit(side)[0]) for side in sides[1:]]
+    plain = {value for value in values if value is not None}
+    if len(plain) > 1 or (plain and values[-1] is None and variables(sides[-1])):
+        return False
+    return all(may_be_expression(split_unit(side)[0]) for side in sides[1:-1])
 
 
 def _is_true(sides: list[str]) -> bool:
@@ -282,7 +291,7 @@ def _same_ratios(gold: str, answer: str) -> bool:
         )
     ratio, other = (golds, answers[0]) if len(golds) == 2 else (answers, golds[0])
     value = exact_number(other)
-    if len(ratio) != 2 or len(golds) + len(answers) != 3 or (value is not None and value.denominator == 1):
+    if len(ratio) != 2 or len(golds) + len(answers) != 3 or value is None or value.denominator == 1:
         return False
     quotient = rf"\frac{{{ratio[0]}}}{{{ratio[1]}}}"
     return _same_values(quotient, other) if ratio is golds else _same_values(other, quotient)
@@ -325,6 +334,8 @@ def _same_values(gold: str, answer: str) -> bool:
     value, unit = split_unit(answer, also=gold_unit)
     if gold_unit is not None and unit is not None and gold_unit != unit:
         return False
+    if exact_number(gold_value) == 0 and exact_number(value) is None and _ZERO.search(value):
+        return False  # something times 0
     left = parse_gold(gold_value)
     sums = _CONSTANT.fullmatch(gold_value), _CONSTANT.fullmatch(value)
     if sums[0] and sums[1] and _is_integration(*sums[0].groups(), *sums[1].groups()):

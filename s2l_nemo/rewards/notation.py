@@ -96,6 +96,7 @@ _MATHRM_UNITS = frozenset("msghlLNJWVK")  # single upright letters that are unit
 _WORDS = re.compile(r"[A-Za-z][A-Za-z .'/-]*")
 _CONNECTIVE = re.compile(r"(?<![A-Za-z])(?:and|or)(?![A-Za-z])")
 _NAMES = _rules(
+    ("", r"  +", " "),
     ("frac", r"\\[dtc]frac(?![A-Za-z])", r"\\frac"),
     ("binom", r"\\[dt]binom(?![A-Za-z])", r"\\binom"),
     ("choose", r"(?:\{|^)([^{}]*)\\choose(?![A-Za-z])([^{}]*)(?:\}|$)", r"\\binom{\1}{\2}"),

@@ -60,7 +60,7 @@ def _quotient(sign: str, whole: str, top: str, bottom: str) -> Fraction | None:
     if not Fraction(bottom):
         return None
     value = Fraction(top) / Fraction(bottom)
-    if whole and value < 0:
+    if whole and not (int(whole) > 0 and 0 < value < 1):  # `0 \\frac{11}{4}` is two numbers
         return None
     value += int(whole or 0)
     return -value if sign == "-" else value

@@ -67,7 +67,10 @@ def _joined(parts: list[_Named], join: Any) -> _Named:
     names = {name for name, _ in parts if name is not None}
     if len(names) > 1 or (join is _and and any(name is None for name, _ in parts)):
         raise _NoSetError
-    return (names.pop() if names else None), reduce(join, [one for _, one in parts])
+    sets = [one for _, one in parts]
+    if join is sympy.Union and any(left is not right and left.is_subset(right) for left in sets for right in sets):
+        raise _NoSetError  # a set that adds nothing is a second answer
+    return (names.pop() if names else None), reduce(join, sets)
 
 
 def _and(left: Any, right: Any) -> Any:
@@ -94,8 +97,10 @@ def _single(text: str) -> _Named:
     interval = structure.ordered(text)
     if interval is None or len(interval[1]) != 2:
         raise _NoSetError
-    brackets, (low, high) = interval
-    return None, sympy.Interval(_real(low), _real(high), brackets[0] == "(", brackets[1] == ")")
+    brackets, (low, high) = interval[0], (_real(end) for end in interval[1])
+    if not low < high:
+        raise _NoSetError
+    return None, sympy.Interval(low, high, brackets[0] == "(", brackets[1] == ")")
 
 
 def _braced(inner: str) -> _Named:

@@ -147,7 +147,7 @@ def _combined(tail: str) -> Unit:
             powers[last] += sign * (exponent - 1)
         elif token.lower() in _POWERS:
             factor = _POWERS[token.lower()]
-        elif token.lower() not in _ADJECTIVES:
+        else:
             name = _singular(token)
             if name is None:
                 return None
@@ -155,16 +155,19 @@ def _combined(tail: str) -> Unit:
                 powers[one] = powers.get(one, 0) + sign * factor * int(power or 1)
                 last = one
             factor = 1
+    if factor != 1:  # a square of nothing
+        return None
     parts = [name if power == 1 else f"{name}^{power}" for name, power in sorted(powers.items()) if power]
     return "*".join(parts) or None
 
 
 def _tokens(tail: str) -> Iterator[str]:
-    text = re.sub(
-        r"degrees? C(?![a-z])", "degree celsius", re.sub(r"\b(sq|cu)\.", r"\1 ", tail.replace("per cent", "percent"))
-    )
-    for match in _TOKEN.finditer(text):
-        yield match.group()
+    """Words, powers and slashes, without adjectives that have a noun behind them."""
+    text = re.sub(r"\b(sq|cu)\.", r"\1 ", tail.replace("per cent", "percent"))
+    tokens = _TOKEN.findall(re.sub(r"degrees? C(?![a-z])", "degree celsius", text))
+    for token, following in zip(tokens, [*tokens[1:], ""], strict=True):
+        if following == "" or token.lower() not in _ADJECTIVES - _NOUNS:
+            yield token
 
 
 def _singular(word: str) -> str | None:

@@ -69,7 +69,9 @@ def test_variables_of_the_template(tmp_path: Path, make_tokenizer: MakeTokenizer
     assert unread_variables(tokenizer, DataConfig(chat_template_kwargs=off)) == []
     typo = DataConfig(chat_template_kwargs={"enable_thinkin": False, "thinking": None})
     assert unread_variables(tokenizer, typo) == ["enable_thinkin"]
-    with pytest.raises(UserError, match=r"chat_template_kwargs\.enable_thinking needs data\.format=chat"):
+    with pytest.raises(
+        UserError, match=r"chat_template_kwargs\.enable_thinking needs data\.format=chat: set it to null"
+    ):
         texts(tmp_path, tokenizer, row, chat_template_kwargs=off, format=PromptFormat.base)
 
 

@@ -107,6 +107,11 @@ def test_the_paper_preset_asks_for_what_its_reward_reads(tmp_path: Path) -> None
     tokenizer = character_tokenizer(TEMPLATE + "{% if not enable_thinking %}{% endif %}")
     sets = [load_prompts(cfg.data, tokenizer, cfg.rollout.max_prompt_length, "train")]
     assert start_warnings(cfg.data, cfg.rewards, tokenizer, sets) == []
+    bare = load_config(
+        ["--config-name", "paper", "data.format=base", "data.chat_template_kwargs.enable_thinking=null"], CONF
+    )
+    bare.data.path = bare.data.valid_path = cfg.data.path
+    assert start_warnings(bare.data, bare.rewards, tokenizer, [load_prompts(bare.data, tokenizer, 512, "train")]) == []
     cfg.data.instruction = None
     sets = [load_prompts(cfg.data, tokenizer, cfg.rollout.max_prompt_length, "train")]
     assert len(start_warnings(cfg.data, cfg.rewards, tokenizer, sets)) == 1

@@ -39,6 +39,11 @@ GOLDS = st.one_of(
     st.builds(lambda a, b: rf"{a}\sqrt{{{b}}}", NATURALS, st.sampled_from([2, 3, 5, 7])),
     st.builds(lambda a: rf"{a}\pi", NATURALS),
     st.builds(lambda a, b: f"{a}x+{b}", NATURALS, NATURALS),
+    st.builds(lambda a, b: f"({a},{b})", NUMBERS, NUMBERS),
+    st.builds(lambda a, b: f"[{a},{a + b})", NATURALS, NATURALS),
+    NUMBERS.map(lambda a: f"x={a}"),
+    NATURALS.map(lambda a: rf"{a}\%"),
+    NATURALS.map(lambda a: rf"{a}^\circ"),
 )
 BOTH = [
     "{} or {}", r"{} \text{{ or }} {}", r"{}\text{{ or {}}}", "{}, {}", r"{}\text{{, {}}}", "{}; {}", r"{}\lor {}",
@@ -47,6 +52,17 @@ BOTH = [
     "x={}, x={}", r"x={}\text{{ or }}{}", "x={}\ny={}", r"{}\ldots {}", "{}或{}", r"\boxed{{{}}}, \boxed{{{}}}",
     "{} ({})", "{}!={}", r"{}\text{{ or maybe }}{}", r"\text{{either }}{}\text{{ or }}{}", r"{}\cup {}", "{} & {}",
     r"\begin{{cases}}x={}\\x={}\end{{cases}}", r"{}\text{{ if }}x>0, {}", "{} < {}", "{}{{,}} {}", r"{}\ {}",
+    r"{} \sim {}", r"{} \equiv {}", "{} - {} ?", r"{} \text{{ and/or }} {}", r"{} \text{{, or }} {}",
+    r"{} \text{{ vs. }} {}", r"{}\neq {}", r"{}\mid {}", r"{} \underline{{{}}}", r"{}\hspace{{1em}}{}",
+    r"{}\newline {}", r"{} \oplus {}", r"{}\; {}", "{}~{}", r"{}\,{}", r"{}\text{{ }}{}", r"{}\mbox{{ or }}{}",
+    r"{} \vee {}", r"{}\land {}", r"\max({}, {})?", r"{} \backslash {}", "{} // {}", "{} -> {}", "{} => {}",
+    r"\frac{{{}}}{{1}} or {}", r"\boxed{{{}}} or \boxed{{{}}}", r"\begin{{array}}{{c}}{}\\{}\end{{array}}",
+    r"\begin{{matrix}}{}\\{}\end{{matrix}}", r"{}\text{{ (alternatively }}{}\text{{)}}", "{} [{}]", r"{} \{{{}\}}",
+    r"x\in\{{{},{}\}}", "{}_{{{}}}", "{}^{{*}} {}", r"{}\phantom{{{}}}", r"{}\cancel{{{}}}", r"{}\to{}",
+    r"{}\approx{}", r"{} \cdot 1 \text{{ or }} {}", "{}' {}", r"{}\ {}", "{}|{}", r"{}\%\text{{ or }}{}",
+    "{} units or {} units", r"{}\text{{cm}}, {}\text{{cm}}", r"{}\text{{cm}} {}", r"\text{{{} or {}}}",
+    r"{}\tag{{{}}}", "{}% {}", r"{}\label{{{}}}", r"\color{{red}}{} {}", r"\underbrace{{{}}}_{{{}}}",
+    r"\overset{{{}}}{{{}}}", r"\stackrel{{{}}}{{{}}}", r"\sout{{{}}} {}", r"{}\footnote{{{}}}",
 ]  # fmt: skip
 WORDS = [
     r"{}\text{{ is wrong}}", r"{} \text{{ maybe}}", "{} is wrong", "{} maybe", r"\text{{not }}{}", "not {}", "{}?",
@@ -57,22 +73,30 @@ WORDS = [
     r"<{}", r"\ge {}", r"{}\ldots", r"{}\text{{ tens}}", "{} k", r"{}\text{{k}}", r"{}\mathrm{{k}}", r"{}\mathrm{{i}}",
     r"{}\mathbf{{j}}", r"{}\mathrm{{x}}", r"{}\vec{{a}}", r"{}+0q", r"{}+0\cdot\alpha", r"{} \text{{ approximately}}",
     r"{}\text{{ and so on}}", r"{}\text{{ mod }}", r"{} \text{{nope}}", r"{}\text{{ of them wrong}}", "{} or so",
+    r"{}\text{{ (not sure)}}", r"\text{{about }}{}", r"{} \pm", "{}'", r"{} \%\%", r"{}\text{{ per }}x",
+    r"{}\cdot\text{{unknown}}", r"{}\text{{guess}}", "{} guess", r"{}\text{{ sevenths}}", r"{}\text{{ percent of }}x",
+    r"{}\text{{or}}", r"\lnot {}", r"\sim {}", r"\overline{{{}}}", r"{}^{{\text{{no}}}}", r"{}_{{\text{{no}}}}",
+    r"{}^\dagger", r"{}\underbrace{{}}_{{x}}", r"{}\text{{square}}", r"{}\text{{positive}}",
+    r"{}\text{{ thousandths}}", r"{}\text{{ score}}", "x{}", "{}y", "{}+y", r"{}\cdot z", r"{}+\alpha", r"{}\oplus",
+    r"{}\text{{ minutes}}\text{{ wrong}}", r"{}\text{{ to the power}}", "{}-ish", "{}ish", "~{}?", r"{}\text{{-ish}}",
+    r"{}\text{{ish}}", r"{}\text{{ modulo }}2", r"\text{{x}}{}", r"{}\text{{ factorial}}", r"{}\text{{ squared}}",
+    r"{}\text{{ cubed}}", r"\text{{negative }}{}", r"\text{{minus }}{}", r"\text{{half of }}{}", r"\text{{twice }}{}",
 ]  # fmt: skip
 
 
-@settings(max_examples=400, deadline=None)
+@settings(max_examples=300, deadline=None)
 @given(st.sampled_from(BOTH), GOLDS, GOLDS, st.booleans())
 def test_who_says_two_things_has_said_neither(template: str, gold: str, other: str, first: bool) -> None:
-    if accepted(other, gold):
+    if accepted(other, gold) or accepted(gold, other):
         return
     answer = template.format(gold, other) if first else template.format(other, gold)
     assert not accepted(answer, gold)
 
 
-@settings(max_examples=400, deadline=None)
+@settings(max_examples=300, deadline=None)
 @given(st.sampled_from(WORDS), GOLDS)
 def test_words_that_are_no_unit_spoil_a_number(template: str, gold: str) -> None:
-    if gold == "0" or gold.startswith(r"\frac{0}"):  # 0 thousand is 0
+    if gold in ("0", "x=0"):  # 0 thousand is 0
         gold = "1"
     assert not accepted(template.format(gold), gold)
 
