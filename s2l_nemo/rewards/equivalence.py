@@ -217,7 +217,7 @@ def _without_approximation(text: str) -> str:
     if names_quantity(parts[0]):
         return f"{parts[0]}={parts[1]}"
     first, second = (exact_number(split_unit(part)[0]) for part in parts[:2])
-    if second is None or structure.ordered(parts[0]) is not None:
+    if second is None or structure.ordered(parts[0]) is not None or COLON.search(parts[0]):
         return text
     plain = first is not None and "/" not in parts[0] and "frac" not in parts[0]
     return text if plain and first != second else parts[0]
@@ -255,7 +255,7 @@ def _consistent(sides: list[str]) -> bool:
         return False
     values = [exact_number(split_unit(side)[0]) for side in sides[1:]]
     plain = {value for value in values if value is not None}
-    if len(plain) > 1 or (plain and values[-1] is None and variables(sides[-1])):
+    if len(plain) > 1 or (plain and values[-1] is None and (variables(sides[-1]) or structure.ordered(sides[-1]))):
         return False
     return all(may_be_expression(split_unit(side)[0]) for side in sides[1:-1])
 

@@ -25,10 +25,10 @@ _SIGNS = ("%", "{", "}", "|", "\\")
 _INNER = re.compile(r"[\^_](?:\w|\{(?:[^{}]|\{[^{}]*\})*\})|\\begin\{.*\\end\{\w+\}", re.DOTALL)
 _REFUSED = re.compile(
     r"[?;:<>=&#@\"`]|\d +[\d.]|\d_|"
-    r"(?:[\d})]|\\pi ?)'|\\circ ?[_!'\d(]|"  # a number has no derivative
+    r"(?:[\d})]|\\pi ?)'|\\circ ?(?:[_!'\d(\[]|\\\{)|"  # a number has no derivative
     r"[})]\d+(?![\d^])|\\pi ?\d|[\d})](?:\\\{|\[)|"  # a second number beside the first
     r"(?:[\d})]|\\(?:pi|circ) ?)\([+-]?(?:[\d.^%{} ]|\\(?:circ|frac|sqrt|pi|%))+\)|"
-    r"^\[[^\[\]]*\]$"
+    r"^0[+-]|^\[[^\[\]]*\]$"  # 0 that adds nothing
 )
 _FRACTION = re.compile(r"\\frac\{([+-]?\d+)\}\{([+-]?\d+)\}")
 _MIXED_NUMBER = re.compile(r"(?<![\d.])(\d+) ?\\frac\{([+-]?\d+)\}\{([+-]?\d+)\}")
@@ -54,5 +54,6 @@ def _below(text: str) -> str:
 
 def _mark(match: re.Match[str]) -> str:
     r"""A mark for what is raised and another for what stands below a number, nothing for what else is inside."""
-    below_number = match.group().startswith("_") and match.string[: match.start()][-1:].isdigit()
+    before = match.string[: match.start()].rstrip()
+    below_number = match.group().startswith("_") and (before[-1:].isdigit() or before.endswith(r"\circ"))
     return "?" if below_number else "^" if match.group().startswith("^") else ""

@@ -70,6 +70,8 @@ def _joined(parts: list[_Named], join: Any) -> _Named:
     sets = [one for _, one in parts]
     if join is sympy.Union and any(left is not right and left.is_subset(right) for left in sets for right in sets):
         raise _NoSetError  # a set that adds nothing is a second answer
+    if join is sympy.Complement and any(sympy.Intersection(sets[0], one) is sympy.S.EmptySet for one in sets[1:]):
+        raise _NoSetError
     return (names.pop() if names else None), reduce(join, sets)
 
 
