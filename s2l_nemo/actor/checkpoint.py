@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import dataclasses
-import logging
 import queue
 import random
 import warnings
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -35,6 +35,34 @@ def _save_in_process(strategy: AsyncSaveShardedStrategy, sharded_state_dict: Any
     request.execute_sync()
 
 
+def _write_in_threads(
+    transforms: list[Any],
+    use_msc: bool,
+    _rank: int,
+    buckets: list[Any],
+    results: queue.Queue[Any],
+) -> None:
+    """Writes the files of this rank. Their format is the same.
+
+    Upstream forks a process for each file. Such a process outlives a rank that is killed meanwhile, waits forever, and
+    is a copy of a process with threads, whose locks it may find held.
+    """
+    written: queue.Queue[Any] = queue.Queue()
+    write = filesystem_async.FileSystemWriterAsync.write_preloaded_data
+
+    def work(index: int, bucket: Any) -> None:
+        done: queue.Queue[int] = queue.Queue()
+        done.put(index)
+        write(transforms, index, bucket, written, done, True, use_msc=use_msc)
+
+    with ThreadPoolExecutor(max(1, len(buckets))) as pool:
+        for future in [pool.submit(work, *pair) for pair in enumerate(buckets)]:
+            future.result()
+    outcomes = dict(written.get() for _ in buckets)
+    failed = [outcome for outcome in outcomes.values() if isinstance(outcome, Exception)]
+    results.put(failed[0] if failed else outcomes)
+
+
 def _replace(instance: Any, **changes: Any) -> Any:
     """`dataclasses.replace` that keeps attributes which are no fields.
 
@@ -48,7 +76,7 @@ def _replace(instance: Any, **changes: Any) -> Any:
 
 
 AsyncSaveShardedStrategy.save = _save_in_process
-logging.getLogger(filesystem_async.__name__).setLevel(logging.CRITICAL)  # it logs what it then raises
+filesystem_async.FileSystemWriterAsync.write_preloaded_data_multiproc = staticmethod(_write_in_threads)
 filesystem_async._get_write_results_queue = lambda: queue.Queue()
 filesystem.dataclasses = SimpleNamespace(replace=_replace)  # type: ignore[assignment, attr-defined]  # the one name it uses
 

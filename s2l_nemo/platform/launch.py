@@ -213,7 +213,7 @@ def _wait(ranks: Sequence[Any], ears: Sequence[Connection]) -> tuple[list[Failur
     """Waits for the end of all. Returns the failures in the order in which they came, and the ranks killed here."""
     deadline: float | None = None
     open_ears, failures, killed = list(ears), list[Failure](), set[int]()
-    while any(rank.is_alive() for rank in ranks) or open_ears:
+    while any(rank.is_alive() for rank in ranks):
         failures += _hear(open_ears, [rank.sentinel for rank in ranks if rank.is_alive()])
         if deadline is None and any(rank.exitcode for rank in ranks):
             deadline = time.monotonic() + GRACE_SECONDS
@@ -224,6 +224,8 @@ def _wait(ranks: Sequence[Any], ears: Sequence[Connection]) -> tuple[list[Failur
                 ranks[index].kill()
     for rank in ranks:
         rank.join()
+    while any(ear.poll() for ear in open_ears):  # their last words; a process that outlives its rank has none
+        failures += _hear(open_ears, [])
     return failures, killed
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import subprocess
 import sys
@@ -122,6 +123,25 @@ def test_the_failure_that_explains_the_others(
     failures: list[Failure], exit_codes: list[int | None], received: list[int], expected: Failure | None
 ) -> None:
     assert first_failure(failures, exit_codes, received) == expected
+
+
+def test_a_process_that_outlives_its_rank_does_not_hold_up_the_end() -> None:
+    code, out, err = run(
+        """
+        child = os.fork()
+        if child == 0:
+            os.close(1), os.close(2)
+            time.sleep(600)
+            os._exit(0)
+        say(child)
+        raise KeyError('lost')
+        """,
+        world=1,
+    )
+    assert code == 1
+    assert "KeyError: 'lost'" in err
+    assert alive(int(out))
+    os.kill(int(out), signal.SIGKILL)
 
 
 def test_an_exit_code_of_all_ranks_is_that_of_the_run() -> None:
