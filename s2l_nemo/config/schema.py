@@ -17,6 +17,7 @@ from s2l_nemo.fields import (
     SHARE,
     Range,
     at_least,
+    between,
     key,
 )
 from s2l_nemo.models.precision import Precision
@@ -36,6 +37,7 @@ class Accelerator(str, Enum):
 
 class Task(str, Enum):
     arithmetic = "arithmetic"
+    word_problems = "word_problems"
     reasoning_gym = "reasoning_gym"
 
 
@@ -285,6 +287,13 @@ class ArithmeticConfig:
 
 
 @dataclass
+class WordProblemsConfig:
+    largest: int = key(20, "largest number in a question", between(3, 60))
+    train_prompts: int = key(1024, "prompts to generate for training", POSITIVE_COUNT)
+    seed: int = key(17, "which prompts exist; the split is disjoint", COUNT)
+
+
+@dataclass
 class ReasoningGymConfig:
     dataset: str = key("basic_arithmetic", "task of the library reasoning-gym")
     params: dict[str, Any] = key(dict, "keyword arguments of the task")
@@ -325,6 +334,7 @@ class DataConfig(TemplateConfig):
         None, "where tokenised prompts are kept for the next run; null: nowhere", may_change=True
     )
     arithmetic: ArithmeticConfig = field(default_factory=ArithmeticConfig)
+    word_problems: WordProblemsConfig = field(default_factory=WordProblemsConfig)
     reasoning_gym: ReasoningGymConfig = field(default_factory=ReasoningGymConfig)
 
 

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 from s2l_nemo.config.mix import DataSource, source_at, training_sources
 from s2l_nemo.config.schema import DataConfig, Extract, Task
-from s2l_nemo.data import arithmetic
+from s2l_nemo.data import arithmetic, word_problems
 from s2l_nemo.data.arithmetic import Split
 from s2l_nemo.data.chat import count_unasked, render, uses_template
 from s2l_nemo.data.reasoning_gym import ReasoningGymTask
@@ -91,6 +91,8 @@ def _rows(data: DataConfig, split: Split, count: int | None) -> tuple[list[Row],
         return _read(sources, data, count)
     if data.task is Task.reasoning_gym:
         generated = ReasoningGymTask(data.reasoning_gym).rows(split)
+    elif data.task is Task.word_problems:
+        generated = _word_problem_rows(data, split, count)
     else:
         generated = _arithmetic_rows(data, split, count)
     return [Row(row, question, answer, row + 1) for row, question, answer in islice(generated, count)], []
@@ -125,3 +127,12 @@ def _arithmetic_rows(data: DataConfig, split: Split, count: int | None) -> Itera
     generated = arithmetic.questions(split, total, config.digits, config.terms, config.seed)
     for row, terms in enumerate(generated, start=first):
         yield row, arithmetic.question_text(terms), arithmetic.answer(terms)
+
+
+def _word_problem_rows(data: DataConfig, split: Split, count: int | None) -> Iterator[tuple[int, str, str]]:
+    config = data.word_problems
+    total = config.train_prompts if count is None or split == "train" else count
+    first = 0 if split == "train" else config.train_prompts
+    generated = word_problems.questions(split, total, config.largest, config.seed)
+    for row, (question, answer) in enumerate(generated, start=first):
+        yield row, question, answer

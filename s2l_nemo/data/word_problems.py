@@ -1,0 +1,96 @@
+"""Procedural word problems of one or two steps, as the easiest of GSM8K: `Ann has 7 pears and buys 5 more. ...`
+
+A problem is a kind and its numbers. One in eight is held out, whatever the seed. Names and things come from the seed.
+"""
+
+from __future__ import annotations
+
+import random
+import zlib
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from itertools import islice, product
+
+from s2l_nemo.data.arithmetic import Split
+from s2l_nemo.errors import UserError
+
+_HELD_OUT = 8
+_NAMES = (
+    "Ann",
+    "Ben",
+    "Carla",
+    "David",
+    "Emma",
+    "Farid",
+    "Grace",
+    "Hugo",
+    "Ines",
+    "Jonas",
+    "Kim",
+    "Lena",
+    "Mo",
+    "Nora",
+)
+_THINGS = ("apples", "pears", "coins", "books", "stickers", "marbles", "pencils", "cards", "shells", "stamps")
+
+Numbers = tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class Kind:
+    """A text with places for a name, another name, things and the numbers a, b and c; and what the answer is."""
+
+    text: str
+    numbers: int
+    answer: Callable[..., int]
+    sensible: Callable[..., bool] = lambda *_: True
+
+
+KINDS = (
+    Kind("{name} has {a} {things} and buys {b} more. How many {things} does {name} have now?", 2, lambda a, b: a + b),
+    Kind("{name} has {a} {things} and gives {b} of them to {other}. How many {things} does {name} have left?", 2,
+         lambda a, b: a - b, lambda a, b: a > b),
+    Kind("{name} has {a} {things}. {other} has {b} more than {name}. How many {things} does {other} have?", 2,
+         lambda a, b: a + b),
+    Kind("There are {a} {things} in each box. How many {things} are in {b} boxes?", 2, lambda a, b: a * b),
+    Kind("{name} finds {a} {things} a day. How many {things} does {name} find in {b} days?", 2, lambda a, b: a * b),
+    Kind("{name} is {a} years old. How old will {name} be in {b} years?", 2, lambda a, b: a + b),
+    Kind("{name} pays for something that costs {a} dollars with {b} dollars. How many dollars does {name} get back?", 2,
+         lambda a, b: b - a, lambda a, b: b > a),
+    Kind("{name} has {a} {things}, {other} has {b}, and they lose {c} of them. How many {things} are left?", 3,
+         lambda a, b, c: a + b - c, lambda a, b, c: c < a + b),
+    Kind("{name} has {a} {things} and buys {b} packs of {c}. How many {things} does {name} have now?", 3,
+         lambda a, b, c: a + b * c),
+)  # fmt: skip
+
+
+def questions(split: Split, count: int, largest: int, seed: int) -> Iterator[tuple[str, str]]:
+    """`count` different problems of the split with numbers from 2 to `largest`, in random order, and their answers.
+
+    A larger count only adds problems at the end. Raises UserError if the split holds fewer than `count`.
+    """
+    problems = [
+        (number, numbers)
+        for number, kind in enumerate(KINDS)
+        for numbers in product(range(2, largest + 1), repeat=kind.numbers)
+        if kind.sensible(*numbers) and (split == "valid") is _is_held_out(number, numbers)
+    ]
+    if count > len(problems):
+        raise UserError(
+            f"{count} {split} prompts asked for, but there are only {len(problems)} word problems with numbers up to "
+            f"{largest} in that split: ask for fewer, or raise data.word_problems.largest"
+        )
+    rng = random.Random(f"{split}-{seed}")
+    rng.shuffle(problems)
+    for number, numbers in islice(problems, count):
+        yield _text(KINDS[number], numbers, rng), str(KINDS[number].answer(*numbers))
+
+
+def _is_held_out(number: int, numbers: Numbers) -> bool:
+    return zlib.crc32(f"{number} {numbers}".encode()) % _HELD_OUT == 0
+
+
+def _text(kind: Kind, numbers: Numbers, rng: random.Random) -> str:
+    name, other = rng.sample(_NAMES, 2)
+    values = dict(zip("abc", numbers, strict=False))
+    return kind.text.format(name=name, other=other, things=rng.choice(_THINGS), **values)
