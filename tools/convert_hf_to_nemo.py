@@ -17,6 +17,7 @@ from s2l_nemo.hub.files import model_folder
 from s2l_nemo.models.checkpoints.command import DTYPES, check_paths, run_command, write_output
 from s2l_nemo.models.checkpoints.open import open_checkpoint
 from s2l_nemo.models.checkpoints.to_nemo import Format, NemoExport
+from s2l_nemo.models.files import left_out
 
 
 def main(argv: list[str]) -> int:
@@ -35,6 +36,9 @@ def main(argv: list[str]) -> int:
     folder = Path(model_folder("--input", str(options.input)))
     source = open_checkpoint(folder, DTYPES.get(options.dtype))
     plan = NemoExport(source, form, str(folder.resolve()), options.tp, options.pp)
+    absent = left_out(folder) if source.kind == "Hugging Face folder" else []
+    if absent:
+        print(f"left out, as no part of the model: {', '.join(absent)}", file=sys.stderr)
     write_output(options.output, plan.files, plan.write, tar=form.tar, force=options.force)
     return 0
 

@@ -18,6 +18,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # runs from a c
 from s2l_nemo.errors import UserError
 from s2l_nemo.hub.files import model_folder
 from s2l_nemo.models.checkpoints.command import DTYPES, check_paths, parse_size, run_command, write_output
+from s2l_nemo.models.checkpoints.compare import TOKENIZER_FILES
 from s2l_nemo.models.checkpoints.open import open_checkpoint
 from s2l_nemo.models.checkpoints.to_hugging_face import HuggingFaceExport, tensors_of
 from s2l_nemo.models.families import AS_LLAMA
@@ -56,6 +57,12 @@ def main(argv: list[str]) -> int:
         redundant_output=source.redundant_output,
         max_shard_bytes=options.max_shard_size,
     )
+    if not any(name in plan.files for name in TOKENIZER_FILES):
+        print(
+            f"warning: {options.input} carries no tokenizer, so {options.output} has none: add its files, or give "
+            "--hf-files DIR",
+            file=sys.stderr,
+        )
     tensors = tensors_of(source, plan.family)
     write_output(options.output, plan.files, lambda output: plan.write(output, tensors), tar=False, force=options.force)
     return 0

@@ -18,7 +18,7 @@ from rich.console import Console
 from rich.table import Column, Table
 
 from s2l_nemo.hub.files import model_folder
-from s2l_nemo.models.checkpoints.command import byte_progress, run_command
+from s2l_nemo.models.checkpoints.command import DTYPES, byte_progress, run_command
 from s2l_nemo.models.checkpoints.compare import Difference, compare, compared_bytes
 from s2l_nemo.models.checkpoints.open import open_checkpoint
 from s2l_nemo.models.formats.manifest import check_manifest, find_manifest, manifest_bytes
@@ -31,9 +31,10 @@ def main(argv: list[str]) -> int:
     parser.add_argument("a", type=Path, help="Hugging Face folder or name, NeMo folder, .nemo file or Megatron folder")
     parser.add_argument("b", type=Path, help="the same")
     parser.add_argument("--hf-files", type=Path, help="folder of config.json, for a checkpoint that has none")
+    parser.add_argument("--dtype", choices=DTYPES, help="compare after a cast, as the conversion with --dtype does it")
     options = parser.parse_args(argv)
     options.a, options.b = (Path(model_folder("checkpoint", str(path))) for path in (options.a, options.b))
-    one, other = (open_checkpoint(path, hf_files=options.hf_files) for path in (options.a, options.b))
+    one, other = (open_checkpoint(path, DTYPES.get(options.dtype), options.hf_files) for path in (options.a, options.b))
     differences: list[Difference] = []
     checked: list[str] = []
     for path in (options.a, options.b):

@@ -32,6 +32,8 @@ _NEMO: Facts = MappingProxyType(
         "rotary_percentage": 1.0,
     }
 )
+_DEFAULTS: Facts = MappingProxyType({"rope_theta": 1e4, "rms_norm_eps": 1e-6, "max_position_embeddings": 2048})
+_OF_QWEN = {**_DEFAULTS, "num_key_value_heads": 32, "max_position_embeddings": 32768}
 _NONE: Mapping[str, Facts] = MappingProxyType({})
 
 
@@ -56,6 +58,8 @@ class Family:
     rope_scaling: frozenset[RopeType] = STRETCHED  # types that are accepted
     config: Facts = field(default_factory=lambda: _CONFIG)
     """What config.json says of every model of the family."""
+    defaults: Facts = field(default_factory=lambda: _DEFAULTS)
+    """What the class of transformers takes for figures that config.json does not state."""
     nemo: Facts = field(default_factory=lambda: _NEMO)
     """What NeMo's model_config.yaml says of every model of the family."""
     engine_form: EngineForm | None = None  # None: engines know the family itself
@@ -127,6 +131,7 @@ FAMILIES: Registry[Family] = Registry(
             table=QWEN3,
             architecture="Qwen3ForCausalLM",
             states_head_dim=True,
+            defaults=MappingProxyType({**_OF_QWEN, "head_dim": 128}),
             public=MappingProxyType(
                 {
                     "Qwen3-0.6B": _qwen3(1024, 28, 16, 3072, tied=True),
@@ -173,6 +178,7 @@ FAMILIES: Registry[Family] = Registry(
             architecture="Qwen2ForCausalLM",
             refused=("bias", "mlp_bias", "use_sliding_window"),  # transformers reads no attention_bias
             config=MappingProxyType({"hidden_act": "silu", "use_sliding_window": False}),
+            defaults=MappingProxyType(_OF_QWEN),
             public=MappingProxyType(
                 {
                     "Qwen2.5-0.5B": _qwen2_5(896, 24, 14, 2, 4864, vocab=151936, tied=True, positions=32768),

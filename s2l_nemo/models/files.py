@@ -20,6 +20,8 @@ from s2l_nemo.models.formats.regions import Region, folder_regions
 HF_FILES = "huggingface"  # folder of config.json, tokenizer, ... inside a NeMo or Megatron checkpoint
 _WEIGHTS = (".safetensors", ".safetensors.index.json", ".bin", ".bin.index.json", ".pt", ".pth", ".ckpt", ".gguf",
             ".h5", ".msgpack", ".onnx")  # fmt: skip
+TEMPLATES = "additional_chat_templates"  # of transformers
+_LFS, _LFS_POINTER = b"version https://git-lfs", 1024  # how a pointer begins, and bytes that none reaches
 _LARGEST = 256 * 2**20  # bytes; a tokenizer has some ten million
 
 
@@ -32,7 +34,7 @@ def hf_files_folder(key: str, path: str) -> Path:
     model = Path(path)
     if model.suffix == ".nemo" and model.is_file():
         folder = _unpack(key, model)
-    elif (model / HF_FILES).is_dir():
+    elif (model / HF_FILES).is_dir() and not (model / "config.json").is_file():
         folder = model / HF_FILES
     else:
         folder = model
@@ -46,15 +48,31 @@ def hf_files_folder(key: str, path: str) -> Path:
 
 
 def small_files(folder: Path) -> dict[str, Region]:
-    """The files that go along with the weights: all of the folder itself that hold none and are not hidden.
+    """The files that go along with the weights: all of the folder itself that hold none and are not hidden, and its
+    further chat templates.
 
     Code files of a model come along as text. Nothing of this project runs them.
     """
-    return {
-        name: region
-        for name, region in folder_regions(folder, recursive=False).items()
-        if not name.endswith(_WEIGHTS) and not name.startswith(".") and name != "SHA256SUMS" and region.size < _LARGEST
-    }
+    files = folder_regions(folder, recursive=False)
+    if (folder / TEMPLATES).is_dir():
+        templates = folder_regions(folder / TEMPLATES, recursive=False)
+        files |= {f"{TEMPLATES}/{name}": region for name, region in templates.items() if name.endswith(".jinja")}
+    kept = {name: region for name, region in files.items() if _goes_along(name) and region.size < _LARGEST}
+    for region in kept.values():
+        if region.size < _LFS_POINTER and region.part(0, min(region.size, len(_LFS))).read() == _LFS:
+            raise UserError(f"{region.path} is a Git LFS pointer, not the file: run `git lfs pull` in its folder")
+    return kept
+
+
+def left_out(folder: Path) -> list[str]:
+    """Names of files and folders beside the weights of a Hugging Face folder that do not go along with them."""
+    large = [name for name, file in folder_regions(folder, recursive=False).items() if file.size >= _LARGEST]
+    folders = [f"{path.name}/" for path in folder.iterdir() if path.is_dir() and path.name != TEMPLATES]
+    return sorted(name for name in large + folders if _goes_along(name))
+
+
+def _goes_along(name: str) -> bool:
+    return not name.endswith(_WEIGHTS) and not name.startswith(".") and name != "SHA256SUMS"
 
 
 def read_json_object(content: bytes, shown: Path) -> dict[str, Any]:

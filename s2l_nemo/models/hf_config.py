@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -25,42 +24,59 @@ def shape_from_config_json(path: Path, content: Mapping[str, Any]) -> ModelShape
         raise UserError(f"{path}: model_type={name} is not supported: give a {', '.join(others)} or {last} model")
     _refuse_variants(path, content, name)
 
-    def figure(name: str) -> int:
-        value = content.get(name)
-        if not isinstance(value, int) or isinstance(value, bool) or value < 1:
-            raise UserError(f"{path}: {name}={value} must be a positive integer: fetch the model again")
-        return value
-
-    def positive(name: str, value: Any) -> float:
-        if not isinstance(value, int | float) or isinstance(value, bool) or not 0 < value < math.inf:
-            raise UserError(f"{path}: {name}={value} must be a positive number: fetch the model again")
-        return float(value)
-
-    hidden, heads = figure("hidden_size"), figure("num_attention_heads")
-    if FAMILIES[name].states_head_dim or content.get("head_dim") is not None:
-        head_dim = figure("head_dim")
-    elif hidden % heads:
-        raise UserError(
-            f"{path}: num_attention_heads={heads} does not divide hidden_size={hidden}: correct config.json"
-        )
+    given = {**FAMILIES[name].defaults, **content}
+    hidden, heads = _figure(path, given, "hidden_size"), _figure(path, given, "num_attention_heads")
+    kv_heads = heads if given.get("num_key_value_heads") is None else _figure(path, given, "num_key_value_heads")
+    if FAMILIES[name].states_head_dim or given.get("head_dim") is not None:
+        head_dim = _figure(path, given, "head_dim")
     else:
+        _check_divides(path, "num_attention_heads", heads, "hidden_size", hidden)
         head_dim = hidden // heads
-    rope = content.get("rope_parameters") or content  # transformers 5 moved theta there
+    _check_divides(path, "num_key_value_heads", kv_heads, "num_attention_heads", heads)
+    tied = given.get("tie_word_embeddings", False)
+    if not isinstance(tied, bool):
+        raise UserError(f"{path}: tie_word_embeddings={tied} must be true or false: fetch the model again")
+    rope_scaling = rope_scaling_of(path, content, FAMILIES[name].rope_scaling)
     return ModelShape(
         family=name,
-        vocab=figure("vocab_size"),
+        vocab=_figure(path, given, "vocab_size"),
         hidden=hidden,
-        layers=figure("num_hidden_layers"),
+        layers=_figure(path, given, "num_hidden_layers"),
         heads=heads,
-        kv_heads=figure("num_key_value_heads"),
+        kv_heads=kv_heads,
         head_dim=head_dim,
-        ffn=figure("intermediate_size"),
-        max_positions=figure("max_position_embeddings"),
-        tied=bool(content.get("tie_word_embeddings", False)),
-        rope_theta=positive("rope_theta", rope.get("rope_theta")),
-        rms_norm_eps=positive("rms_norm_eps", content.get("rms_norm_eps")),
-        rope_scaling=rope_scaling_of(path, content, FAMILIES[name].rope_scaling),
+        ffn=_figure(path, given, "intermediate_size"),
+        max_positions=_figure(path, given, "max_position_embeddings"),
+        tied=tied,
+        # transformers 5 moved theta to rope_parameters
+        rope_theta=_positive(path, {**given, **(content.get("rope_parameters") or {})}, "rope_theta"),
+        rms_norm_eps=_positive(path, given, "rms_norm_eps"),
+        rope_scaling=rope_scaling,
     )
+
+
+def _figure(path: Path, given: Mapping[str, Any], name: str) -> int:
+    value = given.get(name)
+    if not isinstance(value, int) or isinstance(value, bool) or not 1 <= value < 2**31:
+        raise UserError(f"{path}: {name}={_shown(value)} must be a positive integer: fetch the model again")
+    return value
+
+
+def _positive(path: Path, given: Mapping[str, Any], name: str) -> float:
+    value = given.get(name)
+    if not isinstance(value, int | float) or isinstance(value, bool) or not 0 < value < 1e300:
+        raise UserError(f"{path}: {name}={_shown(value)} must be a positive number: fetch the model again")
+    return float(value)
+
+
+def _check_divides(path: Path, name: str, value: int, whole_name: str, whole: int) -> None:
+    if whole % value:
+        raise UserError(f"{path}: {name}={value} does not divide {whole_name}={whole}: correct config.json")
+
+
+def _shown(value: Any) -> str:
+    """A value that may be anything, also an integer that has more digits than Python prints."""
+    return f"{value!s:.80}" if not isinstance(value, int) or abs(value) < 2**63 else "a number of more than 64 bits"
 
 
 def _refuse_variants(path: Path, content: Mapping[str, Any], name: str) -> None:
@@ -69,6 +85,11 @@ def _refuse_variants(path: Path, content: Mapping[str, Any], name: str) -> None:
     for switch in family.refused:
         if content.get(switch):
             raise UserError(f"{path}: {switch}={content[switch]} is not supported: give a model without it")
+    if content.get("quantization_config"):
+        raise UserError(
+            f"{path}: quantization_config is not supported: give the model before it was quantised, or take the key "
+            "out if its weights are not"
+        )
     if content.get("hidden_act", "silu") != "silu":
         raise UserError(f"{path}: hidden_act={content['hidden_act']} is not supported: give a model with silu")
 
@@ -85,8 +106,8 @@ def stated_dtype(path: Path, config: Mapping[str, Any]) -> Dtype | None:
 
 def with_dtype(config: Mapping[str, Any], dtype: Dtype) -> dict[str, Any]:
     """`config` with the type of the weights that are written, in its place and under its name."""
-    key = "dtype" if "dtype" in config else "torch_dtype"
-    return {**config, key: dtype.name}
+    keys = [key for key in ("dtype", "torch_dtype") if key in config] or ["torch_dtype"]
+    return {**config, **dict.fromkeys(keys, dtype.name)}
 
 
 def config_of_shape(shape: ModelShape, dtype: Dtype) -> dict[str, Any]:

@@ -125,7 +125,7 @@ def hf_rope_scaling(scaling: RopeScaling | None) -> dict[str, Any] | None:
 
 
 def _type_of(path: Path, given: Mapping[str, Any], accepted: Set[RopeType]) -> RopeType:
-    names = {given[key] for key in ("rope_type", "type") if given.get(key) is not None} or {RopeType.PLAIN.value}
+    names = {str(given[key]) for key in ("rope_type", "type") if given.get(key) is not None} or {RopeType.PLAIN.value}
     if len(names) > 1:
         raise UserError(
             f"{path}: rope_scaling has rope_type={given['rope_type']} and type={given['type']}: remove the wrong one"

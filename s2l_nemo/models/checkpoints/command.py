@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import errno
 import re
 import signal
 import sys
@@ -24,7 +25,9 @@ _UNITS = {"": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9}
 
 
 def run_command(command: Callable[[], int]) -> int:
-    """The exit code of a command: 2 and one line for a mistake of the user, 130 or 143 for Ctrl-C and SIGTERM."""
+    """The exit code of a command: 2 and one line for a mistake of the user or what the system refuses, 128 + n for a
+    signal.
+    """
 
     def interrupt(signum: int, _frame: object) -> None:
         raise SystemExit(128 + signum)
@@ -36,10 +39,38 @@ def run_command(command: Callable[[], int]) -> int:
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
+    except OSError as error:
+        print(f"error: {os_error_line(error)}", file=sys.stderr)
+        return 2
+    except MemoryError:
+        print("error: memory ran out: free some and try again", file=sys.stderr)
+        return 2
     except SystemExit as end:
         if isinstance(end.code, int) and end.code > 128:
             print("interrupted: no output was written", file=sys.stderr)
         raise
+
+
+_FIXES = {
+    errno.EACCES: "give yourself the right to it, or choose another place",
+    errno.EPERM: "give yourself the right to it, or choose another place",
+    errno.EROFS: "choose a place that can be written",
+    errno.ENOSPC: "free space or inodes there, or choose another place",
+    errno.EDQUOT: "free some of your quota, or choose another place",
+    errno.EMFILE: "raise the limit of open files (ulimit -n)",
+    errno.ENFILE: "close other programs' files",
+    errno.ENAMETOOLONG: "give it a shorter name",
+    errno.EFBIG: "raise the limit of file sizes (ulimit -f), or choose another file system",
+    errno.EIO: "the disk or network failed: check it and try again",
+    errno.ESTALE: "the network file system changed: try again",
+}
+
+
+def os_error_line(error: OSError) -> str:
+    """One line of what the system refused, where, and what to do."""
+    where = f"{error.filename}: " if error.filename is not None else ""
+    fix = _FIXES.get(error.errno or 0, "check the path and try again")
+    return " ".join(f"{where}{error.strerror or error}: {fix}".splitlines())
 
 
 def check_paths(source: Path, output: Path, *, tar: bool, force: bool) -> None:

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from s2l_nemo.errors import UserError
+from s2l_nemo.models.checkpoints.places import check_no_adapter
 from s2l_nemo.models.families import FAMILIES
 from s2l_nemo.models.files import read_json_object, small_files
 from s2l_nemo.models.formats.dtypes import Dtype
@@ -28,6 +29,7 @@ class HuggingFaceCheckpoint:
         Raises UserError for every fault that headers can show (see `safetensors_folder`).
         """
         self.path = path
+        check_no_adapter(path)
         self.hf_files: Mapping[str, Region] = small_files(path)
         if "config.json" not in self.hf_files:
             raise UserError(f"{path} has no config.json: give the folder of a Hugging Face model")
@@ -47,8 +49,13 @@ class HuggingFaceCheckpoint:
         self.redundant_output = self.shape.tied and output in self._stored.tensors
         if self.redundant_output:
             expected[output] = (self.shape.vocab, self.shape.hidden), "vocab_size x hidden_size"
+        weights = {
+            name: tensor
+            for name, tensor in self._stored.tensors.items()
+            if not name.endswith("rotary_emb.inv_freq")  # a buffer of older transformers, computed from rope_theta
+        }
         self.dtype = check_tensors(
-            self._stored.tensors, expected, folder=path, dtype=dtype, stated_dtype=stated_dtype(config_file, config)
+            weights, expected, folder=path, dtype=dtype, stated_dtype=stated_dtype(config_file, config)
         )
         self._own = {entry.tensor: entry for entry in own_entries}
         if self.redundant_output:

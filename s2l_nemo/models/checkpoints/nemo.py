@@ -2,28 +2,29 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from s2l_nemo.errors import UserError
+from s2l_nemo.models.checkpoints.places import CONFIG, RELEASE, WEIGHTS, find_torch_dist
 from s2l_nemo.models.files import HF_FILES, read_json_object, small_files
 from s2l_nemo.models.formats.dtypes import Dtype
 from s2l_nemo.models.formats.regions import Region, folder_regions, tar_regions
 from s2l_nemo.models.formats.rows import Rows, cast, take
 from s2l_nemo.models.formats.torch_dist import TorchDistReader
+from s2l_nemo.models.formats.yaml_config import read_yaml_mapping
 from s2l_nemo.models.hf_config import shape_from_config_json
 from s2l_nemo.models.layout import Entry, entries
 from s2l_nemo.models.names import EMBEDDING, OUTPUT
 from s2l_nemo.models.nemo_config import check_same_figures, shape_from_nemo
+from s2l_nemo.models.nemo_keys import check_keys, with_nemo_defaults
 from s2l_nemo.models.shape import ModelShape, full_shape
 
-CONFIG, WEIGHTS = "model_config.yaml", "model_weights"
 CONVERSION = "conversion.json"  # what the tensors cannot say: {"redundant_output": bool}
-RELEASE = "release"  # Megatron-LM's name for weights without an optimizer
 PREFIXES = ("model.", "", "module.")  # of tensor names: NeMo 1, Megatron-LM, NeMo 2
+_NO_WEIGHTS = re.compile(r"(chained_\d+\.)?optimizer|opt_param_scheduler|rng_state|rerun_state|scheduler|common_state")
 
 
 class NemoCheckpoint:
@@ -36,12 +37,26 @@ class NemoCheckpoint:
         Raises UserError if the files, figures and tensors do not fit together.
         """
         self.path = path
-        files = folder_regions(path) if path.is_dir() else tar_regions(path)
-        folder = _weights_folder(path, files)
+        if path.is_dir():
+            place = find_torch_dist(path)
+            if place is None:
+                raise UserError(
+                    f"{path} holds no Megatron checkpoint of the torch_dist format ({WEIGHTS}/metadata.json): give a "
+                    f"folder with {CONFIG} and {WEIGHTS}/, or a .nemo file"
+                )
+            files = folder_regions(path, recursive=False)
+            stored, where = folder_regions(place.weights, recursive=False), place.weights
+            around = hf_files or place.hf_files
+            self._hf_folder = around or path / HF_FILES
+            self.hf_files: Mapping[str, Region] = {} if around is None else small_files(around)
+        else:
+            files = tar_regions(path)
+            folder = _weights_folder(path, files)
+            stored, where = _inside(files, folder), path / folder
+            self._hf_folder = hf_files or path / HF_FILES
+            self.hf_files = small_files(hf_files) if hf_files else _inside(files, HF_FILES)
         self.kind = ".nemo file" if not path.is_dir() else "NeMo folder" if CONFIG in files else "Megatron folder"
-        self.hf_files: Mapping[str, Region] = small_files(hf_files) if hf_files else _inside(files, HF_FILES)
-        self._hf_folder = hf_files or path / HF_FILES
-        self._reader = TorchDistReader(_inside(files, folder), path / folder)
+        self._reader = TorchDistReader(stored, where)
         self._prefix = self._find_prefix()
         self.shape = self._read_shape(files)
         conversion = read_json_object(files[CONVERSION].read(), path / CONVERSION) if CONVERSION in files else {}
@@ -75,21 +90,20 @@ class NemoCheckpoint:
         rows = self._reader.tensors[self._prefix + EMBEDDING].shape[0]
         nemo: dict[str, Any] | None = None
         if CONFIG in files:
-            try:
-                nemo = yaml.safe_load(files[CONFIG].read())
-            except yaml.YAMLError as error:
-                raise UserError(f"{self.path}: {CONFIG} is not YAML ({str(error).splitlines()[0]})") from None
-            if not isinstance(nemo, dict):
-                raise UserError(f"{self.path}: {CONFIG} is not a mapping: give a NeMo checkpoint")
+            nemo = read_yaml_mapping(files[CONFIG].read(), str(self.path / CONFIG))
+            nemo = with_nemo_defaults(self.path / CONFIG, nemo)
         if "config.json" in self.hf_files:
             shown = self._hf_folder / "config.json"
             shape = shape_from_config_json(shown, read_json_object(self.hf_files["config.json"].read(), shown))
             if nemo is not None:
                 check_same_figures(self.path / CONFIG, nemo, shape)
+                check_keys(self.path / CONFIG, nemo, shape)
             return shape
         if nemo is None:
             raise UserError(f"{self.path} has neither {CONFIG} nor {HF_FILES}/config.json: give --hf-files DIR")
-        return shape_from_nemo(self.path / CONFIG, nemo, rows)
+        shape = shape_from_nemo(self.path / CONFIG, nemo, rows)
+        check_keys(self.path / CONFIG, nemo, shape)
+        return shape
 
     def _check_tensors(self, dtype: Dtype | None) -> Dtype:
         """The type of the tensors. Raises UserError if one is missing, is not known, or has a wrong shape or type."""
@@ -121,14 +135,16 @@ class NemoCheckpoint:
         return dtype or next(iter(types))
 
     def _weights_of_the_model(self) -> list[str]:
-        """The keys of weights. A training checkpoint also has keys of its optimizer and scheduler."""
-        roots = tuple(self._prefix + root for root in ("embedding.", "decoder.", "output_layer."))
-        return [key for key in self._reader.tensors if key.startswith(roots) and "_extra_state" not in key]
-
-
-def is_nemo(path: Path) -> bool:
-    """Whether a path looks like a checkpoint of this module: it is a file, or a folder with one of its names."""
-    return path.is_file() or any((path / name).exists() for name in (CONFIG, WEIGHTS, RELEASE, "metadata.json"))
+        """The keys of weights: a reward head or MTP layers are some too. A training checkpoint also has keys of its
+        optimizer and scheduler."""
+        return [
+            key
+            for key in self._reader.tensors
+            if key.startswith(self._prefix)
+            and not _NO_WEIGHTS.match(key)
+            and "_extra_state" not in key
+            and not key.endswith("inv_freq")  # computed from rotary_base
+        ]
 
 
 def _weights_folder(path: Path, files: Mapping[str, Region]) -> str:

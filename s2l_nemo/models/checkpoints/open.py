@@ -7,7 +7,8 @@ from pathlib import Path
 from s2l_nemo.errors import UserError
 from s2l_nemo.models.checkpoints.checkpoint import Checkpoint
 from s2l_nemo.models.checkpoints.hugging_face import HuggingFaceCheckpoint
-from s2l_nemo.models.checkpoints.nemo import NemoCheckpoint, is_nemo
+from s2l_nemo.models.checkpoints.nemo import NemoCheckpoint
+from s2l_nemo.models.checkpoints.places import CONFIG, find_torch_dist, foreign, is_hugging_face, missing
 from s2l_nemo.models.formats.dtypes import Dtype
 
 
@@ -18,7 +19,13 @@ def open_checkpoint(path: Path, dtype: Dtype | None = None, hf_files: Path | Non
     Raises UserError if there is none, or something about it is wrong.
     """
     if not path.exists():
-        raise UserError(f"{path} does not exist: give a Hugging Face folder, a NeMo folder or a .nemo file")
-    if is_nemo(path):
+        raise UserError(missing(path))
+    hugging_face = is_hugging_face(path)
+    if not hugging_face and (path.suffix == ".nemo" or (path.is_dir() and find_torch_dist(path) is not None)):
+        return NemoCheckpoint(path, dtype, hf_files)
+    strange = None if hugging_face else foreign(path)
+    if strange is not None:
+        raise UserError(strange)
+    if path.is_file() or ((path / CONFIG).is_file() and not hugging_face):
         return NemoCheckpoint(path, dtype, hf_files)
     return HuggingFaceCheckpoint(path, dtype)

@@ -10,7 +10,7 @@ from s2l_nemo.models.checkpoints.checkpoint import Checkpoint
 from s2l_nemo.models.families import FAMILIES
 from s2l_nemo.models.files import read_json_object
 from s2l_nemo.models.formats.dtypes import Dtype
-from s2l_nemo.models.formats.output import Output
+from s2l_nemo.models.formats.output import Output, content_size, write_content
 from s2l_nemo.models.formats.regions import Region
 from s2l_nemo.models.formats.rows import Rows
 from s2l_nemo.models.formats.safetensors_writer import SafetensorsPlan, TensorPlan
@@ -52,7 +52,7 @@ class HuggingFaceExport:
         if redundant_output:
             tensors.append(TensorPlan(self._output_name, (shape.vocab, shape.hidden)))
         self._weights = SafetensorsPlan(tensors, dtype, max_shard_bytes)
-        self.files: dict[str, int] = {name: len(content) for name, content in self._small.items()}
+        self.files: dict[str, int] = {name: content_size(content) for name, content in self._small.items()}
         self.files |= self._weights.files
 
     @property
@@ -63,7 +63,7 @@ class HuggingFaceExport:
         """`tensors` gives the rows of every Hugging Face tensor in the order of `entries`."""
         for name, content in self._small.items():
             with output.file(name) as write:
-                write(content)
+                write_content(write, content)
         self._weights.write(output, self._with_redundant(tensors))
 
     def _with_redundant(self, tensors: Iterable[tuple[str, Rows]]) -> Iterator[tuple[str, Rows]]:
@@ -84,15 +84,17 @@ def tensors_of(checkpoint: Checkpoint, family: str) -> Iterator[tuple[str, Rows]
 
 def _small_contents(
     shape: ModelShape, dtype: Dtype, hf_files: Mapping[str, Region], engine_form: bool
-) -> dict[str, bytes]:
-    """The files of the source. config.json changes only if the names or the type of the weights do.
+) -> dict[str, bytes | Region]:
+    """The files of the source, unread where they do not change.
+
+    config.json changes only if the names or the type of the weights do.
 
     A tokenizer that is a SentencePiece model gets a tokenizer.json in the engine form, which lacks its code.
     """
-    contents = {name: region.read() for name, region in sorted(hf_files.items())}
+    contents: dict[str, bytes | Region] = dict(sorted(hf_files.items()))
     if "config.json" not in contents:
         return {"config.json": _json(config_of_shape(shape, dtype)), **contents}
-    config = _object(contents, hf_files, "config.json")
+    config = _object(hf_files, "config.json")
     changed = with_dtype(config, dtype)
     if engine_form and shape.engine_family != shape.family:
         changed = engine_config(changed, shape)
@@ -102,15 +104,15 @@ def _small_contents(
             contents = {**contents, "tokenizer.json": made.encode()}
         contents = {name: content for name, content in contents.items() if not name.endswith(".py")}
         if "tokenizer_config.json" in contents:
-            tokenizer = _object(contents, hf_files, "tokenizer_config.json")
+            tokenizer = _object(hf_files, "tokenizer_config.json")
             contents["tokenizer_config.json"] = _json(engine_tokenizer_config(tokenizer))
     if changed != config:
         contents["config.json"] = _json(changed)
     return contents
 
 
-def _object(contents: Mapping[str, bytes], hf_files: Mapping[str, Region], name: str) -> dict[str, Any]:
-    return read_json_object(contents[name], hf_files[name].path)
+def _object(hf_files: Mapping[str, Region], name: str) -> dict[str, Any]:
+    return read_json_object(hf_files[name].read(), hf_files[name].path)
 
 
 def _json(content: Mapping[str, Any]) -> bytes:

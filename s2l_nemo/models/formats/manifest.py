@@ -22,13 +22,18 @@ def find_manifest(path: Path) -> Path | None:
 def read_manifest(manifest: Path) -> dict[Path, str]:
     """Files and their hashes. Raises UserError for a line that is not `HASH  NAME`, or names another folder's file."""
     hashes: dict[Path, str] = {}
-    for line in manifest.read_text(encoding="utf-8", errors="replace").splitlines():
-        match = re.fullmatch(r"([0-9a-f]{64}) [ *](.+)", line)
-        name = Path(match[2]) if match else Path("..")
+    for line in manifest.read_bytes().decode("utf-8", "surrogateescape").removesuffix("\n").split("\n"):
+        match = re.fullmatch(r"(\\?)([0-9a-f]{64}) [ *]([^\0]+)", line)
+        text = "" if match is None else re.sub(r"\\(.)", _unescape, match[3]) if match[1] else match[3]
+        name = Path(text or "..")
         if match is None or name.is_absolute() or ".." in name.parts:
             raise UserError(f"{manifest}: line {line[:80]!r} is not HASH  NAME: convert again")
-        hashes[manifest.parent / name] = match[1]
+        hashes[manifest.parent / name] = match[2]
     return hashes
+
+
+def _unescape(match: re.Match[str]) -> str:
+    return {"n": "\n", "r": "\r"}.get(match[1], match[1])
 
 
 def check_manifest(manifest: Path, progress: Callable[[int], None]) -> list[tuple[Path, str]]:

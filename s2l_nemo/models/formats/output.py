@@ -17,7 +17,8 @@ from typing import Any, Protocol
 
 from s2l_nemo.errors import UserError
 from s2l_nemo.files import check_free_space, sync
-from s2l_nemo.models.formats.rows import MemoryRows, Part, Rows
+from s2l_nemo.models.formats.regions import Region
+from s2l_nemo.models.formats.rows import FileRows, MemoryRows, Part, Rows
 
 MANIFEST = "SHA256SUMS"  # in a folder; beside a file it is NAME.sha256. Both are what `sha256sum -c` reads
 _BLOCK = 4 * 2**20  # bytes of a buffer, hashed and written at once
@@ -81,8 +82,12 @@ class HashedFile:
 
     def _write_at(self, data: memoryview, offset: int) -> None:
         done = 0
-        while done < len(data):
-            done += os.pwrite(self._descriptor, data[done:], offset + done)
+        try:
+            while done < len(data):
+                done += os.pwrite(self._descriptor, data[done:], offset + done)
+        except OSError as error:
+            error.filename = str(self.path)  # a descriptor has no name
+            raise
 
     def _wait(self, index: int) -> None:
         for future in self._busy[index]:
@@ -126,8 +131,8 @@ class FolderOutput:
 
     def finish(self) -> None:
         _check_complete(self._hashes, self._plan)
-        lines = [f"{digest}  {name}\n" for name, digest in sorted(self._hashes.items())]
-        (self._folder / MANIFEST).write_text("".join(lines), encoding="utf-8")
+        lines = [manifest_line(digest, name) for name, digest in sorted(self._hashes.items())]
+        (self._folder / MANIFEST).write_text("".join(lines), encoding="utf-8", errors="surrogateescape")
         sync(self._folder / MANIFEST)
         for folder in [*(path for path in self._folder.rglob("*") if path.is_dir()), self._folder]:
             sync(folder)
@@ -165,6 +170,21 @@ class TarOutput:
         self._file.close()
 
 
+def manifest_line(digest: str, name: str) -> str:
+    """A line as `sha256sum` writes it: a backslash before it says that backslashes and line breaks are escaped."""
+    escaped = name.replace("\\", "\\\\").replace("\n", "\\n").replace("\r", "\\r")
+    return f"{'' if escaped == name else chr(92)}{digest}  {escaped}\n"
+
+
+def content_size(content: bytes | Region) -> int:
+    return content.size if isinstance(content, Region) else len(content)
+
+
+def write_content(write: Write, content: bytes | Region) -> None:
+    """Writes bytes, or a file that is read block by block."""
+    write(FileRows(content, 1) if isinstance(content, Region) else content)
+
+
 def write_rows(write: Write, rows: Rows) -> None:
     for part in rows:
         write(part)
@@ -188,21 +208,24 @@ def new_output(
     Raises UserError where `path` exists and `force` is false, where what it would replace is no checkpoint, where its
     folder is missing, and where the disk is too full.
     """
+    if path.is_symlink():
+        path = path.resolve()  # what a link points to is replaced, and not the link
     _clear_stale(path)
     check_output(path, tar=tar, force=force)
     check_free_space(path, sum(plan.values()))
-    temporary = path.with_name(f".{path.name}.tmp-{os.getpid()}")
+    temporary = path.with_name(f".{path.name}.tmp-{_here()}-{os.getpid()}")
     output: FolderOutput | TarOutput | None = None
     try:
         output = (TarOutput if tar else FolderOutput)(temporary, plan, progress)
         yield output
         output.finish()
         output.close()
+        check_output(path, tar=tar, force=force)  # another conversion may have been faster
         if isinstance(output, TarOutput):
             manifest = path.with_name(f"{path.name}.sha256")
             manifest.unlink(missing_ok=True)
             os.replace(temporary, path)
-            manifest.write_text(f"{output.digest}  {path.name}\n", encoding="utf-8")
+            manifest.write_text(manifest_line(output.digest, path.name), encoding="utf-8", errors="surrogateescape")
         else:
             _replace_folder(temporary, path)
         sync(path.parent)
@@ -247,6 +270,7 @@ def _allocate(descriptor: int, size: int, path: Path) -> None:
         if error.errno == errno.ENOSPC:
             raise UserError(f"{path.parent} has no room for {size / 1e9:.2f} GB: free some space") from None
         if error.errno not in (errno.EOPNOTSUPP, errno.EINVAL):  # a file system without preallocation just writes
+            error.filename = str(path)  # a descriptor has no name
             raise
 
 
@@ -263,7 +287,7 @@ def _check_complete(written: Any, plan: Mapping[str, int]) -> None:
 
 
 def _replace_folder(temporary: Path, path: Path) -> None:
-    old = path.with_name(f".{path.name}.old-{os.getpid()}")
+    old = path.with_name(f".{path.name}.old-{_here()}-{os.getpid()}")
     if path.exists():
         path.rename(old)
     temporary.rename(path)
@@ -271,9 +295,12 @@ def _replace_folder(temporary: Path, path: Path) -> None:
 
 
 def _clear_stale(path: Path) -> None:
-    """Removes what a killed conversion to `path` left, and puts back an output it was about to replace."""
-    for other in path.parent.glob(f".{path.name}.*"):
-        match = re.fullmatch(re.escape(f".{path.name}") + r"\.(tmp|old)-(\d+)", other.name)
+    """Removes what a killed conversion to `path` left, and puts back an output it was about to replace.
+
+    Other hosts and containers are left alone: whether their processes live cannot be seen from here.
+    """
+    for other in list(path.parent.iterdir()) if path.parent.is_dir() else []:
+        match = re.fullmatch(re.escape(f".{path.name}") + rf"\.(tmp|old)-{_here()}-(\d+)", other.name)
         if match is None or _is_alive(int(match[2])):
             continue
         if match[1] == "old" and not path.exists():
@@ -282,7 +309,15 @@ def _clear_stale(path: Path) -> None:
             _remove(other)
 
 
+def _here() -> str:
+    """Names the place where process ids mean something: this start of this machine, and the container in it."""
+    boot = Path("/proc/sys/kernel/random/boot_id").read_text(encoding="ascii").strip()
+    return hashlib.sha256(f"{boot} {os.readlink('/proc/self/ns/pid')}".encode()).hexdigest()[:12]
+
+
 def _is_alive(process: int) -> bool:
+    if process == os.getpid():
+        return False  # this process has only begun: it was an earlier one of this number
     try:
         os.kill(process, 0)
     except ProcessLookupError:

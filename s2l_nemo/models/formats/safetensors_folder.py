@@ -22,6 +22,7 @@ SINGLE = "model.safetensors"
 INDEX = "model.safetensors.index.json"
 MAX_HEADER = 100_000_000  # bytes; the limit of the safetensors package
 _PICKLES = ("pytorch_model*.bin", "*.pt", "*.pth")
+_WRAPPERS = {"_orig_mod.": "torch.compile", "module.": "DistributedDataParallel", "base_model.": "peft"}
 _LISTED = 10  # names that a message lists before "and N more"
 _AGAIN = "download or copy it again"
 
@@ -49,6 +50,8 @@ class SafetensorsFolder:
             raise UserError(f"{folder} is not a folder: give the folder of a checkpoint")
         present = {path.name for path in folder.iterdir() if path.is_file()}
         weight_map = _read_index(folder, present) if INDEX in present else None
+        if weight_map is not None and SINGLE in present and not set(weight_map.values()) & present:
+            weight_map = None  # left of an earlier save, all of whose shards are gone; transformers takes the one file
         files = [_only_file(folder, present)] if weight_map is None else sorted(set(weight_map.values()))
         headers = {file: read_header(folder / file) for file in files}
         _check_unique(folder, headers)
@@ -146,6 +149,12 @@ def _check_names(stored: Mapping[str, StoredTensor], expected: Collection[str], 
             f"{stored[biases[0]].file}: the checkpoint has biases ({_listed(biases)}) and the models of this project "
             "have none: give a checkpoint of a supported model"
         )
+    prefix = next((one for one in _WRAPPERS if stored and all(name.startswith(one) for name in stored)), None)
+    if prefix is not None:
+        raise UserError(
+            f"{folder}: all tensors begin with {prefix}, the name of a wrapper ({_WRAPPERS[prefix]}): "
+            "save the model inside it"
+        )
     faults = [f"lacks {len(missing)} tensors ({_listed(missing)})"] if missing else []
     faults += [f"has {len(extra)} that the model does not have ({_listed(extra)})"] if extra else []
     if faults:
@@ -183,6 +192,8 @@ def _read_index(folder: Path, present: Collection[str]) -> dict[str, str]:
             raise UserError(f"{path}: the file of {name} is {file!r}, a path: shards must lie beside their index")
     files = set(weight_map.values())
     missing = sorted(files - set(present))
+    if len(missing) == len(files) and SINGLE in present:
+        return weight_map
     if missing:
         raise UserError(f"{folder} lacks {len(missing)} of {len(files)} shards ({_listed(missing)}): download them")
     if SINGLE in present and SINGLE not in files:

@@ -11,7 +11,6 @@ from __future__ import annotations
 import io
 import json
 import math
-import pickle
 import struct
 import zipfile
 from collections.abc import Mapping, Sequence
@@ -25,6 +24,11 @@ from s2l_nemo.errors import UserError
 from s2l_nemo.models.formats.dtypes import DTYPES, Dtype
 from s2l_nemo.models.formats.regions import Region
 from s2l_nemo.models.formats.rows import FileRows, MemoryRows, Rows
+from s2l_nemo.models.formats.torch_unpickle import IN_ITEM, IN_METADATA, STAND_INS, StandIn, TypeName, unpickle
+
+_MAX_METADATA = 2**31  # bytes of `.metadata`
+_MAX_SMALL = 2**20  # bytes of metadata.json, and of the pickle of one tensor
+_MAX_ACTIVE = 2048  # chunks of a tensor that share rows: the ranks of tensor parallelism
 
 
 @dataclass(frozen=True)
@@ -53,12 +57,12 @@ class TorchDistReader:
     def __init__(self, files: Mapping[str, Region], where: Path) -> None:
         _check_backend(files, where)
         name = f"{where}/.metadata"
-        metadata = _unpickle(_required(files, ".metadata", where).read(), _IN_METADATA, name)
+        metadata = unpickle(_content(files, ".metadata", where, _MAX_METADATA), IN_METADATA, name)
         items = _items(_field(metadata, "Metadata", "storage_data", name), files, where)
         self.tensors: dict[str, TensorInfo] = {}
         self._chunks: dict[str, list[_Chunk]] = {}
         for key, stored in _dictionary(_field(metadata, "Metadata", "state_dict_metadata", name), name).items():
-            if type(stored) is not _STAND_INS["BytesStorageMetadata"]:
+            if type(stored) is not STAND_INS["BytesStorageMetadata"]:
                 self.tensors[key] = info = _info(stored, key, name)
                 listed = _field(stored, "TensorStorageMetadata", "chunks", name)
                 self._chunks[key] = _chunks(listed, key, info, items, name)
@@ -111,15 +115,15 @@ def _assemble(
 
 
 def _check_backend(files: Mapping[str, Region], where: Path) -> None:
-    content = _required(files, "metadata.json", where).read()
+    content = _content(files, "metadata.json", where, _MAX_SMALL)
     try:
         stated = json.loads(content)
         backend, version = stated["sharded_backend"], stated["sharded_backend_version"]
-    except (ValueError, KeyError, TypeError):
+    except (ValueError, KeyError, TypeError, RecursionError):
         raise UserError(f"{where}/metadata.json does not name a format: it is no Megatron checkpoint") from None
     if backend != "torch_dist" or version != 1:
         raise UserError(
-            f"{where} is a checkpoint in format {backend!r} version {version!r}, which is not supported: "
+            f"{where} is a checkpoint in format {_shown(backend)} version {_shown(version)}, which is not supported: "
             "load it with NeMo and save it with model.dist_ckpt_format=torch_dist"
         )
 
@@ -130,6 +134,13 @@ def _required(files: Mapping[str, Region], name: str, where: Path) -> Region:
     return files[name]
 
 
+def _content(files: Mapping[str, Region], name: str, where: Path, limit: int) -> bytes:
+    region = _required(files, name, where)
+    if region.size > limit:
+        raise UserError(f"{where}/{name} has {region.size:,} bytes, which none has: copy or save it again")
+    return region.read()
+
+
 def _items(storage_data: Any, files: Mapping[str, Region], where: Path) -> dict[tuple[str, Any], tuple[Region, str]]:
     """Region and file of every item, by its tensor and its chunk's offsets (None: an object)."""
     name = f"{where}/.metadata"
@@ -138,7 +149,7 @@ def _items(storage_data: Any, files: Mapping[str, Region], where: Path) -> dict[
         path = _field(stored, "_StorageInfo", "relative_path", name)
         offset, length = _sizes([_field(stored, "_StorageInfo", field, name) for field in ("offset", "length")], name)
         if not isinstance(path, str) or path in ("", ".", "..") or "/" in path or "\\" in path:
-            raise UserError(f"{name} names the file {path!r}, which is no plain file name: refused")
+            raise UserError(f"{name} names the file {_shown(path)}, which is no plain file name: refused")
         if _field(stored, "_StorageInfo", "transform_descriptors", name, None):
             raise UserError(f"{name}: {path} is compressed, which is not supported: save it without extensions")
         file = _required(files, path, where)
@@ -150,18 +161,18 @@ def _items(storage_data: Any, files: Mapping[str, Region], where: Path) -> dict[
         place = _field(index, "MetadataIndex", "offset", name, None)
         offsets = None if place is None else _sizes(place, name)
         if not isinstance(key, str):
-            raise UserError(f"{name} is corrupt: {key!r:.80} is no name of a tensor")
+            raise UserError(f"{name} is corrupt: {_shown(key)} is no name of a tensor")
         items[key, offsets] = Region(file.path, file.offset + offset, length), f"{where}/{path} at byte {offset}"
     return items
 
 
 def _info(stored: Any, key: Any, name: str) -> TensorInfo:
     properties = _field(stored, "TensorStorageMetadata", "properties", name)
-    state = properties.state if type(properties) is _STAND_INS["TensorProperties"] else None
+    state = properties.state if type(properties) is STAND_INS["TensorProperties"] else None
     dtype = state[0] if isinstance(state, tuple) and state else None
-    if not isinstance(key, str) or not isinstance(dtype, Dtype):
-        raise UserError(f"{name} is corrupt: tensor {key!r:.80} has no dtype")
-    return TensorInfo(dtype, _sizes(_field(stored, "TensorStorageMetadata", "size", name), name))
+    if not isinstance(key, str) or not isinstance(dtype, TypeName):
+        raise UserError(f"{name} is corrupt: tensor {_shown(key)} has no dtype")
+    return TensorInfo(DTYPES[dtype.arguments[0]], _sizes(_field(stored, "TensorStorageMetadata", "size", name), name))
 
 
 def _chunks(
@@ -194,6 +205,8 @@ def _check_cover(chunks: list[_Chunk], key: str, info: TensorInfo, name: str) ->
     """Boxes inside a tensor cover it exactly once if none overlap and their volumes add up to its own."""
     active: list[_Chunk] = []
     for chunk in sorted((chunk for chunk in chunks if chunk.sizes), key=lambda chunk: chunk.offsets):
+        if len(active) > _MAX_ACTIVE:
+            raise UserError(f"{name}: more than {_MAX_ACTIVE} chunks of tensor {key} lie beside each other")
         active = [other for other in active if other.offsets[0] + other.sizes[0] > chunk.offsets[0]]
         if any(_overlap(chunk, other) for other in active):
             raise UserError(f"{name}: chunks of tensor {key} overlap at {chunk.offsets}")
@@ -216,15 +229,18 @@ def _item_data(chunk: _Chunk, dtype: Dtype) -> Region:
     try:
         with zipfile.ZipFile(_View(chunk.item)) as archive:
             records = {info.filename.partition("/")[2]: _record(chunk.item, info) for info in archive.infolist()}
+        if records["data.pkl"].size > _MAX_SMALL:
+            raise ValueError("its pickle is too long")
         pickled = records["data.pkl"].read()
     except (zipfile.BadZipFile, struct.error, KeyError, ValueError, OSError, NotImplementedError) as error:
         raise UserError(f"{chunk.label} is corrupt ({error}): copy or save the checkpoint again") from None
     little = "byteorder" not in records or records["byteorder"].read() == b"little"
-    tensor = _unpickle(pickled, _IN_ITEM, chunk.label)
+    tensor = unpickle(pickled, IN_ITEM, chunk.label)
     match tensor:
-        case _StandIn(arguments=(("storage", stored, str(storage), _, _), 0, tuple(size), tuple(stride), *_)):
+        case StandIn(arguments=(("storage", stored, str(storage), _, _), 0, tuple(size), tuple(stride), *_)):
             raw = records.get(f"data/{storage}")
-            same = (stored, size, little) == (dtype, chunk.sizes, True) and _is_contiguous(size, stride)
+            stated = stored.arguments[0] if isinstance(stored, TypeName) else None
+            same = (stated, size, little) == (dtype.name, chunk.sizes, True) and _is_contiguous(size, stride)
             if same and raw is not None and raw.size == math.prod(size) * dtype.itemsize:
                 return raw
     raise UserError(f"{chunk.label} is no contiguous little-endian {dtype} tensor of shape {chunk.sizes}")
@@ -280,50 +296,12 @@ class _View(io.RawIOBase):
         return count
 
 
-# Pickles, which are programs: these may only call what builds plain data
-
-
-class _StandIn:
-    """Holds what a pickle calls a class or function with. `__setstate__` keeps a pickle from setting attributes."""
-
-    arguments: tuple[Any, ...]
-    state: Any
-
-    def __new__(cls, *arguments: Any) -> _StandIn:
-        self = super().__new__(cls)
-        self.arguments, self.state = arguments, None
-        return self
-
-    def __setstate__(self, state: Any) -> None:
-        self.state = state
-
-
-class _Unpickler(pickle.Unpickler):
-    def __init__(self, data: bytes, allowed: Mapping[tuple[str, str], Any], name: str) -> None:
-        super().__init__(io.BytesIO(data))
-        self._allowed, self._name = allowed, name
-
-    def find_class(self, module: str, name: str) -> Any:
-        if (module, name) not in self._allowed:
-            raise UserError(f"{self._name} calls {module}.{name}, refused: this pickle would run code")
-        return self._allowed[module, name]
-
-    def persistent_load(self, pid: Any) -> Any:
-        return pid
-
-
-def _unpickle(data: bytes, allowed: Mapping[tuple[str, str], Any], name: str) -> Any:
-    try:
-        return _Unpickler(data, allowed, name).load()
-    except UserError:
-        raise
-    except Exception as error:  # a damaged pickle can raise anything
-        raise UserError(f"{name} is corrupt ({type(error).__name__}: {error}): copy or save it again") from None
+# Fields of what the pickle builds
 
 
 def _field(value: Any, kind: str, field: str, name: str, *default: None) -> Any:
     """A field of a stand-in for the class `kind`; older and newer versions of torch leave some out."""
-    if type(value) is _STAND_INS[kind] and isinstance(value.state, dict):
+    if type(value) is STAND_INS[kind] and isinstance(value.state, dict):
         if field in value.state:
             return value.state[field]
         if default:
@@ -333,47 +311,22 @@ def _field(value: Any, kind: str, field: str, name: str, *default: None) -> Any:
 
 def _dictionary(value: Any, name: str) -> dict[Any, Any]:
     if not isinstance(value, dict):
-        raise UserError(f"{name} is not the metadata of a torch_dist checkpoint: {value!r:.80} is no dictionary")
+        raise UserError(f"{name} is not the metadata of a torch_dist checkpoint: {_shown(value)} is no dictionary")
     return value
 
 
 def _sizes(value: Any, name: str) -> tuple[int, ...]:
-    if not isinstance(value, (tuple, list)) or not all(type(size) is int and size >= 0 for size in value):
-        raise UserError(f"{name} is not the metadata of a torch_dist checkpoint: {value!r:.80} are no sizes")
+    if not isinstance(value, (tuple, list)) or not all(type(size) is int and 0 <= size < 2**63 for size in value):
+        raise UserError(f"{name} is not the metadata of a torch_dist checkpoint: {_shown(value)} are no sizes")
     return tuple(value)
 
 
-_DCP = "torch.distributed.checkpoint"
-_SHARDED = "torch.distributed._shard.sharded_tensor.metadata"
-_MEGATRON = "megatron.core.dist_checkpointing.strategies.torch"
-_CLASSES: Mapping[str, Sequence[str]] = {
-    f"{_DCP}.metadata": (
-        "Metadata", "TensorStorageMetadata", "BytesStorageMetadata", "ChunkStorageMetadata", "TensorProperties",
-        "MetadataIndex", "StorageMeta", "_MEM_FORMAT_ENCODING",
-    ),
-    f"{_DCP}.filesystem": ("_StorageInfo", "_StoragePrefix"),
-    f"{_DCP}.planner": ("SavePlan", "WriteItem", "WriteItemType", "TensorWriteData", "BytesIOWriteData"),
-    _SHARDED: ("TensorProperties", "MEM_FORMAT_ENCODING"),  # torch before 2.3
-    _MEGATRON: ("MCoreSavePlan",),
-    "torch.serialization": ("_get_layout",),
-    "builtins": ("getattr",),  # how early Python 3.11 pickles members of an Enum
-    "pathlib": ("PosixPath", "PurePosixPath", "Path", "WindowsPath", "PureWindowsPath"),
-    "pathlib._local": ("PosixPath", "PurePosixPath", "Path", "WindowsPath", "PureWindowsPath"),
-    "uuid": ("UUID", "SafeUUID"),
-}  # fmt: skip
-_STAND_INS: dict[str, Any] = {name: type(name, (_StandIn,), {}) for names in _CLASSES.values() for name in names}
-_IN_METADATA: Mapping[tuple[str, str], Any] = {
-    **{(module, name): _STAND_INS[name] for module, names in _CLASSES.items() for name in names},
-    **{("torch", name): dtype for name, dtype in DTYPES.items()},
-    ("torch", "Size"): tuple,
-    ("collections", "OrderedDict"): dict,
-}
-_STORAGES = {
-    "Float": "float32", "BFloat16": "bfloat16", "Half": "float16", "Double": "float64",
-    "Long": "int64", "Int": "int32", "Byte": "uint8", "Bool": "bool",
-}  # fmt: skip
-_IN_ITEM: Mapping[tuple[str, str], Any] = {
-    ("torch._utils", "_rebuild_tensor_v2"): _StandIn,
-    **{("torch", f"{name}Storage"): DTYPES[dtype] for name, dtype in _STORAGES.items()},
-    ("collections", "OrderedDict"): dict,
-}
+def _shown(value: Any) -> str:
+    """A value that may be anything, also one that grows without bounds when it is printed."""
+    if isinstance(value, str):
+        return repr(value[:80])
+    if value is None or (isinstance(value, int) and abs(value) < 2**63):
+        return repr(value)
+    if isinstance(value, (tuple, list)) and all(isinstance(part, int | str) for part in value):
+        return f"[{', '.join(_shown(part) for part in value[:8])}]"
+    return f"a {type(value).__name__}"

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 
 from s2l_nemo.errors import UserError
 from s2l_nemo.models.formats.manifest import check_manifest, find_manifest, read_manifest
-from s2l_nemo.models.formats.output import new_output, tar_size
+from s2l_nemo.models.formats.output import _here, new_output, tar_size
 from s2l_nemo.models.formats.rows import MemoryRows
 
 CONTENTS = {"a.json": b"{}", "weights/data": bytes(range(256)) * 40_000, "weights/empty": b"", "z": b"z" * 513}
@@ -123,14 +123,16 @@ def test_replacing(tmp_path: Path) -> None:
 def test_what_a_killed_process_left_is_cleared(tmp_path: Path) -> None:
     finished = subprocess.Popen(["true"])
     finished.wait()
-    (tmp_path / f".out.tmp-{finished.pid}").mkdir()
-    (tmp_path / f".out.old-{finished.pid}").mkdir()  # killed between two renames: the output was not there
-    (tmp_path / f".out.old-{finished.pid}" / "SHA256SUMS").touch()
-    (tmp_path / f".out.tmp-{os.getppid()}").mkdir()  # of a process that lives
-    (tmp_path / ".out.tmp-mine").mkdir()
+    (tmp_path / f".out.tmp-{_here()}-{finished.pid}").mkdir()
+    (tmp_path / f".out.tmp-{_here()}-{os.getpid()}").mkdir()  # of an earlier process that had this number
+    (tmp_path / f".out.old-{_here()}-{finished.pid}").mkdir()  # killed between two renames: the output was not there
+    (tmp_path / f".out.old-{_here()}-{finished.pid}" / "SHA256SUMS").touch()
+    left = [f".out.tmp-{_here()}-{os.getppid()}", ".out.tmp-mine"]  # of a process that lives, and of nobody
+    for name in left:
+        (tmp_path / name).mkdir()
     with pytest.raises(UserError, match="--force"):
         fill(tmp_path / "out", tar=False)  # the old output is back
-    assert sorted(os.listdir(tmp_path)) == sorted(["out", f".out.tmp-{os.getppid()}", ".out.tmp-mine"])
+    assert sorted(os.listdir(tmp_path)) == sorted(["out", *left])
 
 
 def test_manifests_find_what_changed(tmp_path: Path) -> None:
