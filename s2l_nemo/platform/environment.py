@@ -29,6 +29,7 @@ TRAINER = {
     "hydra-core": "<=1.3.2",
     "omegaconf": "<=2.3",
     "datasets": ">=4",
+    "huggingface_hub": "<1",
     "pyarrow": "<22",
     "numpy": "<2",
     "safetensors": "",

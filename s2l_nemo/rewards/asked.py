@@ -76,7 +76,7 @@ def _unasked(
     place = rewards.extract
     if rewards.fn is not None or place not in _INSTRUCTIONS or _takes_any_letter(data, rewards):
         return []
-    without, total = sum(one.unasked[place] for one in sets), sum(len(one.prompts) for one in sets)
+    without, total = sum(one.unasked.get(place, 0) for one in sets), sum(len(one.prompts) for one in sets)
     boxes_unasked = place in (Extract.boxed, Extract.anywhere) and BOX_TOKEN in tokenizer.get_vocab()
     if without == 0 or boxes_unasked:
         return []

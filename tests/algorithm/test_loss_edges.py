@@ -69,7 +69,7 @@ def test_sums_are_in_double_precision_and_without_a_gradient() -> None:
     assert sums["logprob_diff_sum"].item() == 3 * 0.25
     names = (
         "tokens", "clipped", "rejected", "ratio_sum", "logprob_diff_sum", "weight_sum", "weight_square_sum",
-        "sampler_kl_sum", "kl_sum",
+        "sampler_kl_sum", "kl_sum", "gradient_sum",
     )  # fmt: skip
     assert set(sums) == {f"{name}{suffix}" for name in names for suffix in ("", "_explorer", "_learner")}
 

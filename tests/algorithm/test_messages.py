@@ -12,6 +12,7 @@ from s2l_nemo.algorithm.batching import collate
 from s2l_nemo.algorithm.groups import assemble_groups
 from s2l_nemo.algorithm.options import AdvantageNorm, AdvantageStd, Baseline
 from s2l_nemo.algorithm.order import take
+from s2l_nemo.algorithm.schedule import ScheduleConfig, check_t_mix
 from s2l_nemo.algorithm.sharing import balanced_replicas
 from s2l_nemo.errors import UserError
 from s2l_nemo.types import Completion, Group, Prompt, Source
@@ -125,7 +126,6 @@ def test_batches_of_prompts_that_cannot_be_taken() -> None:
 @pytest.mark.parametrize(
     ("name", "t_mix", "alpha", "message"),
     [
-        ("linear", 5, 1.0, "algorithm.schedule.t_mix=5 is outside 0..4 (algorithm.steps): choose a step in that range"),
         ("abrupt", 2, 1.5, "algorithm.schedule.alpha=1.5 is not a share: choose a number from 0 to 1"),
         ("abrupt", 2, -0.5, "algorithm.schedule.alpha=-0.5 is not a share: choose a number from 0 to 1"),
         (
@@ -139,6 +139,15 @@ def test_schedules_that_do_not_fit(name: str, t_mix: int, alpha: float, message:
     with pytest.raises(UserError) as caught:
         made(name, steps=4, t_mix=t_mix, alpha=alpha)
     assert str(caught.value) == message
+
+
+def test_a_transition_longer_than_the_run() -> None:
+    with pytest.raises(UserError) as caught:
+        check_t_mix(ScheduleConfig(t_mix=5), 4)
+    assert str(caught.value) == (
+        "algorithm.schedule.t_mix=5 is outside 0..4 (algorithm.steps): choose a step in that range, or null, which is "
+        "also the T_mix of a run that continues"
+    )
 
 
 def test_steps_begin_at_1() -> None:

@@ -254,7 +254,7 @@ def test_padding_is_nothing(garbage: float, importance: str, aggregation: str) -
     scale = LossScale(tokens=2, sequences=1, max_response_length=4)
     logprobs_BS = (pad - 0.4).requires_grad_()
     loss, sums = policy_loss(logprobs_BS, batch, params, scale)
-    expected, expected_sums = policy_loss(torch.full((1, 4), -0.4), clean, params, scale)
+    expected, expected_sums = policy_loss(torch.full((1, 4), -0.4, requires_grad=True), clean, params, scale)
     assert loss.item() == expected.item()
     assert sums == expected_sums
     (gradient_BS,) = torch.autograd.grad(loss, logprobs_BS)

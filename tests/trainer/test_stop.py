@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+from collections.abc import Iterator
 
 import pytest
 
@@ -11,6 +12,14 @@ from s2l_nemo.platform.launch import STOP_SIGNALS
 from s2l_nemo.trainer.stop import URGENT, StopRequest
 
 WARNINGS = [one for one in STOP_SIGNALS if one not in URGENT]
+
+
+@pytest.fixture(autouse=True)
+def without_nohup() -> Iterator[None]:
+    """`nohup pytest` would have SIGHUP ignored, and a run respects that."""
+    before = signal.signal(signal.SIGHUP, signal.SIG_DFL)
+    yield
+    signal.signal(signal.SIGHUP, before)
 
 
 @pytest.mark.parametrize("signum", STOP_SIGNALS)

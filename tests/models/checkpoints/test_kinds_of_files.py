@@ -7,6 +7,8 @@ import os
 import shutil
 import subprocess
 import sys
+import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -165,15 +167,23 @@ def test_c09_a_limit_of_open_files(hf: Path, tmp_path: Path) -> None:
     assert "ulimit -n" in refused_by_the_system(limit, hf, tmp_path / "out")
 
 
-def test_c09_what_another_user_may_not_write_or_read(source: Path, tmp_path: Path) -> None:
+@pytest.fixture
+def public() -> Iterator[Path]:
+    """A folder that every user may enter, which those of pytest are not."""
+    with tempfile.TemporaryDirectory() as folder:
+        Path(folder).chmod(0o755)
+        yield Path(folder)
+
+
+def test_c09_what_another_user_may_not_write_or_read(source: Path, public: Path) -> None:
     """As another user, since root may write anywhere."""
     if os.geteuid() != 0:
         pytest.skip("only root may become another user")
-    for folder in (source, tmp_path, *tmp_path.parents[:2]):
-        folder.chmod(0o755)
+    source = Path(shutil.copytree(source, public / "source"))
+    source.chmod(0o755)
     for file in source.iterdir():
         file.chmod(0o644)
-    place = tmp_path / "place"
+    place = public / "place"
     place.mkdir(mode=0o755)
     said = refused_by_the_system("os.setuid(65534)", source, place / "out")
     assert "Permission denied: give yourself the right to it" in said
