@@ -9,7 +9,7 @@ import random
 import zlib
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from itertools import islice, product
+from itertools import product
 
 from s2l_nemo.data.arithmetic import Split
 from s2l_nemo.errors import UserError
@@ -65,24 +65,31 @@ KINDS = (
 
 
 def questions(split: Split, count: int, largest: int, seed: int) -> Iterator[tuple[str, str]]:
-    """`count` different problems of the split with numbers from 2 to `largest`, in random order, and their answers.
+    """`count` different problems of the split with numbers from 2 to `largest`, and their answers.
 
-    A larger count only adds problems at the end. Raises UserError if the split holds fewer than `count`.
+    Each kind is equally likely, as long as it has problems left. A larger count only adds problems at the end. Raises
+    UserError if the split holds fewer than `count`.
     """
     problems = [
-        (number, numbers)
+        [
+            numbers
+            for numbers in product(range(2, largest + 1), repeat=kind.numbers)
+            if kind.sensible(*numbers) and (split == "valid") is _is_held_out(number, numbers)
+        ]
         for number, kind in enumerate(KINDS)
-        for numbers in product(range(2, largest + 1), repeat=kind.numbers)
-        if kind.sensible(*numbers) and (split == "valid") is _is_held_out(number, numbers)
     ]
-    if count > len(problems):
+    available = sum(map(len, problems))
+    if count > available:
         raise UserError(
-            f"{count} {split} prompts asked for, but there are only {len(problems)} word problems with numbers up to "
+            f"{count} {split} prompts asked for, but there are only {available} word problems with numbers up to "
             f"{largest} in that split: ask for fewer, or raise data.word_problems.largest"
         )
     rng = random.Random(f"{split}-{seed}")
-    rng.shuffle(problems)
-    for number, numbers in islice(problems, count):
+    for of_kind in problems:
+        rng.shuffle(of_kind)
+    for _ in range(count):
+        number = rng.choice([number for number, of_kind in enumerate(problems) if of_kind])
+        numbers = problems[number].pop()
         yield _text(KINDS[number], numbers, rng), str(KINDS[number].answer(*numbers))
 
 
