@@ -160,6 +160,8 @@ def test_without_network_a_name_is_one_line(
         command = [command[0], *local, "trainer.devices=1", *command[1:]]
     elif command[0] == "recipes/sample_explorer.py":
         command = [command[0], f"model={models['explorer']}", *command[1:]]
+    elif command[0] in ("tools/plan.py", "tools/simulate.py"):
+        command = [*command, f"explorer.path={models['explorer']}"]
     for word, path in words.items():
         command = [part.replace(word, str(path)) for part in command]
     done = run_here(*command)
