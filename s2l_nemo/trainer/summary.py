@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from s2l_nemo.measures.statistics import Interval, bootstrap_mean, paired_bootstrap
-from s2l_nemo.trainer.validation import named_interval, validation_file
+from s2l_nemo.trainer.validation import named_interval, read_validation, validation_file
 
 
 @dataclass(frozen=True)
@@ -51,7 +49,7 @@ def compare(validations: Path, steps: int) -> Comparison:
 
     Raises ValueError for a damaged file.
     """
-    before, after = (_read(validation_file(validations, step)) for step in (0, steps))
+    before, after = (read_validation(validations, step) for step in (0, steps))
     first, last = (None if one is None else bootstrap_mean(one["correct"]) for one in (before, after))
     if before is None or after is None:
         missing = validation_file(validations, 0 if before is None else steps)
@@ -70,10 +68,3 @@ def figures_of_sets(validations: Path, steps: int) -> dict[str, float | None]:
         if compared.difference is not None:
             found |= {f"{folder.name}/{name}": value for name, value in compared.figures().items()}
     return found
-
-
-def _read(file: Path) -> dict[str, Any] | None:
-    if not file.exists():
-        return None
-    content: dict[str, Any] = json.loads(file.read_text(encoding="utf-8"))
-    return content

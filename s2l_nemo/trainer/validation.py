@@ -112,8 +112,10 @@ def write_validation(folder: Path, step: int, validation: Validation, prompts: S
     write_json_atomic(validation_file(folder, step), content)
 
 
-def read_correct(folder: Path, step: int) -> Correct:
-    """The rewards of the validation after a step, as `write_validation` wrote them."""
-    content: dict[str, Any] = json.loads(validation_file(folder, step).read_text(encoding="utf-8"))
-    correct_PK: Correct = content["correct"]
-    return correct_PK
+def read_validation(folder: Path, step: int) -> dict[str, Any] | None:
+    """What `write_validation` wrote after a step, None if nothing. Raises ValueError for a damaged file."""
+    file = validation_file(folder, step)
+    if not file.exists():
+        return None
+    content: dict[str, Any] = json.loads(file.read_text(encoding="utf-8"))
+    return content

@@ -10,7 +10,13 @@ from s2l_nemo.algorithm.options import AlgorithmConfig
 from s2l_nemo.config.schema import ValidationConfig
 from s2l_nemo.measures.statistics import Interval
 from s2l_nemo.trainer.stop import StopRequest
-from s2l_nemo.trainer.validation import Validation, named_interval, read_correct, validation_metrics, write_validation
+from s2l_nemo.trainer.validation import (
+    Validation,
+    named_interval,
+    read_validation,
+    validation_metrics,
+    write_validation,
+)
 from s2l_nemo.types import SampleRequest
 from tests.trainer.scripted import VALID_SAMPLING, Answer, make_run, prompts
 
@@ -67,4 +73,5 @@ def test_named_interval() -> None:
 def test_what_is_written_can_be_read(tmp_path: Path) -> None:
     for step, correct_PK in ((0, [[1.0, 0.0]]), (1_000_000, [[0.5, 0.25]])):
         write_validation(tmp_path / "validation", step, Validation(correct_PK, 0), prompts(7))
-        assert read_correct(tmp_path / "validation", step) == correct_PK
+        assert (read_validation(tmp_path / "validation", step) or {})["correct"] == correct_PK
+    assert read_validation(tmp_path / "validation", 1) is None

@@ -16,7 +16,7 @@ from s2l_nemo.errors import UserError
 from s2l_nemo.records.metrics import read_metrics
 from s2l_nemo.trainer.grading import Grading
 from s2l_nemo.trainer.stop import StopRequest
-from s2l_nemo.trainer.validation import Validation, read_correct, validation_metrics
+from s2l_nemo.trainer.validation import Validation, read_validation, validation_metrics
 from s2l_nemo.trainer.validation_sets import BenchmarkSet, SetPrompts, graded_sets, load_sets, set_facts
 from s2l_nemo.types import SampleRequest, SamplingParams
 from tests.evaluation.test_sampling_plan import Tokenizer
@@ -160,7 +160,7 @@ def test_a_run_asks_its_sets_at_every_validation(
     metrics = read_metrics(run.run_dir.metrics)
     assert [line["validation/mine/pass@1"] for line in metrics] == [None, 0.5, None, 0.5, 0.5]
     assert [line["validation/mine/truncated_fraction"] for line in metrics] == [None, 0.5, None, 0.5, 0.5]
-    assert read_correct(run.run_dir.validation / "mine", 5) == [[0.0] * 3, [1.0] * 3]
+    assert (read_validation(run.run_dir.validation / "mine", 5) or {})["correct"] == [[0.0] * 3, [1.0] * 3]
     monkeypatch.setattr("s2l_nemo.trainer.recorder.plot_run", lambda run_dir: [])
     run.recorder.summarize(5)
     summary = json.loads(run.run_dir.summary.read_text())
