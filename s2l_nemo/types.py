@@ -5,11 +5,13 @@ from __future__ import annotations
 import enum
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, fields, replace
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 import numpy.typing as npt
-import torch
+
+if TYPE_CHECKING:
+    import torch
 
 TokenIds = npt.NDArray[np.int32]
 LogProbs = npt.NDArray[np.float32]
@@ -138,12 +140,15 @@ class TrainBatch:
 
     def select(self, rows: Sequence[int] | slice) -> TrainBatch:
         """The batch made of these rows."""
+        import torch  # late: who reads data needs none
+
         index = rows if isinstance(rows, slice) else torch.as_tensor(rows, dtype=torch.long)
         return self._map(lambda tensor: tensor[index])
 
     @classmethod
     def cat(cls, batches: Sequence[TrainBatch]) -> TrainBatch:
         """The rows of all batches, which have one length T, in order. They carry the same tensors."""
+        import torch
 
         columns = {f.name: [getattr(batch, f.name) for batch in batches] for f in fields(cls)}
         return cls(**{name: torch.cat(its) for name, its in columns.items() if its[0] is not None})

@@ -100,6 +100,18 @@ class Resume(str, Enum):
     must = "must"
 
 
+class Part(str, Enum):
+    """What a run that continues shares with its beginning besides the configuration."""
+
+    learner = "learner"  # the files of model.path, which are the reference policy, too
+    explorer = "explorer"
+    training_data = "training_data"
+    validation_data = "validation_data"  # held-out prompts and validation sets
+    tokenizer = "tokenizer"
+    template = "template"  # of a chat
+    reward = "reward"  # the file of rewards.fn
+
+
 class WandbMode(str, Enum):
     """The modes of Weights & Biases' own `wandb.init`."""
 
@@ -141,6 +153,11 @@ class RunConfig:
         3,
         "updates in a row that may be skipped because loss or gradients are not finite; one more ends the run",
         COUNT,
+        may_change=True,
+    )
+    allow_changed: list[Part] = key(
+        list,
+        "what may differ from what the run began with, as [training_data]; identity.json records it",
         may_change=True,
     )
 

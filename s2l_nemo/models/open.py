@@ -25,6 +25,11 @@ if TYPE_CHECKING:
     from s2l_nemo.models.checkpoints.checkpoint import Checkpoint
 
 
+# Files of a vocabulary and its rules. Who reads them, and in which version, does not matter.
+_TOKENIZER_FILES = ("tokenizer.json", "tokenizer.model", "vocab.json", "merges.txt", "vocab.txt")
+_OF_WRITERS = ("transformers_version", "_name_or_path")  # in config.json, and not of the model
+
+
 @dataclass(frozen=True)
 class Model:
     """A Hugging Face folder, NeMo folder or `.nemo` file whose config.json has been read and is supported.
@@ -57,6 +62,13 @@ class Model:
         from s2l_nemo.models.checkpoints.open import open_checkpoint  # late: plans and --help need no numpy
 
         return open_checkpoint(Path(self.path))
+
+    def fingerprint(self) -> dict[str, str]:
+        """SHA-256 of its weights, sampled as in `checkpoints.fingerprint`, and of config.json without its versions."""
+        from s2l_nemo.models.checkpoints.fingerprint import weights_fingerprint
+
+        config = {name: value for name, value in self.config.items() if name not in _OF_WRITERS}
+        return {"weights": weights_fingerprint(self.checkpoint), "config.json": _sha256(config)}
 
     @cached_property
     def tokenizer(self) -> PreTrainedTokenizerFast:
@@ -104,8 +116,22 @@ def open_model(key: str, path: str) -> Model:
 
 def tokenizer_hash(model: Model) -> str:
     """SHA-256 over tokenizer and `vocab_size`, as lowercase hex: models of equal hash share tokens."""
-    text = json.dumps(_described(model), sort_keys=True, ensure_ascii=True)
-    return hashlib.sha256(text.encode()).hexdigest()
+    return _sha256(_described(model))
+
+
+def tokenizer_fingerprint(model: Model) -> dict[str, str]:
+    """SHA-256 of what `tokenizer_hash` covers, and of each file of the vocabulary, with JSON as values."""
+    found = {"tokens": tokenizer_hash(model)}
+    for name in _TOKENIZER_FILES:
+        if (file := model.hf_folder / name).is_file():
+            content = file.read_bytes()
+            is_json = name.endswith(".json")
+            found[name] = _sha256(read_json_object(content, file)) if is_json else hashlib.sha256(content).hexdigest()
+    return found
+
+
+def _sha256(value: Any) -> str:
+    return hashlib.sha256(json.dumps(value, sort_keys=True, ensure_ascii=True).encode()).hexdigest()
 
 
 def check_same_tokenizer(learner: Model, explorer: Model) -> None:

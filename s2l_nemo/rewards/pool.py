@@ -57,6 +57,7 @@ class WorkerPool:
     def __init__(self, rewards: RewardsConfig, fn: str | None = None) -> None:
         self._rewards = rewards
         self._fn = fn
+        self.source: str | None = None  # SHA-256 of the file of `fn`, once a worker is ready
         self._workers: list[_Worker] = []
         self._retried: set[Arguments] = set()  # checks of this batch that a wall limit has stopped once
 
@@ -154,8 +155,11 @@ class WorkerPool:
         if "fatal" in message:
             self.close()
             raise UserError(f"the grading workers cannot start: {message['fatal']}")
+        if "refused" in message:
+            self.close()
+            raise UserError(str(message["refused"]))
         if "ready" in message:
-            worker.ready = True
+            worker.ready, self.source = True, message["source"]
         elif worker.check is not None:  # else a child died between two checks and has been replaced
             if "bad_value" in message:
                 self.close()
@@ -180,3 +184,18 @@ class WorkerPool:
         for stream in (worker.process.stdin, worker.process.stdout):
             assert stream is not None
             stream.close()
+
+
+def reward_source(rewards: RewardsConfig) -> str | None:
+    """The fingerprint of the file of `rewards.fn`, if there is one. A worker imports it.
+
+    Raises UserError if that fails, or the function takes other arguments.
+    """
+    if rewards.fn is None:
+        return None
+    pool = WorkerPool(rewards, rewards.fn)
+    try:
+        pool.load()
+    finally:
+        pool.close()
+    return pool.source

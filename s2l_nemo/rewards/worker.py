@@ -23,6 +23,8 @@ from collections.abc import Callable
 from functools import partial
 from typing import Any
 
+from s2l_nemo.errors import UserError
+
 RECYCLED = 10  # exit status of a child that asks for a fresh one, because it has run long or is out of memory
 CHECKS_PER_CHILD = 2000  # then its sympy caches are large; a fresh child has none
 _LENGTH_BYTES = 4
@@ -61,12 +63,15 @@ def main() -> None:
     setup = receive(requests)
     parent = os.getppid()
     try:
-        check = _load_check(setup)
-    except Exception as error:  # the parent raises it
+        check, source = _load_check(setup)
+    except UserError as error:  # the parent raises it
+        send(replies, {"refused": str(error)})
+        return
+    except Exception as error:  # the same
         send(replies, {"fatal": f"{type(error).__name__}: {error}"})
         return
     signal.pthread_sigmask(signal.SIG_SETMASK, {signal.SIGCHLD, signal.SIGTERM})  # `_wait` takes them
-    send(replies, {"ready": True})
+    send(replies, {"ready": True, "source": source})
     while True:
         child = os.fork()
         if child == 0:
@@ -88,11 +93,12 @@ def _take_over_pipes() -> tuple[int, int]:
     return requests, replies
 
 
-def _load_check(setup: dict[str, Any]) -> Check:
+def _load_check(setup: dict[str, Any]) -> tuple[Check, str | None]:
+    """The function that a check calls, and the fingerprint of the user's."""
     if setup["fn"] is not None:
-        from s2l_nemo.rewards.custom import load_function
+        from s2l_nemo.rewards.custom import load_function, source_of
 
-        return load_function(setup["fn"])
+        return load_function(setup["fn"]), source_of(setup["fn"])
     import logging
 
     from s2l_nemo.rewards.equivalence import equivalent
@@ -100,7 +106,7 @@ def _load_check(setup: dict[str, Any]) -> Check:
 
     logging.getLogger("math_verify").setLevel(logging.ERROR)  # it warns that its own time-outs are off
     warm_up()
-    return partial(equivalent, tolerance=setup["tolerance"])
+    return partial(equivalent, tolerance=setup["tolerance"]), None
 
 
 def _wait(child: int, parent: int) -> int | None:

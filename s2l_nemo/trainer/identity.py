@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
+
+import torch
 
 from s2l_nemo.actor.protocol import Actor
 from s2l_nemo.config.explorers import Explorer, explorers_of
-from s2l_nemo.config.schema import Config
+from s2l_nemo.config.schema import Config, Part
 from s2l_nemo.errors import UserError
 from s2l_nemo.records.checkpoints import Checkpoint
+from s2l_nemo.records.identity import Difference, record_changes
 from s2l_nemo.trainer.rollouts import Rollouts
 from s2l_nemo.trainer.stored import REPLAY
 
@@ -38,17 +42,22 @@ def weight_hashes(rollouts: Rollouts, explorers: Sequence[Explorer]) -> dict[str
 
 
 def restored_state(actor: Actor, resumed: Checkpoint | None, identity: dict[str, Any], cfg: Config) -> dict[str, Any]:
-    """Loads the checkpoint into the actor, if there is one. Returns the step and the seconds to go on from."""
+    """Loads the checkpoint into the actor, if there is one. Returns the step and the seconds to go on from.
+
+    Rank 0 records another explorer, if `run.allow_changed` has it.
+    """
     if resumed is None:
         return {"step": 0, "seconds": 0.0}
     state = actor.load(resumed.path)
-    check_identity(state, identity, cfg)
+    changed = check_identity(state, identity, cfg)
+    if changed and torch.distributed.get_rank() == 0:
+        record_changes(Path(cfg.run.dir), changed, resumed.step)
     return state
 
 
-def check_identity(state: dict[str, Any], identity: dict[str, Any], cfg: Config) -> None:
-    """Refuses to continue with another explorer than the one the run began with."""
-    paths = {one.name: f"{one.key}.path={one.options.path}" for one in explorers_of(cfg)}
+def check_identity(state: dict[str, Any], identity: dict[str, Any], cfg: Config) -> list[Difference]:
+    """Refuses to continue with another explorer than the one the run began with. Returns those that are allowed."""
+    changed = []
     for key, value in identity.items():
         if key.startswith("explorer_samples/") and state.get(key) != value:
             section = next(one.key for one in explorers_of(cfg) if one.name == key.partition("/")[2])
@@ -62,8 +71,19 @@ def check_identity(state: dict[str, Any], identity: dict[str, Any], cfg: Config)
                 "began; restore it or choose another run.dir"
             )
         if state[key] != value:
-            named = paths.get(key.partition("/")[2]) or next(iter(paths.values()), "explorer.path=null")
-            raise UserError(
-                f"{named} has weights {str(value)[:12]}, the run in {cfg.run.dir} began with "
-                f"{str(state[key])[:12]}; restore the explorer or choose another run.dir"
-            )
+            changed.append(_other_explorer(key, str(state[key]), str(value), cfg))
+    return changed
+
+
+def _other_explorer(key: str, before: str, after: str, cfg: Config) -> Difference:
+    """The difference, if it is allowed. Raises UserError if it is not."""
+    paths = {one.name: f"{one.key}.path={one.options.path}" for one in explorers_of(cfg)}
+    name = key.partition("/")[2]
+    what = paths.get(name) or next(iter(paths.values()), "explorer.path=null")
+    if Part.explorer not in cfg.run.allow_changed:
+        raise UserError(
+            f"{what} has weights {after[:12]}, the run in {cfg.run.dir} began with {before[:12]}; restore the "
+            "explorer, choose another run.dir, or set run.allow_changed=[explorer]"
+        )
+    part = f"{Part.explorer.name}/{name}" if name else Part.explorer.name
+    return Difference(part, what, f"weights {before[:12]}", f"weights {after[:12]}")

@@ -162,7 +162,7 @@ class Trainer:
             if received and not last:
                 return received
         if self.valid_prompts and self.recorder.lacks_validation(self.step):
-            self.recorder.validated(self.step, self.validate(), self.valid_prompts)
+            self.recorder.validated(self.step, self.validate(), self.valid_prompts, self.valid_sets)
         return 0
 
     def train_step(self, step: int) -> tuple[Metrics, StepGroups, torch.Tensor]:

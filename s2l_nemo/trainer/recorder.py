@@ -22,6 +22,7 @@ from s2l_nemo.records.checkpoints import prune_checkpoints, publish_checkpoint
 from s2l_nemo.records.console import StepConsole
 from s2l_nemo.records.directory import RunDir
 from s2l_nemo.records.dump import rollout_table, table_bytes, table_of_bytes, write_rollouts
+from s2l_nemo.records.identity import changed_parts
 from s2l_nemo.records.metrics import MetricsWriter
 from s2l_nemo.records.plots import plot_run
 from s2l_nemo.trainer.exchange import StepGroups
@@ -217,8 +218,9 @@ class Recorder:
             self.failed_reports.append(what)
 
     def _write_summary(self, steps: int, seconds: float) -> None:
-        compared = compare(self.run_dir.validation, steps)
-        of_sets = figures_of_sets(self.run_dir.validation, steps)
+        changed = changed_parts(self.run_dir.path)
+        compared = compare(self.run_dir.validation, steps, changed)
+        of_sets = figures_of_sets(self.run_dir.validation, steps, changed)
         of_run = {"steps": steps, "seconds": seconds, **of_sets, **self._best(), **self.identity}
         write_json_atomic(self.run_dir.summary, {**compared.figures(), **of_run})
         self.say(compared.in_words())

@@ -6,7 +6,8 @@ import datetime
 import os
 import signal
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
 import torch
@@ -30,11 +31,14 @@ from s2l_nemo.files import check_free_space
 from s2l_nemo.models.open import Model, check_same_tokenizer, tokenizer_hash
 from s2l_nemo.records.checkpoints import Checkpoint
 from s2l_nemo.records.console import StepConsole
-from s2l_nemo.records.directory import RunDir, begun_config, create_run_dir
+from s2l_nemo.records.directory import RunDir, begun_config, create_run_dir, say_on_stderr
+from s2l_nemo.records.identity import Identity, check_same_identity, settle_identity
 from s2l_nemo.records.metrics import MetricsWriter
 from s2l_nemo.rewards.asked import start_warnings, wanted
 from s2l_nemo.rewards.grader import make_grader
+from s2l_nemo.rewards.pool import reward_source
 from s2l_nemo.trainer.diversity_filter import DiversityFilter
+from s2l_nemo.trainer.fingerprints import identity_of
 from s2l_nemo.trainer.grading import Grading
 from s2l_nemo.trainer.group_sampler import ExplorerRole, GroupSampler
 from s2l_nemo.trainer.identity import restored_state, weight_hashes
@@ -77,6 +81,7 @@ class Inputs:
     valid: PromptSet
     sets: Sequence[SetPrompts] = ()  # benchmarks
     warnings: Sequence[str] = ()
+    identity: Identity = field(default_factory=dict)
 
 
 def run_training(cfg: Config, inputs: Inputs) -> int:
@@ -121,7 +126,7 @@ def build_trainer(cfg: Config, inputs: Inputs, stop: Callable[[], StopRequest]) 
     grader = make_grader(cfg.data, cfg.rewards)
     init_process_groups(cfg.model, collective_timeout_s(cfg.engine))
     check_same_commits()
-    run_dir, resumed = open_run_dir(cfg)
+    run_dir, resumed = open_run_dir(cfg, inputs.identity)
 
     def decode(token_ids: Sequence[int]) -> str:
         return str(tokenizer.decode(token_ids, skip_special_tokens=True))
@@ -230,7 +235,9 @@ def load_inputs(cfg: Config, models: Models) -> Inputs:
     check_stores(cfg, train.prompts, tokenizer_hash(models.learner), dict(enumerate(sampling)))
     says = os.environ.get("RANK", "0") == "0"  # one of torchrun's ranks is enough
     warnings = start_warnings(cfg.data, cfg.rewards, tokenizer, [train, valid]) if says else []
-    return Inputs(models, train, valid, load_sets(cfg, models.learner), warnings)
+    sets = load_sets(cfg, models.learner)
+    identity = identity_of(cfg, models.learner, train, valid, sets, reward_source(cfg.rewards))
+    return Inputs(models, train, valid, sets, warnings, identity)
 
 
 def learner_sampling(cfg: Config, learner: Model) -> SamplingParams:
@@ -241,12 +248,17 @@ def learner_sampling(cfg: Config, learner: Model) -> SamplingParams:
     )
 
 
-def open_run_dir(cfg: Config) -> tuple[RunDir, Checkpoint | None]:
+def open_run_dir(cfg: Config, identity: Identity) -> tuple[RunDir, Checkpoint | None]:
     """Rank 0 opens the run directory. Every rank gets the outcome, a UserError included. Collective."""
     outcome: list[Any] = [None]
     if torch.distributed.get_rank() == 0:
         try:
-            outcome = [create_run_dir(cfg.run.dir, cfg.run.resume, resolved_yaml(cfg))]
+            check_same_identity(Path(cfg.run.dir), identity, cfg.run.allow_changed)
+            run_dir, resumed = create_run_dir(cfg.run.dir, cfg.run.resume, resolved_yaml(cfg))
+            step = None if resumed is None else resumed.step
+            for line in settle_identity(run_dir.path, identity, cfg.run.allow_changed, step):
+                say_on_stderr(line)
+            outcome = [(run_dir, resumed)]
         except UserError as error:
             outcome = [error]
     torch.distributed.broadcast_object_list(outcome, 0)

@@ -9,6 +9,7 @@ import time
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from pathlib import Path
 
 import torch
 
@@ -25,6 +26,7 @@ from s2l_nemo.platform.launchers import check_launcher, rank_environment
 from s2l_nemo.platform.rendezvous import join, open_store
 from s2l_nemo.platform.watchdog import watching
 from s2l_nemo.records.directory import check_run_dir
+from s2l_nemo.records.identity import check_same_identity
 from s2l_nemo.types import Source
 
 
@@ -37,9 +39,12 @@ def start(cfg: Config, models: Models) -> int:
     from s2l_nemo.trainer.setup import collective_timeout_s, load_inputs, run_training
 
     # before NeMo is imported: mistakes show at once, and forked ranks inherit the prompts
-    if os.environ.get("RANK", "0") == "0":  # one of torchrun's ranks is enough to say it
+    is_first = os.environ.get("RANK", "0") == "0"  # one of torchrun's ranks is enough to say it
+    if is_first:
         check_run_dir(cfg.run.dir, cfg.run.resume, resolved_yaml(cfg))
     inputs = load_inputs(cfg, models)
+    if is_first:
+        check_same_identity(Path(cfg.run.dir), inputs.identity, cfg.run.allow_changed)
     for model in (models.learner, *filter(None, models.explorers)):
         model.fetch()  # now that all fits; ranks and engines find it in the cache
 

@@ -5,9 +5,10 @@ Every validation of a run uses the same seeds, so that differences between two o
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -27,13 +28,15 @@ SEED_STEP = 0  # training steps count from 1, so validation has seeds of its own
 class Validation:
     """Rewards of one validation, and how many checks failed. The samples of failed checks are worth 0.
 
-    `sets` holds the same of the benchmarks in `validation.sets`.
+    `sets` holds the same of the benchmarks in `validation.sets`. `asked` is what two validations must share to be
+    compared: see `asked_of`.
     """
 
     correct_PK: Correct
     grader_errors: int
     truncated_fraction: float = 0.0  # of the samples
     sets: Mapping[str, Validation] = field(default_factory=dict)
+    asked: Mapping[str, Any] = field(default_factory=dict)
 
 
 def validate(
@@ -63,7 +66,21 @@ def validate(
     own = assemble_groups(own_prompts, graded, sources=planned, learner_version=rollouts.version)
     groups = StepGroups.gather(ranks, prompts, own)
     truncated = groups.truncated_PG.double().mean().item()
-    return Validation(groups.reward_PG.tolist(), int(groups.failed_PG.sum().item()), truncated)
+    return Validation(
+        groups.reward_PG.tolist(),
+        int(groups.failed_PG.sum().item()),
+        truncated,
+        asked=asked_of(prompts, samples, params, run_seed),
+    )
+
+
+def asked_of(prompts: Sequence[Prompt], samples: int, params: SamplingParams, run_seed: int) -> dict[str, Any]:
+    """`prompts`: SHA-256 of ids, texts, answers and tokens. `sampling`: how many samples each had, and how."""
+    digest = hashlib.sha256()
+    for prompt in prompts:
+        digest.update(json.dumps([prompt.prompt_id, prompt.text, prompt.answer, list(prompt.token_ids)]).encode())
+    sampling = {**asdict(params), "stop_token_ids": list(params.stop_token_ids)}
+    return {"prompts": digest.hexdigest(), "sampling": {"samples": samples, "seed": run_seed, **sampling}}
 
 
 def validation_metrics(
@@ -108,6 +125,7 @@ def write_validation(folder: Path, step: int, validation: Validation, prompts: S
         "prompt_ids": [prompt.prompt_id for prompt in prompts],
         "correct": validation.correct_PK,
         "grader_errors": validation.grader_errors,
+        "asked": dict(validation.asked),
     }
     write_json_atomic(validation_file(folder, step), content)
 

@@ -101,7 +101,8 @@ def test_a_validation_is_written_and_said(recorder: Recorder, output: io.StringI
     ]  # fmt: skip
     assert (recorder.run_dir.validation / "step_000012.json").read_text() == (
         json.dumps(
-            {"step": 12, "prompt_ids": [7, 9], "correct": [[0.5, 0.5], [1.5, 1.5]], "grader_errors": 2}, indent=2
+            {"step": 12, "prompt_ids": [7, 9], "correct": [[0.5, 0.5], [1.5, 1.5]], "grader_errors": 2, "asked": {}},
+            indent=2,
         )
         + "\n"
     )

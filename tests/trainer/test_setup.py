@@ -14,13 +14,14 @@ import pytest
 from s2l_nemo.algorithm.options import AlgorithmConfig
 from s2l_nemo.algorithm.schedule import ScheduleConfig
 from s2l_nemo.config.explorers import Explorer
-from s2l_nemo.config.schema import CheckpointConfig, Config, ExplorerConfig
+from s2l_nemo.config.schema import CheckpointConfig, Config, ExplorerConfig, Part
 from s2l_nemo.data.prompts import PromptSet
 from s2l_nemo.data.sources import BadRow
 from s2l_nemo.engines.options import EngineConfig
 from s2l_nemo.errors import UserError
 from s2l_nemo.records.checkpoints import Checkpoint
 from s2l_nemo.records.directory import RunDir
+from s2l_nemo.records.identity import Difference
 from s2l_nemo.trainer.grading import Grading
 from s2l_nemo.trainer.identity import check_identity, weight_hashes
 from s2l_nemo.trainer.ranks import Ranks
@@ -114,8 +115,17 @@ def test_another_explorer_is_refused(tmp_path: Path) -> None:
         check_identity(state, {"explorer_weight_hash": "b" * 64}, config(tmp_path))
     assert str(caught.value) == (
         f"explorer.path=small has weights bbbbbbbbbbbb, the run in {tmp_path}/run began with aaaaaaaaaaaa; restore the "
-        "explorer or choose another run.dir"
+        "explorer, choose another run.dir, or set run.allow_changed=[explorer]"
     )
+
+
+def test_another_explorer_that_is_allowed_is_a_difference_to_record(tmp_path: Path) -> None:
+    cfg = config(tmp_path)
+    cfg.run.allow_changed = [Part.explorer]
+    state = {"step": 3, "explorer_weight_hash": "a" * 64}
+    assert check_identity(state, {"explorer_weight_hash": "b" * 64}, cfg) == [
+        Difference("explorer", "explorer.path=small", "weights aaaaaaaaaaaa", "weights bbbbbbbbbbbb")
+    ]
 
 
 @pytest.mark.parametrize(("update_s", "timeout_s"), [(300.0, 1800.0), (870.0, 1800.0), (1200.0, 2460.0)])
@@ -172,13 +182,13 @@ def test_padding(pad: int | None, eos: int | None, expected: int) -> None:
 
 def test_a_run_directory_that_is_not_ours_is_refused_on_every_rank(tmp_path: Path) -> None:
     cfg = config(tmp_path)
-    run_dir, resumed = open_run_dir(cfg)
+    run_dir, resumed = open_run_dir(cfg, {})
     assert (run_dir.path, resumed) == (tmp_path / "run", None)
     (tmp_path / "foreign").mkdir()
     (tmp_path / "foreign" / "thesis.tex").touch()
     cfg.run.dir = str(tmp_path / "foreign")
     with pytest.raises(UserError, match=r"foreign is not a run of S2L-PO and holds 'thesis\.tex'"):
-        open_run_dir(cfg)
+        open_run_dir(cfg, {})
 
 
 def actor_of(parameters: int) -> Any:
@@ -189,7 +199,7 @@ def test_the_recorder_continues_where_the_checkpoint_was_taken(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     cfg = config(tmp_path)
-    run_dir, _ = open_run_dir(cfg)
+    run_dir, _ = open_run_dir(cfg, {})
     run_dir.metrics.write_text('{"step": 3}\n{"step": 4}\n')
     identity = {"explorer_weight_hash": None}
     state = {"step": 3, "seconds": 60.0}
@@ -205,7 +215,7 @@ def test_the_recorder_continues_where_the_checkpoint_was_taken(
 
 def test_other_ranks_have_no_writer(tmp_path: Path) -> None:
     cfg = config(tmp_path)
-    run_dir, _ = open_run_dir(cfg)
+    run_dir, _ = open_run_dir(cfg, {})
     recorder = make_recorder(cfg, run_dir, None, {}, decode, actor_of(10), RANK_1, {"step": 0, "seconds": 0.0})
     assert (recorder.writer, recorder.console) == (None, None)
     assert not run_dir.metrics.exists()
@@ -213,7 +223,7 @@ def test_other_ranks_have_no_writer(tmp_path: Path) -> None:
 
 def test_a_model_too_large_for_the_disk_is_refused_before_training(tmp_path: Path) -> None:
     cfg = config(tmp_path)
-    run_dir, _ = open_run_dir(cfg)
+    run_dir, _ = open_run_dir(cfg, {})
     with pytest.raises(UserError, match="needs 16000000000"):
         make_recorder(cfg, run_dir, None, {}, decode, actor_of(10**18), RANK_1, {"step": 0, "seconds": 0.0})
 
