@@ -7,6 +7,7 @@ from enum import Enum
 from typing import Any
 
 from s2l_nemo.algorithm.options import AlgorithmConfig
+from s2l_nemo.config.time_limit import TIME_LIMIT
 from s2l_nemo.engines.options import EngineConfig
 from s2l_nemo.fields import (
     BELOW_ONE,
@@ -153,6 +154,12 @@ class RunConfig:
         3,
         "updates in a row that may be skipped because loss or gradients are not finite; one more ends the run",
         COUNT,
+        may_change=True,
+    )
+    save_before: str | None = key(
+        None,
+        "when a job ends, as 14:30 or +3h50m: before it the run saves and ends with exit code 4; null: no limit",
+        TIME_LIMIT,
         may_change=True,
     )
     allow_changed: list[Part] = key(

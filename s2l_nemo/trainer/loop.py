@@ -43,7 +43,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 import torch
 
@@ -72,6 +72,7 @@ from s2l_nemo.trainer.rollouts import Rollouts
 from s2l_nemo.trainer.spent import count_updates, rows_flops, totals
 from s2l_nemo.trainer.stop import StopRequest
 from s2l_nemo.trainer.sums import StepSums
+from s2l_nemo.trainer.time_limit import TIME_IS_UP, TimeLimit
 from s2l_nemo.trainer.validation import Validation, validate, validation_metrics
 from s2l_nemo.trainer.validation_sets import BenchmarkSet
 from s2l_nemo.types import Prompt, SamplingParams, TrainBatch
@@ -129,41 +130,57 @@ class Trainer:
     stop: StopRequest
     progress: Progress
     now: Callable[[], float] = time.perf_counter  # seconds
+    limit: TimeLimit = field(default_factory=TimeLimit)
     valid_sets: Sequence[BenchmarkSet] = ()
 
     def fit(self) -> int:
-        """Trains to the last step, or until a signal. Returns that signal, 0 if none came.
+        """Trains to the last step, or until a signal. Returns that signal, 0 if none came, or `TIME_IS_UP`.
 
         Validates before the first step, every `validation.every` steps and after the last one, also if that was done in
         a run that should have been longer. Saves every `checkpoint.every` steps, after the best validation so far if
-        `checkpoint.best` asks for it, after the last step, after a signal and on request.
+        `checkpoint.best` asks for it, after the last step, after a signal, on request, and before `run.save_before`.
         """
         self.refit(self.version(self.step), self.step)
         if self.step == 0 and self.valid_prompts:
+            started = self.now()
             self.recorder.validated(0, self.validate(), self.valid_prompts, self.valid_sets)
+            self.limit.validation = self.now() - started
         while self.step < self.algorithm.steps:
             started = self.now()
             metrics, groups, advantages_PG = self.train_step(self.step + 1)
+            trained = self.now()
             last = self.step == self.algorithm.steps
-            validates = last or (self.validation.every and self.step % self.validation.every == 0)
-            validation = self.validate() if validates and self.valid_prompts else None
+            validation = self.validate() if self.validates(self.step) else None
             metrics.update(
                 validation_metrics(validation, {one.asked.name: one.asked.samples for one in self.valid_sets})
             )
             self.recorder.stepped(self.step, metrics, groups, advantages_PG, self.now() - started)
+            self.limit.timed_step(self.now() - started, self.now() - trained if validation is not None else None)
             check_skipped(self.progress, self.max_skipped)
             if validation is not None:
                 self.recorder.validated(self.step, validation, self.valid_prompts, self.valid_sets)
             received, asked = self.stop.agreed(), self.recorder.save_requested()
+            late = not last and self.limit.reached(validates=self.validates(self.step + 1))
             best = validation is not None and self.recorder.is_best(self.step)
-            if last or received or asked or best or self.step % self.checkpoint.every == 0:
-                self.rollouts.sleep()  # after a validation, engines are where the actor's weights must go
-                self.recorder.save(self.actor, self.progress)
-            if received and not last:
-                return received
+            if last or received or asked or best or late or self.step % self.checkpoint.every == 0:
+                self.save()
+            if (received or late) and not last:
+                return received or TIME_IS_UP
         if self.valid_prompts and self.recorder.lacks_validation(self.step):
             self.recorder.validated(self.step, self.validate(), self.valid_prompts, self.valid_sets)
         return 0
+
+    def validates(self, step: int) -> bool:
+        """Whether a validation follows a step."""
+        due = self.validation.every and step % self.validation.every == 0
+        return bool(self.valid_prompts) and bool(due or step == self.algorithm.steps)
+
+    def save(self) -> None:
+        """Writes a checkpoint."""
+        started = self.now()
+        self.rollouts.sleep()  # after a validation, engines are where the actor's weights must go
+        self.recorder.save(self.actor, self.progress)
+        self.limit.timed_save(self.now() - started)
 
     def train_step(self, step: int) -> tuple[Metrics, StepGroups, torch.Tensor]:
         """Iteration `step` of Algorithm 1, counted from 1. Returns its metrics, its groups and advantages_PG."""

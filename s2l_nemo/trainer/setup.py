@@ -58,6 +58,7 @@ from s2l_nemo.trainer.stored import (
     store_engines,
     stored_samples,
 )
+from s2l_nemo.trainer.time_limit import OUT_OF_TIME, TIME_IS_UP
 from s2l_nemo.trainer.validation_sets import SetPrompts, graded_sets, load_sets, set_facts
 from s2l_nemo.types import SamplingParams
 
@@ -84,12 +85,16 @@ class Inputs:
     identity: Identity = field(default_factory=dict)
 
 
-def run_training(cfg: Config, inputs: Inputs) -> int:
+def run_training(cfg: Config, inputs: Inputs, save_before: float | None = None) -> int:
     """The whole run of one rank: build, train, deliver, report. Returns the signal that ended it early, 0 for none.
 
-    Raises SystemExit with REPORT_FAILED if the trained weights are complete and a report about them is not.
+    `save_before` is the time of `run.save_before`, in seconds of the epoch.
+
+    Raises SystemExit with REPORT_FAILED if the trained weights are complete and a report about them is not, and with
+    OUT_OF_TIME if the run has saved before its time limit.
     """
     trainer = build_trainer(cfg, inputs, StopRequest)
+    trainer.limit.at = save_before
     recorder = trainer.recorder
     try:
         received = trainer.fit()
@@ -104,6 +109,12 @@ def run_training(cfg: Config, inputs: Inputs) -> int:
     finally:
         recorder.close()
         trainer.close()
+    if received == TIME_IS_UP:
+        recorder.say(
+            f"saved after step {trainer.step} of {cfg.algorithm.steps}, as run.save_before={cfg.run.save_before} "
+            "leaves no time for another; run the same command again to continue"
+        )
+        raise SystemExit(OUT_OF_TIME)
     if received:
         name = signal.Signals(received).name
         recorder.say(f"stopped by {name} after step {trainer.step}; run the same command again to continue")

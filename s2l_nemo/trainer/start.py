@@ -9,6 +9,7 @@ import time
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from datetime import datetime
 from pathlib import Path
 
 import torch
@@ -16,6 +17,7 @@ import torch
 from s2l_nemo.config.checks import Models
 from s2l_nemo.config.load import resolved_yaml
 from s2l_nemo.config.schema import Accelerator, Config, Resume, RunConfig
+from s2l_nemo.config.time_limit import limit_after
 from s2l_nemo.engines.gpus import devices_of, visible_gpus
 from s2l_nemo.engines.kinds import ENGINES
 from s2l_nemo.errors import UserError
@@ -32,6 +34,8 @@ from s2l_nemo.types import Source
 
 def start(cfg: Config, models: Models) -> int:
     """Launches the ranks of this node and returns the exit code of the run."""
+    limit = cfg.run.save_before
+    save_before = None if limit is None else limit_after(limit, datetime.now()).timestamp()
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")  # its threads do not survive a fork
     on_gpu = torch.cuda.is_available()
     check_machine(cfg, on_gpu)
@@ -51,7 +55,7 @@ def start(cfg: Config, models: Models) -> int:
     def run() -> None:
         preload()
         with joined(cfg.trainer.start_s, collective_timeout_s(cfg.engine), cfg.run.watch_s):
-            received = run_training(cfg, inputs)
+            received = run_training(cfg, inputs, save_before)
         if received:
             raise SystemExit(128 + received)
 

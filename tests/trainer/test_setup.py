@@ -37,6 +37,7 @@ from s2l_nemo.trainer.setup import (
     run_training,
 )
 from s2l_nemo.trainer.stop import StopRequest
+from s2l_nemo.trainer.time_limit import OUT_OF_TIME
 from s2l_nemo.types import Source
 from tests.trainer.scripted import (
     ONE_RANK,
@@ -285,6 +286,21 @@ def test_a_run_that_a_signal_ends_says_how_to_continue(tmp_path: Path, scripted:
         "validation after step 0: pass@1 1.000 [1.000, 1.000] on 2 held-out prompts",
         "stopped by SIGTERM after step 1; run the same command again to continue",
     ]
+    assert not (tmp_path / "run" / "summary.json").exists()
+    assert is_closed(scripted)
+
+
+def test_a_run_out_of_time_says_how_to_continue(tmp_path: Path, scripted: Run) -> None:
+    cfg = config(tmp_path)
+    cfg.run.save_before = "+1s"
+    with pytest.raises(SystemExit) as end:
+        run_training(cfg, cast(Any, None), save_before=0.0)
+    assert end.value.code == OUT_OF_TIME == 4
+    assert scripted.messages()[-1] == (
+        "saved after step 1 of 16, as run.save_before=+1s leaves no time for another; run the same command again to "
+        "continue"
+    )
+    assert (tmp_path / "run" / "checkpoints" / "step_000001").is_dir()
     assert not (tmp_path / "run" / "summary.json").exists()
     assert is_closed(scripted)
 
