@@ -131,7 +131,8 @@ def contents(run: Path) -> dict[str, str]:
 def differences(run: Path, whole: Path) -> list[str]:
     """What differs between a run and the uninterrupted one."""
     files = {name for name, _ in contents(run).items() ^ contents(whole).items()}
-    weights = compare(*(open_checkpoint(path / "final.nemo") for path in (run, whole)), lambda _: None)
+    mine, theirs = open_checkpoint(run / "final.nemo"), open_checkpoint(whole / "final.nemo")
+    weights = compare(mine, theirs, progress=lambda _: None)
     return sorted(files) + [f"final.nemo: {one}" for one in weights]
 
 
