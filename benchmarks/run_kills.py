@@ -73,15 +73,13 @@ def start(options: argparse.Namespace, run: Path, log: Path) -> subprocess.Popen
 
 
 def ranks_of(process: subprocess.Popen[bytes]) -> list[int]:
-    """The process ids of its ranks, of those that are up."""
-    listing = Path(f"/proc/{process.pid}/task/{process.pid}/children")
-    found = []
-    with contextlib.suppress(FileNotFoundError, ProcessLookupError):
-        for pid in listing.read_text().split():
-            words = Path(f"/proc/{pid}/cmdline").read_bytes().split(b"\0")
-            if any(b"spawn_main" in word for word in words):
-                found.append(int(pid))
-    return found
+    """The process ids of its ranks, of those that are up: its forks, which have its command line."""
+    try:
+        own = Path(f"/proc/{process.pid}/cmdline").read_bytes()
+        children = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
+        return [int(pid) for pid in children if Path(f"/proc/{pid}/cmdline").read_bytes() == own]
+    except (FileNotFoundError, ProcessLookupError):
+        return []  # it has just ended
 
 
 def newest_step(run: Path) -> int:

@@ -97,10 +97,12 @@ class Run:
         return 0
 
     def ranks(self) -> list[psutil.Process]:
-        return [one for one in self.process.children() if any("spawn_main" in word for word in _words(one))]
+        own = _words(self.process)
+        return [one for one in self.process.children() if _words(one) == own]  # its forks
 
     def servers(self) -> list[psutil.Process]:
-        return [one for one in self.process.children(recursive=True) if "s2l_nemo.engines.served.server" in _words(one)]
+        everybody = self.process.children(recursive=True)
+        return [one for one in everybody if "s2l_nemo.engines.served.server" in _words(one)]
 
     def sample(self) -> Sample:
         everybody = [self.process, *self.process.children(recursive=True)]
@@ -179,7 +181,7 @@ def train(run: Run, options: argparse.Namespace, faults: Sequence[Fault]) -> dic
         if run.step // options.sample > (samples[-1].step // options.sample if samples else -1):
             with contextlib.suppress(psutil.Error):
                 samples.append(run.sample())
-        if due and run.step >= due[0][0] and (due[0][1] is Fault.DISK_FULL or run.servers()):
+        if due and run.step >= due[0][0] and run.ranks() and run.servers():
             fault = due.pop(0)[1]
             happened.append({"step": run.step, "fault": fault, "life": run.life})
             inflict(fault, run, rng)
@@ -223,7 +225,7 @@ def small_disk(folder: Path) -> Iterator[Path]:
     try:
         yield folder
     finally:
-        subprocess.run(["umount", str(folder)], check=True)
+        subprocess.run(["umount", "--lazy", str(folder)], check=True)
 
 
 def compared(one: Path, other: Path) -> list[str]:
