@@ -45,6 +45,7 @@ SMALLEST = (
 )  # fmt: skip
 DISK_MB = 192
 STANDS_STILL_S = 4.0
+WARM_UP = 60  # steps in which a process reaches its size
 
 
 class Fault(StrEnum):
@@ -186,14 +187,14 @@ def train(run: Run, options: argparse.Namespace, faults: Sequence[Fault]) -> dic
             happened.append({"step": run.step, "fault": fault, "life": run.life})
             inflict(fault, run, rng)
         time.sleep(0.02)
-    last = json.loads((run.folder / "metrics.jsonl").read_text().splitlines()[-1])
+    metrics = [json.loads(line) for line in (run.folder / "metrics.jsonl").read_text().splitlines()]
     return {
         "seconds": time.perf_counter() - began,
         "lives": run.life + 1,
         "exit_codes": dict(codes),
         "faults": happened,
         "not_inflicted": [fault for _, fault in due],
-        "restarts_of_engines": {key: value for key, value in last.items() if "restart" in key},
+        "restarts_of_engines": sum(line["engine/restarts"] for line in metrics),
         "left_in_shared_memory": len(list(Path("/dev/shm").iterdir())),
         "left_temporary": sorted(str(path.relative_to(run.scratch)) for path in run.scratch.rglob("*")),
         "slopes_in_1000_steps": slopes(samples),
@@ -202,13 +203,14 @@ def train(run: Run, options: argparse.Namespace, faults: Sequence[Fault]) -> dic
 
 
 def slopes(samples: Sequence[Sample]) -> dict[str, float]:
-    """Least squares over steps, with a level for each life. The first two samples of a life are its warm-up."""
+    """Least squares over steps, with a level for each life, without the steps of its warm-up."""
     found = {}
     for name in ("processes", "files", "ranks_mb", "servers_mb", "shared", "temporary"):
         x: list[float] = []
         y: list[float] = []
         for life in sorted({one.life for one in samples}):
-            mine = [one for one in samples if one.life == life][2:]
+            mine = [one for one in samples if one.life == life]
+            mine = [one for one in mine if one.step >= mine[0].step + WARM_UP]
             if len(mine) > 1:
                 steps, values = np.array([one.step for one in mine]), np.array([getattr(one, name) for one in mine])
                 x += (steps - steps.mean()).tolist()
