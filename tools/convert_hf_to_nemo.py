@@ -27,6 +27,7 @@ def main(argv: list[str]) -> int:
     formats = [form.value for form in Format]
     parser.add_argument("--format", choices=formats, help="default: nemo if --output ends in .nemo, else nemo-dir")
     parser.add_argument("--dtype", choices=DTYPES, help="cast the weights; default: as they are")
+    parser.add_argument("--merge-adapter", type=Path, metavar="FOLDER", help="a LoRA adapter of peft to merge")
     parser.add_argument("--tp", type=int, default=1, help="tensor parallelism written into model_config.yaml")
     parser.add_argument("--pp", type=int, default=1, help="pipeline parallelism written into model_config.yaml")
     parser.add_argument("--force", action="store_true", help="replace an existing output")
@@ -34,7 +35,7 @@ def main(argv: list[str]) -> int:
     form = Format(options.format) if options.format else Format.of_output(options.output)
     check_paths(options.input, options.output, tar=form.tar, force=options.force)
     folder = Path(model_folder("--input", str(options.input)))
-    source = open_checkpoint(folder, DTYPES.get(options.dtype))
+    source = open_checkpoint(folder, DTYPES.get(options.dtype), adapter=options.merge_adapter)
     plan = NemoExport(source, form, str(folder.resolve()), options.tp, options.pp)
     absent = left_out(folder) if source.kind == "Hugging Face folder" else []
     if absent:

@@ -1,6 +1,7 @@
 """A store that is open: its facts, and its rollouts by prompt and position.
 
-A draw reads the file, so of each rollout the process holds no more than where it is: 13 bytes.
+A draw reads the file, so of each rollout the process holds no more than where it is: 9 bytes, 13 in a store of more
+than 8 GiB.
 Axes: R rollouts, P prompts that have any, K rollouts asked for.
 """
 
@@ -11,6 +12,7 @@ import gc
 import os
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -36,7 +38,7 @@ class Store:
         self.facts = facts
         self._data = index.data
         rows_R = index.rows_R
-        self._offset_R, self._length_R = rows_R["offset"].copy(), rows_R["length"].copy()
+        self._word_R, self._length_R = _words(rows_R["offset"]), rows_R["length"].copy()
         self._stopped_R, self._reward_R = rows_R["stopped"].copy(), index.rewards_R
         prompt_R = rows_R["prompt_id"]
         first_P = np.flatnonzero(np.diff(prompt_R, prepend=-1))  # ids are not negative
@@ -236,8 +238,8 @@ class Store:
         Rollouts of a prompt that lie together, or nearly, come in one read, because a read has its own cost.
         """
         each = 2 if self.has_logprobs else 1  # words of a token
-        order_K = np.argsort(self._offset_R[rows_K], kind="stable")
-        start_K = self._offset_R[rows_K][order_K]
+        order_K = np.argsort(self._word_R[rows_K], kind="stable")
+        start_K = 4 * self._word_R[rows_K][order_K].astype(np.int64)
         end_K = start_K + 4 * each * self._length_R[rows_K][order_K].astype(np.int64)
         prompt_K = self._bound_P.searchsorted(rows_K[order_K], side="right")
         is_new_K = np.ones(len(rows_K), np.bool_)
@@ -261,6 +263,12 @@ class Store:
                 f"({len(few)} of {len(prompt_ids)} prompts have too few): sample more with recipes/sample_explorer.py "
                 f"samples={samples}"
             )
+
+
+def _words(offset_R: Ints) -> npt.NDArray[np.signedinteger[Any]]:
+    """Offsets in words of 4 bytes, which four bytes hold up to 8 GiB of tokens and log-probs."""
+    fits = not len(offset_R) or int(offset_R.max()) // 4 <= np.iinfo(np.int32).max
+    return (offset_R // 4).astype(np.int32 if fits else np.int64)
 
 
 @contextlib.contextmanager

@@ -16,6 +16,7 @@ from hypothesis import strategies as st
 
 from s2l_nemo.errors import UserError
 from s2l_nemo.store import reader
+from s2l_nemo.store.index import ROW, Index
 from s2l_nemo.store.reader import Store
 from s2l_nemo.store.shards import FOLDER, Rollout, Shard, write_shard
 from s2l_nemo.types import Completion, Prompt, SamplingParams, Source
@@ -210,6 +211,22 @@ def test_a_damaged_index_is_made_again(tmp_path: Path, name: str, damage: str) -
         content = path.read_bytes()
         path.write_bytes(content[:-1] if damage == "cut" else b"{}" + content)
     assert tokens_of(Store.open(folder).draw(5, [1], source=Source.EXPLORER)) == [[5, STOP]]
+
+
+@pytest.mark.parametrize("first", [0, 8 << 30, 9 << 30])
+def test_rollouts_beyond_8_gib_are_found(tmp_path: Path, first: int) -> None:
+    """A sparse file: nothing but two rollouts of two tokens lies in it."""
+    (tmp_path / "data.bin").touch()
+    os.truncate(tmp_path / "data.bin", first)
+    with (tmp_path / "data.bin").open("ab") as file:
+        for tokens, logprobs in (([5, 6], [-1, -2]), ([7, 8], [-3, -4])):
+            file.write(np.array(tokens, np.int32).tobytes() + np.array(logprobs, np.float32).tobytes())
+    rows_R = np.zeros(2, ROW)
+    rows_R["sample"], rows_R["length"], rows_R["offset"] = [0, 1], 2, [first, first + 16]
+    store = Store(tmp_path, facts_of(), Index(rows_R, np.zeros(2, np.float32), (tmp_path / "data.bin").open("rb", 0)))
+    assert tokens_of(store.draw(0, [1, 0], source=Source.EXPLORER)) == [[7, 8], [5, 6]]
+    assert store.draw(0, [1], source=Source.EXPLORER)[0].logprobs.tolist() == [-3, -4]
+    store.close()
 
 
 def test_a_file_that_is_cut_while_it_is_open_is_noticed(tmp_path: Path) -> None:

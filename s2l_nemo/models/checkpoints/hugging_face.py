@@ -6,6 +6,8 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from s2l_nemo.errors import UserError
+from s2l_nemo.models.checkpoints.adapter import CONFIG as ADAPTER_CONFIG
+from s2l_nemo.models.checkpoints.adapter import LoraAdapter
 from s2l_nemo.models.checkpoints.places import check_no_adapter
 from s2l_nemo.models.families import FAMILIES
 from s2l_nemo.models.files import read_json_object, small_files
@@ -23,14 +25,20 @@ class HuggingFaceCheckpoint:
 
     kind = "Hugging Face folder"
 
-    def __init__(self, path: Path, dtype: Dtype | None = None) -> None:
+    def __init__(self, path: Path, dtype: Dtype | None = None, adapter: LoraAdapter | None = None) -> None:
         """Reads headers only. `dtype` casts. Without it all weights must have the one type that config.json states.
+
+        `adapter` is merged into the weights as they are read.
 
         Raises UserError for every fault that headers can show (see `safetensors_folder`).
         """
         self.path = path
-        check_no_adapter(path)
-        self.hf_files: Mapping[str, Region] = small_files(path)
+        self._adapter = adapter
+        if adapter is None:
+            check_no_adapter(path)
+        self.hf_files: Mapping[str, Region] = {
+            name: region for name, region in small_files(path).items() if name != ADAPTER_CONFIG
+        }
         if "config.json" not in self.hf_files:
             raise UserError(f"{path} has no config.json: give the folder of a Hugging Face model")
         config_file = path / "config.json"
@@ -57,16 +65,21 @@ class HuggingFaceCheckpoint:
         self.dtype = check_tensors(
             weights, expected, folder=path, dtype=dtype, stated_dtype=stated_dtype(config_file, config)
         )
+        if adapter is not None:
+            adapter.check(weights)
         self._own = {entry.tensor: entry for entry in own_entries}
         if self.redundant_output:
             self._check_redundant(output)
 
     def rows(self, entry: Entry) -> Rows:
         own = self._own[entry.tensor]  # `entry` may be under another family's names
-        tensors = [
-            cast(self._stored.rows(name), self._stored.tensors[name].dtype, self.dtype) for name in own.hf_names()
-        ]
-        return fuse(own.rule, tensors, self.shape)
+        return fuse(own.rule, [self._weight(name) for name in own.hf_names()], self.shape)
+
+    def _weight(self, name: str) -> Rows:
+        """A weight with the adapter, in the type of the output."""
+        rows, stored = self._stored.rows(name), self._stored.tensors[name].dtype
+        merged = self._adapter and self._adapter.merged(name, rows, stored, self.dtype)
+        return merged or cast(rows, stored, self.dtype)
 
     def _check_redundant(self, output: str) -> None:
         """A tied model may store its embedding again as output layer. An output layer that differs would be lost."""

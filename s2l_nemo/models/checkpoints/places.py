@@ -81,7 +81,7 @@ def check_no_adapter(path: Path) -> None:
     if (path / "adapter_config.json").is_file():
         raise UserError(
             f"{path} holds an adapter (adapter_config.json) beside its weights, which would be lost: merge it "
-            "(peft's merge_and_unload), or take the adapter's files out"
+            "(--merge-adapter of tools/convert_hf_to_nemo.py), or take the adapter's files out"
         )
 
 
@@ -131,7 +131,10 @@ def _adapter(path: Path) -> str:
     except (ValueError, RecursionError):
         base = None
     of = f" of {base:.200}" if isinstance(base, str) else ""
-    return f"{path} is an adapter{of}, not a model: merge it into its base model (peft's merge_and_unload) first"
+    return (
+        f"{path} is an adapter{of}, not a model: merge it into its base model (--merge-adapter of "
+        "tools/convert_hf_to_nemo.py) and give the result"
+    )
 
 
 def _tracked(path: Path) -> str:
