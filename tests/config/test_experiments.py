@@ -14,6 +14,7 @@ from hydra import compose, initialize_config_dir
 from omegaconf import OmegaConf
 
 from s2l_nemo.config.checks import check_config
+from s2l_nemo.config.controls import explorer_draws
 from s2l_nemo.config.evaluation import EvaluateConfig
 from s2l_nemo.config.load import load_config, load_values, presets
 from s2l_nemo.config.schema import Config, ExplorerSource
@@ -85,6 +86,8 @@ TRAINING = [
     ("experiment=high_temperature", "rollout.temperature", 1.5, "Section 4.2; Figure 3c"),
     ("experiment=high_temperature", "explorer.path", None, "Figure 3c: without policy-level diversity"),
     ("experiment=without_diversity", "rollout.explorer_filter", "match_learner_diversity", "Section 4.3; Table 4"),
+    ("experiment=without_diversity_constant_g", "rollout.filter_candidates", 32, "Table 4; " + CODE + ": 32 samples"),
+    ("experiment=without_diversity_constant_g", "explorer.source", "store", "Section 1: rollouts offline"),
     ("experiment=small_only", "algorithm.schedule.name", "constant", "Section 4.4; Figure 5"),
     ("experiment=small_only", "algorithm.schedule.alpha", 1.0, "Section 4.4: never transitions"),
     ("experiment=abrupt_switch", "algorithm.schedule.name", "abrupt", "Section 4.4; Figure 6: two phases"),
@@ -134,6 +137,7 @@ EVALUATING = [
 ]
 SAMPLING = [
     ("qwen3_1.7b", "model", "models/Qwen3-1.7B-Base", "Table 4"),
+    ("qwen3_1.7b", "samples", 32, "Table 4, at a constant group size"),
     ("released_4b", "model", "models/Qwen3-4B-Base", CODE),
     ("released_4b", "samples", 32, CODE),
     ("released_4b", "rollout.temperature", 0.7, CODE),
@@ -244,7 +248,7 @@ def test_a_stored_experiment_has_a_preset_of_its_store(experiment: str) -> None:
     assert store.rollout.temperature == (cfg.explorer.temperature or cfg.rollout.temperature)
     assert store.rollout.top_p == (cfg.explorer.top_p or cfg.rollout.top_p)
     assert store.rollout.max_response_length >= cfg.rollout.max_response_length
-    assert store.samples >= cfg.algorithm.group_size
+    assert store.samples >= explorer_draws(cfg, cfg.algorithm.group_size)
 
 
 def leaves(values: dict[str, Any], prefix: str = "") -> Iterator[Value]:
