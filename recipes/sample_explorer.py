@@ -1,6 +1,7 @@
 """Samples an explorer ahead of training into a store of rollouts, from which many runs may train.
 
     python recipes/sample_explorer.py model=PATH output=DIR samples=16 [data.path=FILE] [key=value ...]
+    python recipes/sample_explorer.py --config-name NAME   # a preset of conf/store
     python recipes/sample_explorer.py ... shard=3/8        # the third of eight jobs that write into one folder
 
 The same command continues a job that was cut off. More `samples` extend a store. docs/explorers.md says more.
@@ -28,7 +29,7 @@ from s2l_nemo.platform.launch import leave_on_signals  # noqa: E402
 def main(argv: list[str]) -> int:
     leave_on_signals("interrupted: the same command continues the store")
     try:
-        cfg = load_values(argv, SampleConfig, __doc__ or "")
+        cfg = load_values(argv, SampleConfig, __doc__ or "", ROOT / "conf" / "store")
         check_sample_config(cfg)
         from s2l_nemo.store.sampling.run import sample  # late: its libraries take seconds
 

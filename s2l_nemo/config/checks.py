@@ -9,6 +9,7 @@ from omegaconf import OmegaConf
 
 from s2l_nemo.algorithm.options import ADVANTAGES, IMPORTANCE, Rejected, made
 from s2l_nemo.algorithm.schedule import SCHEDULES, check_t_mix, make_schedule
+from s2l_nemo.config.controls import check_controls
 from s2l_nemo.config.explorers import explorers_of
 from s2l_nemo.config.keys import all_keys
 from s2l_nemo.config.mix import training_sources
@@ -40,6 +41,7 @@ def check_config(cfg: Config) -> None:
     _check_platform(cfg)
     _check_data(cfg)
     _check_engine(cfg)
+    check_controls(cfg)
     _check_two_updates(cfg)
     _check_ahead(cfg)
     _check_replay(cfg)

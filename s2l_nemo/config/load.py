@@ -21,7 +21,8 @@ from s2l_nemo.config.schema import Config
 from s2l_nemo.errors import UserError
 
 DEFAULT_CONFIG = "train_s2l"
-NO_GROUPS = ("evaluate",)  # folders of conf/ with presets of another command
+NO_GROUPS = ("evaluate", "store")  # folders of conf/ with presets of other commands
+PLAIN = {"experiment": "s2l"}  # what null stands for: the toy figures of an experiment need a name
 MAX_DEPTH = 20  # levels of a YAML file
 
 Schema = TypeVar("Schema")
@@ -168,6 +169,7 @@ def _split_overrides(arguments: list[str], groups: dict[str, list[str]]) -> tupl
         choice = override.value()
         if choice is not None and choice not in groups[name]:
             raise UserError(f"{name}={choice} is unknown: {_choose(str(choice), groups[name])}")
+        choice = PLAIN.get(name) if choice is None else choice
         chosen.append(f"~{name}" if choice is None else f"{name}={choice}")
     return chosen, values
 

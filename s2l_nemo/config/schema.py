@@ -300,6 +300,12 @@ class RolloutConfig:
     explorer_filter: ExplorerFilter = key(
         ExplorerFilter.none, "leave out explorer rollouts until they are as the learner's"
     )
+    filter_candidates: int | None = key(
+        None,
+        "explorer rollouts of each prompt among which explorer_filter chooses, so that groups stay of G; null: it "
+        "leaves some out",
+        at_least(2),
+    )
 
 
 @dataclass

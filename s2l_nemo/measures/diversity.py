@@ -132,6 +132,38 @@ def match_learner_diversity(
     return sorted(int(index) for index in kept)
 
 
+def choose_like_learner(
+    explorer_tokens: Sequence[Sequence[int]],
+    explorer_answers: Sequence[str | None],
+    learner_tokens: Sequence[Sequence[int]],
+    learner_answers: Sequence[str | None],
+    size: int,
+) -> list[int]:
+    """Which `size` of more explorer rollouts are about as diverse as the learner's (Table 4, at a constant group size).
+
+    The gap is that of `match_learner_diversity`. All sets that are compared have `size` rollouts, because the metrics
+    depend on K. The first ones are chosen. Then each further one joins in turn, and the one leaves whose absence leaves
+    the smallest gap: the newcomer itself unless another is better, and the first of equal ones. So the gap never grows.
+
+    Returns indices in ascending order. Give `size` learner rollouts. Raises ValueError if `size` is below 2 or above
+    the number of explorer rollouts, or for fewer than two learner rollouts.
+    """
+    if not 2 <= size <= len(explorer_tokens):
+        raise ValueError(f"size={size} of {len(explorer_tokens)} rollouts: choose 2 at least, and no more than all")
+    target_3 = np.array(astuple(diversity([Samples(learner_tokens, learner_answers)], workers=1)))
+    group = _ShrinkingGroup(Samples(explorer_tokens, explorer_answers))
+    for newcomer in range(size, len(explorer_tokens)):
+        group.drop(newcomer)
+    chosen = list(range(size))
+    for newcomer in range(size, len(explorer_tokens)):
+        group.add(newcomer)
+        chosen.append(newcomer)
+        gaps, _ = _gap(group.scores_without(np.array(chosen)), target_3)
+        best = int(np.argmax(gaps <= gaps.min() + TOLERANCE)) if gaps[-1] > gaps.min() + TOLERANCE else size
+        group.drop(chosen.pop(best))
+    return sorted(chosen)
+
+
 def _gap(scores_3: Floats, target_3: Floats) -> tuple[Floats, Bools]:
     """The sum of relative differences over the metrics (last axis), and whether any metric is more diverse."""
     difference = (scores_3 - target_3) * [-1, 1, 1]
@@ -141,7 +173,10 @@ def _gap(scores_3: Floats, target_3: Floats) -> tuple[Floats, Bools]:
 
 
 class _ShrinkingGroup:
-    """The three metrics of the samples that are kept, and what they would be without one more of them."""
+    """The three metrics of the samples that are kept, and what they would be without one more of them.
+
+    A sample that was dropped may come back.
+    """
 
     def __init__(self, samples: Samples) -> None:
         self._bleu = _SelfBleu(samples.tokens_K)
@@ -152,6 +187,10 @@ class _ShrinkingGroup:
     def drop(self, index: int) -> None:
         self._is_kept_K[index] = False
         self._bleu.drop(index)
+
+    def add(self, index: int) -> None:
+        self._is_kept_K[index] = True
+        self._bleu.add(index)
 
     def scores_3(self) -> Floats:
         kept = np.flatnonzero(self._is_kept_K)
@@ -181,12 +220,17 @@ class _SelfBleu:
         _check_samples(len(tokens_K))
         self._length_K = np.array([len(tokens) for tokens in tokens_K])
         self._is_kept_K = np.ones(len(tokens_K), dtype=bool)
-        self._counts_N = _count_ngrams(tokens_K)
+        self._all_N = _count_ngrams(tokens_K)
+        self._counts_N = self._all_N
         self._total_KN = np.maximum(self._length_K[:, None] - np.arange(MAX_N), 0)
 
     def drop(self, index: int) -> None:
         self._is_kept_K[index] = False
         self._counts_N = [counts.of(self._is_kept_K) for counts in self._counts_N]
+
+    def add(self, index: int) -> None:
+        self._is_kept_K[index] = True
+        self._counts_N = [counts.of(self._is_kept_K) for counts in self._all_N]
 
     def score(self) -> float:
         """Self-BLEU of the kept samples."""

@@ -209,7 +209,9 @@ def make_filter(
 ) -> DiversityFilter | None:
     if cfg.rollout.explorer_filter is ExplorerFilter.none:
         return None
-    return DiversityFilter(rollouts, sampling, cfg.run.seed, progress, sampling_shapes(cfg, inputs.models))
+    explorers = [one.sampling(sampling) for one in explorers_of(cfg)]
+    shapes, candidates = sampling_shapes(cfg, inputs.models), cfg.rollout.filter_candidates
+    return DiversityFilter(rollouts, sampling, cfg.run.seed, progress, shapes, explorers, candidates)
 
 
 def collective_timeout_s(engine: EngineConfig) -> float:

@@ -10,6 +10,7 @@ from s2l_nemo.algorithm.order import batches
 from s2l_nemo.algorithm.schedule import make_schedule
 from s2l_nemo.algorithm.sharing import apportion
 from s2l_nemo.config.checks import Models
+from s2l_nemo.config.controls import explorer_draws
 from s2l_nemo.config.explorers import Explorer, explorers_of
 from s2l_nemo.config.schema import Config, DrawOrder, ExplorerSource
 from s2l_nemo.errors import UserError
@@ -126,7 +127,8 @@ def draws_of(cfg: Config, source: int, prompts: Sequence[Prompt]) -> Counter[int
     chosen = batches(algorithm.steps, algorithm.prompts_per_step, len(prompts), cfg.run.seed)
     for step, indices in enumerate(chosen, start=1):
         split = schedule(step, algorithm.group_size)
-        count = split.learner if source == Source.LEARNER else apportion(split.explorer, shares)[source - 1]
+        of_explorers = explorer_draws(cfg, split.explorer)
+        count = split.learner if source == Source.LEARNER else apportion(of_explorers, shares)[source - 1]
         if count:
             draws.update({prompts[index].prompt_id: count for index in indices})
     return draws

@@ -127,6 +127,16 @@ def error_of(overrides: list[str]) -> str:
         ),
         ("algorithm.rescue_first=16", ["algorithm.rescue_first=16 leaves no sample", "algorithm.group_size=16"]),
         ("algorithm.rescue_first=2 experiment=grpo", ["rescue_first=2 with algorithm.schedule.name=none"]),
+        ("rollout.filter_candidates=32", ["rollout.filter_candidates=32 with rollout.explorer_filter=none"]),
+        (
+            "rollout.filter_candidates=16 rollout.explorer_filter=match_learner_diversity",
+            ["rollout.filter_candidates=16 leaves no choice", "algorithm.group_size=16"],
+        ),
+        (
+            "rollout.filter_candidates=32 rollout.explorer_filter=match_learner_diversity explorers.a.path=a "
+            "explorers.b.path=b",
+            ["rollout.filter_candidates=32 with several explorers"],
+        ),
         (
             "algorithm.rescue_first=2 rollout.explorer_filter=match_learner_diversity",
             ["algorithm.rescue_first=2 with rollout.explorer_filter=match_learner_diversity"],

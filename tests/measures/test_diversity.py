@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from s2l_nemo.measures.diversity import (
     DiversityScores,
     Samples,
+    choose_like_learner,
     diversity,
     diversity_P,
     edit_diversity,
@@ -135,6 +136,42 @@ def test_other_mistakes_are_refused() -> None:
         Samples([A, B], ["1"])
     with pytest.raises(ValueError, match="keep_min=1"):
         match([(A, "1")] * 3, [(A, "1")] * 3, keep_min=1)
+
+
+def choose(explorer: Rollouts, learner: Rollouts, size: int) -> list[int]:
+    return choose_like_learner(
+        [r[0] for r in explorer], [r[1] for r in explorer], [r[0] for r in learner], [r[1] for r in learner], size
+    )
+
+
+def test_choose_by_hand() -> None:
+    a, b, c = (A, "1"), (B, "2"), (C, "3")
+    # {a, b, c} to begin with. The second a replaces b, the first of two equal ones, and the third one replaces c.
+    assert choose([a, b, c, a, a], [a, a, a], 3) == [0, 3, 4]
+    assert choose([a, b, c, a], [a, a, a], 3) == [0, 2, 3]  # as near as it comes
+    assert choose([a, b, c, a, a], [a, b, c], 3) == [0, 1, 2]  # the first ones are as diverse already
+    assert choose([a, a, a, b, c], [a, b, c], 3) == [2, 3, 4]  # a learner that is more diverse is matched, too
+    assert choose([a, b], [a, a], 2) == [0, 1]  # no choice
+
+
+@given(rollouts, rollouts, st.integers(2, 7))
+def test_choosing_equals_brute_force_and_never_widens_the_gap(explorer: Rollouts, learner: Rollouts, size: int) -> None:
+    size = min(size, len(explorer))
+    target_3 = scores_3(learner)
+    chosen, smallest = list(range(size)), gap(explorer[:size], target_3)
+    for newcomer in range(size, len(explorer)):
+        joined = [*chosen, newcomer]
+        gaps = [gap([explorer[k] for k in joined if k != one], target_3) for one in joined]
+        if gaps[-1] > min(gaps) + 1e-12:
+            chosen = [k for k in joined if k != joined[next(i for i, g in enumerate(gaps) if g <= min(gaps) + 1e-12)]]
+    assert choose(explorer, learner, size) == sorted(chosen)
+    assert gap([explorer[k] for k in chosen], target_3) <= smallest + 1e-9
+
+
+@pytest.mark.parametrize("size", [1, 4])
+def test_a_choice_of_too_few_or_too_many_is_refused(size: int) -> None:
+    with pytest.raises(ValueError, match=f"size={size} of 3 rollouts"):
+        choose([(A, "1")] * 3, [(A, "1")] * 3, size)
 
 
 def test_match_by_hand() -> None:

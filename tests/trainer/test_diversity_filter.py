@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from s2l_nemo.algorithm.groups import sample_seed
+from s2l_nemo.algorithm.groups import explorer_seed, sample_seed
 from s2l_nemo.algorithm.options import AdvantageStd, AlgorithmConfig
 from s2l_nemo.algorithm.schedule import ScheduleConfig
 from s2l_nemo.measures.diversity import match_learner_diversity
@@ -34,7 +34,9 @@ EXPLORER = {0: Answer((1, 4, 4, 7)), 1: Answer((1, 4, 4, 7)), 2: Answer((0, 5, 6
 LEARNER = Answer((1, 4, 4, 7))
 
 
-def filtered_run(folder: Path, stop: StopRequest, explorer: int, learner: int, **changes: Any) -> Run:
+def filtered_run(
+    folder: Path, stop: StopRequest, explorer: int, learner: int, candidates: int | None = None, **changes: Any
+) -> Run:
     size = explorer + learner
     algorithm = AlgorithmConfig(
         steps=3,
@@ -48,7 +50,10 @@ def filtered_run(folder: Path, stop: StopRequest, explorer: int, learner: int, *
         "by_explorer": lambda request: EXPLORER[request.sample_id],
         "by_learner": lambda request: LEARNER,
     } | changes
-    return make_run(folder, stop, algorithm, train=prompts(7), filtered=True, **settings)
+    run = make_run(folder, stop, algorithm, train=prompts(7), filtered=True, **settings)
+    assert run.trainer.explorer_filter is not None
+    run.trainer.explorer_filter = replace(run.trainer.explorer_filter, explorers=[SAMPLING], candidates=candidates)
+    return run
 
 
 def kept(completions: tuple[Completion, ...]) -> list[bool]:
@@ -112,6 +117,38 @@ def test_few_explorer_answers_are_all_kept(tmp_path: Path, stop: StopRequest, ex
     _, groups, _ = run.trainer.train_step(1)
     assert kept(groups.own[0].completions) == [True] * (explorer + 1)
     assert len(run.learner.asked) == 1  # nothing to compare, so no more of the learner's
+
+
+def by_draw(request: SampleRequest) -> Answer:
+    """Two different texts, a third one, then the learner's again and again."""
+    return {1: EXPLORER[2], 2: Answer((0, 9, 3, 6))}.get(request.draw, LEARNER)
+
+
+def test_of_more_candidates_those_like_the_learners_are_chosen(tmp_path: Path, stop: StopRequest) -> None:
+    run = filtered_run(tmp_path, stop, explorer=3, learner=3, by_explorer=by_draw, candidates=5)
+    metrics, groups, advantages_PG = run.trainer.train_step(1)
+    # Draws 0, 1 and 2 are the group's at first; 3 and 4, which say what the learner says, take the place of 1 and 2.
+    assert [tuple(one.token_ids.tolist()) for one in groups.own[0].completions] == [LEARNER.tokens] * 6
+    assert [one.sample_id for one in groups.own[0].completions] == [0, 1, 2, 3, 4, 5]
+    assert [one.source for one in groups.own[0].completions] == [1, 1, 1, 0, 0, 0]
+    assert kept(groups.own[0].completions) == [True] * 6
+    assert metrics["group/kept"] == 6.0
+    assert advantages_PG.tolist() == [[0.0] * 6]
+    (first, _), (more, params) = run.explorer.asked
+    assert ([one.draw for one in first], [one.draw for one in more]) == ([0, 1, 2], [3, 4])
+    assert [one.seed for one in more] == [explorer_seed(RUN_SEED, 1, 7, draw) for draw in (3, 4)]
+    assert params == SAMPLING
+    assert metrics["total/tokens_explorer"] == 5 * 4  # also of those that were not chosen
+    run.trainer.train_step(2)
+    assert [one.draw for one in run.explorer.asked[2][0]] == [5, 6, 7]  # nothing is drawn twice
+
+
+@pytest.mark.parametrize("explorer", [0, 1])
+def test_of_one_answer_there_is_no_choice(tmp_path: Path, stop: StopRequest, explorer: int) -> None:
+    run = filtered_run(tmp_path, stop, explorer=explorer, learner=2, by_explorer=by_draw, candidates=5)
+    _, groups, _ = run.trainer.train_step(1)
+    assert [one.source for one in groups.own[0].completions] == [1] * explorer + [0, 0]
+    assert len(run.explorer.asked) == explorer
 
 
 class AnswerGrader(ScriptedGrader):

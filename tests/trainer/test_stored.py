@@ -83,6 +83,14 @@ def test_draws_of_a_run_by_hand() -> None:
     assert len({*third}) == 2
 
 
+def test_a_control_draws_all_its_candidates_where_it_has_a_choice() -> None:
+    """alpha 1, 2/3, 1/3, 0: of groups of 4 the explorer gives 4, 3, 2, 0, of groups of 2 it gives 2, 2, 1, 0."""
+    keys = ["rollout.explorer_filter=match_learner_diversity", "rollout.filter_candidates=6"]
+    keys += ["algorithm.schedule.t_mix=4", "algorithm.prompts_per_step=4"]
+    assert set(draws_of(config(*keys), 1, PROMPTS).values()) == {6 + 6 + 6}
+    assert set(draws_of(config(*keys, "algorithm.group_size=2"), 1, PROMPTS).values()) == {6 + 6 + 1}
+
+
 def test_shares_of_several_explorers() -> None:
     named = [f"explorers.{name}.path=x" for name in ("one", "two")]
     cfg = config(*named, "explorers.two.share=3", "algorithm.schedule.name=constant")
