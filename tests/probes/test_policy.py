@@ -104,7 +104,7 @@ def test_projections_are_those_of_reverse_mode() -> None:
             assert isinstance(z, torch.Tensor)
             again = torch.autograd.grad(z, list(leaves.values()), retain_graph=True)
             h = sum(float((one * along).sum()) for one, along in zip(again, delta.values(), strict=True))
-            assert float(z_NT[n, t]) == pytest.approx(float(z), rel=1e-4, abs=1e-4)
+            assert float(z_NT[n, t]) == pytest.approx(float(z.detach()), rel=1e-4, abs=1e-4)
             assert float(h_NT[n, t]) == pytest.approx(h, rel=1e-3, abs=1e-2)
     assert float(z_NT[1, 2]) == float(h_NT[1, 2]) == 0
 
@@ -114,9 +114,10 @@ def work() -> Work:
     return Work(policy(), PROMPT.token_ids, references[0], STEPS, directions=2, seed=6)
 
 
-def rows(count: int) -> list[int]:
-    """Numbers of about `count` responses, each as often as its probability says."""
-    return np.repeat(np.arange(len(responses())), np.rint(count * probability_N(HOT)).astype(int)).tolist()
+def rows(count: int) -> list[list[int]]:
+    """About `count` responses, each as often as its probability says."""
+    times = np.rint(count * probability_N(HOT)).astype(int)
+    return [one for one, often in zip(responses(), times, strict=True) for _ in range(often)]
 
 
 def check(found: SpaceFacts, scores_NTD: Floats) -> None:
@@ -139,7 +140,7 @@ def test_facts_of_logits_against_all_responses() -> None:
     scores_NTD = np.zeros((len(responses()), STEPS, VOCABULARY))
     for n, (logits_TV, one) in enumerate(zip(policy().logits(PROMPT.token_ids, responses()), responses(), strict=True)):
         scores_NTD[n, : len(one)] = np.eye(VOCABULARY)[one] - logits_TV.double().softmax(dim=-1).numpy()
-    chosen = [responses()[row] for row in rows(4_000)]
+    chosen = rows(4_000)
     matched = matched_NT(chosen, work().reference, STEPS)
     check(logit_facts(work(), Sampled(chosen, matched)), scores_NTD)
 
@@ -160,7 +161,7 @@ def test_facts_of_parameters_against_all_responses() -> None:
                     projected[n, t, k] = sum(
                         float((one * along).sum()) for one, along in zip(score, direction.values(), strict=True)
                     )
-    chosen = [responses()[row] for row in rows(4_000)]
+    chosen = rows(4_000)
     sampled = Sampled(chosen, matched_NT(chosen, work().reference, STEPS))
     reference = reference_direction(work())
     assert length(reference) == pytest.approx(1, abs=1e-5)
