@@ -24,6 +24,7 @@ ROOMS: dict[str, set[str]] = {
     "hub": {"errors", "files"},
     # floor 2: pure functions, a model's files, engines behind one protocol, the keys
     "measures": set(),
+    "probes": {"measures"},
     "algorithm": {"errors", "fields", "registry", "splitmix", "types"},
     "models.formats": {"errors", "files"},
     "models": {"errors", "models.formats", "registry"},
@@ -46,6 +47,10 @@ ROOMS: dict[str, set[str]] = {
     "evaluation": {
         "config", "data", "engines", "errors", "files", "measures", "models", "models.checkpoints",
         "models.formats", "models.open", "records", "rewards", "types",
+    },
+    "probes.measuring": {
+        "config", "data", "engines", "errors", "evaluation", "files", "models.open", "probes", "records",
+        "types",
     },
     # a frozen explorer's rollouts: sampled ahead of training, and read in it
     "store": {"config", "engines", "errors", "files", "splitmix", "types"},

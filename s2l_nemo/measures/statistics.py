@@ -81,7 +81,7 @@ def bootstrap_mean(values_PK: ArrayLike, *, resamples: int = 10_000, seed: int =
     for start in range(0, resamples, rows):
         stop = min(start + rows, resamples)
         means[start:stop] = values_P[rng.integers(0, size, (stop - start, size))].mean(axis=1)
-    tail = _expanded_tail(size)
+    tail = expanded_tail(size)
     low, high = np.quantile(means, (tail, 1.0 - tail))
     return Interval(float(values_P.mean()), float(low), float(high))
 
@@ -98,7 +98,7 @@ def paired_bootstrap(before_PK: ArrayLike, after_PK: ArrayLike, *, resamples: in
     return bootstrap_mean((after_P - before_P)[:, None], resamples=resamples, seed=seed)
 
 
-def _expanded_tail(size: int) -> float:
+def expanded_tail(size: int) -> float:
     """The share of resampled means below a 95 % interval. It is less than 2.5 %, for two reasons.
 
     The variance of the bootstrap divides by `size` instead of `size` - 1. And Student's t has wider tails; its quantile

@@ -11,7 +11,7 @@ from numpy.typing import ArrayLike
 
 from s2l_nemo.measures.statistics import (
     Interval,
-    _expanded_tail,
+    expanded_tail,
     bootstrap_mean,
     majority_P,
     mean,
@@ -76,7 +76,7 @@ def test_what_cannot_be_compared() -> None:
 def test_the_tail_is_that_of_student_with_the_variance_of_a_bootstrap(problems: int, freedom: int) -> None:
     # Abramowitz and Stegun, 26.7.5, at 97.5 %: t = 1.95996 + 2.37227 / f + 2.82250 / f^2
     t = 1.959964 + 2.372272 / freedom + 2.822498 / freedom**2
-    assert _expanded_tail(problems) == pytest.approx(NormalDist().cdf(-t * math.sqrt(problems / freedom)), rel=1e-4)
+    assert expanded_tail(problems) == pytest.approx(NormalDist().cdf(-t * math.sqrt(problems / freedom)), rel=1e-4)
 
 
 @pytest.mark.parametrize("at_once", [3, 10, 28, 1000])

@@ -106,6 +106,11 @@ class EmbeddedEngine(LocalEngine):
         engine._fill(buckets, "weights given")
         return engine
 
+    @property
+    def model(self) -> Any:
+        """The transformers model, for those who differentiate its log-probs. It stays the engine's own."""
+        return self._model
+
     def generate(self, requests: Sequence[SampleRequest], params: SamplingParams) -> list[Completion]:
         """One completion per request, in the order of the requests; see `RolloutEngine.generate`."""
         finished = dict(self.stream(requests, params))

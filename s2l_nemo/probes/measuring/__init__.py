@@ -1,0 +1,1 @@
+"""The probes on real models: samples rollouts, takes scores, and writes figures, tables and pictures."""
