@@ -150,17 +150,6 @@ CLAIMS = (
         Side("without_diversity"),
         GRPO,
         Expected.same,
-        scales=(Scale.toy,),
-    ),
-    Claim(
-        "diversity_is_the_cause",
-        "Without the diversity of its rollouts the explorer is no gain: pass@1 ends where GRPO's does.",
-        "Section 4.3, Table 4",
-        Side("without_diversity"),
-        GRPO,
-        Expected.same,
-        Metric.table_4,
-        scales=_PAPER_ONLY,
     ),
     Claim(
         "rollout_flops",

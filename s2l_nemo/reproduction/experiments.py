@@ -47,7 +47,6 @@ class Experiment:
 STEP_CURVE = Evaluation("step_curve", all_steps=True)  # Figures 3 to 7
 TABLE_1 = Evaluation("table_1", all_steps=False)
 TABLE_2 = Evaluation("table_2", all_steps=False)
-TABLE_4 = Evaluation("table_4", all_steps=False)
 
 # The preset of each scale, and what every run there has besides its experiment.
 CONFIG_NAMES = {Scale.toy: "train_s2l", Scale.paper: "paper"}
@@ -85,7 +84,7 @@ EXPERIMENTS = (
         "t_mix_5", "Figure 7", "t_mix_5", toy_keys=("algorithm.schedule.t_mix=5",), seeds=CLAIM_SEEDS,
         evaluations=(STEP_CURVE,),
     ),
-    Experiment("without_diversity", "Table 4", "without_diversity", evaluations=(TABLE_4,)),
+    Experiment("without_diversity", "Table 4", "without_diversity", evaluations=(STEP_CURVE, TABLE_1)),
     Experiment(
         "s2l_4b_to_8b", "Table 2", None, keys=("family=qwen3_4b_to_8b",), scales=_PAPER_ONLY,
         evaluations=(TABLE_1, TABLE_2),

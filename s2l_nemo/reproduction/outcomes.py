@@ -34,7 +34,6 @@ class Metric(str, Enum):
     pass_at_1 = "pass_at_1"  # toy: validations on held-out prompts; paper: `step_curve`, AIME 2024 and 2025
     table_1 = "table_1"  # four mathematical benchmarks, each problem of the same weight
     table_2 = "table_2"  # CommonsenseQA
-    table_4 = "table_4"  # AIME 2024 and 2025
     rollout_flops = "rollout_flops"  # FLOP of explorer and learner for sampling, in the whole run
 
 
@@ -74,7 +73,7 @@ def read_outcome(run: Path, metric: Metric, scale: Scale) -> Curve:
     match metric:
         case Metric.pass_at_1:
             return _validations(run, steps) if scale is Scale.toy else _evaluated(run, steps, "step_curve")
-        case Metric.table_1 | Metric.table_2 | Metric.table_4:
+        case Metric.table_1 | Metric.table_2:
             return _evaluated(run, steps, metric.value)
         case Metric.rollout_flops:
             raise AssertionError("FLOP are of a run, not of its problems: see rollout_flops")

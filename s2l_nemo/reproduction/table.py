@@ -27,12 +27,12 @@ class JobTable:
     def __init__(self, ledger: Ledger, console: Console) -> None:
         self._ledger = ledger
         self._console = console
+        self._steps_before = 0  # of the job at work, when it started
+        self._seconds = 0.0  # of the job at work, since it started
         # without a thread of its own, which a fork would meet in any state
         self._live = (
             Live(console=console, auto_refresh=False, get_renderable=self._render) if console.is_terminal else None
         )
-        self._steps_before = 0  # of the job at work, when it started
-        self._seconds = 0.0  # of the job at work, since it started
 
     def __enter__(self) -> JobTable:
         if self._live is not None:

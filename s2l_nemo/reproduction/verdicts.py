@@ -32,7 +32,6 @@ METRICS = {
     Metric.pass_at_1: "pass@1",
     Metric.table_1: "pass@1 on AIME24, AIME25, MATH-500 and OlympiadBench, all problems of the same weight",
     Metric.table_2: "accuracy on CommonsenseQA",
-    Metric.table_4: "pass@1 on AIME24 and AIME25",
     Metric.rollout_flops: "rollout FLOP saved, as a share of the second experiment's",
 }
 PROBLEMS_OF = {Scale.toy: "held-out prompts", Scale.paper: "AIME24 and AIME25"}  # of Metric.pass_at_1

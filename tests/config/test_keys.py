@@ -11,6 +11,7 @@ from s2l_nemo.config.diversity import DiversityConfig
 from s2l_nemo.config.evaluation import EvaluateConfig
 from s2l_nemo.config.keys import all_keys, mapping_of, nearest_key, sections
 from s2l_nemo.config.load import load_values
+from s2l_nemo.config.reproduction import ReproduceConfig
 from s2l_nemo.config.schema import Config
 from s2l_nemo.config.store import ImportConfig, SampleConfig
 from s2l_nemo.errors import UserError
@@ -18,7 +19,16 @@ from s2l_nemo.fields import COUNT, SHARE, key
 from s2l_nemo.planner.cost import PlanOptions
 from s2l_nemo.planner.simulation.options import SimulateOptions
 
-SCHEMAS = [Config, EvaluateConfig, DiversityConfig, PlanOptions, SimulateOptions, SampleConfig, ImportConfig]
+SCHEMAS = [
+    Config,
+    EvaluateConfig,
+    DiversityConfig,
+    PlanOptions,
+    SimulateOptions,
+    SampleConfig,
+    ImportConfig,
+    ReproduceConfig,
+]
 # Any integer seeds these data sets; `algorithm.schedule` checks alpha, and t_mix together with the steps.
 WITHOUT_RANGE = {
     "data.arithmetic.seed", "data.reasoning_gym.seed", "algorithm.schedule.alpha", "algorithm.schedule.t_mix",
