@@ -22,11 +22,16 @@ RUN ?= runs/demo-seed$(SEED)
 # Tests start hundreds of processes; without cached bytecode each would compile the package anew.
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: demo test test-fast test-312 test-vllm test-megatron image-check mutants lint format typecheck bench setup lock clean
+.PHONY: demo reproduce test test-fast test-312 test-vllm test-megatron image-check mutants lint format typecheck bench \
+  setup lock clean
 
 demo: setup  ## a tiny family, then S2L-PO at DP 2 on this machine, then plots
 	$(BIN)/python tools/make_tiny_family.py
 	$(BIN)/python recipes/train_s2l.py run.dir=$(RUN) run.seed=$(SEED)
+
+reproduce: setup  ## the paper's experiments at toy scale and its claims, in under 90 minutes (docs/reproduce.md)
+	$(BIN)/python tools/make_tiny_family.py
+	$(BIN)/python recipes/reproduce.py scale=toy
 
 test: setup  ## all tests
 	$(BIN)/python -m pytest $(AT_ONCE)

@@ -62,6 +62,10 @@ ROOMS: dict[str, set[str]] = {
         "actor", "algorithm", "config", "data", "engines", "errors", "evaluation", "files", "hub", "measures",
         "models", "models.open", "platform", "records", "rewards", "store", "types",
     },
+    # the paper's experiments as child processes of the recipes, and its claims
+    "reproduction": {
+        "config", "errors", "evaluation", "files", "measures", "platform", "records", "trainer",
+    },
 }  # fmt: skip
 FOLDERS = ("s2l_nemo", "recipes", "tools", "benchmarks")
 TESTS = sorted((ROOT / "tests").rglob("*.py"))
@@ -150,6 +154,8 @@ def test_what_is_too_large_is_found(tmp_path: Path) -> None:
             {"transformers", "datasets", "matplotlib"},
         ),
         (["config.load", "config.checks", "planner.plan"], {"torch", "transformers"}),
+        # the runner waits beside its jobs for hours
+        (["reproduction.plan", "reproduction.runner", "reproduction.table"], {"torch", "transformers", "numpy"}),
         (["planner.simulation.compare", "planner.simulation.calibration"], {"torch", "transformers"}),
         # conversion starts in a quarter of a second
         (

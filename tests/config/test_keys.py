@@ -12,6 +12,7 @@ from s2l_nemo.config.evaluation import EvaluateConfig
 from s2l_nemo.config.keys import all_keys, mapping_of, nearest_key, sections
 from s2l_nemo.config.load import load_values
 from s2l_nemo.config.probe import ProbeConfig
+from s2l_nemo.config.reproduction import ReproduceConfig
 from s2l_nemo.config.schema import Config
 from s2l_nemo.config.store import ImportConfig, SampleConfig
 from s2l_nemo.errors import UserError
@@ -28,6 +29,7 @@ SCHEMAS = [
     SampleConfig,
     ImportConfig,
     ProbeConfig,
+    ReproduceConfig,
 ]
 # Any integer seeds these data sets; `algorithm.schedule` checks alpha, and t_mix together with the steps.
 WITHOUT_RANGE = {

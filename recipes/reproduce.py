@@ -1,0 +1,92 @@
+"""Reproduces the paper: runs its experiments with several seeds, and judges its claims by a rule written before.
+
+    python recipes/reproduce.py                                        # all at toy scale, on this machine
+    python recipes/reproduce.py 'experiments=[s2l,grpo]' 'seeds=[1,2,3]' scale=toy
+    python recipes/reproduce.py scale=paper slurm=true submit=true     # on a cluster, in the clone
+
+The same command continues what was cut off, by Ctrl-C or SIGKILL. ROOT/plan.json says how far it is, ROOT/claims.json
+what came out. docs/reproduce.md has the experiments, the claims and the rule.
+"""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parent.parent
+sys.path.insert(0, str(ROOT))  # runs from a clone without installation
+
+from rich.console import Console  # noqa: E402
+
+from s2l_nemo.config.checks import check_config  # noqa: E402
+from s2l_nemo.config.load import load_config, load_values  # noqa: E402
+from s2l_nemo.config.reproduction import ReproduceConfig, check_reproduce_config, root_of  # noqa: E402
+from s2l_nemo.config.schema import Config  # noqa: E402
+from s2l_nemo.errors import UserError  # noqa: E402
+from s2l_nemo.reproduction.ledger import Ledger  # noqa: E402
+from s2l_nemo.reproduction.plan import make_plan  # noqa: E402
+from s2l_nemo.reproduction.runner import only_one, run_jobs  # noqa: E402
+from s2l_nemo.reproduction.slurm import submit, write_scripts  # noqa: E402
+from s2l_nemo.reproduction.table import JobTable, render  # noqa: E402
+
+
+def main(argv: list[str]) -> int:
+    out = Console(width=None if sys.stdout.isatty() else 160, highlight=False, markup=False, emoji=False)
+    try:
+        cfg = load_values(argv, ReproduceConfig, __doc__ or "")
+        check_reproduce_config(cfg)
+        ledger = Ledger(root_of(cfg), make_plan(cfg, checked))
+        if cfg.dry_run:
+            return show(ledger, out)
+        if cfg.slurm:
+            return to_slurm(cfg, ledger, out)
+        code = 0 if cfg.judge_only else run(ledger, out)
+        if code > 1:
+            out.print(f"interrupted: the same command continues; {ledger.root}/plan.json says how far it is")
+            return code
+        return code + judge(cfg, out)
+    except UserError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+
+
+def checked(arguments: list[str]) -> Config:
+    """The configuration of a training run, checked as the run itself will check it."""
+    cfg = load_config(arguments, ROOT / "conf")
+    check_config(cfg)
+    return cfg
+
+
+def run(ledger: Ledger, out: Console) -> int:
+    with JobTable(ledger, out) as table:
+        return run_jobs(ledger, table, ROOT)
+
+
+def show(ledger: Ledger, out: Console) -> int:
+    for entry in ledger.entries.values():
+        out.print(f"{entry.status.value:<9}  {entry.job.command}", soft_wrap=True)
+    out.print(render(ledger))
+    return 0
+
+
+def to_slurm(cfg: ReproduceConfig, ledger: Ledger, out: Console) -> int:
+    with only_one(ledger.root):
+        paths = write_scripts(ledger, ROOT)
+        out.print(f"{len(paths)} scripts in {ledger.root}/slurm")
+        if cfg.submit:
+            handed = submit(ledger, ROOT)
+            out.print(f"{len(handed)} jobs submitted; judge_only=true judges the claims when they are done")
+    return 0
+
+
+def judge(cfg: ReproduceConfig, out: Console) -> int:
+    from s2l_nemo.reproduction.judging import judge_root, verdict_table  # late: numpy and torch come with it
+
+    judged = judge_root(root_of(cfg), cfg.scale)
+    out.print(verdict_table(judged))
+    out.print(f"written: {root_of(cfg)}/claims.json, plan.json")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

@@ -1,0 +1,117 @@
+"""The experiments of the paper: which table or figure, how they differ from S2L-PO, what is evaluated after them.
+
+An experiment is a preset of conf/experiment. What a preset says is not repeated here.
+
+At toy scale a run has the paper's 16 steps, T_mix 8 and G 16, on the tiny family. `make reproduce` makes 7 x 3 runs for
+the claims and one of each other experiment. docs/reproduce.md has the arithmetic of its 90 minutes.
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from s2l_nemo.config.reproduction import Scale
+from s2l_nemo.errors import UserError
+
+CLAIM_SEEDS = 3  # runs of an experiment on which the main claims rest
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """An evaluation of a finished run, by a preset of conf/evaluate. `steps`: all checkpoints, or only the last one."""
+
+    preset: str
+    all_steps: bool
+
+
+@dataclass(frozen=True)
+class Experiment:
+    """One training run of the paper, repeated with several seeds.
+
+    `shows` is its place in the paper. `preset` None is S2L-PO itself, as the scale's preset has it. `keys` come on top
+    of the preset at any scale, `toy_keys` at toy scale alone.
+    """
+
+    name: str
+    shows: str
+    preset: str | None
+    keys: tuple[str, ...] = ()
+    toy_keys: tuple[str, ...] = ()
+    seeds: int = 1
+    scales: tuple[Scale, ...] = (Scale.toy, Scale.paper)
+    evaluations: tuple[Evaluation, ...] = ()  # at paper scale; a toy run validates itself on held-out prompts
+
+
+STEP_CURVE = Evaluation("step_curve", all_steps=True)  # Figures 3 to 7
+TABLE_1 = Evaluation("table_1", all_steps=False)
+TABLE_2 = Evaluation("table_2", all_steps=False)
+
+# The preset of each scale, and what every run there has besides its experiment.
+CONFIG_NAMES = {Scale.toy: "train_s2l", Scale.paper: "paper"}
+SCALE_KEYS: dict[Scale, tuple[str, ...]] = {
+    # 16 steps: the paper's schedule step for step. Five validations show the curve. The last checkpoint is enough.
+    Scale.toy: (
+        "algorithm.steps=16",
+        "validation.every=4",
+        "validation.prompts=256",
+        "validation.samples=4",
+        "checkpoint.every=4",
+        "checkpoint.keep=1",
+        "run.save_nemo=false",
+    ),
+    Scale.paper: (),
+}
+_PAPER_ONLY = (Scale.paper,)
+
+EXPERIMENTS = (
+    Experiment(
+        "s2l", "Tables 1, 2 and 4; Figures 3 to 7", None, seeds=CLAIM_SEEDS, evaluations=(STEP_CURVE, TABLE_1, TABLE_2)
+    ),
+    Experiment(
+        "grpo", "Tables 1, 2 and 4; Figures 3 to 5", "grpo", seeds=CLAIM_SEEDS,
+        evaluations=(STEP_CURVE, TABLE_1, TABLE_2),
+    ),
+    Experiment(
+        "grpo_step_matched", "not in the paper: the control that it lacks", "grpo_step_matched", seeds=CLAIM_SEEDS,
+        evaluations=(STEP_CURVE, TABLE_1),
+    ),
+    Experiment("high_temperature", "Figure 3c", "high_temperature", seeds=CLAIM_SEEDS, evaluations=(STEP_CURVE,)),
+    Experiment("small_only", "Figure 5", "small_only", seeds=CLAIM_SEEDS, evaluations=(STEP_CURVE,)),
+    Experiment("abrupt_switch", "Figure 6", "abrupt_switch", seeds=CLAIM_SEEDS, evaluations=(STEP_CURVE,)),
+    Experiment(
+        "t_mix_5", "Figure 7", "t_mix_5", toy_keys=("algorithm.schedule.t_mix=5",), seeds=CLAIM_SEEDS,
+        evaluations=(STEP_CURVE,),
+    ),
+    Experiment("without_diversity", "Table 4", "without_diversity", evaluations=(STEP_CURVE, TABLE_1)),
+    Experiment(
+        "s2l_4b_to_8b", "Table 2", None, keys=("family=qwen3_4b_to_8b",), scales=_PAPER_ONLY,
+        evaluations=(TABLE_1, TABLE_2),
+    ),
+    Experiment(
+        "s2l_4b_to_14b", "Tables 1 and 2", None, keys=("family=qwen3_4b_to_14b",), scales=_PAPER_ONLY,
+        evaluations=(TABLE_1, TABLE_2),
+    ),
+    Experiment(
+        "grpo_14b", "Tables 1 and 2", "grpo", keys=("family=qwen3_4b_to_14b",), scales=_PAPER_ONLY,
+        evaluations=(TABLE_1, TABLE_2),
+    ),
+)  # fmt: skip
+
+
+def chosen(names: Sequence[str], scale: Scale) -> list[Experiment]:
+    """The experiments of these names, in their order; all of the scale if there is none.
+
+    Raises UserError for a name that is unknown, or that this scale does not have.
+    """
+    there = {one.name: one for one in EXPERIMENTS if scale in one.scales}
+    for name in names:
+        if name in there:
+            continue
+        if any(name == one.name for one in EXPERIMENTS):
+            raise UserError(f"experiments: {name} needs models that scale={scale.name} does not have; leave it out")
+        near = difflib.get_close_matches(name, there, n=1)
+        guess = f"did you mean {near[0]}? " if near else ""
+        raise UserError(f"experiments: {name} is unknown: {guess}choose of {', '.join(there)}")
+    return [there[name] for name in names] if names else list(there.values())

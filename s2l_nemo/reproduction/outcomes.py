@@ -1,0 +1,164 @@
+"""What the runs of an experiment have shown: how often each problem was solved after which step, and what it cost.
+
+At toy scale these are the validations of the run itself, at paper scale the evaluations of its checkpoints.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from enum import Enum
+from pathlib import Path
+from typing import Any
+
+import yaml
+from typing_extensions import assert_never
+
+from s2l_nemo.config.reproduction import Scale
+from s2l_nemo.errors import UserError
+from s2l_nemo.evaluation.results import BenchmarkResult
+from s2l_nemo.evaluation.steps import FILE as STEPS
+from s2l_nemo.evaluation.steps import read_curve
+from s2l_nemo.records.directory import RunDir
+from s2l_nemo.records.metrics import read_metrics
+from s2l_nemo.reproduction.plan import EVALUATIONS
+
+ProblemId = tuple[str, str]  # benchmark, or "held out", and the id in it
+Rates = Mapping[ProblemId, float]  # pass@1 of each problem: the mean of its samples
+
+
+class Metric(str, Enum):
+    """What a claim is about. Each is a presence of files: validations, or an evaluation by a preset of that name."""
+
+    pass_at_1 = "pass_at_1"  # toy: validations on held-out prompts; paper: `step_curve`, AIME 2024 and 2025
+    table_1 = "table_1"  # four mathematical benchmarks, each problem of the same weight
+    table_2 = "table_2"  # CommonsenseQA
+    rollout_flops = "rollout_flops"  # FLOP of explorer and learner for sampling, in the whole run
+
+
+class Stage(str, Enum):
+    """When in a run, in parts of its steps."""
+
+    start = "start"
+    quarter = "quarter"
+    half = "half"  # T_mix, as the paper has it
+    end = "end"
+    course = "course"  # the mean over all points after the start: how fast, and how far
+
+
+@dataclass(frozen=True)
+class Curve:
+    """pass@1 of every problem after some steps of a run of `steps`. `origin` tells its problems from others."""
+
+    steps: int
+    by_step: Mapping[int, Rates]
+    origin: str
+
+
+def final_steps(run: Path) -> int:
+    """The steps of a finished run. Raises UserError if there is none."""
+    file = RunDir(run).summary
+    if not file.is_file():
+        raise UserError(f"{run} holds no finished run")
+    steps = json.loads(file.read_text(encoding="utf-8")).get("steps")
+    if steps is None:
+        raise UserError(f"{run} holds no finished run")
+    return int(steps)
+
+
+def read_outcome(run: Path, metric: Metric, scale: Scale) -> Curve:
+    """What a finished run has shown. Raises UserError if the files of this metric are not there or damaged."""
+    steps = final_steps(run)
+    match metric:
+        case Metric.pass_at_1:
+            return _validations(run, steps) if scale is Scale.toy else _evaluated(run, steps, "step_curve")
+        case Metric.table_1 | Metric.table_2:
+            return _evaluated(run, steps, metric.value)
+        case Metric.rollout_flops:
+            raise AssertionError("FLOP are of a run, not of its problems: see rollout_flops")
+        case _:
+            assert_never(metric)
+
+
+def at_stage(curve: Curve, stage: Stage) -> tuple[tuple[int, ...], Rates]:
+    """pass@1 of every problem at a stage, and the steps that it is the mean of. Raises UserError if one is missing."""
+    match stage:
+        case Stage.course:
+            steps = tuple(step for step in sorted(curve.by_step) if step > 0)
+        case Stage.start:
+            steps = (0,)
+        case Stage.quarter:
+            steps = (curve.steps // 4,)
+        case Stage.half:
+            steps = (curve.steps // 2,)
+        case Stage.end:
+            steps = (curve.steps,)
+        case _:
+            assert_never(stage)
+    missing = [step for step in steps if step not in curve.by_step]
+    if missing or not steps:
+        raise UserError(f"there are no results after step {', '.join(map(str, missing)) or '1'}")
+    return steps, {
+        problem: sum(curve.by_step[step][problem] for step in steps) / len(steps) for problem in curve.by_step[steps[0]]
+    }
+
+
+def rollout_flops(run: Path) -> float:
+    """FLOP of all that explorer and learner have sampled in a finished run. Raises UserError if they are not known."""
+    steps = final_steps(run)
+    lines = [line for line in read_metrics(RunDir(run).metrics) if line["step"] == steps]
+    names = ("total/flops_explorer", "total/flops_learner")
+    if not lines or any(lines[-1].get(name) is None for name in names):
+        raise UserError(f"{RunDir(run).metrics} does not say what the rollouts cost")
+    return float(sum(lines[-1][name] for name in names))
+
+
+def _validations(run: Path, steps: int) -> Curve:
+    from s2l_nemo.trainer.validation import read_validation  # late: torch comes with it
+
+    folder, by_step = RunDir(run).validation, {}
+    for step in sorted(int(file.stem.removeprefix("step_")) for file in folder.glob("step_*.json")):
+        try:
+            content: dict[str, Any] = read_validation(folder, step) or {}
+            rows = zip(content["prompt_ids"], content["correct"], strict=True)
+            by_step[step] = {("held out", str(one)): sum(row) / len(row) for one, row in rows}
+        except (ValueError, KeyError, TypeError, ZeroDivisionError) as error:
+            raise UserError(f"the validation after step {step} in {folder} is damaged ({error!r})") from None
+    return _checked(Curve(steps, by_step, _data_of(run)), folder)
+
+
+def _evaluated(run: Path, steps: int, preset: str) -> Curve:
+    found = sorted((run / EVALUATIONS / "result").glob(f"{preset}_*/{STEPS}"))
+    if not found:
+        raise UserError(f"{run / EVALUATIONS} holds no finished evaluation {preset}")
+    folder = found[-1].parent
+    by_step = {point.step: _rates(point.results) for point in read_curve(folder).points}
+    config = run / EVALUATIONS / "output" / folder.name / "config.txt"
+    try:
+        asked = yaml.safe_load(config.read_text(encoding="utf-8"))["sha256"]["benchmarks"]
+    except (OSError, yaml.YAMLError, KeyError, TypeError) as error:
+        raise UserError(f"{config} is damaged ({error!r})") from None
+    return _checked(Curve(steps, by_step, json.dumps(asked, sort_keys=True)), folder)
+
+
+def _rates(results: Mapping[str, BenchmarkResult]) -> Rates:
+    return {
+        (name, str(one)): sum(row) / len(row)
+        for name, result in results.items()
+        for one, row in zip(result.ids, result.correct_PK, strict=True)
+    }
+
+
+def _data_of(run: Path) -> str:
+    """The keys that decide which problems an id stands for."""
+    config = yaml.safe_load(RunDir(run).config.read_text(encoding="utf-8"))
+    return json.dumps({name: value for name, value in config["data"].items() if name != "cache_dir"}, sort_keys=True)
+
+
+def _checked(curve: Curve, folder: Path) -> Curve:
+    if not curve.by_step:
+        raise UserError(f"{folder} holds no results")
+    if len({frozenset(rates) for rates in curve.by_step.values()}) > 1:
+        raise UserError(f"{folder}: not every step was asked the same problems")
+    return curve

@@ -1,0 +1,110 @@
+"""From experiments and seeds to jobs: commands in their order, each with its folder and its log."""
+
+from __future__ import annotations
+
+import shlex
+import sys
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from enum import Enum
+from pathlib import Path
+
+from s2l_nemo.config.reproduction import ReproduceConfig, Scale, root_of
+from s2l_nemo.config.schema import Config
+from s2l_nemo.reproduction.experiments import CONFIG_NAMES, SCALE_KEYS, Evaluation, Experiment, chosen
+
+TRAIN, EVALUATE = "recipes/train_s2l.py", "recipes/evaluate.py"
+EVALUATIONS = "evaluation"  # of a run, inside its folder
+
+
+class JobKind(str, Enum):
+    train = "train"
+    evaluate = "evaluate"
+
+
+@dataclass(frozen=True)
+class Job:
+    """One command. `arguments` follow `python`; their first is a script, which may be given relative to the clone.
+
+    `after` is the job that must be done before. `steps` are those of a training run, 0 of an evaluation.
+    """
+
+    name: str
+    experiment: str
+    seed: int
+    kind: JobKind
+    folder: Path
+    log: Path
+    arguments: tuple[str, ...]
+    after: str | None = None
+    steps: int = 0
+
+    @property
+    def command(self) -> str:
+        """As one would type it in the clone."""
+        return shlex.join(["python", *self.arguments])
+
+    def argv(self, clone: Path) -> list[str]:
+        """What is started: this Python, and the script of this clone, in whatever folder one is."""
+        first, *rest = self.arguments
+        script = clone / first
+        return [sys.executable, str(script) if script.is_file() else first, *rest]
+
+
+def make_plan(cfg: ReproduceConfig, load: Callable[[list[str]], Config]) -> list[Job]:
+    """The jobs of all experiments. The first seed of every experiment comes first, so that a part is a whole too.
+
+    `load` reads and checks the arguments of a training run: a mistake shows before the first run starts. Raises
+    UserError for it, and for an experiment that does not exist.
+    """
+    experiments = chosen(list(cfg.experiments), cfg.scale)
+    steps = {
+        one.name: load(training_arguments(one, cfg.scale, list(cfg.train_keys), root_of(cfg), 1)).algorithm.steps
+        for one in experiments
+    }
+    seeds_of = {one.name: list(cfg.seeds) or list(range(1, one.seeds + 1)) for one in experiments}
+    jobs = []
+    for turn in range(max(map(len, seeds_of.values()))):
+        for one in experiments:
+            if turn < len(seeds_of[one.name]):
+                jobs += _jobs_of(one, seeds_of[one.name][turn], cfg, steps[one.name])
+    return jobs
+
+
+def run_folder(root: Path, experiment: str, seed: int) -> Path:
+    """The folder of a training run."""
+    return root / experiment / f"seed_{seed}"
+
+
+def training_arguments(one: Experiment, scale: Scale, keys: Sequence[str], root: Path, seed: int) -> list[str]:
+    """What recipes/train_s2l.py gets for one run. `keys` of the user come after those of the tables."""
+    own = one.toy_keys if scale is Scale.toy else ()
+    where = [f"run.dir={run_folder(root, one.name, seed)}", f"run.seed={seed}"]
+    preset = [] if one.preset is None else [f"experiment={one.preset}"]
+    return ["--config-name", CONFIG_NAMES[scale], *preset, *SCALE_KEYS[scale], *one.keys, *own, *keys, *where]
+
+
+def _jobs_of(one: Experiment, seed: int, cfg: ReproduceConfig, steps: int) -> list[Job]:
+    """The training run, and at paper scale the evaluations that follow it."""
+    root = root_of(cfg)
+    folder, name = run_folder(root, one.name, seed), f"{one.name}-seed_{seed}"
+    arguments = training_arguments(one, cfg.scale, list(cfg.train_keys), root, seed)
+    training = Job(name, one.name, seed, JobKind.train, folder, log_file(root, name), (TRAIN, *arguments), None, steps)
+    if cfg.scale is Scale.toy:
+        return [training]
+    return [training, *(_evaluation(training, what, list(cfg.evaluate_keys), root) for what in one.evaluations)]
+
+
+def _evaluation(run: Job, what: Evaluation, keys: Sequence[str], root: Path) -> Job:
+    name, folder = f"{run.name}-{what.preset}", run.folder / EVALUATIONS
+    steps = "steps=all" if what.all_steps else f"steps=[{run.steps}]"
+    arguments = ["--config-name", what.preset, f"model={run.folder}", steps, f"name={what.preset}", *keys]
+    return Job(
+        name, run.experiment, run.seed, JobKind.evaluate, folder, log_file(root, name),
+        (EVALUATE, *arguments, f"evaluate.dir={folder}"), run.name,
+    )  # fmt: skip
+
+
+def log_file(root: Path, name: str) -> Path:
+    """Where a job writes what it prints."""
+    return root / "logs" / f"{name}.log"
