@@ -57,6 +57,7 @@ ROOMS: dict[str, set[str]] = {
         "actor", "algorithm", "config", "data", "engines", "errors", "evaluation", "files", "hub", "measures",
         "models", "models.open", "platform", "records", "rewards", "store", "types",
     },
+    "reproduction.report": {"errors", "evaluation", "files", "measures", "records", "trainer"},
 }  # fmt: skip
 FOLDERS = ("s2l_nemo", "recipes", "tools", "benchmarks")
 TESTS = sorted((ROOT / "tests").rglob("*.py"))
