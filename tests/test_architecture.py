@@ -66,6 +66,7 @@ ROOMS: dict[str, set[str]] = {
     "reproduction": {
         "config", "errors", "evaluation", "files", "measures", "platform", "records", "trainer",
     },
+    "reproduction.report": {"errors", "evaluation", "files", "measures", "records", "trainer"},
 }  # fmt: skip
 FOLDERS = ("s2l_nemo", "recipes", "tools", "benchmarks")
 TESTS = sorted((ROOT / "tests").rglob("*.py"))

@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     import pyarrow as pa
 
 ROW_GROUP_BYTES = 2**26
+ROWS_AT_ONCE = 256
 
 
 @dataclass(frozen=True)
@@ -131,6 +132,13 @@ def _schema() -> pa.Schema:
 
 def read_rollouts(path: Path) -> list[RolloutRow]:
     """The rows of one file in the order in which they were written. Floats have 32 bits."""
+    return list(iterate_rollouts(path))
+
+
+def iterate_rollouts(path: Path) -> Iterator[RolloutRow]:
+    """The same one after the other: a file of the paper's size has more tokens than a list of them has room for."""
     from pyarrow import parquet
 
-    return [RolloutRow(**row) for row in parquet.ParquetFile(path).read().to_pylist()]
+    with parquet.ParquetFile(path) as file:
+        for batch in file.iter_batches(batch_size=ROWS_AT_ONCE):
+            yield from (RolloutRow(**row) for row in batch.to_pylist())

@@ -13,7 +13,7 @@ from rich.text import Text
 
 from s2l_nemo.errors import UserError
 from s2l_nemo.files import write_text_atomic
-from s2l_nemo.records.dump import RolloutRow, read_rollouts
+from s2l_nemo.records.dump import RolloutRow, iterate_rollouts
 
 _COLORS = {"learner": "cyan", "explorer": "yellow"}  # of samplers; others have the explorer's
 _STYLE = """
@@ -29,22 +29,24 @@ article p { margin: 0 0 0.3rem; font-size: 0.85rem }
 """
 
 
-def read_groups(file: Path, prompt: int | None) -> list[list[RolloutRow]]:
+def read_groups(file: Path, prompt: int | None, most: int | None = None) -> list[list[RolloutRow]]:
     """The groups of one step in the order in which they were trained on; with `prompt`, the one of that id.
 
-    Raises UserError if the file is missing or broken, or has no such prompt.
+    `most`: how many of the first ones are read; None: all. Raises UserError if the file is missing or broken, or has no
+    such prompt.
     """
     import pyarrow as pa
 
+    groups: dict[int, list[RolloutRow]] = {}
     try:
-        rows = read_rollouts(file)
+        for row in iterate_rollouts(file):
+            if most is not None and len(groups) == most and row.prompt_id not in groups:
+                break
+            groups.setdefault(row.prompt_id, []).append(row)
     except FileNotFoundError:
         raise UserError(f"{file} is missing: that step left no rollouts (logging.rollouts_every)") from None
     except (pa.ArrowException, OSError, TypeError) as error:  # TypeError: other columns
         raise UserError(f"{file} is not a file of rollouts: {str(error).splitlines()[0]}") from None
-    groups: dict[int, list[RolloutRow]] = {}
-    for row in rows:
-        groups.setdefault(row.prompt_id, []).append(row)
     if prompt is None:
         return list(groups.values())
     if prompt not in groups:
@@ -53,10 +55,15 @@ def read_groups(file: Path, prompt: int | None) -> list[list[RolloutRow]]:
     return [groups[prompt]]
 
 
-def facts(row: RolloutRow) -> str:
-    """One line on a completion: sampler, reward, advantage, what the grader read, tokens."""
-    said = "no answer found" if row.extracted is None else f"answer {row.extracted!r}"
-    parts = [row.source, f"reward {row.reward:g}", f"advantage {row.advantage:+.3f}", said]
+def facts(row: RolloutRow, longest: int | None = None) -> str:
+    """One line on a completion: sampler, reward, advantage, what the grader read (cut at `longest`), tokens."""
+    said = "no answer found" if row.extracted is None else f"answer {_cut(row.extracted, longest)!r}"
+    parts = [
+        row.source,
+        "no reward" if row.reward is None else f"reward {row.reward:g}",
+        f"advantage {row.advantage:+.3f}",
+        said,
+    ]
     parts.append(f"{len(row.token_ids)} tokens{', cut at the limit' if row.finish_reason == 'length' else ''}")
     if row.grader_error is not None:
         parts.append(f"the check failed: {row.grader_error}")
@@ -90,10 +97,25 @@ def write_html(path: Path, groups: Sequence[Sequence[RolloutRow]]) -> None:
     parts = [f"<!doctype html><html lang='en'><meta charset='utf-8'><title>{html.escape(title(groups[0]))}</title>"]
     parts.append("<meta name='viewport' content='width=device-width'>" + f"<style>{_STYLE}</style><h1>Rollouts</h1>")
     for group in groups:
-        parts.append(f"<h2>{html.escape(title(group))}</h2><pre class='prompt'>{html.escape(group[0].prompt)}</pre>")
-        for row in group:
-            kind = "learner" if row.source == "learner" else "explorer"
-            mark = " class='right'" if (row.reward or 0) > 0 else ""
-            parts.append(f"<article class='{kind}'><p{mark}>{html.escape(facts(row))}</p>")
-            parts.append(f"<pre>{html.escape(row.response)}</pre></article>")
+        parts.append(f"<h2>{html.escape(title(group))}</h2>{group_html(group)}")
     write_text_atomic(path, "\n".join(parts) + "\n")
+
+
+def group_html(group: Sequence[RolloutRow], longest: int | None = None) -> str:
+    """The prompt, then each completion, as HTML in which every text is escaped.
+
+    A text of more than `longest` characters is cut there, and says how many are left out.
+    """
+    parts = [f"<pre class='prompt'>{html.escape(_cut(group[0].prompt, longest))}</pre>"]
+    for row in group:
+        kind = "learner" if row.source == "learner" else "explorer"
+        mark = " class='right'" if (row.reward or 0) > 0 else ""
+        parts.append(f"<article class='{kind}'><p{mark}>{html.escape(facts(row, longest))}</p>")
+        parts.append(f"<pre>{html.escape(_cut(row.response, longest))}</pre></article>")
+    return "\n".join(parts)
+
+
+def _cut(text: str, longest: int | None) -> str:
+    if longest is None or len(text) <= longest:
+        return text
+    return f"{text[:longest]}\n[{len(text) - longest:,} more characters are left out here]"

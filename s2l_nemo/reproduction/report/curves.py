@@ -1,0 +1,157 @@
+"""Curves of experiments over what they spent, with bands over seeds. Pure: no file, no picture.
+
+The line of an experiment is the mean over its finished seeds at each step that all of them have, at the mean of their
+places. The band goes from the lowest seed to the highest. One seed gives a line without a band. A run that is not
+finished is a dotted line of its own, and part of no mean: a mean whose seeds change on the way would show their change.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from enum import Enum
+from typing import Any
+
+from typing_extensions import assert_never
+
+from s2l_nemo.reproduction.report.runs import Experiment, Run
+
+Values = dict[int, float]  # by step
+
+
+class Axis(str, Enum):
+    """Over what a curve is drawn."""
+
+    steps = "steps"
+    prompts = "prompts"
+    tokens = "tokens"
+    flops = "flops"
+
+
+AXIS_TITLES = {
+    Axis.steps: "training step",
+    Axis.prompts: "prompts seen",
+    Axis.tokens: "generated tokens",
+    Axis.flops: "FLOP of the run so far",
+}
+
+
+@dataclass(frozen=True)
+class Point:
+    """A place of a curve. `by_seed` are the values that `mean`, `low` and `high` are made of."""
+
+    step: int
+    x: float
+    mean: float
+    low: float
+    high: float
+    by_seed: Mapping[int, float]
+
+
+@dataclass(frozen=True)
+class Curve:
+    """A line of a picture: the finished seeds of an experiment together, or one run that is not finished."""
+
+    experiment: str
+    seeds: tuple[int, ...]
+    is_finished: bool
+    points: list[Point]
+
+    @property
+    def name(self) -> str:
+        return self.experiment if self.is_finished else f"{self.experiment}, seed {self.seeds[0]}, unfinished"
+
+    @property
+    def has_band(self) -> bool:
+        return len(self.seeds) > 1
+
+
+def metric(key: str) -> Callable[[Run], Values]:
+    """The values of a metric by step, without those steps that do not have it."""
+
+    def values(run: Run) -> Values:
+        return {line["step"]: float(line[key]) for line in run.metrics if line.get(key) is not None}
+
+    return values
+
+
+def validation(name: str) -> Callable[[Run], Values]:
+    """pass@1 of the validations of this name; step 0 is before training."""
+
+    def values(run: Run) -> Values:
+        return {step: asked.pass_at_1 for step, asked in run.validations.get(name, {}).items()}
+
+    return values
+
+
+def places(run: Run, axis: Axis) -> Values:
+    """Where each step lies on the axis. Step 0 lies at 0."""
+    counted = {line["step"]: _spent(line, axis) for line in run.metrics}
+    return {0: 0.0, **{step: amount for step, amount in counted.items() if amount is not None}}
+
+
+def _spent(line: Mapping[str, Any], axis: Axis) -> float | None:
+    match axis:
+        case Axis.steps:
+            return float(line["step"])
+        case Axis.prompts:
+            return _sum(line, "total/prompts")
+        case Axis.tokens:
+            return _sum(line, "total/tokens_explorer", "total/tokens_learner")
+        case Axis.flops:
+            return _sum(line, "total/flops")
+        case _:
+            assert_never(axis)
+
+
+def _sum(line: Mapping[str, Any], *keys: str) -> float | None:
+    amounts = [line.get(key) for key in keys]
+    known = [float(amount) for amount in amounts if amount is not None]
+    return sum(known) if len(known) == len(keys) else None
+
+
+def curves(experiments: Sequence[Experiment], values: Callable[[Run], Values], axis: Axis = Axis.steps) -> list[Curve]:
+    """The curves of all experiments that have a value, in their order."""
+    found = []
+    for experiment in experiments:
+        groups = [(True, experiment.finished), *((False, [run]) for run in experiment.unfinished)]
+        for is_finished, runs in groups:
+            having = [run for run in runs if values(run)]
+            points = _points(having, values, axis)
+            if points:
+                found.append(Curve(experiment.name, tuple(run.seed for run in having), is_finished, points))
+    return found
+
+
+def _points(runs: Sequence[Run], values: Callable[[Run], Values], axis: Axis) -> list[Point]:
+    """At the steps that all of these runs have."""
+    ys = {run.seed: values(run) for run in runs}
+    xs = {run.seed: places(run, axis) for run in runs}
+    if not runs:
+        return []
+    shared = set.intersection(*(ys[run.seed].keys() & xs[run.seed].keys() for run in runs))
+    return [
+        _point(step, [xs[run.seed][step] for run in runs], {run.seed: ys[run.seed][step] for run in runs})
+        for step in sorted(shared)
+    ]
+
+
+def _point(step: int, xs: Sequence[float], by_seed: Mapping[int, float]) -> Point:
+    ys = list(by_seed.values())
+    return Point(step, sum(xs) / len(xs), sum(ys) / len(ys), min(ys), max(ys), by_seed)
+
+
+def seeds_in_words(found: Sequence[Curve]) -> str:
+    """Which seeds each line stands for, and what its band is."""
+    names: dict[str, list[str]] = {}
+    for curve in found:
+        names.setdefault(_what(curve), []).append(curve.name)
+    return "; ".join(f"{', '.join(those)}: {what}" for what, those in names.items()) + "."
+
+
+def _what(curve: Curve) -> str:
+    if not curve.is_finished:
+        return f"dotted, to step {curve.points[-1].step}, in no mean"
+    if curve.has_band:
+        return f"mean of seeds {', '.join(map(str, curve.seeds))}, band from the lowest to the highest"
+    return f"seed {curve.seeds[0]} alone, no band"

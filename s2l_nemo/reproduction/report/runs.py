@@ -1,0 +1,260 @@
+"""What a folder of runs holds: experiments, their seeds, and what each run has left so far.
+
+`ROOT/EXPERIMENT/seed_N/` are folders of recipes/train_s2l.py, finished or not, with evaluations of recipes/evaluate.py
+in `evaluation/`. `ROOT/plan.json` may list the jobs that made them. A folder of one run is an experiment of one seed.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import yaml
+
+from s2l_nemo.errors import UserError
+from s2l_nemo.evaluation.results import BenchmarkResult, read_result
+from s2l_nemo.evaluation.steps import is_curve, read_curve
+from s2l_nemo.records.directory import RunDir
+from s2l_nemo.records.metrics import read_metrics
+from s2l_nemo.trainer.validation import read_validation
+
+_SEED = re.compile(r"seed_(\d+)")
+_STEP = re.compile(r"step_(\d+)\.json")
+_TIME = re.compile(r"_\d{8}-\d{6}$")
+HELD_OUT = ""  # the name of the validation on held-out prompts; others have the name of their benchmark
+
+
+class Job(NamedTuple):
+    """One line of plan.json, as the runner wrote it."""
+
+    experiment: str
+    seed: int
+    status: str
+    command: str
+    seconds: float | None
+
+
+class Asked(NamedTuple):
+    """One validation: the prompts, and what each sample of each was worth."""
+
+    ids: list[int]
+    correct_PK: list[list[float]]
+
+    @property
+    def problems(self) -> int:
+        return len(self.correct_PK)
+
+    @property
+    def samples(self) -> int:
+        return len(self.correct_PK[0])
+
+    @property
+    def pass_at_1(self) -> float:
+        """The mean over all samples: every problem has as many."""
+        return sum(map(sum, self.correct_PK)) / (self.problems * self.samples)
+
+
+@dataclass(frozen=True)
+class Run:
+    """One seed of an experiment. `metrics` has a line a step; `validations` are by name and step."""
+
+    experiment: str
+    seed: int
+    folder: Path
+    metrics: list[dict[str, Any]]
+    config: Mapping[str, Any]
+    summary: Mapping[str, Any]
+    validations: dict[str, dict[int, Asked]]
+    evaluations: list[BenchmarkResult]
+    job: Job | None = None
+
+    def setting(self, key: str) -> Any:
+        """A value of config.yaml, such as `algorithm.steps`; None if the file or the key is not there."""
+        value: Any = self.config
+        for part in key.split("."):
+            value = value.get(part) if isinstance(value, Mapping) else None
+        return value
+
+    @property
+    def last_step(self) -> int:
+        """0 before the first one."""
+        return int(self.metrics[-1]["step"]) if self.metrics else 0
+
+    @property
+    def planned_steps(self) -> int | None:
+        steps = self.setting("algorithm.steps")
+        return steps if isinstance(steps, int) else None
+
+    @property
+    def is_finished(self) -> bool:
+        """Whether the run has its summary and, if its configuration is known, all steps."""
+        return self.summary.get("steps") is not None and self.last_step >= (self.planned_steps or 0)
+
+    @property
+    def command(self) -> str:
+        return self.job.command if self.job else ""
+
+
+@dataclass(frozen=True)
+class Experiment:
+    """The runs of one experiment, seeds ascending."""
+
+    name: str
+    runs: list[Run]
+
+    @property
+    def finished(self) -> list[Run]:
+        return [run for run in self.runs if run.is_finished]
+
+    @property
+    def unfinished(self) -> list[Run]:
+        """Those that have done a step, but not all."""
+        return [run for run in self.runs if not run.is_finished and run.metrics]
+
+
+@dataclass(frozen=True)
+class Study:
+    """Everything that a report is made of."""
+
+    root: Path
+    experiments: list[Experiment]
+    jobs: list[Job] = field(default_factory=list)
+
+    @cached_property
+    def runs(self) -> list[Run]:
+        return [run for experiment in self.experiments for run in experiment.runs]
+
+    def find(self, names: Sequence[str]) -> Experiment | None:
+        """The first experiment that has one of these names."""
+        by_name = {experiment.name: experiment for experiment in self.experiments}
+        return next((by_name[name] for name in names if name in by_name), None)
+
+    @cached_property
+    def sources(self) -> list[str]:
+        """The names of samplers in the metrics: explorer, learner, then those of several explorers."""
+        keys = [key for run in self.runs for line in run.metrics for key in line if key.startswith("pass@G/")]
+        found = dict.fromkeys(key.removeprefix("pass@G/") for key in keys)
+        return list(dict.fromkeys(["explorer", "learner", *found]))
+
+
+def read_study(root: Path) -> Study:
+    """Reads all runs below `root`. Raises UserError if there is none, or a file is damaged."""
+    jobs = _read_jobs(root / "plan.json")
+    if (root / RunDir(root).metrics.name).is_file() or (root / RunDir(root).config.name).is_file():
+        name = root.resolve().name
+        return Study(root, [Experiment(name, [_read_run(name, None, root, jobs)])], jobs)
+    found: dict[str, list[Run]] = {job.experiment: [] for job in jobs}  # in the order of the plan
+    for path in _seed_folders(root):
+        found.setdefault(path.parent.name, [])
+        found[path.parent.name].append(_read_run(path.parent.name, _seed_of(path), path, jobs))
+    if not any(found.values()):
+        raise UserError(f"{root} holds no run: give a folder of EXPERIMENT/seed_N, or that of one run (run.dir)")
+    experiments = [Experiment(name, sorted(runs, key=lambda run: run.seed)) for name, runs in found.items() if runs]
+    return Study(root, experiments, jobs)
+
+
+def _seed_folders(root: Path) -> list[Path]:
+    if not root.is_dir():
+        raise UserError(f"{root} is no folder: give one with EXPERIMENT/seed_N in it")
+    return sorted(path for path in root.glob("*/seed_*") if path.is_dir() and _SEED.fullmatch(path.name))
+
+
+def _seed_of(path: Path) -> int:
+    return int(path.name.removeprefix("seed_"))
+
+
+def _read_run(experiment: str, seed: int | None, folder: Path, jobs: Sequence[Job]) -> Run:
+    directory = RunDir(folder)
+    config = read_yaml(directory.config)
+    if seed is None:
+        seed = int(config.get("run", {}).get("seed", 0))
+    return Run(
+        experiment,
+        seed,
+        folder,
+        read_metrics(directory.metrics),
+        config,
+        read_object(directory.summary),
+        dict(_validations(directory.validation)),
+        list(evaluations_of(folder / "evaluation")),
+        next((job for job in jobs if (job.experiment, job.seed) == (experiment, seed)), None),
+    )
+
+
+def _validations(folder: Path) -> Iterator[tuple[str, dict[int, Asked]]]:
+    for name, place in [(HELD_OUT, folder), *((path.name, path) for path in sorted(folder.glob("*")) if path.is_dir())]:
+        steps = sorted(int(found[1]) for path in place.glob("step_*.json") if (found := _STEP.fullmatch(path.name)))
+        asked = {step: _asked(place, step) for step in steps}
+        if asked:
+            yield name, asked
+
+
+def _asked(folder: Path, step: int) -> Asked:
+    try:
+        content = read_validation(folder, step) or {}
+        asked = Asked(list(content["prompt_ids"]), [list(map(float, row)) for row in content["correct"]])
+        if not asked.correct_PK or {len(row) for row in asked.correct_PK} != {asked.samples} or not asked.samples:
+            raise ValueError("'correct' must hold as many samples of each prompt")
+        return asked
+    except (ValueError, KeyError, TypeError) as error:
+        raise UserError(f"{folder}: the validation of step {step} is damaged ({error}): remove its file") from None
+
+
+def evaluations_of(folder: Path) -> Iterator[BenchmarkResult]:
+    """The results below `folder/result`; of the steps of a run, those of the last one."""
+    for place in sorted(path for path in (folder / "result").glob("*") if path.is_dir()):
+        if is_curve(place):
+            points = read_curve(place).points
+            yield from points[-1].results.values() if points else []
+        else:
+            yield from (read_result(file) for file in sorted(place.glob("*.json")) if file.name != "summary.json")
+
+
+def evaluation_name(result: BenchmarkResult) -> str:
+    """What the evaluation is called, without the time of its folder."""
+    return _TIME.sub("", result.name)
+
+
+def read_yaml(path: Path) -> dict[str, Any]:
+    """A YAML file of keys; {} if it is not there. Raises UserError if it is damaged."""
+    if not path.is_file():
+        return {}
+    try:
+        content = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise UserError(f"{path} is damaged ({str(error).splitlines()[0]}): restore it or take the run away") from None
+    return content if isinstance(content, dict) else {}
+
+
+def read_object(path: Path) -> dict[str, Any]:
+    """A JSON object; {} if the file is not there. Raises UserError if it holds something else."""
+    content = read_json(path) if path.is_file() else {}
+    if not isinstance(content, dict):
+        raise UserError(f"{path} holds no JSON object: restore it or take it away")
+    return content
+
+
+def read_json(path: Path) -> Any:
+    """Any JSON. Raises UserError if the file is damaged."""
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except (ValueError, RecursionError) as error:
+        raise UserError(f"{path} cannot be read as JSON ({error}): restore it or take it away") from None
+
+
+def _read_jobs(path: Path) -> list[Job]:
+    try:
+        return [_job(one) for one in read_object(path).get("jobs", [])]
+    except (KeyError, TypeError, ValueError) as error:
+        raise UserError(f"{path} is no plan of the runner ({error!r}): make it anew or take it away") from None
+
+
+def _job(one: Mapping[str, Any]) -> Job:
+    command, seconds = one.get("command") or "", one.get("seconds")
+    text = command if isinstance(command, str) else " ".join(map(str, command))
+    return Job(str(one["experiment"]), int(one["seed"]), str(one["status"]), text, seconds and float(seconds))

@@ -1,0 +1,123 @@
+"""What the lines, bands and places of curves are, by hand."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from s2l_nemo.errors import UserError
+from s2l_nemo.reproduction.report.cost import seconds_by_phase
+from s2l_nemo.reproduction.report.curves import Axis, curves, metric, places, seeds_in_words, validation
+from s2l_nemo.reproduction.report.runs import HELD_OUT, read_study
+from tests.reproduction.report.scripted import write_run, write_study
+
+
+@pytest.fixture
+def root(tmp_path: Path) -> Path:
+    return write_study(tmp_path / "root")
+
+
+def test_the_line_is_the_mean_of_the_seeds_and_the_band_their_range(root: Path) -> None:
+    (s2l, *_) = curves(read_study(root).experiments, metric("reward/mean"))
+    assert (s2l.name, s2l.seeds, s2l.has_band) == ("s2l", (1, 2), True)
+    last = s2l.points[-1]
+    assert (last.step, last.x, last.low, last.high) == (3, 3, 0.6, 0.7)
+    assert last.mean == pytest.approx(0.65)
+    assert last.by_seed == {1: 0.6, 2: 0.7}
+
+
+def test_one_seed_is_a_line_without_a_band_and_an_unfinished_run_is_in_no_mean(root: Path) -> None:
+    _, finished, unfinished = curves(read_study(root).experiments, metric("reward/mean"))
+    assert (finished.seeds, finished.has_band, finished.is_finished) == ((1,), False, True)
+    assert [point.mean for point in finished.points] == [0.2, 0.3, 0.4]
+    assert (unfinished.seeds, unfinished.is_finished, unfinished.has_band) == ((2,), False, False)
+    assert [point.mean for point in unfinished.points] == [0.2, 0.9]
+    assert seeds_in_words([finished, unfinished]) == (
+        "grpo: seed 1 alone, no band; grpo, seed 2, unfinished: dotted, to step 2, in no mean."
+    )
+
+
+def test_a_mean_has_only_steps_that_all_its_seeds_have(tmp_path: Path) -> None:
+    write_run(tmp_path / "a/seed_1", rewards=[0.1, 0.2, 0.3])
+    write_run(tmp_path / "a/seed_2", rewards=[0.3, 0.4])
+    (curve,) = curves(read_study(tmp_path).experiments, metric("reward/mean"))
+    assert [(point.step, round(point.mean, 9)) for point in curve.points] == [(1, 0.2), (2, 0.3)]
+
+
+def test_a_value_that_is_null_is_left_out(root: Path) -> None:
+    (curve,) = curves(read_study(root).experiments, metric("rescue/only_explorer"))
+    assert [point.step for point in curve.points] == [1, 2]
+    assert curves(read_study(root).experiments, metric("nothing")) == []
+
+
+@pytest.mark.parametrize(
+    ("axis", "expected"), [(Axis.steps, 3.0), (Axis.prompts, 24.0), (Axis.tokens, 30.0), (Axis.flops, 300.0)]
+)
+def test_places_on_each_axis(root: Path, axis: Axis, expected: float) -> None:
+    experiments = read_study(root).experiments
+    assert places(experiments[0].runs[0], axis)[3] == expected
+    (s2l, grpo) = curves(experiments, validation(HELD_OUT), axis)[:2]
+    assert [(point.x, point.mean) for point in s2l.points] == [(0.0, 0.25), (expected, 0.75)]
+    assert [point.mean for point in grpo.points] == [0.25, 0.25]
+
+
+def test_a_run_that_did_not_count_has_no_place_there(root: Path) -> None:
+    run = read_study(root).experiments[0].runs[0]
+    del run.metrics[1]["total/tokens_learner"]
+    run.metrics[2]["total/tokens_explorer"] = None
+    assert places(run, Axis.tokens) == {0: 0.0, 1: 10.0}
+
+
+def test_seconds_of_a_step(root: Path) -> None:
+    spent = seconds_by_phase(read_study(root).experiments[0].runs[0])
+    named = {phase: seconds for phase, seconds in spent.items() if seconds}
+    assert named == {"learner rollouts": 1.0, "update": 2.0, "other": 1.0, "validation": 0.5}
+
+
+def test_a_single_run_is_an_experiment_of_its_own_seed(tmp_path: Path) -> None:
+    write_run(tmp_path / "tiny", rewards=[0.5])
+    study = read_study(tmp_path / "tiny")
+    assert [(one.name, [run.seed for run in one.runs]) for one in study.experiments] == [("tiny", [7])]
+
+
+def test_an_extended_run_is_not_finished(tmp_path: Path) -> None:
+    run = write_run(tmp_path / "a/seed_1", rewards=[0.5], planned=2)
+    (run / "summary.json").write_text('{"steps": 1}')  # of before it was extended
+    assert not read_study(tmp_path).runs[0].is_finished
+
+
+def test_experiments_come_in_the_order_of_the_plan(root: Path) -> None:
+    assert [one.name for one in read_study(root).experiments] == ["s2l", "grpo"]
+    (root / "plan.json").unlink()
+    assert [one.name for one in read_study(root).experiments] == ["grpo", "s2l"]
+
+
+def test_all_samplers_are_found(root: Path) -> None:
+    study = read_study(root)
+    study.runs[0].metrics[0]["pass@G/cold"] = 0.5
+    assert study.sources == ["explorer", "learner", "cold"]
+
+
+@pytest.mark.parametrize(
+    ("file", "content", "message"),
+    [
+        ("s2l/seed_1/validation/step_000003.json", "{", "the validation of step 3 is damaged"),
+        ("s2l/seed_1/validation/step_000003.json", '{"prompt_ids": [1, 2], "correct": [[1], []]}', "as many samples"),
+        ("s2l/seed_1/summary.json", "[]", "holds no JSON object"),
+        ("s2l/seed_1/config.yaml", "a: [", "config.yaml is damaged"),
+        ("plan.json", '{"jobs": [{"seed": 1}]}', "is no plan of the runner"),
+    ],
+)
+def test_a_damaged_file_is_named(root: Path, file: str, content: str, message: str) -> None:
+    (root / file).write_text(content)
+    with pytest.raises(UserError, match=message) as error:
+        read_study(root)
+    assert "\n" not in str(error.value)
+
+
+def test_nothing_to_report(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="holds no run"):
+        read_study(tmp_path)
+    with pytest.raises(UserError, match="is no folder"):
+        read_study(tmp_path / "missing")

@@ -1,0 +1,234 @@
+"""The page as a file, and in a browser: it needs nothing else, every text is a text, every picture has its data."""
+
+from __future__ import annotations
+
+import csv
+import html
+import json
+import re
+import shutil
+import subprocess
+from collections import Counter
+from html.parser import HTMLParser
+from pathlib import Path
+
+import matplotlib.image
+import pytest
+
+from s2l_nemo.records.transcript import read_groups
+from s2l_nemo.reproduction.report.groups import only_explorer
+from s2l_nemo.reproduction.report.page import write_report
+from s2l_nemo.reproduction.report.runs import read_study
+from s2l_nemo.reproduction.report.sections import sections
+from tests.reproduction.report.scripted import HOSTILE, write_groups, write_run, write_study
+from tools import report as command
+
+VOID = {"meta", "link", "br", "hr", "img", "input", "path", "use", "rect"}
+CHROMIUM = shutil.which("chromium")
+
+
+class Parsed(HTMLParser):
+    """Tags with their attributes, the text outside of them, and whatever is opened and not closed."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__()
+        self.tags: list[tuple[str, dict[str, str]]] = []
+        self.open: list[str] = []
+        self.text = ""
+        self.feed(text)
+        self.close()
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags.append((tag, {name: value or "" for name, value in attrs}))
+        if tag not in VOID:
+            self.open.append(tag)
+
+    def handle_startendtag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags.append((tag, {name: value or "" for name, value in attrs}))
+
+    def handle_endtag(self, tag: str) -> None:
+        if tag not in VOID:
+            assert self.open.pop() == tag
+
+    def handle_data(self, data: str) -> None:
+        self.text += data
+
+    def values(self, name: str) -> list[str]:
+        return [attributes[name] for _, attributes in self.tags if name in attributes]
+
+
+@pytest.fixture(scope="module")
+def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    root = write_study(tmp_path_factory.mktemp("report") / "<b>toy & more")
+    run = write_run(root / "odd <img src=x onerror=alert(2)> $x_1$" / "seed_1", rewards=[0.5])
+    write_groups(run, 1, {"&lt;b&gt;": 1.0})
+    write_report(root)
+    return root
+
+
+@pytest.fixture(scope="module")
+def text(root: Path) -> str:
+    return (root / "report.html").read_text(encoding="utf-8")
+
+
+@pytest.fixture(scope="module")
+def page(text: str) -> Parsed:
+    return Parsed(text)
+
+
+def test_every_element_is_closed_and_nothing_runs(page: Parsed) -> None:
+    assert page.open == []
+    names = {tag for tag, _ in page.tags}
+    assert not names & {"script", "img", "iframe", "object", "embed", "form", "base", "b"}
+    handlers = [name for _, attributes in page.tags for name in attributes if name.startswith("on")]
+    assert handlers == []
+
+
+def test_hostile_texts_are_shown_as_they_are(page: Parsed, text: str) -> None:
+    assert "<img" not in text
+    for shown in (f"by the explorer {HOSTILE}", f"What is {HOSTILE}?", f"S2L-PO wins {HOSTILE}", f"A rule {HOSTILE}"):
+        assert shown in page.text
+    assert f"echo {HOSTILE}" in page.text
+    assert "&lt;b&gt;" in page.text
+    assert "odd <img src=x onerror=alert(2)> $x_1$" in page.text
+
+
+def test_nothing_is_loaded_from_elsewhere(page: Parsed, text: str) -> None:
+    assert not re.findall(r"(?:https?|ftp):|@import|//\w+\.", text)
+    assert page.values("src") == []
+    assert {target for target in re.findall(r"url\(([^)]*)\)", text) if not target.startswith("#")} == set()
+
+
+def test_links_lead_somewhere(page: Parsed, root: Path, text: str) -> None:
+    ids = page.values("id")
+    assert [name for name, count in Counter(ids).items() if count > 1] == []
+    inside = [one for one in page.values("href") if one.startswith("#")]
+    inside += [f"#{name}" for name in re.findall(r"url\(#([^)]*)\)", text)]
+    assert len(inside) > 50
+    assert {one[1:] for one in inside} - {*ids} == set()
+    outside = [one for one in page.values("href") if not one.startswith("#") and one != "data:,"]
+    assert outside
+    assert [one for one in outside if not (root / one).is_file()] == []
+
+
+def test_every_picture_has_a_png_and_a_table_with_the_same_figures(page: Parsed, root: Path) -> None:
+    pictures = [attributes["id"] for tag, attributes in page.tags if tag == "figure"]
+    assert {f"{name}.png" for name in pictures} == {path.name for path in (root / "report").glob("*.png")}
+    assert {f"{name}.csv" for name in pictures} == {path.name for path in (root / "report").glob("*.csv")}
+    assert len([1 for tag, _ in page.tags if tag == "svg"]) == len(pictures) > 15
+    for name in pictures:
+        assert matplotlib.image.imread(root / f"report/{name}.png").std() > 0.02  # not blank
+    with (root / "report/reward_over_tokens.csv").open(encoding="utf-8") as file:
+        rows = list(csv.DictReader(file))
+    assert rows[1] == {
+        "experiment": "s2l", "finished": "yes", "step": "2", "generated tokens": "20.0", "mean of seeds": "0.4",
+        "lowest": "0.4", "highest": "0.4", "seed 1": "0.4", "seed 2": "0.4",
+    }  # fmt: skip
+
+
+def test_each_caption_tells_seeds_problems_and_command(page: Parsed) -> None:
+    assert "s2l: mean of seeds 1, 2, band from the lowest to the highest; grpo: seed 1 alone, no band" in page.text
+    assert "grpo, seed 2, unfinished: dotted, to step 2, in no mean" in page.text
+    assert "2 problems x 2 samples" in page.text
+    assert "8 prompts x 4 samples a step" in page.text
+    assert "train grpo 1 && echo" in page.text
+    assert page.text.count("Drawn by") == len([1 for tag, _ in page.tags if tag == "figure"])
+
+
+def test_what_is_not_finished_and_not_drawn_is_said(page: Parsed) -> None:
+    assert "4 of 5 runs that have a folder are finished. Of 4 jobs of the plan: 3 done, 1 running." in page.text
+    assert "What follows may change until all are finished." in page.text
+    assert "unfinished, step 2 of 3" in page.text
+    missing = re.findall(r"Not drawn, because no run has the figures: (.*)", page.text)
+    assert "Entropy of the learner" in "; ".join(missing).split("; ")
+
+
+def test_toy_problems_are_not_compared_with_the_paper(page: Parsed) -> None:
+    assert "none of these figures can be compared with its tables below" in page.text
+    assert "the paper prints +1.7, its own values give +1.6" in page.text
+
+
+def test_colors_follow_the_page(text: str) -> None:
+    svg = "".join(re.findall(r"<svg.*?</svg>", text, re.DOTALL))
+    assert "var(--c0)" in svg
+    assert "var(--ink)" in svg
+    fixed = set(re.findall(r"#[0-9a-f]{6}\b", svg))
+    assert fixed == set()
+    used = set(re.findall(r"var\((--\w+)\)", text))
+    style = text[: text.index("</style>")]
+    for scheme in (style[: style.index("@media")], style[style.index("dark)") :], style[style.index("@media print") :]):
+        assert used - set(re.findall(r"(--\w+):", scheme)) == set()
+
+
+def test_long_texts_are_cut_and_say_so(page: Parsed) -> None:
+    assert "[2,000 more characters are left out here]" in page.text
+
+
+def test_the_same_run_gives_the_same_files_and_old_pictures_go(tmp_path: Path) -> None:
+    run = write_run(tmp_path / "tiny", rewards=[0.5])
+    (run / "metrics.jsonl").write_text('{"step": 1, "kl": 0.5}\n')
+    first = {path.name: path.read_bytes() for path in (write_report(run), *(run / "report").iterdir())}
+    (run / "report/old.png").write_bytes(b"")
+    second = {path.name: path.read_bytes() for path in (write_report(run), *(run / "report").iterdir())}
+    assert first == second
+    assert sorted(first) == ["kl.csv", "kl.png", "report.html"]
+
+
+def test_only_the_explorer(root: Path) -> None:
+    (group,) = read_groups(root / "s2l/seed_1/rollouts/step_000001.parquet", None)
+    assert only_explorer(group)
+    assert not only_explorer(group[:1])  # the learner has not sampled
+    assert not only_explorer(group[1:])
+
+
+def test_a_single_run_by_the_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    run = write_run(tmp_path / "tiny", rewards=[], planned=2)
+    assert command.main([str(run)]) == 0
+    assert "tiny/report.html" in capsys.readouterr().out
+    shown = Parsed((run / "report.html").read_text(encoding="utf-8"))
+    assert "There is no claims.json: nothing has been judged." in shown.text
+    assert "not begun" in shown.text
+    assert {one.title for section in sections(read_study(run)) for one in section.charts} == set()
+
+
+def test_the_command_explains_itself_and_refuses_in_one_line(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert (command.main([]), command.main(["--help"])) == (2, 0)
+    assert command.main([str(tmp_path)]) == 2
+    captured = capsys.readouterr()
+    assert (
+        captured.err
+        == f"error: {tmp_path} holds no run: give a folder of EXPERIMENT/seed_N, or that of one run (run.dir)\n"
+    )
+
+
+@pytest.fixture(scope="module")
+def browser(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
+    """A browser without a network that prints what a page has become."""
+    profile = tmp_path_factory.mktemp("profile")
+    return [
+        str(CHROMIUM), "--headless=new", "--no-sandbox", "--disable-gpu", f"--user-data-dir={profile}",
+        "--allow-file-access-from-files", "--host-resolver-rules=MAP * ~NOTFOUND", "--enable-logging=stderr",
+        "--virtual-time-budget=4000", "--dump-dom",
+    ]  # fmt: skip
+
+
+@pytest.mark.skipif(CHROMIUM is None, reason="no chromium")
+@pytest.mark.parametrize("width", [390, 1400])
+def test_in_a_browser_all_is_there_and_nothing_is_wider_than_the_screen(
+    root: Path, text: str, browser: list[str], tmp_path: Path, width: int
+) -> None:
+    frame = tmp_path / "frame.html"
+    frame.write_text(
+        f"<iframe id=f style='width:{width}px;height:800px;border:0' src='{(root / 'report.html').as_uri()}'></iframe>"
+        "<script>onload = () => { const inner = f.contentDocument; document.title = JSON.stringify(["
+        "inner.documentElement.scrollWidth, inner.querySelectorAll('figure svg').length, inner.title, "
+        "[...inner.querySelectorAll('figure svg')].every(one => one.getBoundingClientRect().height > 100)]) }</script>"
+    )
+    done = subprocess.run([*browser, frame.as_uri()], capture_output=True, text=True, timeout=240, check=True)
+    assert [line for line in done.stderr.splitlines() if "CONSOLE" in line or "ERR_" in line] == []
+    title = html.unescape(done.stdout[done.stdout.index("<title>") + 7 : done.stdout.index("</title>")])
+    wide, pictures, name, are_drawn = json.loads(title)
+    assert wide <= width
+    assert (pictures, name, are_drawn) == (text.count("<figure"), "S2L-PO, reproduction: <b>toy & more", True)

@@ -1,0 +1,34 @@
+"""Makes report.html of a folder of runs, finished or not, with its pictures and their data beside it.
+
+    python tools/report.py runs/toy            # EXPERIMENT/seed_N/ in it, and claims.json and plan.json of the runner
+    python tools/report.py runs/tiny           # one run
+
+The page is ROOT/report.html and needs nothing but itself; ROOT/report/ has a PNG and a CSV of each picture.
+"""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # runs from a clone without installation
+
+from s2l_nemo.errors import UserError
+from s2l_nemo.reproduction.report.page import write_report
+
+
+def main(argv: list[str]) -> int:
+    if len(argv) != 1 or argv[0] in ("-h", "--help"):
+        print(__doc__)
+        return 0 if argv and argv[0] in ("-h", "--help") else 2
+    try:
+        page = write_report(Path(argv[0]))
+    except UserError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    print(f"written: {page}, and its pictures and data in {page.parent}/report")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
