@@ -34,16 +34,8 @@ def read_groups(file: Path, prompt: int | None) -> list[list[RolloutRow]]:
 
     Raises UserError if the file is missing or broken, or has no such prompt.
     """
-    import pyarrow as pa
-
-    try:
-        rows = read_rollouts(file)
-    except FileNotFoundError:
-        raise UserError(f"{file} is missing: that step left no rollouts (logging.rollouts_every)") from None
-    except (pa.ArrowException, OSError, TypeError) as error:  # TypeError: other columns
-        raise UserError(f"{file} is not a file of rollouts: {str(error).splitlines()[0]}") from None
     groups: dict[int, list[RolloutRow]] = {}
-    for row in rows:
+    for row in read_rollouts(file):
         groups.setdefault(row.prompt_id, []).append(row)
     if prompt is None:
         return list(groups.values())
@@ -56,7 +48,12 @@ def read_groups(file: Path, prompt: int | None) -> list[list[RolloutRow]]:
 def facts(row: RolloutRow) -> str:
     """One line on a completion: sampler, reward, advantage, what the grader read, tokens."""
     said = "no answer found" if row.extracted is None else f"answer {row.extracted!r}"
-    parts = [row.source, f"reward {row.reward:g}", f"advantage {row.advantage:+.3f}", said]
+    parts = [
+        row.source,
+        f"reward {row.reward:g}" if row.reward is not None else "not graded",
+        f"advantage {row.advantage:+.3f}",
+        said,
+    ]
     parts.append(f"{len(row.token_ids)} tokens{', cut at the limit' if row.finish_reason == 'length' else ''}")
     if row.grader_error is not None:
         parts.append(f"the check failed: {row.grader_error}")

@@ -47,7 +47,7 @@ class Comparison:
 def compare(validations: Path, steps: int) -> Comparison:
     """Compares the validation before the first step to the one after `steps`, from their files in a folder.
 
-    Raises ValueError for a damaged file.
+    Raises UserError for a damaged file.
     """
     before, after = (read_validation(validations, step) for step in (0, steps))
     first, last = (None if one is None else bootstrap_mean(one["correct"]) for one in (before, after))
