@@ -16,11 +16,12 @@ WITHOUT_NEMO := tests/doubles/without_nemo
 AT_ONCE := -n 2 --dist loadfile --no-loadscope-reorder
 SEED ?= 1
 RUN ?= runs/demo-seed$(SEED)
+INPUTS ?= 100000
 
 # Tests start hundreds of processes; without cached bytecode each would compile the package anew.
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: demo test test-fast test-312 test-vllm image-check mutants lint format typecheck bench setup lock clean
+.PHONY: demo test test-fast test-312 test-vllm fuzz commands image-check mutants lint format typecheck bench setup lock clean
 
 demo: setup  ## a tiny family, then S2L-PO at DP 2 on this machine, then plots
 	$(BIN)/python tools/make_tiny_family.py
@@ -41,6 +42,12 @@ endif
 
 test-vllm: setup .venv-vllm/.installed  ## engines of the real vLLM, on this machine's CPU
 	VLLM_PYTHON=$(abspath .venv-vllm/bin/python) $(BIN)/python -m pytest tests/engines/vllm tests/distributed/test_vllm_training.py
+
+fuzz: $(FAST)/.installed  ## damaged inputs for every reader of outside files: INPUTS= of each, SEED=; goes on if cut off
+	$(FAST)/bin/python -m tests.fuzz --inputs $(INPUTS) --seed $(SEED) --json runs/fuzz-$(SEED)-$(INPUTS).json --keep
+
+commands: setup  ## every documented command with every mistake in one argument
+	DOCUMENTED=all $(BIN)/python -m pytest $(AT_ONCE) tests/test_documented_commands.py
 
 image-check: $(FAST)/.installed  ## Dockerfile and locks, as far as that goes without docker; asks the package index
 	$(FAST)/bin/python tools/image_check.py

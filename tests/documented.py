@@ -9,7 +9,6 @@ from dataclasses import dataclass
 from enum import Enum
 from pathlib import Path
 
-
 from s2l_nemo.config.diversity import DiversityConfig
 from s2l_nemo.config.evaluation import EvaluateConfig
 from s2l_nemo.config.keys import Key, all_keys, mapping_of
@@ -94,7 +93,8 @@ def _command(page: str, words: list[str]) -> Iterator[Command]:
         yield Command(page, "make", tuple(words[1:]))
     elif words[0] == "python" and (ROOT / words[1]).is_file():
         # [--option a|b] may be given: with its first choice. `...` stands for arguments of one's own.
-        shown = [word.strip("[]").split("|")[0] if word.startswith("[-") or word.endswith("]") and "=" not in word else word
+        shown = [word.strip("[]").split("|")[0] if word.startswith("[-") or (word.endswith("]")
+                 and "=" not in word) else word
                  for word in words[2:] if word != "..."]  # fmt: skip
         yield Command(page, words[1], tuple(shown), "..." in words)
     else:

@@ -1,4 +1,4 @@
-"""Every command of README.md and docs/ as a new user types it, with a mistake in any one argument: one line, exit code 2.
+"""Every command of README.md and docs/ with a mistake in any one argument, as a new user makes it: one line, code 2.
 
 A command has begun to work when it first starts a process, opens a connection or writes outside of temporary files;
 nothing here lets it. All mistakes are tried with `DOCUMENTED=all`, a sample of them otherwise.

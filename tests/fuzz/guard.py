@@ -20,7 +20,8 @@ _CHANGES = frozenset({
     "os.utime", "os.mkfifo", "os.mknod",
 })  # fmt: skip
 _NEVER = frozenset({
-    "os.system", "os.exec", "os.posix_spawn", "os.spawn", "os.fork", "os.forkpty", "os.kill", "subprocess.Popen", "pty.spawn",
+    "os.system", "os.exec", "os.posix_spawn", "os.spawn", "os.fork", "os.forkpty", "os.kill", "subprocess.Popen",
+    "pty.spawn",
     "socket.connect", "socket.bind", "socket.sendto", "pickle.find_class",
 })  # fmt: skip
 _MEMORY = "/memfd:s2l_nemo_refit"  # of an engine's weights, which its reader opens to map it

@@ -14,9 +14,11 @@ from typing import Any
 Mutate = Callable[[Random, bytes, Sequence[bytes]], bytes]  # random state, one seed, all seeds
 
 TOKENS = (
-    b"", b"\0", b"\xff", b"\xef\xbb\xbf", b"\n", b"\r", b'"', b"'", b"{", b"}", b"[", b"]", b",", b":", b"../", b"/etc/passwd",
+    b"", b"\0", b"\xff", b"\xef\xbb\xbf", b"\n", b"\r", b'"', b"'", b"{", b"}", b"[", b"]", b",", b":", b"../",
+    b"/etc/passwd",
     b"null", b"true", b"NaN", b"-Infinity", b"1e999", b"-1", b"9" * 400, b"\\ud800", b"\xed\xa0\x80", b"\x1b[2J", b"%s",
-    b"${oc.env:HOME}", b"*a", b"&a", b"<<: ", b"!!python/object/apply:os.system", b"cos\nsystem\n", b"\x80\x04", b"\x1f\x8b",
+    b"${oc.env:HOME}", b"*a", b"&a", b"<<: ", b"!!python/object/apply:os.system", b"cos\nsystem\n", b"\x80\x04",
+    b"\x1f\x8b",
     b"[" * 2000, b"{\"a\":" * 300, b" " * 3000, b"PAR1", b"PK\x03\x04", b"\x93NUMPY",
 )  # fmt: skip
 NUMBERS = (
@@ -39,8 +41,10 @@ NUMBERS = (
     2**64 - 1,
 )
 VALUES: tuple[Any, ...] = (
-    None, True, False, 0, 1, -1, 2, 3, 1.5, -0.0, 1e308, float("nan"), float("inf"), 2**31, 2**63, 2**64, -(2**63), 10**400, "",
-    "a", "0", "1", "null", "../x", "/etc/passwd", "\0", "\ud800", "a" * 5000, "\x1b[31m", "a\nb", [], {}, [[]], [None], [1, 2],
+    None, True, False, 0, 1, -1, 2, 3, 1.5, -0.0, 1e308, float("nan"), float("inf"), 2**31, 2**63, 2**64, -(2**63),
+    10**400, "",
+    "a", "0", "1", "null", "../x", "/etc/passwd", "\0", "\ud800", "a" * 5000, "\x1b[31m", "a\nb", [], {}, [[]],
+    [None], [1, 2],
     [0, -1], {"a": 1}, {"": None}, [{"a": []}], [1e999], ["x", 2], "llama3", "yarn", "default", "F32", "bfloat16",
 )  # fmt: skip
 
@@ -207,7 +211,8 @@ def tar_damage(random: Random, seed: bytes, _seeds: Sequence[bytes]) -> bytes:
 
 
 _TAR_FIELDS: tuple[tuple[int, int, tuple[bytes, ...]], ...] = (
-    (0, 100, (b"../../outside", b"/tmp/outside", b"huggingface/../../x", b"huggingface/config.json", b"", b"./", b"huggingface/",
+    (0, 100, (b"../../outside", b"/tmp/outside", b"huggingface/../../x", b"huggingface/config.json", b"", b"./",
+    b"huggingface/",
               b"model_config.yaml", b"model_weights/metadata.json", b"model_weights/.metadata", b"huggingface/a\nb")),
     (124, 12, (b"00000000000", b"77777777777", b"00000001000", b"\x80" + b"\xff" * 11, b"\xff" * 12, b"-1", b"x")),
     (156, 1, (b"0", b"1", b"2", b"3", b"4", b"5", b"6", b"7", b"S", b"L", b"K", b"x", b"g", b"\0", b"D", b"M")),
@@ -228,11 +233,16 @@ def pickle_programs(random: Random, seed: bytes, seeds: Sequence[bytes]) -> byte
 
 
 _OPERATIONS = (
-    b"cos\nsystem\n", b"cbuiltins\neval\n", b"cbuiltins\ngetattr\n", b"ctorch\nSize\n", b"ctorch\nFloatStorage\n", b"(", b"t", b"R",
-    b"]", b"}", b")", b"\x81", b"b", b"0", b"1", b"2", b"ccollections\nOrderedDict\n", b"h\x00", b"q\x00", b"\x94", b"e", b"a", b"u",
-    b"s", b"d", b"l", b"N", b"\x88", b"K\x05", b"M\xff\xff", b"J\xff\xff\xff\x7f", b"\x8a\xff" + b"\x7f" * 255, b"X\x01\x00\x00\x00a",
-    b"\x8c\x01a", b"\x8b\xff\xff\xff\x7f", b"X\xff\xff\xff\x7f", b"\x93", b"Q", b"P0\n", b"\x85", b"\x86", b"\x87", b"i", b"o",
-    b"\x8f", b"\x90", b"\x91", b"\x96\xff\xff\xff\xff\xff\xff\xff\x7f", b"\x95\xff\xff\xff\xff\xff\xff\xff\x7f", b"G" + b"\x7f" * 8,
+    b"cos\nsystem\n", b"cbuiltins\neval\n", b"cbuiltins\ngetattr\n", b"ctorch\nSize\n", b"ctorch\nFloatStorage\n",
+    b"(", b"t", b"R",
+    b"]", b"}", b")", b"\x81", b"b", b"0", b"1", b"2", b"ccollections\nOrderedDict\n", b"h\x00", b"q\x00", b"\x94",
+    b"e", b"a", b"u",
+    b"s", b"d", b"l", b"N", b"\x88", b"K\x05", b"M\xff\xff", b"J\xff\xff\xff\x7f", b"\x8a\xff" + b"\x7f" * 255,
+    b"X\x01\x00\x00\x00a",
+    b"\x8c\x01a", b"\x8b\xff\xff\xff\x7f", b"X\xff\xff\xff\x7f", b"\x93", b"Q", b"P0\n", b"\x85", b"\x86", b"\x87",
+    b"i", b"o",
+    b"\x8f", b"\x90", b"\x91", b"\x96\xff\xff\xff\xff\xff\xff\xff\x7f", b"\x95\xff\xff\xff\xff\xff\xff\xff\x7f",
+    b"G" + b"\x7f" * 8,
     b"j\xff\xff\xff\x7f", b"r\xff\xff\xff\x7f", b"\x82\x01", b"\x92", b"I1\n", b"L99999999999999999999L\n", b"\x80\xff",
 )  # fmt: skip
 

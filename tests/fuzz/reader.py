@@ -27,7 +27,7 @@ class Harness:
 
 @dataclass(frozen=True)
 class Reader:
-    """`covers` are the modules of s2l_nemo whose reading this tries. `prepare` gets an empty folder and writes a valid one."""
+    """`covers` are the modules of s2l_nemo whose reading this tries. `prepare` gets an empty folder."""
 
     name: str
     covers: tuple[str, ...]

@@ -53,8 +53,10 @@ def test_the_corpus_is_of_readers_that_exist() -> None:
 
 # Functions whose first argument is what a stranger has written. A module that calls one has a reader, or a reason.
 PARSERS = {
-    "json.loads", "json.load", "yaml.load", "yaml.safe_load", "parquet.ParquetFile", "pq.ParquetFile", "parquet.read_table",
-    "tarfile.open", "gzip.open", "zipfile.ZipFile", "np.load", "numpy.load", "torch.load", "OmegaConf.load", "csv.reader",
+    "json.loads", "json.load", "yaml.load", "yaml.safe_load", "parquet.ParquetFile", "pq.ParquetFile",
+    "parquet.read_table",
+    "tarfile.open", "gzip.open", "zipfile.ZipFile", "np.load", "numpy.load", "torch.load", "OmegaConf.load",
+    "csv.reader",
     "pickle.loads", "numpy.frombuffer", "np.frombuffer", "torch.frombuffer", "read_json_object", "read_yaml_mapping",
     "AutoTokenizer.from_pretrained", "check_plain", "unpickle", "read_records",
 }  # fmt: skip
@@ -168,7 +170,7 @@ def test_a_fault_is_found(read: Callable[[bytes], object], what: str, tmp_path: 
 def test_a_long_message_of_a_stranger_is_cut_and_written_out() -> None:
     assert len(str(UserError("x" * 5000))) < 2100
     assert str(UserError("a\nb \x1b[2J\u200b \ud800")) == "a b \\x1b[2J\\u200b \\ud800"
-    assert str(UserError("α ≤ 1")) == "α ≤ 1"
+    assert str(UserError("Ünï \u2264 1")) == "Ünï \u2264 1"
     assert fuzz(reader_of(talks), SEED, 40, corpus=Path("/nowhere")).findings == []
 
 

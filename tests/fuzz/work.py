@@ -1,4 +1,4 @@
-"""One reader's inputs, in a process of its own: what each does, and where the process is, in case it does not return."""
+"""One reader's inputs, in a process of its own: what each does, and which one is being read if it does not return."""
 
 from __future__ import annotations
 

@@ -15,6 +15,7 @@ import torch
 import yaml
 from safetensors.torch import save
 
+from s2l_nemo.data.chat import apply_template
 from s2l_nemo.engines.hf_folder import HfFolder
 from s2l_nemo.models.checkpoints.open import open_checkpoint
 from s2l_nemo.models.checkpoints.places import find_torch_dist, foreign
@@ -35,7 +36,7 @@ from s2l_nemo.models.open import open_model
 from s2l_nemo.models.rope import Llama3Scaling, YarnScaling
 from s2l_nemo.models.sentencepiece import tokenizer_json
 from s2l_nemo.models.tokenizer import load_tokenizer, stop_token_ids
-from tests.character_tokenizer import character_tokenizer
+from tests.character_tokenizer import TEMPLATE, character_tokenizer
 from tests.fuzz.mutate import damage, json_damage, mixed, pickle_programs, safetensors_damage, tar_damage
 from tests.fuzz.reader import Harness, Reader
 from tests.models.formats.torch_dist import write_by_torch
@@ -228,6 +229,18 @@ def tokenizer_file(name: str) -> Callable[[Path], Harness]:
     return prepare
 
 
+def chat_template(_folder: Path) -> Harness:
+    tokenizer = character_tokenizer()
+    chats = [[{"role": "system", "content": "Be short."}, {"role": "user", "content": "1 + 1?"}]]
+
+    def read(content: bytes) -> None:
+        tokenizer.chat_template = content.decode(errors="replace")
+        apply_template(tokenizer, chats, {})
+
+    more = "{%- if messages[0]['role'] == 'system' %}{{ messages[0]['content'] | trim }}{%- set n = 1 %}{% endif %}"
+    return Harness([TEMPLATE.encode(), f"{more}{TEMPLATE}".encode()], read)
+
+
 def sentencepiece(folder: Path) -> Harness:
     """A tokenizer.model of a few pieces, written by hand in protobuf's wire format."""
 
@@ -268,5 +281,6 @@ READERS = (
     Reader("tokenizer-json", ("models.tokenizer",), tokenizer_file("tokenizer.json"), 25),
     Reader("tokenizer-config", ("models.tokenizer",), tokenizer_file("tokenizer_config.json"), 25),
     Reader("generation-config", ("models.tokenizer",), tokenizer_file("generation_config.json"), 25),
+    Reader("chat-template", ("data.chat",), chat_template),
     Reader("sentencepiece", ("models.sentencepiece",), sentencepiece),
 )

@@ -44,7 +44,7 @@ def run_config(folder: Path) -> Harness:
     """config.yaml, in all that read it: tools, evaluations, and a run that goes on."""
     started = OmegaConf.to_yaml(OmegaConf.structured(Config))
 
-    def read(content: bytes) -> None:
+    def read(_: bytes) -> None:
         read_config("run", folder)
         models_of_run(folder, ["all"])
         prompts_asked(folder)
