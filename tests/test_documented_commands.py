@@ -59,7 +59,7 @@ class Watch:
             if path and not ours and path.startswith(_MAY_WRITE):
                 return
             self.on = False
-            raise WorkBeganError(f"{event} {path or arguments[0]!r}")
+            raise WorkBeganError(f"{event} {path or arguments[:1]}")
 
 
 WATCH = Watch()

@@ -22,7 +22,7 @@ NAMED = re.compile(r"`(tests/[\w/]+\.py)::(\w+)`")
 LOCKS = ("requirements.lock", "requirements-engines.lock")
 
 
-def tests_of(file: str) -> set[str]:
+def names_in(file: str) -> set[str]:
     """The names of its tests, those of classes among them."""
     tree = ast.parse((ROOT / file).read_text(encoding="utf-8"))
     return {node.name for node in ast.walk(tree) if isinstance(node, ast.FunctionDef)}
@@ -34,7 +34,7 @@ def test_every_sentence_names_tests_that_exist(sentence: str, tests: str) -> Non
     assert named, sentence
     assert ", ".join(f"`{file}::{name}`" for file, name in named) == tests
     for file, name in named:
-        assert name in tests_of(file), f"{file} has no {name}"
+        assert name in names_in(file), f"{file} has no {name}"
 
 
 def test_the_page_is_read() -> None:
@@ -88,7 +88,7 @@ def test_a_reward_function_may_do_what_its_user_may(tmp_path: Path, monkeypatch:
         "    return 1.0",
     )
     (tmp_path / "writing_reward.py").write_text("\n".join(code))
-    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    monkeypatch.syspath_prepend(tmp_path)
     pool = WorkerPool(RewardsConfig(workers=1), "writing_reward:score")
     (outcome,) = pool.run([("", "", str(tmp_path / "file"))])
     pool.close()
