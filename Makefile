@@ -18,12 +18,13 @@ AT_ONCE := -n 2 --dist loadfile --no-loadscope-reorder
 MEGATRON := 0.11.0 0.12.3 0.13.1 0.14.0 0.15.3 0.16.1
 SEED ?= 1
 RUN ?= runs/demo-seed$(SEED)
+INPUTS ?= 100000
 
 # Tests start hundreds of processes; without cached bytecode each would compile the package anew.
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: demo reproduce test test-fast test-312 test-vllm test-megatron image-check mutants lint format typecheck bench \
-  setup lock clean
+.PHONY: demo reproduce test test-fast test-312 test-vllm test-megatron fuzz commands image-check mutants lint format \
+  typecheck bench setup lock clean
 
 demo: setup  ## a tiny family, then S2L-PO at DP 2 on this machine, then plots
 	$(BIN)/python tools/make_tiny_family.py
@@ -51,6 +52,12 @@ test-vllm: setup .venv-vllm/.installed  ## engines of the real vLLM, on this mac
 
 test-megatron: setup $(foreach it,$(MEGATRON),.megatron/$(it)/.installed)  ## checkpoints of each release of megatron-core
 	MEGATRON_RELEASES=$(abspath .megatron) $(BIN)/python -m pytest tests/releases
+
+fuzz: $(FAST)/.installed  ## damaged inputs for every reader of outside files: INPUTS= of each, SEED=; goes on if cut off
+	$(FAST)/bin/python -m tests.fuzz --inputs $(INPUTS) --seed $(SEED) --json runs/fuzz-$(SEED)-$(INPUTS).json --keep
+
+commands: setup  ## every documented command with every mistake in one argument
+	DOCUMENTED=all $(BIN)/python -m pytest $(AT_ONCE) tests/test_documented_commands.py
 
 image-check: $(FAST)/.installed  ## Dockerfile and locks, as far as that goes without docker; asks the package index
 	$(FAST)/bin/python tools/image_check.py

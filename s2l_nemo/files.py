@@ -8,6 +8,7 @@ import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 from s2l_nemo.errors import UserError
 
@@ -45,6 +46,19 @@ def write_text_atomic(path: Path, text: str) -> None:
 def write_json_atomic(path: Path, obj: object) -> None:
     """Replaces the file by `obj` as JSON. Raises ValueError for NaN and infinities, which JSON does not have."""
     write_text_atomic(path, json.dumps(obj, indent=2, allow_nan=False) + "\n")
+
+
+def read_json_object(path: Path, remedy: str) -> dict[str, Any]:
+    """The JSON object in a file. Raises UserError, which ends with `remedy`, if it holds anything else."""
+    try:
+        value = json.loads(path.read_bytes())
+    except OSError as error:
+        raise UserError(f"{path} cannot be read ({error.strerror}): {remedy}") from None
+    except (ValueError, RecursionError) as error:
+        raise UserError(f"{path} is not JSON ({error}): {remedy}") from None
+    if not isinstance(value, dict):
+        raise UserError(f"{path} is no JSON object: {remedy}")
+    return value
 
 
 def check_free_space(path: str | Path, needed_bytes: int) -> None:

@@ -35,8 +35,9 @@ def run_process(*arguments: object, environment: dict[str, str] | None = None) -
     return Done(done.returncode, done.stdout, done.stderr)
 
 
-def run_here(script: str, *arguments: object) -> Done:
-    """Runs `python script arguments...`. Working folder, arguments, environment and signal handlers are put back."""
+def run_here(script: str, *arguments: object, inside: Path = ROOT) -> Done:
+    """Runs `python script arguments...` in a folder. All that is of the process is put back: working folder, arguments,
+    environment, signal handlers."""
     out, err = io.StringIO(), io.StringIO()
     handlers = {signum: signal.getsignal(signum) for signum in STOP_SIGNALS}
     folder, code = Path.cwd(), None
@@ -47,8 +48,8 @@ def run_here(script: str, *arguments: object) -> Done:
         stack.enter_context(redirect_stdout(out))
         stack.enter_context(redirect_stderr(err))
         try:
-            os.chdir(ROOT)
-            runpy.run_path(script, run_name="__main__")
+            os.chdir(inside)
+            runpy.run_path(str(ROOT / script), run_name="__main__")
         except SystemExit as end:
             code = end.code
         finally:

@@ -16,6 +16,7 @@ ROOT = Path(__file__).resolve().parent.parent
 ROOMS: dict[str, set[str]] = {
     # floor 1: plain data
     "errors": set(),
+    "arguments": set(),
     "registry": {"errors"},
     "fields": {"registry"},
     "files": {"errors"},
@@ -31,7 +32,8 @@ ROOMS: dict[str, set[str]] = {
     "models.checkpoints": {"errors", "models", "models.formats"},
     "models.open": {"errors", "hub", "models", "models.checkpoints"},
     "engines": {
-        "errors", "fields", "models", "models.checkpoints", "models.open", "registry", "splitmix", "types",
+        "errors", "fields", "models", "models.checkpoints", "models.formats", "models.open", "registry", "splitmix",
+        "types",
     },
     "config": {"algorithm", "engines", "errors", "fields", "hub", "models", "models.open", "types"},
     "planner": {"algorithm", "config", "engines", "errors", "fields", "hub", "models", "models.open"},

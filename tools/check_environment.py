@@ -7,13 +7,13 @@ The exit code is 0 if the tiny preset can run, 1 if it cannot, and 2 for a wrong
 
 from __future__ import annotations
 
-import argparse
 import sys
 from collections.abc import Iterator
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # runs from a clone without installation
 
+from s2l_nemo.arguments import Parser
 from s2l_nemo.platform.environment import Machine, Package, Verdict, as_json, judge, look
 
 WIDTH = 120
@@ -21,7 +21,7 @@ Row = tuple[str, str, str]
 
 
 def main(argv: list[str]) -> int:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = Parser(__doc__)
     parser.add_argument("--engine-python", help="interpreter of the engine servers, as engine.python")
     parser.add_argument("--folder", type=Path, default=Path(), help="where runs will be written (default: here)")
     parser.add_argument("--json", action="store_true", help="print JSON")

@@ -9,7 +9,6 @@ FILE.png and over prompts into FILE_over_prompts.png.
 
 from __future__ import annotations
 
-import argparse
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -19,6 +18,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # runs from a c
 from rich.console import Console
 from rich.table import Table
 
+from s2l_nemo.arguments import Parser
 from s2l_nemo.errors import UserError
 from s2l_nemo.evaluation.compare import Difference, differences, label, load_all
 from s2l_nemo.evaluation.console import console
@@ -26,7 +26,7 @@ from s2l_nemo.evaluation.steps import is_curve, load_curves, shared_steps
 
 
 def main(argv: list[str]) -> int:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = Parser(__doc__)
     parser.add_argument("results", type=Path, nargs="+", metavar="RESULT", help="folder result/NAME_TIME or BENCH.json")
     parser.add_argument("--plot", type=Path, metavar="FILE", help="draw pass@k of all of them into this .png")
     parser.add_argument("--seed", type=int, default=0, help="of the bootstrap; default 0")

@@ -7,12 +7,12 @@ It takes Qwen3, Qwen2, Llama and InternLM2 models (docs/conversion.md), builds n
 
 from __future__ import annotations
 
-import argparse
 import sys
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # runs from a clone without installation
 
+from s2l_nemo.arguments import Parser
 from s2l_nemo.hub.files import model_folder
 from s2l_nemo.models.checkpoints.command import DTYPES, check_paths, run_command, write_output
 from s2l_nemo.models.checkpoints.open import open_checkpoint
@@ -21,7 +21,7 @@ from s2l_nemo.models.files import left_out
 
 
 def main(argv: list[str]) -> int:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = Parser(__doc__)
     parser.add_argument("--input", type=Path, required=True, help="Hugging Face folder of safetensors, or name")
     parser.add_argument("--output", type=Path, required=True, help="new folder, or new .nemo file")
     formats = [form.value for form in Format]

@@ -9,12 +9,12 @@ It builds no model.
 
 from __future__ import annotations
 
-import argparse
 import sys
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # runs from a clone without installation
 
+from s2l_nemo.arguments import Parser
 from s2l_nemo.errors import UserError
 from s2l_nemo.hub.files import model_folder
 from s2l_nemo.models.checkpoints.command import DTYPES, check_paths, parse_size, run_command, write_output
@@ -26,7 +26,7 @@ from s2l_nemo.records.checkpoints import weights_of
 
 
 def main(argv: list[str]) -> int:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = Parser(__doc__)
     parser.add_argument("--input", type=Path, required=True, help="NeMo folder, .nemo file, Megatron folder, or a run")
     parser.add_argument("--output", type=Path, required=True, help="new Hugging Face folder")
     parser.add_argument("--as-llama", action="store_true", help="InternLM2.5 under Llama's names, for engines")

@@ -7,7 +7,6 @@ A rollout is right if its stored reward is at least 1. Diversity is measured on 
 
 from __future__ import annotations
 
-import argparse
 import random
 import sys
 from collections import Counter
@@ -20,6 +19,7 @@ from rich.console import Console
 from rich.progress import track
 from rich.table import Table
 
+from s2l_nemo.arguments import Parser
 from s2l_nemo.errors import UserError
 from s2l_nemo.evaluation.console import console
 from s2l_nemo.evaluation.scoring import curve_points
@@ -35,7 +35,7 @@ RESAMPLES = 1000  # of the bootstrap: a store has thousands of prompts
 
 
 def main(argv: list[str]) -> int:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = Parser(__doc__)
     parser.add_argument("folder", type=Path, help="of recipes/sample_explorer.py or tools/import_store.py")
     parser.add_argument("--index", type=Path, help="folder of the index; default FOLDER/index")
     parser.add_argument("--diversity-prompts", type=int, default=64, help="0: no diversity; default 64")

@@ -10,7 +10,6 @@ distribution, as in Sec. 2.2 of the paper.
 
 from __future__ import annotations
 
-import argparse
 import hashlib
 import json
 import os
@@ -33,6 +32,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from torch.nn import functional as F
 
+from s2l_nemo.arguments import Parser
 from s2l_nemo.config.schema import ArithmeticConfig, DataConfig, RewardsConfig
 from s2l_nemo.data import arithmetic
 from s2l_nemo.data.prompts import load_prompts
@@ -326,7 +326,7 @@ def _progress(console: Console) -> Progress:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(description="Makes a tiny Qwen3 family, learner and explorer.")
+    parser = Parser("Makes a tiny Qwen3 family, learner and explorer.")
     parser.add_argument("--output", type=Path, default=Path("models/tiny"), help="folder (default: %(default)s)")
     parser.add_argument("--seed", type=int, default=Recipe.seed, help="of text and weights (default: %(default)s)")
     parser.add_argument("--force", action="store_true", help="make it again even if it is up to date")

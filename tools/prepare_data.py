@@ -32,6 +32,7 @@ from rich.progress import MofNCompleteColumn, Progress, TextColumn, TimeElapsedC
 from rich.table import Table
 
 import s2l_nemo
+from s2l_nemo.arguments import Parser
 from s2l_nemo.config.schema import AnswerKind, RewardsConfig
 from s2l_nemo.data.benchmarks import INSTRUCTIONS, benchmark_record
 from s2l_nemo.data.normalize import question_key, strip_wrapper, why_unanswerable
@@ -83,7 +84,7 @@ def main(argv: list[str]) -> int:
 
 
 def parse(argv: list[str]) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = Parser(__doc__)
     parser.add_argument("--source", required=True, help="file, or name on the Hugging Face hub")
     parser.add_argument("--output", type=Path, required=True, help="new JSONL file")
     parser.add_argument(

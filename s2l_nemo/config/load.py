@@ -191,7 +191,15 @@ def _compose(conf_dir: Path, config_name: str, groups: list[str]) -> dict[Any, A
 def _check_yaml(path: Path) -> None:
     """Refuses what Hydra would load slowly, unsafely or with a traceback."""
     try:
-        text = path.read_text(encoding="utf-8")
+        check_plain(path, path.read_bytes())
+    except OSError as error:
+        raise UserError(f"{path}: {error.strerror}: correct the path") from None
+
+
+def check_plain(path: Path, content: bytes) -> None:
+    """Raises UserError unless `content`, of the file `path`, is a YAML mapping of plain values, written out."""
+    try:
+        text = content.decode("utf-8")
         _check_events(path, text)
         OmegaConf.create(text)  # refuses Python objects and repeated keys
     except yaml.YAMLError as error:
@@ -202,6 +210,13 @@ def _check_yaml(path: Path) -> None:
         raise UserError(f"{path}: not a text file in UTF-8") from None
     except OmegaConfBaseException as error:
         raise UserError(f"{path}: {_one_line(error)}") from None
+    except (
+        ValueError,
+        TypeError,
+        RecursionError,
+        OverflowError,
+    ) as error:  # PyYAML, of a date or a number that is none
+        raise UserError(f"{path}: not valid YAML: {error}") from None
 
 
 def _check_events(path: Path, text: str) -> None:

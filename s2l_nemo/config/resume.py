@@ -12,10 +12,12 @@ from omegaconf import OmegaConf
 
 from s2l_nemo.algorithm.schedule import SCHEDULES
 from s2l_nemo.config.keys import all_keys, mapping_of
+from s2l_nemo.config.load import check_plain
 from s2l_nemo.config.schema import Config
 from s2l_nemo.errors import UserError
 
 T_MIX = "algorithm.schedule.t_mix"
+_READ = {T_MIX: (int, type(None)), "algorithm.steps": (int,), "algorithm.schedule.name": (str,)}
 Values = dict[str, Any]  # dotted keys with plain values, as in YAML
 
 
@@ -79,7 +81,15 @@ def _t_mix(values: Values) -> int:
 def _values(config_yaml: str) -> Values:
     """Every key of the schema with the file's value, or with its default if the file has none, and all other keys."""
     defaults = OmegaConf.to_yaml(OmegaConf.structured(Config))
-    return _flatten(yaml.safe_load(defaults)) | _flatten(yaml.safe_load(config_yaml) or {})
+    if config_yaml.strip():
+        check_plain(Path("config.yaml of the run"), config_yaml.encode(errors="surrogateescape"))
+    values = _flatten(yaml.safe_load(defaults)) | _flatten(yaml.safe_load(config_yaml) or {})
+    for name, kinds in _READ.items():
+        if type(values[name]) not in kinds:
+            raise UserError(
+                f"config.yaml of the run says {name}={values[name]!r:.80}: restore it, or choose another run.dir"
+            )
+    return values
 
 
 def _flatten(config: Mapping[str, Any], prefix: str = "") -> Values:
@@ -90,4 +100,4 @@ def _flatten(config: Mapping[str, Any], prefix: str = "") -> Values:
 
 
 def _shown(value: object) -> str:
-    return value if isinstance(value, str) else json.dumps(value)
+    return value if isinstance(value, str) else json.dumps(value, default=str)

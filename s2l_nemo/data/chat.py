@@ -58,11 +58,9 @@ def apply_template(
     """The chats as text, up to where the answer begins. Raises UserError if the template refuses them."""
     if not chats:
         return []
-    from jinja2 import TemplateError
-
     try:
         texts: list[str] = tokenizer.apply_chat_template(chats, add_generation_prompt=True, tokenize=False, **variables)
-    except TemplateError as error:
+    except Exception as error:  # a template is a program of its author's, and fails in any way
         raise UserError(
             f"the tokenizer's chat template refuses the prompts: {error}; see data.system_prompt and "
             "data.chat_template_kwargs, or set data.format=base"

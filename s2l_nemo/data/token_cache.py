@@ -78,8 +78,23 @@ def _read(path: Path, count: int) -> list[tuple[int, ...]] | None:
     if hashlib.sha256(payload).digest() != digest:
         log.warning("%s is damaged and is made anew", path)
         return None
-    flat = np.load(io.BytesIO(payload), allow_pickle=False)
+    found = _parts(payload, count)
+    if found is None:
+        log.warning("%s is no cache of %d prompts and is made anew", path, count)
+    return found
+
+
+def _parts(payload: bytes, count: int) -> list[tuple[int, ...]] | None:
+    """What the array says; None if it is another one, whose writer knew the checksum."""
+    try:
+        flat = np.load(io.BytesIO(payload), allow_pickle=False)
+    except Exception:  # the head of an array is read with Python's own parser, which fails in many ways
+        return None
+    if not isinstance(flat, np.ndarray) or flat.dtype != np.dtype("<i4") or flat.ndim != 1 or len(flat) < count:
+        return None
     ends = np.cumsum(flat[:count], dtype=np.int64)
+    if (flat[:count] < 0).any() or ends[-1] != len(flat) - count:
+        return None
     return [tuple(ids.tolist()) for ids in np.split(flat[count:], ends[:-1])]
 
 

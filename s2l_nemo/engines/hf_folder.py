@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import json
 from collections.abc import Mapping
 from contextlib import ExitStack
 from pathlib import Path
@@ -14,6 +13,8 @@ from safetensors import safe_open
 
 from s2l_nemo.engines.protocol import Bucket
 from s2l_nemo.errors import UserError
+from s2l_nemo.models.files import read_json_object
+from s2l_nemo.models.formats.safetensors_folder import SafetensorsFolder
 
 
 class HfFolder:
@@ -22,7 +23,7 @@ class HfFolder:
     def __init__(self, path: Path) -> None:
         """Reads the headers. Raises UserError if there is no model of this format."""
         self._files = _tensor_files(path)
-        self.config: dict[str, Any] = json.loads((path / "config.json").read_text())
+        self.config = read_json_object((path / "config.json").read_bytes(), path / "config.json")
         if self.config.get("tie_word_embeddings"):
             self._files.pop("lm_head.weight", None)
         with ExitStack() as stack:
@@ -55,10 +56,7 @@ def _tensor_files(path: Path) -> dict[str, Path]:
             f"engines of other libraries read Hugging Face folders of safetensors, which {path} is not:"
             " convert it with tools/convert_nemo_to_hf.py, or set engine.kind=server"
         )
-    if index.is_file():
-        return {name: path / file for name, file in json.loads(index.read_text())["weight_map"].items()}
-    with safe_open(single, "pt") as opened:
-        return dict.fromkeys(opened.keys(), single)
+    return {name: tensor.file for name, tensor in SafetensorsFolder(path).tensors.items()}
 
 
 class WeightUpdate:

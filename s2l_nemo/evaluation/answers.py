@@ -5,29 +5,29 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from s2l_nemo.config.schema import AnswerKind
 from s2l_nemo.data.benchmarks import Benchmark
 from s2l_nemo.errors import UserError
+from s2l_nemo.models.formats.yaml_config import read_yaml_mapping
 from s2l_nemo.rewards.golds import unreadable_gold
 
 CONFIG = "config.txt"
 
 
 def config_of(outputs: Path) -> dict[str, Any]:
-    """What config.txt says; nothing if there is none, as beside outputs of other programs."""
+    """What config.txt says; nothing if there is none, as beside outputs of other programs.
+
+    Raises UserError if it is damaged.
+    """
     path = outputs / CONFIG
-    config = yaml.safe_load(path.read_text(encoding="utf-8")) if path.is_file() else None
-    return config if isinstance(config, dict) else {}
+    return read_yaml_mapping(path.read_bytes(), str(path)) if path.is_file() else {}
 
 
 def stated_answer(outputs: Path) -> AnswerKind | None:
     """`rewards.answer` of the evaluation that wrote this folder; None if nothing says it."""
     rewards = config_of(outputs).get("rewards")
-    if isinstance(rewards, dict) and rewards.get("answer") in AnswerKind.__members__:
-        return AnswerKind[rewards["answer"]]
-    return None
+    stated = rewards.get("answer") if isinstance(rewards, dict) else None
+    return AnswerKind.__members__.get(stated) if isinstance(stated, str) else None
 
 
 def check_answers(outputs: Path, wanted: AnswerKind) -> None:

@@ -17,6 +17,7 @@ import yaml
 from s2l_nemo.errors import UserError
 from s2l_nemo.files import TEMPORARY, write_text_atomic
 from s2l_nemo.models.formats.rows import blocks
+from s2l_nemo.models.formats.yaml_config import read_yaml_mapping
 from s2l_nemo.models.layout import entries
 from s2l_nemo.models.open import Model
 from s2l_nemo.records.checkpoints import MARKER
@@ -73,7 +74,7 @@ def find_folder(root: Path, name: str, identity: dict[str, Any]) -> EvaluationFo
     for folder_name in names:
         folder = EvaluationFolder(root, folder_name)
         if _TIME.fullmatch(folder_name.removeprefix(f"{name}_")) and folder.config.is_file():
-            content = yaml.safe_load(folder.config.read_text(encoding="utf-8"))
+            content = read_yaml_mapping(folder.config.read_bytes(), str(folder.config))
             if {key: content.get(key) for key in identity} == identity:
                 return folder
     return None

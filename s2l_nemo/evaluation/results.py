@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,6 +9,7 @@ from typing import Any
 
 from s2l_nemo.config.asking import Mode
 from s2l_nemo.errors import UserError
+from s2l_nemo.files import read_json_object
 from s2l_nemo.measures.statistics import Interval
 
 
@@ -82,12 +82,17 @@ class BenchmarkResult:
         """
         known = {key: content[key] for key in _KEYS}
         rows, ids, mode, K = known["correct"], known["ids"], known["mode"], known["samples"]
-        are_lists = isinstance(rows, list) and isinstance(ids, list)
+        for name, kinds in _TYPES.items():
+            if type(known.get(name, content.get(name))) not in kinds:
+                raise ValueError(f"{name!r} is of a wrong type")
+        are_lists = isinstance(rows, list) and isinstance(ids, list) and all(type(one) in (int, str) for one in ids)
         if not are_lists or not 0 < len(rows) == len(ids) or not all(map(_is_row, rows)):
             raise ValueError("'correct' must hold a list of 0 and 1 for each of 'ids'")
         curve = known["pass@k"]
         if not isinstance(curve, dict) or not all(map(_is_interval, [known["pass@1"], *curve.values()])):
             raise ValueError("'pass@1' and all of 'pass@k' must have mean, low and high")
+        if str(K) not in curve or not all(k.isascii() and k.isdecimal() and len(k) < 10 for k in curve):
+            raise ValueError(f"'pass@k' must have numbers of samples, {K} among them")
         majority = content[f"majority@{K}"]
         if not _is_interval(majority):
             raise ValueError(f"'majority@{K}' must have mean, low and high")
@@ -147,12 +152,9 @@ class Summary:
 
 def read_result(file: Path) -> BenchmarkResult:
     """The result in a BENCH.json. Raises UserError if the file is not as recipes/evaluate.py writes it."""
+    content = read_json_object(file, "give a BENCH.json of recipes/evaluate.py")
     try:
-        content = json.loads(file.read_text(encoding="utf-8"))
-    except (ValueError, RecursionError, OSError) as error:
-        raise UserError(f"{file} cannot be read as JSON ({error}): give a BENCH.json of recipes/evaluate.py") from None
-    try:
-        return BenchmarkResult.from_json(content if isinstance(content, dict) else {})
+        return BenchmarkResult.from_json(content)
     except KeyError as error:
         raise UserError(f"{file} is no result of recipes/evaluate.py: it has no {error}") from None
     except ValueError as error:
@@ -166,13 +168,22 @@ _KEYS = (
 )  # fmt: skip
 
 
+_COUNT, _FIGURE = (int,), (int, float)
+_TYPES: dict[str, tuple[type, ...]] = {
+    "name": (str,), "benchmark": (str,), "mode": (str, type(None)), "max_tokens": (int, type(None)), "samples": _COUNT,
+    "most_samples": _COUNT, "without_predictions": _COUNT, "seed": _COUNT, "mean_tokens": (*_FIGURE, type(None)),
+    "truncated_fraction": (*_FIGURE, type(None)), "no_answer_fraction": _FIGURE, "grader_errors": _COUNT,
+    "subset": (str, type(None)),
+}  # fmt: skip
+
+
 def _interval(value: Mapping[str, float]) -> Interval:
     return Interval(value["mean"], value["low"], value["high"])
 
 
 def _is_interval(value: Any) -> bool:
-    return isinstance(value, dict) and all(isinstance(value.get(key), int | float) for key in Interval._fields)
+    return isinstance(value, dict) and all(type(value.get(key)) in _FIGURE for key in Interval._fields)
 
 
 def _is_row(row: Any) -> bool:
-    return isinstance(row, list) and bool(row) and all(value in (0, 1) for value in row)
+    return isinstance(row, list) and bool(row) and all(type(value) is int and value in (0, 1) for value in row)

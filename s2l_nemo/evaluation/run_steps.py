@@ -11,6 +11,7 @@ from rich.console import Console
 
 from s2l_nemo.config.evaluation import EvaluateConfig, result_name
 from s2l_nemo.errors import UserError
+from s2l_nemo.evaluation.answers import config_of
 from s2l_nemo.evaluation.console import console, print_curve, print_facts
 from s2l_nemo.evaluation.curve_plots import Axis, plot_steps
 from s2l_nemo.evaluation.folder import EvaluationFolder, find_folder, hash_model
@@ -86,7 +87,8 @@ def is_finished(question: Question, part: EvaluationFolder, step: StepModel, dig
     """Whether the step has been evaluated. Raises UserError if it was, but with other weights."""
     if not part.config.is_file():
         return False
-    if yaml.safe_load(part.config.read_text(encoding="utf-8"))["sha256"]["model"] != digest:
+    sums = config_of(part.output).get("sha256")
+    if not isinstance(sums, dict) or sums.get("model") != digest:
         raise UserError(
             f"{step.path} has other weights than those of step {step.step} in {part.output}: the run has begun anew, "
             "give another name"

@@ -2,23 +2,23 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
-
-import yaml
+from typing import TypeVar
 
 from s2l_nemo.errors import UserError
 from s2l_nemo.evaluation.results import BenchmarkResult, read_result
-from s2l_nemo.files import write_json_atomic
+from s2l_nemo.files import read_json_object, write_json_atomic
+from s2l_nemo.models.formats.yaml_config import read_yaml_mapping
 from s2l_nemo.records.checkpoints import complete_checkpoints
 from s2l_nemo.records.directory import RunDir
 from s2l_nemo.records.metrics import read_metrics
 
+Value = TypeVar("Value", str, int)
 ALL = "all"
 FILE = "steps.json"
+_AGAIN = "evaluate the run again"
 
 
 @dataclass(frozen=True)
@@ -55,7 +55,7 @@ def models_of_run(run: Path, wanted: Sequence[str]) -> list[StepModel]:
     directory = RunDir(run)
     if not directory.config.is_file():
         raise UserError(f"model={run} is no folder of a run, and steps={','.join(wanted)} are given: leave steps out")
-    start = yaml.safe_load(directory.config.read_text(encoding="utf-8"))["model"]["path"]
+    start = _stated(directory.config, "model", "path", str)
     there = [StepModel(0, f"step 0 of {run}: model.path", start)]
     there += [StepModel(one.step, "model", str(one.path)) for one in complete_checkpoints(directory.checkpoints)]
     if list(wanted) == [ALL]:
@@ -72,8 +72,7 @@ def models_of_run(run: Path, wanted: Sequence[str]) -> list[StepModel]:
 
 def prompts_asked(run: Path) -> Callable[[int], int]:
     """How many prompts the run had asked after a step, those that dynamic sampling replaced among them."""
-    config = yaml.safe_load(RunDir(run).config.read_text(encoding="utf-8"))
-    batch: int = config["algorithm"]["prompts_per_step"]
+    batch = _stated(RunDir(run).config, "algorithm", "prompts_per_step", int)
     totals = {line["step"]: line.get("total/prompts") for line in read_metrics(RunDir(run).metrics)}
 
     def asked(step: int) -> int:
@@ -81,6 +80,15 @@ def prompts_asked(run: Path) -> Callable[[int], int]:
         return step * batch if total is None else int(total)
 
     return asked
+
+
+def _stated(file: Path, section: str, name: str, kind: type[Value]) -> Value:
+    """What a run's config.yaml says. Raises UserError if it does not."""
+    within = read_yaml_mapping(file.read_bytes(), str(file)).get(section)
+    value = within.get(name) if isinstance(within, dict) else None
+    if type(value) is not kind:
+        raise UserError(f"{file}: {section}.{name}={value!r:.80} is no {kind.__name__}: give the folder of a run")
+    return value
 
 
 def step_name(step: int) -> str:
@@ -105,12 +113,14 @@ def read_curve(folder: Path) -> StepCurve:
     """The evaluations of a run, from its folder result/NAME_TIME. Raises UserError if a file is damaged."""
     file = folder / FILE
     try:
-        content: dict[str, Any] = json.loads(file.read_text(encoding="utf-8"))
+        content = read_json_object(file, _AGAIN)
         places = [(int(one["step"]), int(one["prompts"])) for one in content["steps"]]
         points = [CurvePoint(step, prompts, _results(folder / step_name(step))) for step, prompts in places]
         return StepCurve(str(content["name"]), points)
-    except (ValueError, KeyError, TypeError, OSError) as error:
-        raise UserError(f"{file} is not as recipes/evaluate.py writes it ({error}): evaluate the run again") from None
+    except UserError:
+        raise
+    except (ValueError, KeyError, TypeError, OverflowError) as error:
+        raise UserError(f"{file} is not as recipes/evaluate.py writes it ({error}): {_AGAIN}") from None
 
 
 def load_curves(paths: Sequence[Path]) -> list[StepCurve]:
@@ -129,5 +139,8 @@ def shared_steps(first: StepCurve, second: StepCurve) -> list[tuple[CurvePoint, 
 
 def _results(folder: Path) -> dict[str, BenchmarkResult]:
     """In the order in which they were asked, which summary.json has."""
-    summary: dict[str, Any] = json.loads((folder / "summary.json").read_text(encoding="utf-8"))
-    return {name: read_result(folder / f"{name}.json") for name in summary["benchmarks"]}
+    summary = read_json_object(folder / "summary.json", _AGAIN)
+    names = [str(name) for name in summary["benchmarks"]]
+    if any("/" in name or "\0" in name for name in names):
+        raise UserError(f"{folder / 'summary.json'} names benchmarks that lie elsewhere: {_AGAIN}")
+    return {name: read_result(folder / f"{name}.json") for name in names}

@@ -20,6 +20,8 @@ def commits() -> dict[str, str]:
 
 
 def pin(taken: Mapping[str, str]) -> None:
-    """Makes this process, and those that it starts, take these commits."""
+    """Makes this process, and those that it starts, take these commits. Raises ValueError for what are none."""
+    if not isinstance(taken, Mapping) or not all(isinstance(one, str) for pair in taken.items() for one in pair):
+        raise ValueError(f"{taken!r:.80} are no commits by name")
     if taken:
         os.environ[VARIABLE] = json.dumps(commits() | dict(taken), sort_keys=True)

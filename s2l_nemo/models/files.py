@@ -9,19 +9,19 @@ import atexit
 import json
 import os
 import shutil
-import tarfile
 import tempfile
 from pathlib import Path
 from typing import Any
 
 from s2l_nemo.errors import UserError
-from s2l_nemo.models.formats.regions import Region, folder_regions
+from s2l_nemo.models.formats.regions import Region, folder_regions, tar_regions
 
 HF_FILES = "huggingface"  # folder of config.json, tokenizer, ... inside a NeMo or Megatron checkpoint
 _WEIGHTS = (".safetensors", ".safetensors.index.json", ".bin", ".bin.index.json", ".pt", ".pth", ".ckpt", ".gguf",
             ".h5", ".msgpack", ".onnx")  # fmt: skip
 TEMPLATES = "additional_chat_templates"  # of transformers
 _LFS, _LFS_POINTER = b"version https://git-lfs", 1024  # how a pointer begins, and bytes that none reaches
+_AT_ONCE = 2**22  # bytes that are copied at a time
 _LARGEST = 256 * 2**20  # bytes; a tokenizer has some ten million
 
 
@@ -91,18 +91,16 @@ def read_json_object(content: bytes, shown: Path) -> dict[str, Any]:
 
 def _unpack(key: str, path: Path) -> Path:
     """Takes only members that lie directly under `huggingface/`, as plain files of their base names."""
+    try:
+        members = tar_regions(path)
+    except UserError as error:
+        raise UserError(f"{key}: {error}") from None
     folder = Path(tempfile.mkdtemp(prefix="s2l_nemo_"))
     owner = os.getpid()
     atexit.register(lambda: shutil.rmtree(folder, ignore_errors=True) if os.getpid() == owner else None)
-    try:
-        with tarfile.open(path, "r:") as archive:
-            for member in archive:
-                name = member.name.removeprefix("./")
-                if member.isreg() and Path(name).parent == Path(HF_FILES):
-                    source = archive.extractfile(member)
-                    assert source is not None  # it is a regular member
-                    with source, (folder / Path(name).name).open("wb") as file:
-                        shutil.copyfileobj(source, file)
-    except tarfile.TarError as error:
-        raise UserError(f"{key}={path} is not an uncompressed tar ({error}): unpack it and give the folder") from None
+    for name, region in members.items():
+        if Path(name).parent == Path(HF_FILES):
+            with (folder / Path(name).name).open("wb") as file:
+                for start in range(0, region.size, _AT_ONCE):
+                    file.write(region.part(start, min(_AT_ONCE, region.size - start)).read())
     return folder

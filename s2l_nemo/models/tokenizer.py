@@ -37,8 +37,10 @@ def load_tokenizer(folder: Path, path: str | None = None) -> PreTrainedTokenizer
         if _is_remote_code(folder):
             return _load_as_data(folder, path, kwargs)
         tokenizer = AutoTokenizer.from_pretrained(str(folder), use_fast=True, **kwargs)
-    except (OSError, ValueError, KeyError, ImportError) as error:
-        raise UserError(f"cannot load the tokenizer of {path}: {_first_line(error)}") from error
+    except UserError:
+        raise
+    except Exception as error:  # a damaged file fails anywhere in tokenizers and transformers, in many ways
+        raise UserError(f"cannot load the tokenizer of {path}: {type(error).__name__}: {_first_line(error)}") from error
     if not tokenizer.is_fast:
         raise UserError(f"{path} has no fast tokenizer: add its tokenizer.json")
     return tokenizer
@@ -51,7 +53,10 @@ def stop_token_ids(folder: Path, tokenizer: PreTrainedTokenizerFast, path: str |
     """
     ids = set() if tokenizer.eos_token_id is None else {tokenizer.eos_token_id}
     eos = _read_if_there(folder / "generation_config.json").get("eos_token_id")
-    ids.update([] if eos is None else [eos] if isinstance(eos, int) else eos)
+    more = [] if eos is None else eos if isinstance(eos, list) else [eos]
+    if not all(type(one) is int and one >= 0 for one in more):
+        raise UserError(f"{path or folder}: eos_token_id={eos!r:.80} of generation_config.json is no id: correct it")
+    ids.update(more)
     if not ids:
         raise UserError(f"{path or folder} names no end-of-sequence token: set eos_token in its tokenizer_config.json")
     return tuple(sorted(ids))
@@ -65,7 +70,7 @@ def _is_remote_code(folder: Path) -> bool:
     name = config.get("tokenizer_class")
     if name is None:  # then transformers would look for it in the model's configuration
         return "auto_map" in config or "auto_map" in _read_if_there(folder / "config.json")
-    return "auto_map" in config or not any(tokenizer_class_from_name(name + suffix) for suffix in ("", "Fast"))
+    return "auto_map" in config or not any(tokenizer_class_from_name(f"{name}{suffix}") for suffix in ("", "Fast"))
 
 
 def _load_as_data(folder: Path, path: str, kwargs: Mapping[str, Any]) -> PreTrainedTokenizerFast:

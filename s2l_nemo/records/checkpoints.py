@@ -6,7 +6,6 @@ a disk may give back other bytes than were written.
 
 from __future__ import annotations
 
-import json
 import re
 import shutil
 import zlib
@@ -16,7 +15,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from s2l_nemo.errors import UserError
-from s2l_nemo.files import TEMPORARY, sync, write_json_atomic
+from s2l_nemo.files import TEMPORARY, read_json_object, sync, write_json_atomic
 
 CHECKPOINTS = "checkpoints"  # their folder in that of a run
 MARKER = "COMPLETE.json"
@@ -111,7 +110,7 @@ def fault(checkpoint: Checkpoint) -> str | None:
     One that an earlier version has written has no checksums, and passes.
     """
     _, path = checkpoint
-    written: dict[str, int] = json.loads((path / MARKER).read_text(encoding="utf-8")).get("crc32", {})
+    written = _Marker.of(path / MARKER).crc32
     read = _checksums(path, list(written))
     damaged = next((name for name in written if written[name] != read[name]), None)
     return None if damaged is None else f"{path / damaged} holds other bytes than were written"
@@ -142,18 +141,49 @@ def _is_complete(path: Path, step: int) -> bool:
 def _unfit(path: Path, step: int) -> str | None:
     """What the sizes of the files say against a folder with a marker."""
     try:
-        marker = json.loads((path / MARKER).read_text(encoding="utf-8"))
-        sizes: dict[str, int] = dict(marker["files"])
-        marked: int = marker["step"]
-    except (ValueError, TypeError, KeyError):
+        marker = _Marker.of(path / MARKER)
+    except UserError:
         return f"{path / MARKER} is damaged"
-    if marked != step:
-        return f"{path / MARKER} is of step {marked}"
-    for name, size in sizes.items():
+    if marker.step != step:
+        return f"{path / MARKER} is of step {marker.step}"
+    for name, size in marker.files.items():
         found = (path / name).stat().st_size if (path / name).is_file() else None
         if found != size:
             return f"{path / name} {'is missing' if found is None else f'has {found} bytes, {size} were written'}"
     return None
+
+
+class _Marker(NamedTuple):
+    """What a marker lists, by names of files inside of its folder."""
+
+    step: int
+    files: dict[str, int]  # bytes
+    crc32: dict[str, int]  # none if an earlier version has written it
+
+    @classmethod
+    def of(cls, path: Path) -> _Marker:
+        """Raises UserError for what `publish_checkpoint` does not write."""
+        remedy = "restore it, or remove the checkpoint"
+        content = read_json_object(path, remedy)
+        step, files, crc32 = content.get("step"), content.get("files"), content.get("crc32", {})
+        for listed in (files, crc32):
+            if (
+                not isinstance(listed, dict)
+                or not all(map(_is_inside, listed))
+                or not all(map(_is_int, listed.values()))
+            ):
+                raise UserError(f"{path} lists no files of its folder: {remedy}")
+        if not _is_int(step) or not crc32.keys() <= files.keys():
+            raise UserError(f"{path} has step {step!r:.40}, or checksums of no file: {remedy}")
+        return cls(step, files, crc32)
+
+
+def _is_inside(name: str) -> bool:
+    return not Path(name).is_absolute() and ".." not in Path(name).parts and "\0" not in name and name not in ("", ".")
+
+
+def _is_int(value: object) -> bool:
+    return type(value) is int
 
 
 def _checksums(folder: Path, names: Sequence[str]) -> dict[str, int]:

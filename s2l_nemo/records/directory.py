@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import fcntl
-import json
 import os
 import shutil
 import sys
@@ -17,10 +16,11 @@ from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from typing_extensions import assert_never
 
+from s2l_nemo.config.load import check_plain
 from s2l_nemo.config.resume import check_resume
 from s2l_nemo.config.schema import Config, Resume
 from s2l_nemo.errors import UserError
-from s2l_nemo.files import TEMPORARY, write_json_atomic, write_text_atomic
+from s2l_nemo.files import TEMPORARY, read_json_object, write_json_atomic, write_text_atomic
 from s2l_nemo.hub.commits import pin
 from s2l_nemo.records.checkpoints import (
     CHECKPOINTS,
@@ -33,6 +33,8 @@ from s2l_nemo.records.checkpoints import (
     unfit_checkpoints,
 )
 from s2l_nemo.records.versions import versions
+
+_RESTORE = "restore it, or choose another run.dir"
 
 
 @dataclass(frozen=True)
@@ -93,13 +95,24 @@ class RunDir:
         return self.checkpoints / f"{TEMPORARY}step_{step:06d}"
 
 
+def step_of(file: Path) -> int:
+    """The step of a file `step_N`. Raises UserError if its name is another one."""
+    number = file.stem.removeprefix("step_")
+    if not (number.isascii() and number.isdecimal()):
+        raise UserError(f"{file} has no number of a step in its name: move it out of the run's folder")
+    return int(number)
+
+
 def read_config(key: str, path: str | Path) -> Config:
     """The configuration of a run. Raises UserError, which names `key`, if it is not there, or not of this version."""
     file = RunDir(Path(path)).config
     try:
-        return cast(Config, OmegaConf.merge(OmegaConf.structured(Config), OmegaConf.load(file)))
-    except (OSError, OmegaConfBaseException) as error:
-        raise UserError(f"{key}={path}: cannot read {file}: {str(error).splitlines()[0]}") from None
+        content = file.read_bytes()
+        check_plain(file, content)
+        return cast(Config, OmegaConf.merge(OmegaConf.structured(Config), OmegaConf.create(content.decode())))
+    except (OSError, ValueError, OmegaConfBaseException) as error:
+        reason = (str(error).splitlines() or [type(error).__name__])[0]
+        raise UserError(f"{key}={path}: cannot read {file}: {reason}") from None
 
 
 def say_on_stderr(text: str) -> None:
@@ -140,7 +153,7 @@ def begun_config(path: str | Path) -> str | None:
     with _usable(run_dir):
         if not _holds_run(run_dir) or latest_checkpoint(run_dir.checkpoints) is None:
             return None
-        return run_dir.config.read_text(encoding="utf-8")
+        return run_dir.config.read_text(encoding="utf-8", errors="surrogateescape")
 
 
 def check_run_dir(path: str | Path, resume: Resume, config_yaml: str) -> None:
@@ -157,10 +170,9 @@ def pin_commits(path: str | Path) -> None:
         if not run_dir.versions.is_file() or latest_checkpoint(run_dir.checkpoints) is None:
             return
         try:
-            taken = json.loads(run_dir.versions.read_text(encoding="utf-8")).get("hub", {})
-        except (ValueError, AttributeError):
-            raise UserError(f"{run_dir.versions} is damaged: restore it, or choose another run.dir") from None
-    pin(taken)
+            pin(read_json_object(run_dir.versions, _RESTORE).get("hub", {}))
+        except ValueError as error:
+            raise UserError(f"{run_dir.versions} is damaged ({error}): {_RESTORE}") from None
 
 
 @contextmanager
@@ -179,7 +191,12 @@ def _inspect(run_dir: RunDir, resume: Resume, config_yaml: str) -> tuple[bool, C
     checkpoint = latest_checkpoint(run_dir.checkpoints) if ours else None
     _refuse(run_dir, resume, ours, checkpoint)
     if checkpoint is not None:
-        check_resume(run_dir.path, run_dir.config.read_text(encoding="utf-8"), config_yaml, checkpoint.step)
+        check_resume(
+            run_dir.path,
+            run_dir.config.read_text(encoding="utf-8", errors="surrogateescape"),
+            config_yaml,
+            checkpoint.step,
+        )
     return ours, checkpoint
 
 
@@ -209,7 +226,7 @@ def _holds_run(run_dir: RunDir) -> bool:
         return False
     if not run_dir.path.is_dir():
         raise UserError(f"run.dir={run_dir.path} is a file; choose a directory")
-    if run_dir.versions.is_file() and '"s2l_nemo"' in run_dir.versions.read_text(encoding="utf-8"):
+    if run_dir.versions.is_file() and b'"s2l_nemo"' in run_dir.versions.read_bytes():
         return True
     foreign = sorted(entry.name for entry in run_dir.path.iterdir() if not entry.name.startswith(TEMPORARY))
     if foreign:
@@ -247,7 +264,7 @@ def _refuse(run_dir: RunDir, resume: Resume, ours: bool, checkpoint: Checkpoint 
 def _is_finished(run_dir: RunDir) -> bool:
     if not run_dir.summary.exists():
         return False
-    return json.loads(run_dir.summary.read_text(encoding="utf-8")).get("steps") is not None
+    return read_json_object(run_dir.summary, _RESTORE).get("steps") is not None
 
 
 def _remove_leftovers(run_dir: RunDir) -> None:

@@ -7,6 +7,7 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from s2l_nemo.errors import UserError
 from s2l_nemo.files import replacing
 from s2l_nemo.types import Group
 
@@ -15,6 +16,7 @@ if TYPE_CHECKING:
 
 ROW_GROUP_BYTES = 2**26
 ROWS_AT_ONCE = 256
+_MAY_LACK = ("reward", "extracted", "grader_error")
 
 
 @dataclass(frozen=True)
@@ -131,14 +133,61 @@ def _schema() -> pa.Schema:
 
 
 def read_rollouts(path: Path) -> list[RolloutRow]:
-    """The rows of one file in the order in which they were written. Floats have 32 bits."""
+    """The rows of one file in the order in which they were written. Floats have 32 bits.
+
+    Raises UserError as `rollout_batches`.
+    """
     return list(iterate_rollouts(path))
 
 
 def iterate_rollouts(path: Path) -> Iterator[RolloutRow]:
     """The same one after the other: a file of the paper's size has more tokens than a list of them has room for."""
+    for batch in rollout_batches(path):
+        yield from (RolloutRow(**row) for row in batch.to_pylist())
+
+
+def rollout_batches(
+    path: Path, columns: Sequence[str] | None = None, rows: int = ROWS_AT_ONCE
+) -> Iterator[pa.RecordBatch]:
+    """These columns of a file, all by default, some hundred rows at a time.
+
+    Raises UserError if the file is missing or damaged, has other columns than a run writes, or lacks a value.
+    """
     from pyarrow import parquet
 
-    with parquet.ParquetFile(path) as file:
-        for batch in file.iter_batches(batch_size=ROWS_AT_ONCE):
-            yield from (RolloutRow(**row) for row in batch.to_pylist())
+    names = [field.name for field in fields(RolloutRow)] if columns is None else list(columns)
+    wanted = _types(_schema())
+    try:
+        with parquet.ParquetFile(path) as file:
+            found = _types(file.schema_arrow)
+            wrong = next((name for name in names if found.get(name) != wanted[name]), None)
+            if wrong is not None:
+                raise ValueError(f"the column {wrong} is {found.get(wrong, 'absent')}, not {wanted[wrong]}")
+            for batch in file.iter_batches(rows, columns=names, use_threads=False):
+                batch.validate(full=True)
+                _check_values(batch)
+                yield batch.select(names)
+    except FileNotFoundError:
+        raise UserError(f"{path} is missing: that step left no rollouts (logging.rollouts_every)") from None
+    except UserError:
+        raise
+    except Exception as error:  # a damaged file may fail anywhere in pyarrow, in many ways
+        reason = (str(error).splitlines() or [type(error).__name__])[0]
+        raise UserError(f"{path} is not a file of rollouts: {reason}") from None
+
+
+def _types(schema: pa.Schema) -> dict[str, str]:
+    # the name of a list's items differs between writers and means nothing
+    return {field.name: str(field.type).replace("element:", "item:") for field in schema}
+
+
+def _check_values(batch: pa.RecordBatch) -> None:
+    """Raises ValueError for a value that is missing, or log-probs that are not one for each token."""
+    columns = dict(zip(batch.schema.names, batch.columns, strict=True))
+    for name, column in columns.items():
+        is_list = name in ("token_ids", "logprobs")
+        if (column.null_count and name not in _MAY_LACK) or (is_list and column.flatten().null_count):
+            raise ValueError(f"the column {name} lacks values")
+    lengths = [columns[name].value_lengths() for name in ("token_ids", "logprobs") if name in columns]
+    if len(lengths) == 2 and not lengths[0].equals(lengths[1]):
+        raise ValueError("log-probs are not one for each token")

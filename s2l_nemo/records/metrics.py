@@ -110,19 +110,31 @@ class MetricsWriter:
 def read_metrics(path: Path) -> list[dict[str, Any]]:
     """The lines of `metrics.jsonl`, without a last line that a kill has torn. [] if there is no file.
 
-    Raises UserError for any other line that is not JSON.
+    Raises UserError for any other line that is not JSON, or no metrics of a step.
     """
     if not path.exists():
         return []
-    lines = path.read_text(encoding="utf-8").splitlines()
+    lines = path.read_bytes().splitlines()
     metrics = []
     for number, line in enumerate(lines, start=1):
         try:
-            metrics.append(json.loads(line))
-        except json.JSONDecodeError as error:
+            values = json.loads(line)
+        except (ValueError, RecursionError) as error:
             if number < len(lines):
-                raise UserError(f"{path} line {number} is not JSON ({error.msg}); remove that line") from error
+                raise UserError(f"{path} line {number} is not JSON ({error}); remove that line") from error
+            break
+        if (
+            not isinstance(values, dict)
+            or type(values.get("step")) is not int
+            or not all(map(_is_value, values.values()))
+        ):
+            raise UserError(f"{path} line {number} has no step, or a value that is no number; remove that line")
+        metrics.append(values)
     return metrics
+
+
+def _is_value(value: object) -> bool:
+    return value is None or (type(value) in (int, float) and abs(value) < math.inf)  # type: ignore[arg-type]
 
 
 def _finite_or_none(step: int, key: str, value: Value) -> Value:

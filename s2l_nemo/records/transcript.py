@@ -35,18 +35,11 @@ def read_groups(file: Path, prompt: int | None, most: int | None = None) -> list
     `most`: how many of the first ones are read; None: all. Raises UserError if the file is missing or broken, or has no
     such prompt.
     """
-    import pyarrow as pa
-
     groups: dict[int, list[RolloutRow]] = {}
-    try:
-        for row in iterate_rollouts(file):
-            if most is not None and len(groups) == most and row.prompt_id not in groups:
-                break
-            groups.setdefault(row.prompt_id, []).append(row)
-    except FileNotFoundError:
-        raise UserError(f"{file} is missing: that step left no rollouts (logging.rollouts_every)") from None
-    except (pa.ArrowException, OSError, TypeError) as error:  # TypeError: other columns
-        raise UserError(f"{file} is not a file of rollouts: {str(error).splitlines()[0]}") from None
+    for row in iterate_rollouts(file):
+        if most is not None and len(groups) == most and row.prompt_id not in groups:
+            break
+        groups.setdefault(row.prompt_id, []).append(row)
     if prompt is None:
         return list(groups.values())
     if prompt not in groups:

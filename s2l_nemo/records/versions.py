@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-import json
 import platform
 import subprocess
 from importlib import metadata
 from pathlib import Path
 
 import s2l_nemo
+from s2l_nemo.errors import UserError
+from s2l_nemo.files import read_json_object
 from s2l_nemo.hub.commits import commits
 
 PACKAGES = ("nemo_toolkit", "nemo_aligner", "megatron-core", "torch", "transformers", "math-verify")
@@ -26,8 +27,10 @@ def versions(earlier: Path | None = None) -> dict[str, object]:
         "hub": commits(),
     }
     if earlier is not None:
-        before = json.loads(earlier.read_text(encoding="utf-8"))
+        before = read_json_object(earlier, "restore it, or choose another run.dir")
         history = before.pop("earlier", [])
+        if not isinstance(history, list):
+            raise UserError(f"{earlier}: earlier={history!r:.80} is no list: restore it, or choose another run.dir")
         if before != now:
             history.append(before)
         if history:

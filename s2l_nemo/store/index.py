@@ -103,12 +103,13 @@ def _read(path: Path) -> Index | None:
     """None if there is no index, or one that is damaged."""
     try:
         head = json.loads((path / "index.json").read_bytes())
+        size = head["data_bytes"]
         if {name: _hash_file(path / name) for name in _ARRAYS} != head["sha256"]:
             return None
         data = (path / "data.bin").open("rb", buffering=0)
     except (FileNotFoundError, NotADirectoryError, ValueError, KeyError, TypeError):
         return None
-    if os.fstat(data.fileno()).st_size != head["data_bytes"]:
+    if os.fstat(data.fileno()).st_size != size:
         data.close()
         return None
     rows_R, rewards_R = (np.load(path / name, mmap_mode="r", allow_pickle=False) for name in _ARRAYS)

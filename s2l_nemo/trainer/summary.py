@@ -51,7 +51,7 @@ class Comparison:
 def compare(validations: Path, steps: int, changed: Collection[Part] = ()) -> Comparison:
     """Compares the validation before the first step to the one after `steps`, from their files in a folder.
 
-    `changed` is what `run.allow_changed` has let the run change in between. Raises ValueError for a damaged file.
+    `changed` is what `run.allow_changed` has let the run change in between. Raises UserError for a damaged file.
     """
     before, after = (read_validation(validations, step) for step in (0, steps))
     first, last = (None if one is None else bootstrap_mean(one["correct"]) for one in (before, after))

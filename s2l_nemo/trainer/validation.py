@@ -7,13 +7,15 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
 from s2l_nemo.algorithm.groups import assemble_groups, explorers_first, requests_of
-from s2l_nemo.files import write_json_atomic
+from s2l_nemo.errors import UserError
+from s2l_nemo.files import read_json_object, write_json_atomic
 from s2l_nemo.measures.statistics import Interval, bootstrap_mean
 from s2l_nemo.trainer.exchange import StepGroups
 from s2l_nemo.trainer.grading import Grading
@@ -131,9 +133,19 @@ def write_validation(folder: Path, step: int, validation: Validation, prompts: S
 
 
 def read_validation(folder: Path, step: int) -> dict[str, Any] | None:
-    """What `write_validation` wrote after a step, None if nothing. Raises ValueError for a damaged file."""
+    """What `write_validation` wrote after a step, None if nothing. Raises UserError for a damaged file."""
     file = validation_file(folder, step)
     if not file.exists():
         return None
-    content: dict[str, Any] = json.loads(file.read_text(encoding="utf-8"))
+    remedy = "remove it, and the summary will be without it"
+    content = read_json_object(file, remedy)
+    ids, rows = content.get("prompt_ids"), content.get("correct")
+    if not isinstance(ids, list) or not isinstance(rows, list) or not all(isinstance(row, list) for row in rows):
+        raise UserError(f"{file} is no validation: {remedy}")
+    if len(ids) != len(rows) or not all(row and all(map(_is_reward, row)) for row in rows):
+        raise UserError(f"{file} has not one list of rewards for each prompt: {remedy}")
     return content
+
+
+def _is_reward(value: Any) -> bool:
+    return type(value) in (int, float) and abs(value) < math.inf

@@ -10,7 +10,7 @@ import pytest
 from transformers import PreTrainedTokenizerFast
 
 from s2l_nemo.config.schema import DataConfig, Extract, PromptFormat
-from s2l_nemo.data.chat import count_unasked, unread_variables
+from s2l_nemo.data.chat import apply_template, count_unasked, unread_variables
 from s2l_nemo.data.prompts import load_prompts
 from s2l_nemo.errors import UserError
 from tests.character_tokenizer import TEMPLATE
@@ -79,6 +79,24 @@ def test_a_template_may_refuse(tmp_path: Path, make_tokenizer: MakeTokenizer) ->
     template = "{% if messages[0]['role'] == 'system' %}{{ raise_exception('no system role') }}{% endif %}" + TEMPLATE
     with pytest.raises(UserError, match=r"chat template refuses the prompts: no system role; see data\.system_prompt"):
         texts(tmp_path, make_tokenizer(template), {"prompt": "a", "answer": "1"}, system_prompt="Be brief.")
+
+
+@pytest.mark.parametrize(
+    "template",
+    [
+        "{{ ''.__class__.__mro__[1].__subclasses__() }}",
+        "{{ messages.__class__.__base__ }}{{ ''.__class__.__base__.__subclasses__() }}",
+        "{{ lipsum.__globals__['os'].system('true') }}",
+        "{% include '/etc/passwd' %}",
+        "{{ messages.append(1) }}",
+        "{{ 1 / 0 }}",
+        "{% for i in range(10 ** 9) %}{% endfor %}",
+        "{% for",
+    ],
+)
+def test_a_template_reaches_nothing_outside_of_its_sandbox(make_tokenizer: MakeTokenizer, template: str) -> None:
+    with pytest.raises(UserError, match="chat template refuses the prompts"):
+        apply_template(make_tokenizer(template), [[{"role": "user", "content": "1+1?"}]], {})
 
 
 @pytest.mark.parametrize(

@@ -32,6 +32,20 @@ def test_only_plain_files_of_the_folder_are_unpacked(tmp_path: Path) -> None:
     assert not list(folder.parent.glob("escaped.json"))
 
 
+def test_a_member_that_grows_when_it_is_unpacked_is_refused(tmp_path: Path) -> None:
+    """A sparse file of a few bytes may say that it has terabytes."""
+    info = tarfile.TarInfo("./huggingface/config.json")
+    info.type = tarfile.GNUTYPE_SPARSE
+    header = bytearray(info.tobuf(tarfile.GNU_FORMAT))
+    header[386:398], header[398:410] = b"00000000000\0", b"00000000000\0"  # one piece: its place and its size
+    header[483:495] = b"77777777777\0"  # the size that it stands for
+    header[148:156] = b" " * 8
+    header[148:156] = b"%06o\0 " % sum(header)
+    (tmp_path / "model.nemo").write_bytes(bytes(header) + bytes(1024))
+    with pytest.raises(UserError, match="sparse file"):
+        hf_files_folder("model.path", str(tmp_path / "model.nemo"))
+
+
 def test_the_unpacked_files_go_with_the_process(tmp_path: Path) -> None:
     (tmp_path / "config.json").write_text("{}")
     file = tmp_path / "model.nemo"

@@ -11,6 +11,7 @@ from typing import ParamSpec, TypeVar
 import pytest
 
 from s2l_nemo.records.checkpoints import (
+    MARKER,
     Checkpoint,
     complete_checkpoints,
     fault,
@@ -222,3 +223,13 @@ def test_prune_spares_the_only_copy_of_a_step(tmp_path: Path) -> None:
     (tmp_path / "step_000001").rename(tmp_path / "step_000001.old")
     prune_checkpoints(tmp_path, keep=1)
     assert latest_checkpoint(tmp_path) == (1, tmp_path / "step_000001.old")
+
+
+@pytest.mark.parametrize("name", ["../precious", "/etc/passwd", "", ".", "a\0b"])
+def test_a_marker_that_names_files_elsewhere_is_damaged(tmp_path: Path, name: str) -> None:
+    (tmp_path / "precious").write_text("1")
+    folder = tmp_path / "step_000001"
+    folder.mkdir()
+    (folder / MARKER).write_text(json.dumps({"step": 1, "files": {name: 1}, "crc32": {name: 5}}))
+    assert complete_checkpoints(tmp_path) == []
+    assert "damaged" in unfit_checkpoints(tmp_path)[folder]

@@ -137,7 +137,10 @@ class ServedEngine:
         requests = [work.requests[index] for index in left]
         self._connection.send("/generate", pack_requests(requests, work.params), *limit)
         for arrays in self._connection.replies("/generate", *limit):
-            work.finished.update({left[index]: completion for index, completion in unpack_completions(arrays)})
+            for index, completion in unpack_completions(arrays):
+                if not 0 <= index < len(left):
+                    raise EngineError(f"{self._name} gave a completion of request {index} of {len(left)}")
+                work.finished[left[index]] = completion
         if work.left():
             raise EngineError(f"{self._name} gave no completion of {len(work.left())} of {len(left)} requests")
 

@@ -88,7 +88,7 @@ class Connection:
         header, arrays = unpack(body)
         if "error" not in header:
             return header, arrays
-        if header["kind"] == "value":
+        if header.get("kind") == "value":
             raise ValueError(header["error"])
         raise EngineError(f"{self._name}: {header['error']}")
 

@@ -95,8 +95,8 @@ class EngineServer(ThreadingHTTPServer):
         layout = _field(header, "layout", dict)
         try:
             bucket = self._segments.read(layout)
-        except (KeyError, TypeError, ValueError, OSError) as error:
-            raise WireError(f"no bucket of weights: {error!r}") from None
+        except (ValueError, OSError) as error:
+            raise WireError(f"no bucket of weights: {error!r:.300}") from None
         self._host.add_bucket(bucket)
         return pack({})
 
@@ -126,7 +126,7 @@ def _told(error: Exception) -> bytes:
 
 def _field(header: Header, name: str, kind: type) -> Any:
     if type(header.get(name)) is not kind:
-        raise WireError(f"{name}={header.get(name)!r} must be of type {kind.__name__}")
+        raise WireError(f"{name}={header.get(name)!r:.80} must be of type {kind.__name__}")
     return header[name]
 
 

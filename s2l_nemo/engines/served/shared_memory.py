@@ -23,6 +23,9 @@ _ALIGNMENT = 64  # bytes; a cache line
 _PAGE = 2**21
 _DTYPES = {"bfloat16": torch.bfloat16, "float16": torch.float16, "float32": torch.float32}
 
+_NAME = "s2l_nemo_refit"  # of the memory; /proc shows it
+_SLOTS = 16  # more than any writer has
+
 Layout = dict[str, Any]
 
 
@@ -63,7 +66,7 @@ class Segment:
             return self._memory
         self.close()
         size = max(1, -(-size // _PAGE)) * _PAGE
-        self._fd = os.memfd_create("s2l_nemo_refit")
+        self._fd = os.memfd_create(_NAME)
         try:
             if size > _available_bytes():  # taking it would have the kernel kill some process for want of memory
                 raise OSError(errno.ENOMEM, os.strerror(errno.ENOMEM))
@@ -87,19 +90,51 @@ class SegmentReader:
     def read(self, layout: Layout) -> Bucket:
         """Views of the tensors of one bucket, which the writer may overwrite once it has been told so.
 
-        Raises ValueError, KeyError or TypeError for a layout that no `Segment` has written, OSError if its writer is
-        gone.
+        Raises ValueError for a layout that no `Segment` has written, OSError if its writer is gone.
         """
+        places = _checked(layout)
         inode, memory = self._mapped.get(layout["slot"], (None, None))
-        opened = os.open(f"/proc/{int(layout['pid'])}/fd/{int(layout['fd'])}", os.O_RDWR | os.O_CLOEXEC)
+        path = f"/proc/{layout['pid']}/fd/{layout['fd']}"
+        if not os.readlink(path).startswith(f"/memfd:{_NAME}"):  # and no other file of a process of this user
+            raise ValueError(f"{path} is no memory of a weight update")
+        opened = os.open(path, os.O_RDWR | os.O_CLOEXEC)
         try:
             if memory is None or os.fstat(opened).st_ino != inode:
-                memory = mmap.mmap(opened, int(layout["size"]), flags=mmap.MAP_SHARED | mmap.MAP_POPULATE)
+                memory = mmap.mmap(opened, layout["size"], flags=mmap.MAP_SHARED | mmap.MAP_POPULATE)
                 # What was mapped before goes with its last view.
                 self._mapped[layout["slot"]] = os.fstat(opened).st_ino, memory
         finally:
             os.close(opened)
-        return {str(place["name"]): _view(memory, place) for place in layout["tensors"]}
+        return {place["name"]: _view(memory, place) for place in places}
+
+
+def _checked(layout: Layout) -> list[dict[str, Any]]:
+    """The tensors of a layout. Raises ValueError unless each lies in the memory, whose size the layout states."""
+    numbers = [layout.get(key) for key in ("slot", "pid", "fd", "size")]
+    places = layout.get("tensors")
+    if (
+        not all(map(_is_size, numbers))
+        or layout["slot"] >= _SLOTS
+        or not layout["size"]
+        or not isinstance(places, list)
+    ):
+        raise ValueError("the layout lacks slot, pid, fd, size or tensors")
+    for place in places:
+        texts = [place.get(key) for key in ("name", "dtype")] if isinstance(place, dict) else [None]
+        if not all(isinstance(text, str) for text in texts) or place["dtype"] not in _DTYPES:
+            raise ValueError(f"a tensor has no name, or a type that is none of {', '.join(_DTYPES)}")
+        shape, offset, itemsize = place.get("shape"), place.get("offset"), _DTYPES[place["dtype"]].itemsize
+        if not isinstance(shape, list) or not all(map(_is_size, [*shape, offset])) or offset % itemsize:
+            raise ValueError(f"{place['name']:.80} has shape {shape!r:.80} at {offset!r:.80}")
+        if offset + math.prod(shape) * itemsize > layout["size"] or math.prod(size or 1 for size in shape) >= 2**60:
+            raise ValueError(
+                f"{place['name']:.80} of shape {shape!r:.80} at {offset} ends behind byte {layout['size']}"
+            )
+    return places
+
+
+def _is_size(value: Any) -> bool:
+    return type(value) is int and 0 <= value < 2**60
 
 
 def _available_bytes() -> int:
@@ -109,9 +144,9 @@ def _available_bytes() -> int:
 
 
 def _view(memory: mmap.mmap, place: Mapping[str, Any]) -> torch.Tensor:
-    shape = tuple(int(size) for size in place["shape"])
+    shape = tuple(place["shape"])
     count = math.prod(shape)
     dtype = _DTYPES[place["dtype"]]
     if count == 0:
         return torch.empty(shape, dtype=dtype)
-    return torch.frombuffer(memory, dtype=dtype, count=count, offset=int(place["offset"])).view(shape)
+    return torch.frombuffer(memory, dtype=dtype, count=count, offset=place["offset"]).view(shape)

@@ -7,12 +7,14 @@ A message is four bytes of header length, a JSON header, then raw little-endian 
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from typing import Any
 
 import numpy
 
+from s2l_nemo.engines.protocol import EngineError
 from s2l_nemo.types import Completion, SampleRequest, SamplingParams, Source
 
 Header = dict[str, Any]
@@ -25,7 +27,7 @@ _DTYPES = ("<i4", "<i8", "<f4")
 _FINISH_REASONS = ("stop", "length")
 
 
-class WireError(Exception):
+class WireError(EngineError):
     """Bytes that are not a message, or not the one that was expected."""
 
 
@@ -47,13 +49,17 @@ def unpack(body: bytes) -> tuple[Header, dict[str, Array]]:
         raise WireError(f"a message of {len(body)} bytes ends within its header")
     try:
         header = json.loads(body[_LENGTH_BYTES:end])
-        listed = [(str(name), str(dtype), int(count)) for name, dtype, count in header.pop("arrays")]
-    except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
+        if not isinstance(header, dict):
+            raise TypeError("no object")
+        listed = [(str(name), str(dtype), count) for name, dtype, count in header.pop("arrays")]
+        if not all(type(count) is int for _, _, count in listed):
+            raise TypeError("a count is no whole number")
+    except (ValueError, TypeError, KeyError, RecursionError) as error:
         raise WireError(f"the header is no JSON object with its arrays: {error}") from None
     arrays = {}
     for name, dtype, count in listed:
         if dtype not in _DTYPES or count < 0 or end + count * int(dtype[2:]) > len(body):
-            raise WireError(f"the array {name} of {count} x {dtype} is not in the message")
+            raise WireError(f"the array {name:.80} of {count} x {dtype:.20} is not in the message")
         arrays[name] = numpy.frombuffer(body, dtype, count, end)
         end += arrays[name].nbytes
     if end != len(body):
@@ -80,17 +86,33 @@ def pack_requests(requests: Sequence[SampleRequest], params: SamplingParams) -> 
 def unpack_requests(header: Header, arrays: Arrays) -> tuple[list[SampleRequest], SamplingParams]:
     """The requests of `pack_requests`; those of one prompt share its tokens. Raises WireError."""
     try:
-        params = SamplingParams(**header["params"])
-        params = SamplingParams(**{**asdict(params), "stop_token_ids": tuple(params.stop_token_ids)})
+        params = _sampling_params(header["params"])
         prompts = [tuple(prompt.tolist()) for prompt in _cut(arrays["tokens"], arrays["lengths"])]
         columns = [arrays[name].tolist() for name in ("prompt_id", "sample_id", "prompt", "seed")]
         requests = [
             SampleRequest(prompt_id, sample_id, prompts[prompt], seed)
             for prompt_id, sample_id, prompt, seed in zip(*columns, strict=True)
         ]
+        if any(token < 0 for prompt in prompts for token in prompt):
+            raise ValueError("a token id is negative")
     except (KeyError, TypeError, ValueError, IndexError) as error:
-        raise WireError(f"no sample requests: {error!r}") from None
+        raise WireError(f"no sample requests: {error!r:.200}") from None
     return requests, params
+
+
+def _sampling_params(values: Any) -> SamplingParams:
+    """Raises TypeError or ValueError for what no engine can sample with."""
+    given = SamplingParams(**values)
+    params = SamplingParams(**{**asdict(given), "stop_token_ids": tuple(given.stop_token_ids)})
+    whole = (params.max_new_tokens, params.top_k, *params.stop_token_ids)
+    if not all(type(number) is int and 0 <= number < 2**31 for number in whole):
+        raise ValueError("max_new_tokens, top_k and stop_token_ids must be whole numbers")
+    numbers = (params.temperature, params.top_p, params.presence_penalty)
+    if not all(type(number) in (int, float) and abs(number) < math.inf for number in numbers):
+        raise ValueError("temperature, top_p and presence_penalty must be numbers")
+    if params.max_new_tokens < 1 or params.temperature < 0 or not 0 < params.top_p <= 1:
+        raise ValueError("max_new_tokens, temperature or top_p is out of range")
+    return params
 
 
 def pack_completions(finished: Sequence[tuple[int, Completion]]) -> bytes:
@@ -113,7 +135,14 @@ def pack_completions(finished: Sequence[tuple[int, Completion]]) -> bytes:
 
 
 def unpack_completions(arrays: Arrays) -> list[tuple[int, Completion]]:
-    """What `pack_completions` was given. The arrays of the completions are parts of the message."""
+    """What `pack_completions` was given. The arrays of the completions are parts of the message. Raises WireError."""
+    try:
+        return _unpack_completions(arrays)
+    except (KeyError, ValueError, IndexError) as error:
+        raise WireError(f"no completions: {error!r:.200}") from None
+
+
+def _unpack_completions(arrays: Arrays) -> list[tuple[int, Completion]]:
     names = ("prompt_id", "sample_id", "source", "finish_reason", "weight_version")
     tokens, logprobs = (_cut(arrays[name], arrays["lengths"]) for name in ("tokens", "logprobs"))
     completions = [

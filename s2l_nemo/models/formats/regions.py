@@ -56,17 +56,21 @@ def folder_regions(folder: Path, *, recursive: bool = True) -> dict[str, Region]
 def tar_regions(path: Path) -> dict[str, Region]:
     """Regular members of a tar by name. Nothing is unpacked, so no member can reach outside.
 
-    Raises UserError where the file is no uncompressed tar or is cut short.
+    Raises UserError where the file is no uncompressed tar or is cut short, or has a member that would grow (sparse).
     """
     try:
         with tarfile.open(path, "r:") as archive:
             members = [member for member in archive if member.isreg()]
-    except tarfile.TarError as error:
+    except (tarfile.TarError, ValueError, OverflowError) as error:  # the latter for sizes and places that are none
         raise UserError(
             f"{path} is no .nemo file: not an uncompressed tar ({error}); unpack it, give the folder"
         ) from None
     size = path.stat().st_size
     for member in members:
+        if member.issparse():
+            raise UserError(f"{path}: {member.name} is a sparse file, which no .nemo has: pack it anew")
+        if member.size < 0:
+            raise UserError(f"{path}: {member.name} would have {member.size} bytes: copy it again")
         if member.offset_data + member.size > size:
             raise UserError(f"{path} is cut short: {member.name} should end at byte {member.offset_data + member.size}")
     return {member.name.removeprefix("./"): Region(path, member.offset_data, member.size) for member in members}

@@ -9,7 +9,8 @@ from statistics import median
 
 from s2l_nemo.errors import UserError
 from s2l_nemo.planner.simulation.lengths import Answer, Group, Model
-from s2l_nemo.records.directory import RunDir
+from s2l_nemo.records.directory import RunDir, step_of
+from s2l_nemo.records.dump import rollout_batches
 from s2l_nemo.records.metrics import read_metrics
 
 # The phases that add up to a step, but for what is outside of them (`trainer.clock`).
@@ -37,23 +38,19 @@ def recorded_groups(key: str, path: str | Path, prompt: int) -> dict[int, list[G
     files = sorted(RunDir(Path(path)).rollouts.glob("step_*.parquet"))
     if not files:
         raise UserError(f"{key}={path} has no rollouts/step_*.parquet: give the folder of a run")
-    return {int(file.stem.removeprefix("step_")): _groups(key, file, prompt) for file in files}
+    return {step_of(file): _groups(key, file, prompt) for file in files}
 
 
 def _groups(key: str, file: Path, prompt: int) -> list[Group]:
-    import pyarrow as pa
-    import pyarrow.compute
-    from pyarrow import parquet
-
-    try:
-        table = parquet.read_table(file, columns=["prompt_id", "sample_id", "source", "token_ids"])
-        lengths = pa.compute.list_value_length(table["token_ids"]).to_pylist()
-    except (pa.ArrowException, KeyError) as error:
-        raise UserError(f"{key}: {file} holds no rollouts: {str(error).splitlines()[0]}") from None
     groups: dict[int, list[Answer]] = {}
-    columns = (table[name].to_pylist() for name in ("prompt_id", "sample_id", "source"))
-    for prompt_id, sample_id, source, length in zip(*columns, lengths, strict=True):
-        groups.setdefault(prompt_id, []).append(Answer(prompt_id, sample_id, _model(source), prompt, length))
+    try:
+        for batch in rollout_batches(file, ["prompt_id", "sample_id", "source", "token_ids"]):
+            columns = [batch.column(name).to_pylist() for name in ("prompt_id", "sample_id", "source")]
+            lengths = batch.column("token_ids").value_lengths().to_pylist()
+            for prompt_id, sample_id, source, length in zip(*columns, lengths, strict=True):
+                groups.setdefault(prompt_id, []).append(Answer(prompt_id, sample_id, _model(source), prompt, length))
+    except UserError as error:
+        raise UserError(f"{key}: {error}") from None
     return [tuple(group) for group in groups.values()]
 
 
@@ -103,5 +100,7 @@ def middle_of(runs: Sequence[Sequence[RecordedStep]]) -> list[RecordedStep]:
 def _seconds(line: dict[str, float | None]) -> dict[str, float]:
     prefix = "time/"
     found = {name.removeprefix(prefix): value for name, value in line.items() if name.startswith(prefix) and value}
+    if "step" not in found:
+        raise UserError(f"step {line['step']} of metrics.jsonl has no {prefix}step: give a run of this project")
     found["outside"] = found["step"] - sum(found.get(phase, 0.0) for phase in WITHIN)
     return found

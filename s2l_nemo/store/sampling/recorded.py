@@ -20,7 +20,8 @@ from s2l_nemo.data.prompts import load_prompts
 from s2l_nemo.errors import UserError
 from s2l_nemo.evaluation.console import console
 from s2l_nemo.models.open import open_model, tokenizer_hash
-from s2l_nemo.records.directory import RunDir, read_config
+from s2l_nemo.records.directory import RunDir, read_config, step_of
+from s2l_nemo.records.dump import rollout_batches
 from s2l_nemo.records.versions import versions
 from s2l_nemo.store.facts import StoreFacts, hash_prompts
 from s2l_nemo.store.sampling.imported import publish
@@ -73,7 +74,7 @@ def store_of_run(cfg: RunStoreConfig) -> None:
     drawn: Counter[int] = Counter()
     rollouts = (one for file in files for one in _rollouts(file, cfg.source, facts.has_logprobs, known, drawn))
     count = publish(folder, facts, read.prompts, rollouts)
-    last = int(files[-1].stem.removeprefix("step_"))
+    last = step_of(files[-1])
     out.print(
         f"{folder}: {count:,} rollouts of {len(drawn):,} prompts by {cfg.source}, steps 1 to {last} of {cfg.run}",
         soft_wrap=True,
@@ -125,6 +126,8 @@ def _rollouts(file: Path, source: str, has_logprobs: bool, known: set[int], draw
         names = ("prompt_id", "finish_reason", "reward", "extracted", "grader_error")
         columns: Any = [batch.column(name).to_pylist() for name in names]
         for ids, its, prompt_id, finish, reward, answer, error in zip(tokens, logprobs, *columns, strict=True):
+            if finish not in ("stop", "length") or reward is None:
+                raise UserError(f"{file}: a rollout of prompt {prompt_id} was not graded, or ended by {finish!r:.40}")
             if prompt_id not in known:
                 raise UserError(f"{file}: prompt {prompt_id} is not in the run's data: restore the data of the run")
             yield Rollout(
@@ -145,12 +148,8 @@ def _batches(file: Path, source: str) -> Iterator[pa.RecordBatch]:
     """The source's rows of a file, some thousand at a time. Raises UserError if the file holds no rollouts."""
     import pyarrow as pa
     import pyarrow.compute
-    from pyarrow import parquet
 
-    try:
-        for batch in parquet.ParquetFile(file).iter_batches(batch_size=4096, columns=_COLUMNS):
-            its = batch.filter(pa.compute.equal(batch.column("source"), source))
-            if len(its):
-                yield its
-    except (pa.ArrowException, KeyError, OSError) as error:
-        raise UserError(f"{file} holds no rollouts: {str(error).splitlines()[0]}") from None
+    for batch in rollout_batches(file, _COLUMNS):
+        its = batch.filter(pa.compute.equal(batch.column("source"), source))
+        if len(its):
+            yield its

@@ -107,6 +107,16 @@ def test_too_little_memory_is_one_line(monkeypatch: pytest.MonkeyPatch, elements
     assert open_segments() == before
 
 
+def test_a_file_that_is_no_memory_of_an_update_is_not_mapped(tmp_path: Path) -> None:
+    segment = Segment(0)
+    layout = segment.write({"a": torch.ones(10)})
+    with (tmp_path / "precious").open("w+b") as file:
+        file.truncate(2**21)
+        with pytest.raises(ValueError, match="is no memory of a weight update"):
+            SegmentReader().read(layout | {"fd": file.fileno()})
+    segment.close()
+
+
 @pytest.mark.parametrize(
     "change",
     [

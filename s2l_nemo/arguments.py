@@ -1,0 +1,35 @@
+"""Options of commands: a mistake is one line that names it, as with keys."""
+
+from __future__ import annotations
+
+import argparse
+import difflib
+import re
+from collections.abc import Sequence
+from typing import Any, NoReturn
+
+_NUMBER = re.compile(r"-\d+(\.\d+)?")
+
+
+class Parser(argparse.ArgumentParser):
+    """argparse's, without abbreviations and without its lines of usage before a message. The exit code is 2."""
+
+    def __init__(self, description: str | None) -> None:
+        super().__init__(
+            description=description, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False
+        )
+
+    def parse_known_args(self, args: Sequence[str] | None = None, namespace: Any = None) -> Any:
+        """As argparse's, but an unknown option is named first: argparse would ask for the one that was meant."""
+        for argument in args or ():
+            name = argument.partition("=")[0]
+            if name == "--":
+                break
+            if name.startswith("-") and not _NUMBER.fullmatch(name) and name not in self._option_string_actions:
+                near = difflib.get_close_matches(name, self._option_string_actions, n=1)
+                self.error(f"unknown option {name}{f': did you mean {near[0]}?' if near else ''}")
+        return super().parse_known_args(args, namespace)
+
+    def error(self, message: str) -> NoReturn:
+        """Ends the command."""
+        self.exit(2, f"error: {' '.join(message.split())}; --help lists what there is\n")

@@ -1,0 +1,8 @@
+"""All readers of outside files, by name; CONTRIBUTING.md says how to add one."""
+
+from __future__ import annotations
+
+from tests.fuzz.reader import Reader
+from tests.fuzz.readers import data, models, runs, served
+
+READERS: dict[str, Reader] = {reader.name: reader for room in (models, data, runs, served) for reader in room.READERS}
