@@ -6,7 +6,8 @@ from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 
-from s2l_nemo.config.schema import ActivationCheckpointing, LrSchedule, ModelConfig, OptimConfig
+from s2l_nemo.config.optim import LrSchedule, OptimConfig
+from s2l_nemo.config.schema import ActivationCheckpointing, ModelConfig
 from s2l_nemo.models.nemo_config import architecture
 from s2l_nemo.models.open import Model
 from s2l_nemo.models.precision import Precision

@@ -7,6 +7,7 @@ from enum import Enum
 from typing import Any
 
 from s2l_nemo.algorithm.options import AlgorithmConfig
+from s2l_nemo.config.optim import OptimConfig
 from s2l_nemo.config.time_limit import TIME_LIMIT
 from s2l_nemo.engines.options import EngineConfig
 from s2l_nemo.fields import (
@@ -86,11 +87,6 @@ class PromptFormat(str, Enum):
 class ExplorerFilter(str, Enum):
     none = "none"
     match_learner_diversity = "match_learner_diversity"
-
-
-class LrSchedule(str, Enum):
-    constant = "constant"
-    cosine = "cosine"
 
 
 class Resume(str, Enum):
@@ -180,21 +176,6 @@ class TrainerConfig:
         POSITIVE,
         may_change=True,
     )
-
-
-@dataclass
-class OptimConfig:
-    lr: float = key(1e-6, "learning rate of AdamW after the warm-up", POSITIVE, may_change=True)
-    lr_schedule: LrSchedule = key(LrSchedule.constant, "constant after the warm-up, or a cosine to min_lr")
-    warmup_steps: int = key(0, "optimizer steps in which the learning rate rises from 0 to lr", COUNT)
-    min_lr: float = key(
-        0.0, "end of the cosine, and the rate of steps that are added to a run", NON_NEGATIVE, may_change=True
-    )
-    weight_decay: float = key(0.0, "weight decay of AdamW", NON_NEGATIVE)
-    beta1: float = key(0.9, "decay of AdamW's mean of gradients", BELOW_ONE)
-    beta2: float = key(0.999, "decay of AdamW's mean of squared gradients", BELOW_ONE)
-    eps: float = key(1e-8, "added to AdamW's denominator", POSITIVE)
-    clip_grad: float = key(1.0, "gradients of a larger norm are scaled down to this norm", POSITIVE)
 
 
 @dataclass
