@@ -20,11 +20,12 @@ from rich.console import Console  # noqa: E402
 
 from s2l_nemo.config.checks import check_config  # noqa: E402
 from s2l_nemo.config.load import load_config, load_values  # noqa: E402
-from s2l_nemo.config.reproduction import ReproduceConfig, check_reproduce_config, root_of  # noqa: E402
+from s2l_nemo.config.reproduction import ReproduceConfig, Scale, check_reproduce_config, root_of  # noqa: E402
 from s2l_nemo.config.schema import Config  # noqa: E402
 from s2l_nemo.errors import UserError  # noqa: E402
+from s2l_nemo.reproduction.experiments import CONFIG_NAMES  # noqa: E402
 from s2l_nemo.reproduction.ledger import Ledger  # noqa: E402
-from s2l_nemo.reproduction.plan import make_plan  # noqa: E402
+from s2l_nemo.reproduction.plan import PROBLEMS, make_plan  # noqa: E402
 from s2l_nemo.reproduction.runner import only_one, run_jobs  # noqa: E402
 from s2l_nemo.reproduction.slurm import submit, write_scripts  # noqa: E402
 from s2l_nemo.reproduction.table import JobTable, render  # noqa: E402
@@ -40,7 +41,7 @@ def main(argv: list[str]) -> int:
             return show(ledger, out)
         if cfg.slurm:
             return to_slurm(cfg, ledger, out)
-        code = 0 if cfg.judge_only else run(ledger, out)
+        code = 0 if cfg.judge_only else run(cfg, ledger, out)
         if code > 1:
             out.print(f"interrupted: the same command continues; {ledger.root}/plan.json says how far it is")
             return code
@@ -57,9 +58,19 @@ def checked(arguments: list[str]) -> Config:
     return cfg
 
 
-def run(ledger: Ledger, out: Console) -> int:
+def run(cfg: ReproduceConfig, ledger: Ledger, out: Console) -> int:
+    write_problems(cfg, ledger)
     with JobTable(ledger, out) as table:
         return run_jobs(ledger, table, ROOT)
+
+
+def write_problems(cfg: ReproduceConfig, ledger: Ledger) -> None:
+    """The held-out questions of toy runs, as a benchmark for the models before training."""
+    if any(f"evaluate.data={ledger.root / PROBLEMS}" in one.job.arguments for one in ledger.unfinished()):
+        from s2l_nemo.reproduction.problems import write_held_out  # late: it imports torch
+
+        run = checked(["--config-name", CONFIG_NAMES[Scale.toy], *cfg.train_keys])
+        write_held_out(run.data, ledger.root / PROBLEMS)
 
 
 def show(ledger: Ledger, out: Console) -> int:

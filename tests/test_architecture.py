@@ -66,7 +66,7 @@ ROOMS: dict[str, set[str]] = {
     },
     # the paper's experiments as child processes of the recipes, and its claims
     "reproduction": {
-        "config", "errors", "evaluation", "files", "measures", "platform", "records", "trainer",
+        "config", "data", "errors", "evaluation", "files", "measures", "platform", "records", "trainer",
     },
     "reproduction.report": {"errors", "evaluation", "files", "measures", "records", "trainer"},
 }  # fmt: skip

@@ -56,7 +56,7 @@ def load_prompts(
 
     Raises UserError if the source is missing or malformed, or if no prompt is left.
     """
-    rows, skipped = _rows(data, split, count)
+    rows, skipped = rows_of(data, split, count)
     texts = render(rows, tokenizer, data)
     cache = None if data.cache_dir is None else Path(data.cache_dir)
     token_ids = tokenize(texts, tokenizer, has_special_tokens=uses_template(data, tokenizer), cache_dir=cache)
@@ -86,7 +86,11 @@ def _sources(data: DataConfig, split: Split) -> list[DataSource]:
     return sources
 
 
-def _rows(data: DataConfig, split: Split, count: int | None) -> tuple[list[Row], list[BadRow]]:
+def rows_of(data: DataConfig, split: Split, count: int | None) -> tuple[list[Row], list[BadRow]]:
+    """The first `count` questions of a split with their answers, and the malformed rows that were left out.
+
+    Raises UserError if the source is missing or malformed.
+    """
     if sources := _sources(data, split):
         return _read(sources, data, count)
     if data.task is Task.reasoning_gym:

@@ -70,6 +70,23 @@ S2L, GRPO = Side("s2l"), Side("grpo")
 _PAPER_ONLY = (Scale.paper,)
 
 CLAIMS = (
+    Claim(
+        "larger_at_1",
+        "Before training, the larger model has the higher pass@1.",
+        "Section 1, Figure 2",
+        Side("learner", Stage.start),
+        Side("explorer", Stage.start),
+        metric=Metric.models_at_1,
+    ),
+    Claim(
+        "smaller_at_64",
+        "Before training, with 64 samples the smaller model matches or exceeds the larger one.",
+        "Section 1, Figure 2",
+        Side("explorer", Stage.start),
+        Side("learner", Stage.start),
+        Expected.no_less,
+        Metric.models_at_k,
+    ),
     Claim("s2l_over_grpo", "S2L-PO ends with a higher pass@1 than GRPO.", "Section 4.2, Table 1, Figure 4", S2L, GRPO),
     Claim(
         "s2l_faster",

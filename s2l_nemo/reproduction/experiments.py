@@ -28,20 +28,21 @@ class Evaluation:
 
 @dataclass(frozen=True)
 class Experiment:
-    """One training run of the paper, repeated with several seeds.
+    """One training run of the paper, repeated with several seeds; with `models`, its two models before training.
 
-    `shows` is its place in the paper. `preset` None is S2L-PO itself, as the scale's preset has it. `keys` come on top
-    of the preset at any scale, `toy_keys` at toy scale alone.
+    `shows` is its place in the paper. `preset` None is S2L-PO itself, as the scale's preset has it. `toy_keys` and
+    `paper_keys` come on top of the preset.
     """
 
     name: str
     shows: str
     preset: str | None
-    keys: tuple[str, ...] = ()
     toy_keys: tuple[str, ...] = ()
+    paper_keys: tuple[str, ...] = ()
     seeds: int = 1
     scales: tuple[Scale, ...] = (Scale.toy, Scale.paper)
     evaluations: tuple[Evaluation, ...] = ()  # at paper scale; a toy run validates itself on held-out prompts
+    models: bool = False
 
 
 STEP_CURVE = Evaluation("step_curve", all_steps=True)  # Figures 3 to 7
@@ -84,17 +85,19 @@ EXPERIMENTS = (
         "t_mix_5", "Figure 7", "t_mix_5", toy_keys=("algorithm.schedule.t_mix=5",), seeds=CLAIM_SEEDS,
         evaluations=(STEP_CURVE,),
     ),
+    # In this pair the smaller model overtakes the larger one "once k >= 32" (Section 1).
+    Experiment("figure_2", "Figure 2", None, paper_keys=("family=qwen3_4b_to_8b",), models=True),
     Experiment("without_diversity", "Table 4", "without_diversity", evaluations=(STEP_CURVE, TABLE_1)),
     Experiment(
-        "s2l_4b_to_8b", "Table 2", None, keys=("family=qwen3_4b_to_8b",), scales=_PAPER_ONLY,
+        "s2l_4b_to_8b", "Table 2", None, paper_keys=("family=qwen3_4b_to_8b",), scales=_PAPER_ONLY,
         evaluations=(TABLE_1, TABLE_2),
     ),
     Experiment(
-        "s2l_4b_to_14b", "Tables 1 and 2", None, keys=("family=qwen3_4b_to_14b",), scales=_PAPER_ONLY,
+        "s2l_4b_to_14b", "Tables 1 and 2", None, paper_keys=("family=qwen3_4b_to_14b",), scales=_PAPER_ONLY,
         evaluations=(TABLE_1, TABLE_2),
     ),
     Experiment(
-        "grpo_14b", "Tables 1 and 2", "grpo", keys=("family=qwen3_4b_to_14b",), scales=_PAPER_ONLY,
+        "grpo_14b", "Tables 1 and 2", "grpo", paper_keys=("family=qwen3_4b_to_14b",), scales=_PAPER_ONLY,
         evaluations=(TABLE_1, TABLE_2),
     ),
 )  # fmt: skip

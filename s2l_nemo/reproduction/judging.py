@@ -26,7 +26,7 @@ def judge_root(root: Path, scale: Scale) -> list[Judged]:
     """
     seeds: dict[str, set[int]] = {}
     for job in read_plan(root).values():
-        if job["kind"] == JobKind.train.value:
+        if job["kind"] in (JobKind.train.value, JobKind.models.value):
             seeds.setdefault(job["experiment"], set()).add(int(job["seed"]))
     judged = judge_all(CLAIMS, root, scale, seeds)
     root.mkdir(parents=True, exist_ok=True)

@@ -17,13 +17,15 @@ from typing_extensions import assert_never
 
 from s2l_nemo.config.reproduction import Scale
 from s2l_nemo.errors import UserError
-from s2l_nemo.evaluation.results import BenchmarkResult
+from s2l_nemo.evaluation.results import BenchmarkResult, read_result
 from s2l_nemo.evaluation.steps import FILE as STEPS
 from s2l_nemo.evaluation.steps import read_curve
+from s2l_nemo.measures.statistics import pass_at_k
 from s2l_nemo.records.directory import RunDir
 from s2l_nemo.records.metrics import read_metrics
 from s2l_nemo.reproduction.plan import EVALUATIONS
 
+SUMMARY = "summary.json"  # of an evaluation; written last
 ProblemId = tuple[str, str]  # benchmark, or "held out", and the id in it
 Rates = Mapping[ProblemId, float]  # pass@1 of each problem: the mean of its samples
 
@@ -34,6 +36,8 @@ class Metric(str, Enum):
     pass_at_1 = "pass_at_1"  # toy: validations on held-out prompts; paper: `step_curve`, AIME 2024 and 2025
     table_1 = "table_1"  # four mathematical benchmarks, each problem of the same weight
     table_2 = "table_2"  # CommonsenseQA
+    models_at_1 = "models_at_1"  # pass@1 of models before training; toy: held-out prompts, paper: AIME 2024 and 2025
+    models_at_k = "models_at_k"  # the same, at all samples
     rollout_flops = "rollout_flops"  # FLOP of explorer and learner for sampling, in the whole run
 
 
@@ -75,8 +79,8 @@ def read_outcome(run: Path, metric: Metric, scale: Scale) -> Curve:
             return _validations(run, steps) if scale is Scale.toy else _evaluated(run, steps, "step_curve")
         case Metric.table_1 | Metric.table_2:
             return _evaluated(run, steps, metric.value)
-        case Metric.rollout_flops:
-            raise AssertionError("FLOP are of a run, not of its problems: see rollout_flops")
+        case Metric.models_at_1 | Metric.models_at_k | Metric.rollout_flops:
+            raise AssertionError(f"{metric.value} is none of a run's problems")
         case _:
             assert_never(metric)
 
@@ -102,6 +106,18 @@ def at_stage(curve: Curve, stage: Stage) -> tuple[tuple[int, ...], Rates]:
     return steps, {
         problem: sum(curve.by_step[step][problem] for step in steps) / len(steps) for problem in curve.by_step[steps[0]]
     }
+
+
+def read_model(root: Path, name: str, metric: Metric) -> Curve:
+    """What a model before training scores, from ROOT/evaluation. Raises UserError if that is not there or damaged."""
+    at_all = metric is Metric.models_at_k
+    found = [path.parent for path in sorted((root / EVALUATIONS / "result").glob(f"{name}_*/{SUMMARY}"))]
+    if not found:
+        raise UserError(f"{root / EVALUATIONS} holds no finished evaluation of {name}")
+    results = {
+        one.benchmark: one for one in (read_result(file) for file in found[-1].glob("*.json") if file.name != SUMMARY)
+    }
+    return Curve(0, {0: _rates(results, at_all)}, _asked(root, found[-1].name))
 
 
 def rollout_flops(run: Path) -> float:
@@ -134,17 +150,23 @@ def _evaluated(run: Path, steps: int, preset: str) -> Curve:
         raise UserError(f"{run / EVALUATIONS} holds no finished evaluation {preset}")
     folder = found[-1].parent
     by_step = {point.step: _rates(point.results) for point in read_curve(folder).points}
-    config = run / EVALUATIONS / "output" / folder.name / "config.txt"
+    return _checked(Curve(steps, by_step, _asked(run, folder.name)), folder)
+
+
+def _asked(folder: Path, evaluation: str) -> str:
+    """What tells the problems of an evaluation from others."""
+    config = folder / EVALUATIONS / "output" / evaluation / "config.txt"
     try:
         asked = yaml.safe_load(config.read_text(encoding="utf-8"))["sha256"]["benchmarks"]
     except (OSError, yaml.YAMLError, KeyError, TypeError) as error:
         raise UserError(f"{config} is damaged ({error!r})") from None
-    return _checked(Curve(steps, by_step, json.dumps(asked, sort_keys=True)), folder)
+    return json.dumps(asked, sort_keys=True)
 
 
-def _rates(results: Mapping[str, BenchmarkResult]) -> Rates:
+def _rates(results: Mapping[str, BenchmarkResult], at_all: bool = False) -> Rates:
+    """pass@1 of each problem, or with `at_all` pass@K of its K samples."""
     return {
-        (name, str(one)): sum(row) / len(row)
+        (name, str(one)): pass_at_k(result.samples, sum(row[: result.samples]), result.samples if at_all else 1)
         for name, result in results.items()
         for one, row in zip(result.ids, result.correct_PK, strict=True)
     }

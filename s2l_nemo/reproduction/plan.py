@@ -17,9 +17,18 @@ TRAIN, EVALUATE = "recipes/train_s2l.py", "recipes/evaluate.py"
 EVALUATIONS = "evaluation"  # of a run, inside its folder
 
 
+PROBLEMS, HELD_OUT = "problems", "held_out"  # folder in ROOT of the toy scale's benchmark, and its name
+# Figure 2 at toy scale: all that training samples, asked as in training.
+_TOY_MODELS = (
+    f"benchmarks=[{HELD_OUT}]", "k=64", "evaluate.prompt=plain", "evaluate.temperature=1.0", "evaluate.top_p=1.0",
+    "evaluate.top_k=0", "evaluate.presence_penalty=0.0", "evaluate.max_tokens=96", "evaluate.batch_rows=256",
+)  # fmt: skip
+
+
 class JobKind(str, Enum):
     train = "train"
-    evaluate = "evaluate"
+    evaluate = "evaluate"  # a training run
+    models = "models"  # a model before training
 
 
 @dataclass(frozen=True)
@@ -58,16 +67,16 @@ def make_plan(cfg: ReproduceConfig, load: Callable[[list[str]], Config]) -> list
     UserError for it, and for an experiment that does not exist.
     """
     experiments = chosen(list(cfg.experiments), cfg.scale)
-    steps = {
-        one.name: load(training_arguments(one, cfg.scale, list(cfg.train_keys), root_of(cfg), 1)).algorithm.steps
-        for one in experiments
+    loaded = {
+        one.name: load(training_arguments(one, cfg.scale, list(cfg.train_keys), root_of(cfg), 1)) for one in experiments
     }
-    seeds_of = {one.name: list(cfg.seeds) or list(range(1, one.seeds + 1)) for one in experiments}
-    jobs = []
-    for turn in range(max(map(len, seeds_of.values()))):
-        for one in experiments:
+    jobs = [job for one in experiments if one.models for job in _model_jobs(one, cfg, loaded[one.name])]
+    runs = [one for one in experiments if not one.models]
+    seeds_of = {one.name: list(cfg.seeds) or list(range(1, one.seeds + 1)) for one in runs}
+    for turn in range(max(map(len, seeds_of.values()), default=0)):
+        for one in runs:
             if turn < len(seeds_of[one.name]):
-                jobs += _jobs_of(one, seeds_of[one.name][turn], cfg, steps[one.name])
+                jobs += _jobs_of(one, seeds_of[one.name][turn], cfg, loaded[one.name].algorithm.steps)
     return jobs
 
 
@@ -78,10 +87,10 @@ def run_folder(root: Path, experiment: str, seed: int) -> Path:
 
 def training_arguments(one: Experiment, scale: Scale, keys: Sequence[str], root: Path, seed: int) -> list[str]:
     """What recipes/train_s2l.py gets for one run. `keys` of the user come after those of the tables."""
-    own = one.toy_keys if scale is Scale.toy else ()
+    own = one.toy_keys if scale is Scale.toy else one.paper_keys
     where = [f"run.dir={run_folder(root, one.name, seed)}", f"run.seed={seed}"]
     preset = [] if one.preset is None else [f"experiment={one.preset}"]
-    return ["--config-name", CONFIG_NAMES[scale], *preset, *SCALE_KEYS[scale], *one.keys, *own, *keys, *where]
+    return ["--config-name", CONFIG_NAMES[scale], *preset, *SCALE_KEYS[scale], *own, *keys, *where]
 
 
 def _jobs_of(one: Experiment, seed: int, cfg: ReproduceConfig, steps: int) -> list[Job]:
@@ -93,6 +102,21 @@ def _jobs_of(one: Experiment, seed: int, cfg: ReproduceConfig, steps: int) -> li
     if cfg.scale is Scale.toy:
         return [training]
     return [training, *(_evaluation(training, what, list(cfg.evaluate_keys), root) for what in one.evaluations)]
+
+
+def _model_jobs(one: Experiment, cfg: ReproduceConfig, run: Config) -> list[Job]:
+    """An evaluation of the explorer and one of the learner, with which the run would start."""
+    root = root_of(cfg)
+    folder = root / EVALUATIONS
+    common = [*_TOY_MODELS, f"evaluate.data={root / PROBLEMS}"]
+    if cfg.scale is Scale.paper:
+        common = ["--config-name", "figure_2_base"]
+    jobs = []
+    for role, path in (("explorer", run.explorer.path), ("learner", run.model.path)):
+        name = f"{role}-{one.name}"
+        own = [*common, f"model={path}", f"name={role}", *cfg.evaluate_keys, f"evaluate.dir={folder}"]
+        jobs.append(Job(name, role, 0, JobKind.models, folder, log_file(root, name), (EVALUATE, *own)))
+    return jobs
 
 
 def _evaluation(run: Job, what: Evaluation, keys: Sequence[str], root: Path) -> Job:

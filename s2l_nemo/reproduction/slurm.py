@@ -15,6 +15,7 @@ from s2l_nemo.reproduction.plan import Job, JobKind
 TEMPLATES = {
     JobKind.train: Path("recipes/slurm/train_8gpu.sbatch"),
     JobKind.evaluate: Path("recipes/slurm/evaluate_8gpu.sbatch"),
+    JobKind.models: Path("recipes/slurm/evaluate_8gpu.sbatch"),
 }
 FOLDER = "slurm"
 _NAME = re.compile(r"^#SBATCH --job-name=.*$", re.MULTILINE)

@@ -78,7 +78,8 @@ def render(ledger: Ledger, steps_before: int = 0, seconds: float = 0.0) -> Table
     rows: dict[tuple[str, str], dict[int, Text]] = {}
     for entry in ledger.entries.values():
         job = entry.job
-        what = "train" if job.kind is JobKind.train else job.name.removeprefix(f"{job.experiment}-seed_{job.seed}-")
+        prefix = job.experiment if job.kind is JobKind.models else f"{job.experiment}-seed_{job.seed}"
+        what = "train" if job.kind is JobKind.train else job.name.removeprefix(f"{prefix}-")
         cell = Text(_cell(entry, steps_before, seconds), style=STYLES[entry.status])
         rows.setdefault((job.experiment, what), {})[job.seed] = cell
     table = Table(

@@ -25,16 +25,19 @@ from s2l_nemo.errors import UserError
 from s2l_nemo.measures.crossed import crossed_mean
 from s2l_nemo.measures.statistics import Floats, Interval
 from s2l_nemo.reproduction.claims import Claim, Expected, Side
-from s2l_nemo.reproduction.outcomes import Metric, Stage, at_stage, read_outcome, rollout_flops
+from s2l_nemo.reproduction.outcomes import Metric, Rates, Stage, at_stage, read_model, read_outcome, rollout_flops
 from s2l_nemo.reproduction.plan import run_folder
 
 METRICS = {
-    Metric.pass_at_1: "pass@1",
+    Metric.pass_at_1: "pass@1 on {problems}",
     Metric.table_1: "pass@1 on AIME24, AIME25, MATH-500 and OlympiadBench, all problems of the same weight",
     Metric.table_2: "accuracy on CommonsenseQA",
+    Metric.models_at_1: "pass@1 on {problems}, of models before training",
+    Metric.models_at_k: "pass@K of all K samples on {problems}, of models before training",
     Metric.rollout_flops: "rollout FLOP saved, as a share of the second experiment's",
 }
 PROBLEMS_OF = {Scale.toy: "held-out prompts", Scale.paper: "AIME24 and AIME25"}  # of Metric.pass_at_1
+OF_MODELS = (Metric.models_at_1, Metric.models_at_k)
 STAGES = {
     Stage.start: "before training",
     Stage.quarter: "after a quarter of the steps",
@@ -110,7 +113,9 @@ def judge(claim: Claim, root: Path, scale: Scale, seeds: dict[str, set[int]]) ->
         return _without(claim, scale, [*notes, "there is nothing to compare"])
     interval = crossed_mean(np.stack(rows))
     problems = 0 if claim.metric is Metric.rollout_flops else len(rows[0])
-    if len(rows) == 1:
+    if claim.metric in OF_MODELS:
+        notes.append("of two models before training: the interval is for other problems")
+    elif len(rows) == 1:
         covered = "the interval does not cover seeds" if interval else "there is no interval"
         notes.append(f"one seed: {covered}, another one may say something else")
     verdict = decide(interval, claim.expected, claim.bound)
@@ -142,11 +147,9 @@ def judge_all(claims: Sequence[Claim], root: Path, scale: Scale, seeds: dict[str
 
 def metric_in_words(claim: Claim, scale: Scale) -> str:
     """What is compared, and when."""
-    what = METRICS[claim.metric]
-    if claim.metric is Metric.rollout_flops:
+    what = METRICS[claim.metric].format(problems=PROBLEMS_OF[scale])
+    if claim.metric in (Metric.rollout_flops, *OF_MODELS):
         return what
-    if claim.metric is Metric.pass_at_1:
-        what = f"{what} on {PROBLEMS_OF[scale]}"
     stages = [STAGES[stage] for stage in (claim.first.stage, claim.second.stage)]
     return f"{what}, {stages[0]}" if stages[0] == stages[1] else f"{what}, {stages[0]} less {stages[1]}"
 
@@ -177,28 +180,34 @@ def rule_in_words(claim: Claim) -> str:
 
 def _row(claim: Claim, root: Path, scale: Scale, seed: int) -> tuple[Floats, tuple[Any, ...]]:
     """The differences of one seed, problem by problem, and which problems these are."""
-    folders = [run_folder(root, side.experiment, seed) for side in (claim.first, claim.second)]
+    one, other = claim.first, claim.second
     if claim.metric is Metric.rollout_flops:
-        first, second = (_of(folder, rollout_flops) for folder in folders)
+        first, second = (_of(run_folder(root, side.experiment, seed), rollout_flops) for side in (one, other))
         return np.array([(second - first) / second]), ()
-    sides = zip(folders, (claim.first, claim.second), strict=True)
     (steps, origin, before), (other_steps, other_origin, after) = (
-        _side(folder, one, claim, scale) for folder, one in sides
+        _side(claim, root, scale, seed, side) for side in (one, other)
     )
     if origin != other_origin or before.keys() != after.keys():
         raise UserError(
-            f"{folders[0]} has {len(before)} problems and {folders[1]} {len(after)}, and they are not the same"
+            f"{one.experiment} has {len(before)} problems and {other.experiment} {len(after)}, "
+            "and they are not the same"
         )
-    if claim.first.stage is claim.second.stage and steps != other_steps:
-        raise UserError(f"{folders[0]} was asked after steps {steps}, {folders[1]} after steps {other_steps}")
+    if one.stage is other.stage and steps != other_steps:
+        raise UserError(f"{one.experiment} was asked after steps {steps}, {other.experiment} after steps {other_steps}")
     problems = sorted(before)
-    return np.array([before[one] - after[one] for one in problems]), (origin, *problems)
+    return np.array([before[problem] - after[problem] for problem in problems]), (origin, *problems)
 
 
-def _side(folder: Path, side: Side, claim: Claim, scale: Scale) -> tuple[tuple[int, ...], str, dict[Any, float]]:
+def _side(claim: Claim, root: Path, scale: Scale, seed: int, side: Side) -> tuple[tuple[int, ...], str, Rates]:
+    """The steps, which problems, and pass@1 of each of one side of a claim."""
+    if claim.metric in OF_MODELS:
+        curve = read_model(root, side.experiment, claim.metric)
+        steps, rates = at_stage(curve, side.stage)
+        return steps, curve.origin, rates
+    folder = run_folder(root, side.experiment, seed)
     curve = _of(folder, lambda run: read_outcome(run, claim.metric, scale))
     steps, rates = _of(folder, lambda _run: at_stage(curve, side.stage))
-    return steps, curve.origin, dict(rates)
+    return steps, curve.origin, rates
 
 
 def _of(folder: Path, read: Callable[[Path], Any]) -> Any:

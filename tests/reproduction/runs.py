@@ -57,3 +57,15 @@ def write_evaluation(
     (result / "steps.json").write_text(json.dumps({"name": preset, "steps": steps}))
     hashes = {benchmark: sha for by_benchmark in by_step.values() for benchmark in by_benchmark}
     (output / "config.txt").write_text(yaml.safe_dump({"sha256": {"benchmarks": hashes}}))
+
+
+def write_model(root: Path, name: str, by_benchmark: Mapping[str, list[list[int]]]) -> None:
+    """An evaluation of a model before training: correct_PK by benchmark."""
+    folder = f"{name}_20260101-120000"
+    result, output = root / "evaluation" / "result" / folder, root / "evaluation" / "output" / folder
+    for place in (result, output):
+        place.mkdir(parents=True)
+    for benchmark, correct_PK in by_benchmark.items():
+        (result / f"{benchmark}.json").write_text(json.dumps(content(correct_PK, benchmark=benchmark)))
+    (result / "summary.json").write_text(json.dumps({"benchmarks": dict.fromkeys(by_benchmark)}))
+    (output / "config.txt").write_text(yaml.safe_dump({"sha256": {"benchmarks": dict.fromkeys(by_benchmark, "a")}}))

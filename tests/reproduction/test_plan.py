@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shlex
 import sys
 from pathlib import Path
@@ -9,12 +10,15 @@ from pathlib import Path
 import pytest
 
 from recipes.reproduce import checked
+from s2l_nemo.config.evaluation import EvaluateConfig, check_evaluate_config
 from s2l_nemo.config.load import load_values
 from s2l_nemo.config.reproduction import ReproduceConfig, Scale, check_reproduce_config, root_of
 from s2l_nemo.config.schema import Config
+from s2l_nemo.data import arithmetic
 from s2l_nemo.errors import UserError
 from s2l_nemo.reproduction.experiments import CLAIM_SEEDS, CONFIG_NAMES, EXPERIMENTS, Experiment
 from s2l_nemo.reproduction.plan import Job, JobKind, make_plan, training_arguments
+from s2l_nemo.reproduction.problems import write_held_out
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 CONF = ROOT / "conf"
@@ -62,6 +66,31 @@ def test_evaluations_follow_their_run_at_paper_scale() -> None:
     )
     names = [job.name for job in plan("experiments=[s2l_4b_to_14b]", "scale=paper")]
     assert names == [f"s2l_4b_to_14b-seed_1{rest}" for rest in ("", "-table_1", "-table_2")]
+
+
+def test_models_are_evaluated_before_any_training(tmp_path: Path) -> None:
+    jobs = plan("experiments=[grpo,figure_2]", "seeds=[1]", f"dir={tmp_path}")
+    assert [(job.name, job.experiment, job.seed, job.kind) for job in jobs[:2]] == [
+        ("explorer-figure_2", "explorer", 0, JobKind.models), ("learner-figure_2", "learner", 0, JobKind.models),
+    ]  # fmt: skip
+    assert jobs[2].name == "grpo-seed_1"
+    words = shlex.split(jobs[1].command)
+    assert {"model=models/tiny/learner", "name=learner", "benchmarks=[held_out]", "k=64"} <= set(words)
+    assert words[-1] == f"evaluate.dir={tmp_path}/evaluation"
+    explorer, learner = plan("experiments=[figure_2]", "scale=paper")
+    assert "--config-name figure_2_base model=models/Qwen3-4B-Base name=explorer" in explorer.command
+    assert "--config-name figure_2_base model=models/Qwen3-8B-Base name=learner" in learner.command
+    for one in (*jobs[:2], explorer, learner):
+        cfg = load_values(list(one.arguments[1:]), EvaluateConfig, "", CONF / "evaluate")
+        check_evaluate_config(cfg)
+
+
+def test_held_out_questions_are_those_of_the_validations(tmp_path: Path) -> None:
+    cfg = config(next(one for one in EXPERIMENTS if one.name == "grpo"), Scale.toy)
+    rows = [json.loads(line) for line in write_held_out(cfg.data, tmp_path / "p").read_text().splitlines()]
+    assert len(rows) == 128
+    questions = arithmetic.questions("valid", 128, 3, 2, cfg.data.arithmetic.seed)
+    assert rows == [{"question": arithmetic.question_text(one), "answer": arithmetic.answer(one)} for one in questions]
 
 
 def test_make_reproduce_has_three_seeds_for_the_claims_and_one_for_the_rest() -> None:

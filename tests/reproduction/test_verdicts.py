@@ -19,8 +19,8 @@ from s2l_nemo.reproduction.claims import CLAIMS, POINT, Claim, Expected, Side
 from s2l_nemo.reproduction.experiments import EXPERIMENTS
 from s2l_nemo.reproduction.judging import judge_root
 from s2l_nemo.reproduction.outcomes import Metric, Stage
-from s2l_nemo.reproduction.verdicts import Judged, Verdict, decide, judge, judge_all
-from tests.reproduction.runs import write_evaluation, write_run
+from s2l_nemo.reproduction.verdicts import OF_MODELS, Judged, Verdict, decide, judge, judge_all
+from tests.reproduction.runs import write_evaluation, write_model, write_run
 
 YES, NO, OPEN = Verdict.reproduced, Verdict.not_reproduced, Verdict.undecided
 CLAIM = Claim("c", "A beats B.", "here", Side("a"), Side("b"), bound=0.1)
@@ -216,6 +216,22 @@ def test_at_paper_scale_evaluations_are_compared(tmp_path: Path) -> None:
     assert "a/seed_1/evaluation holds no finished evaluation table_2" in missing.note
 
 
+def test_models_before_training_are_compared_at_one_and_at_all_samples(tmp_path: Path) -> None:
+    write_model(tmp_path, "a", {"sums": [[1, 1], [1, 0], [0, 0], [0, 1]]})
+    write_model(tmp_path, "b", {"sums": [[1, 0], [0, 0], [0, 0], [0, 1]]})
+    at_1, at_k = (
+        judged(tmp_path, replace(CLAIM, metric=metric, first=Side("a", Stage.start), second=Side("b", Stage.start)),
+               a={0}, b={0})
+        for metric in (Metric.models_at_1, Metric.models_at_k)
+    )  # fmt: skip
+    assert at_1.interval == crossed_mean([[0.5, 0.5, 0.0, 0.0]])
+    assert at_k.interval == crossed_mean([[0.0, 1.0, 0.0, 0.0]])
+    assert at_k.note == "of two models before training: the interval is for other problems"
+    assert at_k.to_json()["metric"] == "pass@K of all K samples on held-out prompts, of models before training"
+    missing = judged(tmp_path, replace(CLAIM, metric=Metric.models_at_1, second=Side("c")), a={0}, c={0})
+    assert "evaluation holds no finished evaluation of c" in missing.note
+
+
 def test_evaluations_of_other_problems_are_not_compared(tmp_path: Path) -> None:
     for name in "ab":
         run = write_run(tmp_path, name, 1, {16: [[0], [0]]})
@@ -244,9 +260,13 @@ def test_claims_are_of_experiments_that_exist_and_each_is_there_once_a_scale() -
     for scale in Scale:
         ids = [claim.id for claim in CLAIMS if scale in claim.scales]
         assert len(ids) == len(set(ids))
+        assert any(one.models for one in EXPERIMENTS if scale in one.scales)
     for claim in CLAIMS:
         assert claim.bound > 0
         assert claim.first != claim.second
+        if claim.metric in OF_MODELS:
+            assert {claim.first.experiment, claim.second.experiment} == {"learner", "explorer"}
+            continue
         for side in (claim.first, claim.second):
             experiment = by_name[side.experiment]
             assert set(claim.scales) <= set(experiment.scales)
