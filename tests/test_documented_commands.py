@@ -1,7 +1,8 @@
 """Every command of README.md and docs/ with a mistake in any one argument, as a new user makes it: one line, code 2.
 
-A command has begun to work when it first starts a process, opens a connection, writes outside of temporary files
-or has computed for some seconds; nothing here lets it. All mistakes are tried with `DOCUMENTED=all`, a sample of them otherwise.
+A command has begun to work when it first starts a process, opens a connection, writes outside of temporary files or
+has computed for some seconds. Nothing here lets it. All mistakes are tried with `DOCUMENTED=all`, a sample of them
+otherwise.
 """
 
 from __future__ import annotations

@@ -165,7 +165,9 @@ class _Marker(NamedTuple):
         """Raises UserError for what `publish_checkpoint` does not write."""
         remedy = "restore it, or remove the checkpoint"
         content = read_json_object(path, remedy)
-        step, files, sums = content.get("step"), content.get("files"), content.get("crc32", {})
+        step = content.get("step")
+        files: Any = content.get("files")
+        sums: Any = content.get("crc32", {})
         if type(step) is not int or not _is_listing(files) or not _is_listing(sums) or not sums.keys() <= files.keys():
             raise UserError(f"{path} lists no files of its folder with their sizes: {remedy}")
         return cls(step, files, sums)
