@@ -12,7 +12,7 @@ import zlib
 from collections.abc import Collection, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from s2l_nemo.errors import UserError
 from s2l_nemo.files import TEMPORARY, read_json_object, sync, write_json_atomic
@@ -165,25 +165,20 @@ class _Marker(NamedTuple):
         """Raises UserError for what `publish_checkpoint` does not write."""
         remedy = "restore it, or remove the checkpoint"
         content = read_json_object(path, remedy)
-        step, files, crc32 = content.get("step"), content.get("files"), content.get("crc32", {})
-        for listed in (files, crc32):
-            if (
-                not isinstance(listed, dict)
-                or not all(map(_is_inside, listed))
-                or not all(map(_is_int, listed.values()))
-            ):
-                raise UserError(f"{path} lists no files of its folder: {remedy}")
-        if not _is_int(step) or not crc32.keys() <= files.keys():
-            raise UserError(f"{path} has step {step!r:.40}, or checksums of no file: {remedy}")
-        return cls(step, files, crc32)
+        step = content.get("step")
+        files: Any = content.get("files")
+        sums: Any = content.get("crc32", {})
+        if type(step) is not int or not _is_listing(files) or not _is_listing(sums) or not sums.keys() <= files.keys():
+            raise UserError(f"{path} lists no files of its folder with their sizes: {remedy}")
+        return cls(step, files, sums)
 
 
-def _is_inside(name: str) -> bool:
-    return not Path(name).is_absolute() and ".." not in Path(name).parts and "\0" not in name and name not in ("", ".")
-
-
-def _is_int(value: object) -> bool:
-    return type(value) is int
+def _is_listing(listed: Any) -> bool:
+    """Whether this is a number for each of some files inside of a folder."""
+    if not isinstance(listed, dict) or not all(type(number) is int for number in listed.values()):
+        return False
+    parts = [Path(name).parts for name in listed]
+    return not any(not one or one[0] == "/" or ".." in one for one in parts) and not any("\0" in one for one in listed)
 
 
 def _checksums(folder: Path, names: Sequence[str]) -> dict[str, int]:

@@ -15,6 +15,7 @@ from typing import Any
 import numpy
 
 from s2l_nemo.engines.protocol import EngineError
+from s2l_nemo.errors import one_line
 from s2l_nemo.types import Completion, SampleRequest, SamplingParams, Source
 
 Header = dict[str, Any]
@@ -28,7 +29,10 @@ _FINISH_REASONS = ("stop", "length")
 
 
 class WireError(EngineError):
-    """Bytes that are not a message, or not the one that was expected."""
+    """Bytes that are not a message, or not the one that was expected. It may quote them."""
+
+    def __init__(self, message: str) -> None:
+        super().__init__(one_line(message))
 
 
 def pack(header: Mapping[str, Any], arrays: Arrays | None = None) -> bytes:

@@ -39,7 +39,7 @@ from s2l_nemo.models.tokenizer import load_tokenizer, stop_token_ids
 from tests.character_tokenizer import TEMPLATE, character_tokenizer
 from tests.fuzz.mutate import damage, json_damage, mixed, pickle_programs, safetensors_damage, tar_damage
 from tests.fuzz.reader import Harness, Reader
-from tests.models.formats.torch_dist import write_by_torch
+from tests.models.formats.torch_dist import Box, write_by_torch
 from tests.models.shapes import small_shape
 
 FAMILIES = ("qwen3", "qwen2", "llama", "internlm2")
@@ -110,7 +110,7 @@ def model_config_yaml(folder: Path) -> Harness:
 
 def stored(folder: Path) -> None:
     """The files of a torch_dist checkpoint: one tensor in two chunks that cut its rows, and one whole."""
-    halves = [((0, 0), (3, 1)), ((0, 1), (3, 1))]
+    halves: list[Box] = [((0, 0), (3, 1)), ((0, 1), (3, 1))]
     write_by_torch(folder, {
         "a": (torch.arange(6.0).reshape(3, 2), halves), "b": (torch.ones(4, dtype=torch.bfloat16), [((0,), (4,))])
     })  # fmt: skip
