@@ -4,8 +4,8 @@
     python recipes/reproduce.py 'experiments=[s2l,grpo]' 'seeds=[1,2,3]' scale=toy
     python recipes/reproduce.py scale=paper slurm=true submit=true     # on a cluster, in the clone
 
-The same command continues what was cut off, by Ctrl-C or SIGKILL. ROOT/plan.json says how far it is, ROOT/claims.json
-what came out. docs/reproduce.md has the experiments, the claims and the rule.
+The same command continues what was cut off, by Ctrl-C or SIGKILL. ROOT/plan.json says how far it is, ROOT/claims.json and
+ROOT/report.html what came out. docs/reproduce.md has the experiments, the claims and the rule.
 """
 
 from __future__ import annotations
@@ -95,7 +95,10 @@ def judge(cfg: ReproduceConfig, out: Console) -> int:
 
     judged = judge_root(root_of(cfg), cfg.scale)
     out.print(verdict_table(judged))
+    from s2l_nemo.reproduction.report.page import write_report  # late: matplotlib comes with it
+
     out.print(f"written: {root_of(cfg)}/claims.json, plan.json")
+    out.print(f"written: {write_report(root_of(cfg))}")
     return 0
 
 
