@@ -58,6 +58,7 @@ SCALE_KEYS: dict[Scale, tuple[str, ...]] = {
         "validation.every=4",
         "validation.prompts=256",
         "validation.samples=4",
+        "validation.temperature=1.0",
         "checkpoint.every=4",
         "checkpoint.keep=1",
         "run.save_nemo=false",
@@ -87,7 +88,14 @@ EXPERIMENTS = (
     ),
     # In this pair the smaller model overtakes the larger one "once k >= 32" (Section 1).
     Experiment("figure_2", "Figure 2", None, paper_keys=("family=qwen3_4b_to_8b",), models=True),
-    Experiment("without_diversity", "Table 4", "without_diversity", evaluations=(STEP_CURVE, TABLE_1)),
+    Experiment(
+        "without_diversity_constant_g", "Table 4", "without_diversity_constant_g", evaluations=(STEP_CURVE, TABLE_1)
+    ),
+    Experiment(
+        "without_diversity", "Table 4, with groups that shrink", "without_diversity", evaluations=(STEP_CURVE, TABLE_1)
+    ),
+    Experiment("released_8b", "the released code's S2L-PO", "released_8b", evaluations=(STEP_CURVE,)),
+    Experiment("released_grpo", "the released code's GRPO", "released_grpo", evaluations=(STEP_CURVE,)),
     Experiment(
         "s2l_4b_to_8b", "Table 2", None, paper_keys=("family=qwen3_4b_to_8b",), scales=_PAPER_ONLY,
         evaluations=(TABLE_1, TABLE_2),
@@ -99,6 +107,14 @@ EXPERIMENTS = (
     Experiment(
         "grpo_14b", "Tables 1 and 2", "grpo", paper_keys=("family=qwen3_4b_to_14b",), scales=_PAPER_ONLY,
         evaluations=(TABLE_1, TABLE_2),
+    ),
+    Experiment(
+        "s2l_internlm", "Table 1", None, paper_keys=("family=internlm2.5_1.8b_to_7b",), scales=_PAPER_ONLY,
+        evaluations=(TABLE_1,),
+    ),
+    Experiment(
+        "grpo_internlm", "Table 1", "grpo", paper_keys=("family=internlm2.5_1.8b_to_7b",), scales=_PAPER_ONLY,
+        evaluations=(TABLE_1,),
     ),
 )  # fmt: skip
 

@@ -53,7 +53,10 @@ class Stage(str, Enum):
 
 @dataclass(frozen=True)
 class Curve:
-    """pass@1 of every problem after some steps of a run of `steps`. `origin` tells its problems from others."""
+    """pass@1 of every problem after some steps of a run of `steps`.
+
+    `origin` tells its problems, and how they are asked, from others.
+    """
 
     steps: int
     by_step: Mapping[int, Rates]
@@ -173,9 +176,10 @@ def _rates(results: Mapping[str, BenchmarkResult], at_all: bool = False) -> Rate
 
 
 def _data_of(run: Path) -> str:
-    """The keys that decide which problems an id stands for."""
+    """The keys that decide which problems an id stands for, and how they are asked."""
     config = yaml.safe_load(RunDir(run).config.read_text(encoding="utf-8"))
-    return json.dumps({name: value for name, value in config["data"].items() if name != "cache_dir"}, sort_keys=True)
+    data = {name: value for name, value in config["data"].items() if name != "cache_dir"}
+    return json.dumps([data, config["validation"]["temperature"]], sort_keys=True)
 
 
 def _checked(curve: Curve, folder: Path) -> Curve:

@@ -190,7 +190,7 @@ def _row(claim: Claim, root: Path, scale: Scale, seed: int) -> tuple[Floats, tup
     if origin != other_origin or before.keys() != after.keys():
         raise UserError(
             f"{one.experiment} has {len(before)} problems and {other.experiment} {len(after)}, "
-            "and they are not the same"
+            "and they are not the same, or not asked alike"
         )
     if one.stage is other.stage and steps != other_steps:
         raise UserError(f"{one.experiment} was asked after steps {steps}, {other.experiment} after steps {other_steps}")

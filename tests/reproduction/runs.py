@@ -21,14 +21,14 @@ def write_run(
     ids: Sequence[int] | None = None,
     flops: tuple[float, float] | None = (1.0, 3.0),
     digits: int = 3,
+    temperature: float = 1.0,
 ) -> Path:
     """A finished toy run with these validations: correct_PK by step."""
     run, last = run_folder(root, experiment, seed), max(by_step)
     (run / "validation").mkdir(parents=True)
     (run / "summary.json").write_text(json.dumps({"steps": last}))
-    (run / "config.yaml").write_text(
-        yaml.safe_dump({"data": {"task": "arithmetic", "digits": digits, "cache_dir": seed}})
-    )
+    data = {"task": "arithmetic", "digits": digits, "cache_dir": seed}
+    (run / "config.yaml").write_text(yaml.safe_dump({"data": data, "validation": {"temperature": temperature}}))
     line: dict[str, float] = {"step": last}
     if flops is not None:
         line |= {"total/flops_explorer": flops[0], "total/flops_learner": flops[1]}

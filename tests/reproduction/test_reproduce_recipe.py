@@ -30,7 +30,7 @@ for step in (0, 4, 8, 12, 16):
     (run / "validation" / f"step_{step:06d}.json").write_text(json.dumps(row))
 line = {"step": 16, "total/flops_explorer": 1.0, "total/flops_learner": 9.0 - 3 * shift}
 (run / "metrics.jsonl").write_text(json.dumps(line) + "\\n")
-(run / "config.yaml").write_text(yaml.safe_dump({"data": {}}))
+(run / "config.yaml").write_text(yaml.safe_dump({"data": {}, "validation": {"temperature": 1.0}}))
 (run / "summary.json").write_text(json.dumps({"steps": 16}))
 print("trained")
 """

@@ -108,7 +108,7 @@ def test_one_seed_says_that_seeds_are_not_covered(tmp_path: Path) -> None:
     assert found.note.startswith("only one of the two has seed 5, left out; one seed: ")
 
 
-@pytest.mark.parametrize("other", [{"ids": [0, 1, 5]}, {"digits": 4}])
+@pytest.mark.parametrize("other", [{"ids": [0, 1, 5]}, {"digits": 4}, {"temperature": 0.0}])
 def test_other_problems_are_not_compared(tmp_path: Path, other: dict[str, Any]) -> None:
     write_run(tmp_path, "a", 1, {4: [[1], [1], [0]]})
     write_run(tmp_path, "b", 1, {4: [[0], [0], [0]]}, **other)
