@@ -52,10 +52,8 @@ def read_json_object(path: Path, remedy: str) -> dict[str, Any]:
     """The JSON object in a file. Raises UserError, which ends with `remedy`, if it holds anything else."""
     try:
         value = json.loads(path.read_bytes())
-    except OSError as error:
-        raise UserError(f"{path} cannot be read ({error.strerror}): {remedy}") from None
-    except (ValueError, RecursionError) as error:
-        raise UserError(f"{path} is not JSON ({error}): {remedy}") from None
+    except (OSError, ValueError, RecursionError) as error:
+        raise UserError(f"{path} cannot be read as JSON ({error}): {remedy}") from None
     if not isinstance(value, dict):
         raise UserError(f"{path} is no JSON object: {remedy}")
     return value

@@ -94,7 +94,7 @@ def _unpack(key: str, path: Path) -> Path:
     try:
         members = tar_regions(path)
     except UserError as error:
-        raise UserError(f"{key}: {error}") from None
+        raise UserError(f"{key}={error}") from None
     folder = Path(tempfile.mkdtemp(prefix="s2l_nemo_"))
     owner = os.getpid()
     atexit.register(lambda: shutil.rmtree(folder, ignore_errors=True) if os.getpid() == owner else None)

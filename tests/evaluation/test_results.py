@@ -139,7 +139,7 @@ def test_a_file_without_one_of_the_keys_is_none_of_ours(tmp_path: Path, key: str
 def test_what_is_no_object_or_no_json_is_none_of_ours(tmp_path: Path) -> None:
     file = tmp_path / "aime24.json"
     file.write_text("[1]")
-    with pytest.raises(UserError, match=r"no result of recipes/evaluate\.py: it has no 'name'$"):
+    with pytest.raises(UserError, match=r"is no JSON object: give a BENCH\.json"):
         read_result(file)
     file.write_text("{")
     with pytest.raises(UserError, match=r"cannot be read as JSON \(.*\): give a BENCH\.json of recipes/evaluate\.py$"):

@@ -93,7 +93,7 @@ def test_what_is_written_can_be_read(tmp_path: Path) -> None:
 def test_damaged_steps(tmp_path: Path, text: str) -> None:
     folder = folder_of(tmp_path / "run", "run", {1: [[1]]})
     (folder / "steps.json").write_text(text)
-    with pytest.raises(UserError, match=r"steps.json is not as recipes/evaluate.py writes it"):
+    with pytest.raises(UserError, match=r"steps.json .*: evaluate the run again"):
         read_curve(folder)
 
 

@@ -63,7 +63,7 @@ def tar_regions(path: Path) -> dict[str, Region]:
             members = [member for member in archive if member.isreg()]
     except (tarfile.TarError, ValueError, OverflowError) as error:  # the latter for sizes and places that are none
         raise UserError(
-            f"{path} is no .nemo file: not an uncompressed tar ({error}); unpack it, give the folder"
+            f"{path} is not an uncompressed tar, as a .nemo file is ({error}): unpack it, give the folder"
         ) from None
     size = path.stat().st_size
     for member in members:

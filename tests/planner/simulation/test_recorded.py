@@ -87,5 +87,5 @@ def test_folders_that_are_no_runs(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="cannot read"):
         read_config("calibrate", tmp_path)
     (tmp_path / "rollouts" / "step_000002.parquet").write_bytes(b"no parquet")
-    with pytest.raises(UserError, match="holds no rollouts"):
+    with pytest.raises(UserError, match="is not a file of rollouts"):
         recorded_groups("recorded", tmp_path, 7)
