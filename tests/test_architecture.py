@@ -57,6 +57,10 @@ ROOMS: dict[str, set[str]] = {
         "actor", "algorithm", "config", "data", "engines", "errors", "evaluation", "files", "hub", "measures",
         "models", "models.open", "platform", "records", "rewards", "store", "types",
     },
+    # families that are trained on this machine
+    "toy_worlds": {
+        "config", "data", "errors", "evaluation", "measures", "models.open", "rewards", "types",
+    },
 }  # fmt: skip
 FOLDERS = ("s2l_nemo", "recipes", "tools", "benchmarks")
 TESTS = sorted((ROOT / "tests").rglob("*.py"))
