@@ -69,6 +69,10 @@ ROOMS: dict[str, set[str]] = {
         "config", "data", "errors", "evaluation", "files", "measures", "platform", "records", "trainer",
     },
     "reproduction.report": {"errors", "evaluation", "files", "measures", "records", "trainer"},
+    # families that are trained on this machine
+    "toy_worlds": {
+        "config", "data", "errors", "evaluation", "measures", "models.open", "rewards", "types",
+    },
 }  # fmt: skip
 FOLDERS = ("s2l_nemo", "recipes", "tools", "benchmarks")
 TESTS = sorted((ROOT / "tests").rglob("*.py"))

@@ -43,6 +43,13 @@ class Task(str, Enum):
     reasoning_gym = "reasoning_gym"
 
 
+class WordProblems(str, Enum):
+    """Which kinds of word problems are asked."""
+
+    easy = "easy"  # nine kinds of one or two steps
+    two_steps = "two_steps"  # ten kinds of two steps with three numbers
+
+
 class AnswerKind(str, Enum):
     math = "math"
     choice = "choice"
@@ -299,6 +306,7 @@ class ArithmeticConfig:
 
 @dataclass
 class WordProblemsConfig:
+    kinds: WordProblems = key(WordProblems.easy, "nine easy kinds, or ten of two steps with three numbers each")
     largest: int = key(20, "largest number in a question", between(3, 60))
     train_prompts: int = key(1024, "prompts to generate for training", POSITIVE_COUNT)
     seed: int = key(17, "which prompts exist; the split is disjoint", COUNT)

@@ -137,6 +137,6 @@ def _word_problem_rows(data: DataConfig, split: Split, count: int | None) -> Ite
     config = data.word_problems
     total = config.train_prompts if count is None or split == "train" else count
     first = 0 if split == "train" else config.train_prompts
-    generated = word_problems.questions(split, total, config.largest, config.seed)
+    generated = word_problems.questions(split, total, config.largest, config.seed, word_problems.OF_SET[config.kinds])
     for row, (question, answer) in enumerate(generated, start=first):
         yield row, question, answer

@@ -22,6 +22,11 @@ from s2l_nemo.errors import UserError
 from s2l_nemo.models.open import check_same_tokenizer, open_model
 from s2l_nemo.models.tokenizer import load_tokenizer, stop_token_ids
 from s2l_nemo.rewards.asked import start_warnings
+from s2l_nemo.toy_worlds import plain
+from s2l_nemo.toy_worlds import publish as publish_to
+from s2l_nemo.toy_worlds.models import build_model, build_tokenizer
+from s2l_nemo.toy_worlds.plain import PlainRecipe
+from s2l_nemo.toy_worlds.training import Stage, answer_logits, distillation_loss, text_batches
 
 
 def load_tool() -> ModuleType:
@@ -36,15 +41,21 @@ def load_tool() -> ModuleType:
 
 
 tool = load_tool()
-QUICK = tool.Recipe(
+QUICK = PlainRecipe(
     learner_steps=3, explorer_steps=3, batch_size=8, warmup_steps=2, measured_prompts=4, measured_samples=2
 )
 
 
-def publish(recipe: object, output: Path, force: bool = False) -> tuple[dict[str, Any], str]:
+def publish(recipe: PlainRecipe, output: Path, force: bool = False) -> tuple[dict[str, Any], str]:
     text = io.StringIO()
-    facts = tool.publish(recipe, output, force, Console(file=text, width=200))
+    facts = publish_to.publish(recipe, output, force, Console(file=text, width=200))
     return facts, text.getvalue()
+
+
+def text_batch(recipe: PlainRecipe) -> tuple[torch.Tensor, torch.Tensor]:
+    stage = Stage(1, recipe.batch_size, recipe.lr, recipe.warmup_steps)
+    (batch,) = text_batches(recipe.draw, stage, build_tokenizer(), "seed")
+    return batch
 
 
 @pytest.fixture(scope="module")
@@ -87,7 +98,7 @@ def test_both_are_ordinary_checkpoints_of_one_family(family: Path) -> None:
 
 
 def test_digits_and_words_of_the_task_are_single_tokens_and_any_text_survives() -> None:
-    tokenizer = tool.build_tokenizer()
+    tokenizer = build_tokenizer()
     assert tokenizer.tokenize(arithmetic.worked_answer((78, 45))) == [
         *"8+5=13",
         "Ċ",
@@ -102,7 +113,7 @@ def test_digits_and_words_of_the_task_are_single_tokens_and_any_text_survives() 
 
 
 def test_nobody_need_ask_the_family_for_a_box() -> None:
-    tokenizer, data = tool.build_tokenizer(), DataConfig()
+    tokenizer, data = build_tokenizer(), DataConfig()
     sets = [load_prompts(data, tokenizer, 64, "valid", 3)]
     assert sets[0].unasked[Extract.boxed] == 3
     assert start_warnings(data, RewardsConfig(), tokenizer, sets) == []
@@ -119,9 +130,9 @@ def test_prompts_follow_chatml(family: Path) -> None:
 
 
 def test_training_text_has_its_share_of_slips_and_marks_only_answers() -> None:
-    tokenizer = tool.build_tokenizer()
+    tokenizer = build_tokenizer()
     recipe = replace(QUICK, batch_size=400, slip_share=0.25)
-    ((tokens_BT, is_answer_BS),) = tool.text_batches(recipe, tokenizer, 1, "seed")
+    tokens_BT, is_answer_BS = text_batch(recipe)
     slips = 0
     for tokens_T, is_answer_S in zip(tokens_BT, is_answer_BS, strict=True):
         question = tokenizer.decode(tokens_T[:-1][~is_answer_S], skip_special_tokens=True)
@@ -133,15 +144,13 @@ def test_training_text_has_its_share_of_slips_and_marks_only_answers() -> None:
 
 
 def test_distillation_loss_is_zero_for_the_teacher_itself_and_follows_it_otherwise() -> None:
-    tokenizer = tool.build_tokenizer()
+    tokenizer = build_tokenizer()
     torch.manual_seed(0)
-    teacher, student = (tool.build_model(QUICK.explorer, tokenizer) for _ in range(2))
-    ((tokens_BT, is_answer_BS),) = tool.text_batches(QUICK, tokenizer, 1, "seed")
-    loss = tool.distillation_loss(teacher)
+    teacher, student = (build_model(QUICK.explorer, tokenizer) for _ in range(2))
+    tokens_BT, is_answer_BS = text_batch(QUICK)
+    loss = distillation_loss(teacher)
     assert loss(teacher, tokens_BT, is_answer_BS).item() == pytest.approx(0.0, abs=1e-6)
-    teacher_NV, student_NV = (
-        tool.answer_logits(model, tokens_BT, is_answer_BS).softmax(-1) for model in (teacher, student)
-    )
+    teacher_NV, student_NV = (answer_logits(model, tokens_BT, is_answer_BS).softmax(-1) for model in (teacher, student))
     by_hand = (teacher_NV * (teacher_NV / student_NV).log()).sum(-1).mean()
     assert loss(student, tokens_BT, is_answer_BS).item() == pytest.approx(by_hand.item(), rel=1e-4)
 
@@ -188,7 +197,7 @@ def test_a_failure_leaves_the_old_family_and_nothing_else(monkeypatch: pytest.Mo
     def interrupted(*_: object) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(tool, "measure", interrupted)
+    monkeypatch.setattr(plain, "measure", interrupted)
     with pytest.raises(KeyboardInterrupt):
         publish(replace(QUICK, seed=2), output)
     assert (output / "learner" / "model.safetensors").read_bytes() == before
