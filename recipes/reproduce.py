@@ -4,8 +4,8 @@
     python recipes/reproduce.py 'experiments=[s2l,grpo]' 'seeds=[1,2,3]' scale=toy
     python recipes/reproduce.py scale=paper slurm=true submit=true     # on a cluster, in the clone
 
-The same command continues what was cut off, by Ctrl-C or SIGKILL. ROOT/plan.json says how far it is, ROOT/claims.json and
-ROOT/report.html what came out. docs/reproduce.md has the experiments, the claims and the rule.
+The same command continues what was cut off, by Ctrl-C or SIGKILL. ROOT/plan.json says how far it is, claims.json and
+report.html beside it what came out. docs/reproduce.md has the experiments, the claims and the rule.
 """
 
 from __future__ import annotations

@@ -118,7 +118,9 @@ def _wrong(command: Command, place: int, argument: str) -> Iterator[tuple[Kind, 
     elif not equals:
         yield from _wrong_value(command, place, argument)
     elif command.program in SCHEMAS:
-        yield Kind.KEY, (f"{swapped(name)}={value}",), (swapped(name),)
+        # keys below a name of the user's own are told by their section: `explorers.hot: unknown key pth=a`
+        own = f"unknown key {swapped(name).rpartition('.')[2]}="
+        yield Kind.KEY, (f"{swapped(name)}={value}",), (swapped(name), own)
         if name in GROUPS:
             yield Kind.CHOICE, (f"{name}={swapped(value)}",), (swapped(value),)
         key = key_of(command.program, name)

@@ -147,12 +147,23 @@ def test_a_documented_command_is_understood(folder: Path, command: Command) -> N
     assert any(value in line for value in absent), line
 
 
+def is_written(folder: Path, mistake: Mistake) -> bool:
+    """Whether the command makes what the argument names: it is not there in the right command, either, which begins
+    to work."""
+    ((right, _),) = set(zip(mistake.command.arguments, mistake.arguments, strict=True)) - {
+        (one, one) for one in mistake.arguments
+    }
+    path = right.rpartition("=")[2]
+    return isinstance(as_shown(folder, mistake.command), str) and not (folder / path).exists()
+
+
 @pytest.mark.parametrize("mistake", TRIED, ids=str)
 def test_a_mistake_in_one_argument_is_one_line(folder: Path, mistake: Mistake) -> None:
     outcome = tried(folder, mistake.command.program, mistake.arguments)
     if mistake.kind in (Kind.PATH, Kind.EMPTY):
         if isinstance(outcome, str):
-            assert NOWHERE in outcome or mistake.kind is Kind.EMPTY, outcome  # it would be written there
+            written = is_written(folder, mistake)
+            assert written or NOWHERE in outcome or mistake.kind is Kind.EMPTY, outcome
             return
         if outcome.returncode == 0:
             assert NOWHERE in outcome.stdout or mistake.kind is Kind.EMPTY, outcome

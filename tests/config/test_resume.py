@@ -154,8 +154,8 @@ def test_the_keys_that_may_change() -> None:
     whole = {"validation", "checkpoint", "logging", "engine"}
     assert {name.partition(".")[0] for name in all_keys().keys() - free}.isdisjoint(whole)
     assert {name for name in free if name.partition(".")[0] not in whole} == {
-        "run.dir", "run.dry_run", "run.export_hf", "run.max_restarts", "run.max_skipped", "run.resume",
-        "run.save_nemo", "run.watch_s",
+        "run.allow_changed", "run.dir", "run.dry_run", "run.export_hf", "run.max_restarts", "run.max_skipped",
+        "run.resume", "run.save_before", "run.save_nemo", "run.watch_s",
         "trainer.accelerator", "trainer.devices", "trainer.num_nodes", "trainer.start_s",
         "model.tensor_model_parallel_size", "model.pipeline_model_parallel_size", "model.micro_batch_size",
         "model.micro_batch_tokens",

@@ -38,7 +38,10 @@ def test_rewards_in_the_order_of_the_prompts(tmp_path: Path, stop: StopRequest) 
         validation=ValidationConfig(samples=2),
         by_learner=answer,
     )
-    assert run.trainer.validate() == Validation([[1.0, 0.0], [0.0, 1.0]], grader_errors=1)
+    validation = run.trainer.validate()
+    assert validation.correct_PK == [[1.0, 0.0], [0.0, 1.0]]
+    assert validation.grader_errors == 1
+    assert validation.asked["sampling"]["samples"] == 2
     assert run.explorer.asked == []
     ((_, params),) = run.learner.asked
     assert params == VALID_SAMPLING

@@ -103,7 +103,7 @@ def test_all_samplers_are_found(root: Path) -> None:
     ("file", "content", "message"),
     [
         ("s2l/seed_1/validation/step_000003.json", "{", "the validation of step 3 is damaged"),
-        ("s2l/seed_1/validation/step_000003.json", '{"prompt_ids": [1, 2], "correct": [[1], []]}', "as many samples"),
+        ("s2l/seed_1/validation/step_000003.json", '{"prompt_ids": [1, 2], "correct": [[1], []]}', "damaged"),
         ("s2l/seed_1/summary.json", "[]", "holds no JSON object"),
         ("s2l/seed_1/config.yaml", "a: [", "config.yaml is damaged"),
         ("plan.json", '{"jobs": [{"seed": 1}]}', "is no plan of the runner"),
