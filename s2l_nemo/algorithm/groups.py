@@ -33,7 +33,12 @@ def explorer_seed(run_seed: int, explorer: int, prompt_id: int, draw: int) -> in
 
 
 def explorers_first(explorer: int, learner: int, shares: Sequence[float] = (1.0,)) -> GroupSources:
-    """The samples of explorer 1, those of explorer 2 and so on, then the learner's (paper, Algorithm 1)."""
+    """The samples of explorer 1, those of explorer 2 and so on, then the learner's (paper, Algorithm 1).
+
+    Without shares there is no explorer, and the learner gives all.
+    """
+    if not shares:
+        return (Source.LEARNER.value,) * (explorer + learner)
     counts = apportion(explorer, shares) if explorer else []
     by_explorers = tuple(k for k, count in enumerate(counts, start=1) for _ in range(count))
     return by_explorers + (Source.LEARNER.value,) * learner
@@ -47,8 +52,12 @@ def requests_of(
     run_seed: int,
     drawn: Drawn,
     first_sample: int = 0,
+    first_seed: int = 0,
 ) -> dict[int, list[SampleRequest]]:
-    """Requests for each source that has any: samples `first_sample`.. of every prompt, from `sources_P`."""
+    """Requests for each source that has any: samples `first_sample`.. of every prompt, from `sources_P`.
+
+    The learner's sample n has the seed of sample n + `first_seed`: those before may be of another update of the step.
+    """
     requests: dict[int, list[SampleRequest]] = {}
     for prompt, sources in zip(prompts, sources_P, strict=True):
         draws: dict[int, int] = {}
@@ -56,7 +65,7 @@ def requests_of(
             draw = draws.setdefault(source, drawn.get((source, prompt.prompt_id), 0))
             draws[source] += 1
             if source == Source.LEARNER:
-                seed = sample_seed(run_seed, step, prompt.prompt_id, sample)
+                seed = sample_seed(run_seed, step, prompt.prompt_id, sample + first_seed)
             else:
                 seed = explorer_seed(run_seed, source, prompt.prompt_id, draw)
             request = SampleRequest(prompt.prompt_id, sample, prompt.token_ids, seed, draw)

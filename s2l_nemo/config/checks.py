@@ -9,7 +9,7 @@ from omegaconf import OmegaConf
 
 from s2l_nemo.algorithm.options import ADVANTAGES, IMPORTANCE, Rejected, made
 from s2l_nemo.algorithm.schedule import SCHEDULES, check_t_mix, make_schedule
-from s2l_nemo.config.controls import check_controls
+from s2l_nemo.config.controls import check_controls, learner_explores
 from s2l_nemo.config.explorers import explorers_of
 from s2l_nemo.config.keys import all_keys
 from s2l_nemo.config.mix import training_sources
@@ -155,7 +155,7 @@ def _check_algorithm(cfg: Config) -> None:
     algorithm, schedule = cfg.algorithm, cfg.algorithm.schedule
     check_t_mix(schedule, algorithm.steps)
     make_schedule(schedule, algorithm.steps)
-    if not explorers_of(cfg) and SCHEDULES[schedule.name].explores:
+    if not explorers_of(cfg) and SCHEDULES[schedule.name].explores and not learner_explores(cfg):
         raise UserError(
             f"explorer.path=null with algorithm.schedule.name={schedule.name}: give the explorer's folder, "
             "or set algorithm.schedule.name=none"

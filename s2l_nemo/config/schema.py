@@ -226,6 +226,7 @@ class ExplorerSource(str, Enum):
 
     live = "live"  # an engine samples them during training
     store = "store"  # recipes/sample_explorer.py has sampled them
+    learner = "learner"  # there is no explorer: the learner samples its share, in the same updates
 
 
 class DrawOrder(str, Enum):
@@ -241,7 +242,9 @@ class ExplorerConfig:
         "models/tiny/explorer", "as model.path, or the folder of a store; null only with schedule.name=none"
     )
     source: ExplorerSource = key(
-        ExplorerSource.live, "live: path is a model; store: the rollouts that recipes/sample_explorer.py has sampled"
+        ExplorerSource.live,
+        "live: path is a model; store: the rollouts that recipes/sample_explorer.py has sampled; learner: no explorer, "
+        "but GRPO with its updates",
     )
     draw: DrawOrder = key(
         DrawOrder.shuffled, "of a store: the order in which a run takes the samples of a prompt; stored: as they lie"

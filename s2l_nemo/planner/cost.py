@@ -312,7 +312,7 @@ def step_seconds(
     apart = kind_of(cfg).served and cfg.engine.placement == Placement.separate
     return StepSeconds(
         explorer=sum(of_one * count / per_s for count, per_s in zip(samples, explorer_tokens_per_s, strict=True)),
-        learner=of_one * (config.group_size - explorer_samples) / learner_tokens_per_s,
+        learner=of_one * (config.group_size - (explorer_samples if explorers_of(cfg) else 0)) / learner_tokens_per_s,
         logprobs=logprobs,
         update=update,
         refit=len(parts) * shape.parameters * cfg.model.precision.element_bytes / (assumed.refit_gb_s * 1e9),
@@ -331,7 +331,9 @@ def idle_stages(cfg: Config, assumed: Assumed) -> float:
 
 
 def mean_alpha(cfg: Config) -> float:
-    """The mean of G_w / G over the run. It is 67/256 for the schedule of the paper."""
+    """The mean of G_w / G over the run. It is 67/256 for the schedule of the paper, and 0 without an explorer."""
+    if not explorers_of(cfg):
+        return 0.0
     return sum(split.explorer for split in splits(cfg)) / (cfg.algorithm.steps * cfg.algorithm.group_size)
 
 

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from itertools import groupby
 
 from s2l_nemo.algorithm.schedule import Split, make_schedule
+from s2l_nemo.config.explorers import explorers_of
 from s2l_nemo.config.load import resolved_yaml
 from s2l_nemo.config.parts import data_parallel_size, mini_batch_prompts, parts_of_step
 from s2l_nemo.config.schema import Config
@@ -80,12 +81,13 @@ def updates_of_step(cfg: Config, split: Split) -> int:
 
 def _schedule_rows(cfg: Config) -> Iterator[tuple[str, ...]]:
     yield "steps", "alpha", "G_w explorer", "G_s learner", "explorer rollouts", "learner rollouts"
-    prompts = cfg.algorithm.prompts_per_step
+    prompts, explored = cfg.algorithm.prompts_per_step, bool(explorers_of(cfg))
     all_splits = splits(cfg)
     for (alpha, explorer, learner), run in groupby(all_splits, key=lambda s: (s.alpha, s.explorer, s.learner)):
         steps = [split.step for split in run]
         span = str(steps[0]) if len(steps) == 1 else f"{steps[0]}-{steps[-1]}"
-        yield span, f"{alpha:.3f}", f"{explorer}", f"{learner}", f"{prompts * explorer:,}", f"{prompts * learner:,}"
+        mine, its = (learner, explorer) if explored else (learner + explorer, 0)
+        yield span, f"{alpha:.3f}", f"{explorer}", f"{learner}", f"{prompts * its:,}", f"{prompts * mine:,}"
     share = sum(split.explorer for split in all_splits) / (len(all_splits) * cfg.algorithm.group_size)
     yield "mean", f"{share:.3f}", "", "", "", ""
 

@@ -108,7 +108,10 @@ class GroupSampler:
         first = self.algorithm.rescue_first
         if first is None:
             sources = explorers_first(split.explorer, split.learner, shares)
-            return self._answered(prompts, [sources] * len(prompts), split.step, place, version, clock)
+            # Without an explorer, the first of two updates of a step has had the learner's samples before these.
+            earlier = 0 if self.explorers or split.explorer else self.algorithm.group_size - split.learner
+            wanted = [sources] * len(prompts)
+            return self._answered(prompts, wanted, split.step, place, version, clock, first_seed=earlier)
         learner_first = [(Source.LEARNER.value,) * first] * len(prompts)
         begun = self._answered(prompts, learner_first, split.step, place, version, clock)
         rest = split.explorer + split.learner - first
@@ -127,10 +130,11 @@ class GroupSampler:
         version: int,
         clock: Clock,
         begun: StepGroups | None = None,
+        first_seed: int = 0,
     ) -> StepGroups:
         """Groups with one sample for each of the sources, behind those that they have begun with."""
         has = [tuple(group_G) for group_G in begun.source_PG.tolist()] if begun else [()] * len(prompts)
-        requests = self._requests(prompts, sources_P, step, len(has[0]))
+        requests = self._requests(prompts, sources_P, step, len(has[0]), first_seed)
         for source, its in requests.items():
             self.progress.draw(source, its)
         own_prompts, completions = self.rollouts.graded(self._asks(requests), prompts, place, clock)
@@ -147,11 +151,21 @@ class GroupSampler:
         return [explorer.share for explorer in self.explorers]
 
     def _requests(
-        self, prompts: Sequence[Prompt], sources_P: Sequence[GroupSources], step: int, first_sample: int = 0
+        self,
+        prompts: Sequence[Prompt],
+        sources_P: Sequence[GroupSources],
+        step: int,
+        first_sample: int = 0,
+        first_seed: int = 0,
     ) -> dict[int, list[SampleRequest]]:
-        drawn = self.progress.drawn
         return requests_of(
-            prompts, sources_P, step=step, run_seed=self.run_seed, drawn=drawn, first_sample=first_sample
+            prompts,
+            sources_P,
+            step=step,
+            run_seed=self.run_seed,
+            drawn=self.progress.drawn,
+            first_sample=first_sample,
+            first_seed=first_seed,
         )
 
     def _asks(self, requests: Mapping[int, Sequence[SampleRequest]]) -> list[Ask]:

@@ -3,6 +3,9 @@
 With `rollout.two_updates` no group is mixed. The learner is updated on the explorer's G_w answers to each prompt, and
 its engine is refitted. Then it samples its own G_s answers to the same prompts, and is updated on those. Advantages are
 taken over each half.
+
+With `explorer.source=learner` there is no explorer. The learner samples the first half, too, with its weights before
+the step, and makes the same updates: a GRPO that differs from S2L-PO in who explores, and in nothing else.
 """
 
 from __future__ import annotations

@@ -128,7 +128,8 @@ def draws_of(cfg: Config, source: int, prompts: Sequence[Prompt]) -> Counter[int
     for step, indices in enumerate(chosen, start=1):
         split = schedule(step, algorithm.group_size)
         of_explorers = explorer_draws(cfg, split.explorer)
-        count = split.learner if source == Source.LEARNER else apportion(of_explorers, shares)[source - 1]
+        of_learner = split.learner if shares else split.explorer + split.learner
+        count = of_learner if source == Source.LEARNER else apportion(of_explorers, shares)[source - 1]
         if count:
             draws.update({prompts[index].prompt_id: count for index in indices})
     return draws

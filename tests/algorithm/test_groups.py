@@ -118,6 +118,7 @@ def test_every_sample_has_an_explorer(count: int, shares: list[float]) -> None:
 def test_explorers_come_first() -> None:
     assert explorers_first(3, 2, (1.0, 2.0)) == (1, 2, 2, 0, 0)
     assert explorers_first(0, 2, ()) == (0, 0)
+    assert explorers_first(3, 2, ()) == (0, 0, 0, 0, 0)  # no explorer: the learner samples all
 
 
 def test_assemble_groups_orders_prompts_and_samples() -> None:

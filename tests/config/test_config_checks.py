@@ -127,6 +127,24 @@ def error_of(overrides: list[str]) -> str:
         ),
         ("algorithm.rescue_first=16", ["algorithm.rescue_first=16 leaves no sample", "algorithm.group_size=16"]),
         ("algorithm.rescue_first=2 experiment=grpo", ["rescue_first=2 with algorithm.schedule.name=none"]),
+        ("explorer.source=learner", ["explorer.path=models/tiny/explorer with explorer.source=learner: no explorer"]),
+        (
+            "explorer.source=learner explorer.path=null explorer.top_p=0.9",
+            ["explorer.top_p=0.9 with explorer.source=learner: there is no explorer"],
+        ),
+        (
+            "explorer.source=learner explorer.path=null algorithm.rescue_first=2",
+            ["algorithm.rescue_first=2 with explorer.source=learner"],
+        ),
+        (
+            "explorer.source=learner explorer.path=null rollout.explorer_filter=match_learner_diversity",
+            ["rollout.explorer_filter=match_learner_diversity with explorer.source=learner"],
+        ),
+        (
+            "explorer.source=learner explorer.path=null algorithm.schedule.name=none",
+            ["algorithm.schedule.name=none with explorer.source=learner"],
+        ),
+        ("explorers.a.path=x explorers.a.source=learner", ["only explorer.source may be learner"]),
         ("rollout.filter_candidates=32", ["rollout.filter_candidates=32 with rollout.explorer_filter=none"]),
         (
             "rollout.filter_candidates=16 rollout.explorer_filter=match_learner_diversity",

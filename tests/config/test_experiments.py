@@ -16,7 +16,9 @@ from omegaconf import OmegaConf
 from s2l_nemo.config.checks import check_config
 from s2l_nemo.config.controls import explorer_draws
 from s2l_nemo.config.evaluation import EvaluateConfig
+from s2l_nemo.config.explorers import explorers_of
 from s2l_nemo.config.load import load_config, load_values, presets
+from s2l_nemo.config.parts import parts_of_step
 from s2l_nemo.config.schema import Config, ExplorerSource
 from s2l_nemo.config.store import SampleConfig, check_sample_config
 from s2l_nemo.planner import cost
@@ -187,9 +189,27 @@ def optimizer_steps(*argv: str) -> list[int]:
     return [updates_of_step(cfg, split) for split in splits(cfg)]
 
 
+@pytest.mark.parametrize("scale", SCALES)
+def test_step_matched_grpo_makes_the_steps_of_s2l(scale: str) -> None:
+    """As many optimizer steps in every step, of as many sequences, and no explorer."""
+    two = ["rollout.two_updates=true", "model.micro_batch_tokens=9216", "algorithm.explorer_mini_batch=16"]
+    pairs = [("s2l", "grpo_step_matched", two), ("s2l", "grpo_step_matched", [])]
+    for explored, control, keys in [*pairs, ("released_8b", "released_grpo_step_matched", [])]:
+        with_explorer, without = (
+            training(scale, f"experiment={experiment}", *keys) for experiment in (explored, control)
+        )
+        check_config(without)
+        assert explorers_of(without) == []
+        assert [parts_of_step(without, split.explorer) for split in splits(without)] == [
+            parts_of_step(with_explorer, split.explorer) for split in splits(with_explorer)
+        ]
+    assert sum(optimizer_steps("paper", "experiment=released_grpo_step_matched")) == 2624
+
+
 def test_optimizer_steps() -> None:
     """S2L-PO here makes as many as GRPO. In the released code it makes 20 times as many."""
     assert optimizer_steps("paper", "experiment=s2l") == optimizer_steps("paper", "experiment=grpo") == [64] * 16
+    assert optimizer_steps("paper", "experiment=grpo_step_matched") == [64] * 16
     assert optimizer_steps("paper", "experiment=released_grpo") == [8] * 16
     of_explorer = [32 * count for count in (16, 14, 12, 10, 7, 5, 3)]
     released = [of_explorer[0], *(count + 32 for count in of_explorer[1:]), *[32] * 9]

@@ -292,6 +292,15 @@ def test_plain_grpo_has_no_explorer() -> None:
     assert all(step == prediction.grpo for step in prediction.steps)
 
 
+def test_a_learner_that_explores_saves_nothing() -> None:
+    keys = ["rollout.two_updates=true", "algorithm.explorer_mini_batch=16", "model.micro_batch_tokens=9216"]
+    prediction = cost.predict(paper("experiment=grpo_step_matched", *keys), LEARNER, [], H100, ASSUMED)
+    assert prediction.alpha == 0
+    assert all(step.explorer == 0 for step in prediction.steps)
+    assert all(step.learner == pytest.approx(prediction.grpo.learner) for step in prediction.steps)
+    assert prediction.run_saving <= 0  # each half computes its prompts, and there are two refits
+
+
 def test_weights_that_do_not_fit_have_no_full_rate() -> None:
     huge = ModelShape("qwen3", 151936, 8192, 80, 64, 8, 128, 49152, 32768, False, 1e6, 1e-6)
     assert cost.decoding(paper(), huge, H200, ASSUMED).full_tokens_per_s is None

@@ -315,6 +315,39 @@ class TestTwoUpdates:
         assert advantages_PG.tolist() == [[pytest.approx(half, rel=1e-4), pytest.approx(-half, rel=1e-4), 0.0, 0.0]] * 2
 
 
+class TestTheLearnerExplores:
+    """`explorer.source=learner`: the learner gives the explorer's share, too."""
+
+    def test_two_updates_are_of_the_same_rows_as_with_an_explorer(self, tmp_path: Path, stop: StopRequest) -> None:
+        answers = by_prompt({5: [1, 0, 0, 0], 6: [1, 0, 0, 0]})
+        run = make_run(tmp_path, stop, algorithm(**TWO, explorer_mini_batch=3), train=prompts(5, 6), by_learner=answers,
+                       two_updates=True)  # fmt: skip
+        run.trainer.sampler.explorers = []
+        metrics, groups = step(run)
+        assert sources(groups) == [[0, 0, 0, 0]] * 2
+        assert [(one.sample_id, one.weight_version) for one in groups.own[0].completions] == [
+            (0, 0), (1, 0), (2, 1), (3, 1),
+        ]  # fmt: skip
+        # Four answers ahead of time, in mini-batches of three sequences, then two answers of each prompt.
+        assert [len(batch.source_B) for batch in run.actor.mini_batches] == [3, 1, 2, 2]
+        assert (metrics["group/explorer"], metrics["group/learner"]) == (0, 4)
+        (first, _), (second, _) = run.learner.asked
+        assert [one.seed for one in first[:2]] == [sample_seed(RUN_SEED, 1, 5, sample) for sample in (0, 1)]
+        assert [one.seed for one in second[:2]] == [sample_seed(RUN_SEED, 1, 5, sample) for sample in (2, 3)]
+        assert run.explorer.asked == []
+
+    def test_with_one_update_it_is_grpo(self, tmp_path: Path, stop: StopRequest) -> None:
+        found = []
+        for name in ("constant", "none"):
+            config = algorithm(schedule=ScheduleConfig(name=name, alpha=0.5))
+            run = make_run(tmp_path / name, stop, config, train=prompts(5, 6))
+            run.trainer.sampler.explorers = []
+            _, groups = step(run)
+            rows = [len(batch.source_B) for batch in run.actor.mini_batches]
+            found.append((run.learner.asked, sources(groups), rows))
+        assert found[0] == found[1]
+
+
 def test_a_run_of_two_updates_counts_its_optimizer_steps() -> None:
     from s2l_nemo.config.schema import Config
     from s2l_nemo.trainer.optimizer_steps import optimizer_steps

@@ -83,6 +83,11 @@ def test_draws_of_a_run_by_hand() -> None:
     assert len({*third}) == 2
 
 
+def test_a_learner_that_explores_draws_all_of_each_group() -> None:
+    cfg = config("explorer.source=learner", "explorer.path=null", "algorithm.schedule.t_mix=3")
+    assert set(draws_of(cfg, Source.LEARNER, PROMPTS).values()) == {4 + 4}
+
+
 def test_a_control_draws_all_its_candidates_where_it_has_a_choice() -> None:
     """alpha 1, 2/3, 1/3, 0: of groups of 4 the explorer gives 4, 3, 2, 0, of groups of 2 it gives 2, 2, 1, 0."""
     keys = ["rollout.explorer_filter=match_learner_diversity", "rollout.filter_candidates=6"]
