@@ -66,6 +66,7 @@ class Mistake:
     kind: Kind
     arguments: tuple[str, ...]
     named: tuple[str, ...]
+    before: str  # the value that was exchanged, or the whole argument
 
     def __str__(self) -> str:
         return f"{self.kind.value}: {self.command.program} {shlex.join(self.arguments)}"
@@ -108,7 +109,8 @@ def mistakes(command: Command) -> Iterator[Mistake]:
     for place, argument in enumerate(command.arguments):
         before, after = command.arguments[:place], command.arguments[place + 1 :]
         for kind, wrong, named in _wrong(command, place, argument):
-            yield Mistake(command, kind, (*before, *wrong, *after), named)
+            value = argument.partition("=")[2] or argument
+            yield Mistake(command, kind, (*before, *wrong, *after), named, value)
 
 
 def _wrong(command: Command, place: int, argument: str) -> Iterator[tuple[Kind, tuple[str, ...], tuple[str, ...]]]:
@@ -118,9 +120,9 @@ def _wrong(command: Command, place: int, argument: str) -> Iterator[tuple[Kind, 
     elif not equals:
         yield from _wrong_value(command, place, argument)
     elif command.program in SCHEMAS:
-        # keys below a name of the user's own are told by their section: `explorers.hot: unknown key pth=a`
-        own = f"unknown key {swapped(name).rpartition('.')[2]}="
-        yield Kind.KEY, (f"{swapped(name)}={value}",), (swapped(name), own)
+        typo = swapped(name)
+        parts = [part for part, was in zip(typo.split("."), name.split("."), strict=True) if part != was]
+        yield Kind.KEY, (f"{typo}={value}",), (typo, *parts)
         if name in GROUPS:
             yield Kind.CHOICE, (f"{name}={swapped(value)}",), (swapped(value),)
         key = key_of(command.program, name)

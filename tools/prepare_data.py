@@ -123,7 +123,8 @@ def check_paths(options: argparse.Namespace, output: Output) -> None:
     """Raises UserError if a source is missing, or if the output may not be written. Nothing has been read by then."""
     for source in (options.source, *options.exclude):
         if not is_hub_name(source) and not Path(source).is_file():
-            raise UserError(f"cannot read {source}: there is no such file; correct the path")
+            key = "--source" if source is options.source else "--exclude"
+            raise UserError(f"cannot read {key} {source}: there is no such file; correct the path")
     if output.train.suffix != ".jsonl":
         raise UserError(f"--output {output.train} must end in .jsonl")
     written = [output.train, output.manifest, *([output.valid] if options.valid else [])]
