@@ -36,7 +36,8 @@ TITLES = {
 class Claim:
     """One claim. `difference` has the 95 % interval `low`..`high`; all three are None if nothing was measured.
 
-    `bound`: how far apart two values may be and still count as equal, in the unit of `metric`.
+    `bound`: how far apart two values may be and still count as equal, in the unit of `metric`. `note`: what else one
+    must know, such as that one seed says nothing of others.
     """
 
     id: str
@@ -52,6 +53,7 @@ class Claim:
     seeds: int | None
     problems: int | None
     rule: str
+    note: str = ""
 
     @property
     def title(self) -> str:
@@ -142,6 +144,7 @@ def _claim(path: Path, one: Mapping[str, Any]) -> Claim:
             _count(one["seeds"]),
             _count(one["problems"]),
             str(one["rule"]),
+            str(one.get("note") or ""),
         )
     except (KeyError, TypeError, ValueError) as error:
         raise UserError(f"{path}: claim {one.get('id')!r} is malformed ({error!r}): judge the runs again") from None

@@ -44,7 +44,7 @@ def seconds_by_phase(run: Run) -> dict[str, float]:
 
 
 def cost_chart(study: Study) -> Chart | None:
-    """Stacked bars, one an experiment: the mean over runs that have done a step. None if none has measured its time."""
+    """Stacked bars, one an experiment: the mean over all its runs that have done a step. None if none was timed."""
     by_run = {
         experiment.name: {run.seed: seconds_by_phase(run) for run in experiment.runs if run.metrics}
         for experiment in study.experiments

@@ -76,10 +76,10 @@ def metric(key: str) -> Callable[[Run], Values]:
 
 
 def validation(name: str) -> Callable[[Run], Values]:
-    """pass@1 of the validations of this name; step 0 is before training."""
+    """pass@1 of the validations or evaluated checkpoints of this name; step 0 is before training."""
 
     def values(run: Run) -> Values:
-        return {step: asked.pass_at_1 for step, asked in run.validations.get(name, {}).items()}
+        return {step: asked.pass_at_1 for step, asked in run.over_steps.get(name, {}).items()}
 
     return values
 

@@ -12,9 +12,9 @@ from s2l_nemo.records.transcript import group_html, read_groups, title
 from s2l_nemo.reproduction.report.runs import Study
 
 RULE = (
-    "Of the first seed of each experiment: the first group of the first step, of the middle one and of the last one "
-    "that left rollouts, and of the first 64 groups of each of these steps the first one that the explorer alone has "
-    "solved, if there is one."
+    "Of the first seed of each experiment with rollouts: the first group of its first step, of the first step in which "
+    "explorer and learner have sampled together, and of its last step; and of the first 64 groups of each of these the "
+    "first one that the explorer alone has solved, if there is one."
 )
 READ = 64  # groups of a step
 LONGEST = 3000  # characters of a text; a group of the paper has 16 of up to 4,096 tokens
@@ -39,7 +39,8 @@ def examples(study: Study) -> list[Example]:
         if run is None:
             continue
         files = _files(run.folder)
-        chosen = dict.fromkeys((files[0], files[len(files) // 2], files[-1]))
+        mixed = next((file for file in files if _is_mixed(read_groups(file, None, 1)[0])), files[-1])
+        chosen = dict.fromkeys((files[0], mixed, files[-1]))
         groups = [(file, group) for file in chosen for group in read_groups(file, None, READ)]
         first = [next(pair for pair in groups if pair[0] == file) for file in chosen]
         rescued = next((pair for pair in groups if only_explorer(pair[1])), None)
@@ -52,11 +53,12 @@ def examples(study: Study) -> list[Example]:
 
 def only_explorer(group: Sequence[RolloutRow]) -> bool:
     """Whether both have sampled, and the explorer has a right answer and the learner none."""
-    right = dict.fromkeys((True, False), False)
-    for row in group:
-        right[row.source == "learner"] |= (row.reward or 0) > 0
-    sampled = {row.source == "learner" for row in group}
-    return len(sampled) == 2 and right[False] and not right[True]
+    right = {row.source == "learner" for row in group if (row.reward or 0) > 0}
+    return _is_mixed(group) and right == {False}
+
+
+def _is_mixed(group: Sequence[RolloutRow]) -> bool:
+    return len({row.source == "learner" for row in group}) == 2
 
 
 def _files(run: Path) -> list[Path]:

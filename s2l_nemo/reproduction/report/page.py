@@ -69,6 +69,7 @@ def _render(study: Study, claims: Sequence[Claim] | None, drawn: Sequence[tuple[
         "tally": tally(claims) if claims else "",
         "drawn": drawn,
         "tables": [(table, comparisons.rows_of(table, study)) for table in paper.TABLES],
+        "other_jobs": [job for job in study.jobs if not any(job in run.jobs for run in study.runs)],
         "own_rows": comparisons.own_rows(paper.TABLES, study),
         "paper": paper,
         "model_rows": diversity.model_rows(study),

@@ -26,6 +26,7 @@ from s2l_nemo.trainer.validation import read_validation
 _SEED = re.compile(r"seed_(\d+)")
 _STEP = re.compile(r"step_(\d+)\.json")
 _TIME = re.compile(r"_\d{8}-\d{6}$")
+EVALUATED = ", checkpoints evaluated"  # ends the name of a curve
 HELD_OUT = ""  # the name of the validation on held-out prompts; others have the name of their benchmark
 
 
@@ -40,10 +41,10 @@ class Job(NamedTuple):
 
 
 class Asked(NamedTuple):
-    """One validation: the prompts, and what each sample of each was worth."""
+    """One validation or evaluation: the problems, and what each sample of each was worth."""
 
-    ids: list[int]
-    correct_PK: list[list[float]]
+    ids: Sequence[int | str]
+    correct_PK: Sequence[Sequence[float]]
 
     @property
     def problems(self) -> int:
@@ -51,17 +52,21 @@ class Asked(NamedTuple):
 
     @property
     def samples(self) -> int:
-        return len(self.correct_PK[0])
+        """The fewest of a problem."""
+        return min(map(len, self.correct_PK))
 
     @property
     def pass_at_1(self) -> float:
-        """The mean over all samples: every problem has as many."""
-        return sum(map(sum, self.correct_PK)) / (self.problems * self.samples)
+        """The mean over problems of the share of right samples."""
+        return sum(sum(row) / len(row) for row in self.correct_PK) / self.problems
 
 
 @dataclass(frozen=True)
 class Run:
-    """One seed of an experiment. `metrics` has a line a step; `validations` are by name and step."""
+    """One seed of an experiment. `metrics` has a line a step; `validations` are by name and step.
+
+    `curves` are evaluations of its checkpoints, by name and step. `jobs` made it.
+    """
 
     experiment: str
     seed: int
@@ -71,7 +76,13 @@ class Run:
     summary: Mapping[str, Any]
     validations: dict[str, dict[int, Asked]]
     evaluations: list[BenchmarkResult]
-    job: Job | None = None
+    curves: dict[str, dict[int, Asked]] = field(default_factory=dict)
+    jobs: list[Job] = field(default_factory=list)
+
+    @property
+    def over_steps(self) -> dict[str, dict[int, Asked]]:
+        """Everything that was asked at several steps: validations, and evaluations of checkpoints."""
+        return self.validations | self.curves
 
     def setting(self, key: str) -> Any:
         """A value of config.yaml, such as `algorithm.steps`; None if the file or the key is not there."""
@@ -94,10 +105,6 @@ class Run:
     def is_finished(self) -> bool:
         """Whether the run has its summary and, if its configuration is known, all steps."""
         return self.summary.get("steps") is not None and self.last_step >= (self.planned_steps or 0)
-
-    @property
-    def command(self) -> str:
-        return self.job.command if self.job else ""
 
 
 @dataclass(frozen=True)
@@ -182,7 +189,8 @@ def _read_run(experiment: str, seed: int | None, folder: Path, jobs: Sequence[Jo
         read_object(directory.summary),
         dict(_validations(directory.validation)),
         list(evaluations_of(folder / "evaluation")),
-        next((job for job in jobs if (job.experiment, job.seed) == (experiment, seed)), None),
+        dict(_curves(folder / "evaluation")),
+        [job for job in jobs if (job.experiment, job.seed) == (experiment, seed)],
     )
 
 
@@ -198,21 +206,26 @@ def _asked(folder: Path, step: int) -> Asked:
     try:
         content = read_validation(folder, step) or {}
         asked = Asked(list(content["prompt_ids"]), [list(map(float, row)) for row in content["correct"]])
-        if not asked.correct_PK or {len(row) for row in asked.correct_PK} != {asked.samples} or not asked.samples:
-            raise ValueError("'correct' must hold as many samples of each prompt")
+        if not asked.correct_PK or not asked.samples:
+            raise ValueError("'correct' must hold samples of each prompt")
         return asked
     except (ValueError, KeyError, TypeError) as error:
         raise UserError(f"{folder}: the validation of step {step} is damaged ({error}): remove its file") from None
 
 
 def evaluations_of(folder: Path) -> Iterator[BenchmarkResult]:
-    """The results below `folder/result`; of the steps of a run, those of the last one."""
-    for place in sorted(path for path in (folder / "result").glob("*") if path.is_dir()):
-        if is_curve(place):
-            points = read_curve(place).points
-            yield from points[-1].results.values() if points else []
-        else:
-            yield from (read_result(file) for file in sorted(place.glob("*.json")) if file.name != "summary.json")
+    """The results of single models below `folder/result`, older ones first."""
+    for place in sorted(path for path in (folder / "result").glob("*") if path.is_dir() and not is_curve(path)):
+        yield from (read_result(file) for file in sorted(place.glob("*.json")) if file.name != "summary.json")
+
+
+def _curves(folder: Path) -> Iterator[tuple[str, dict[int, Asked]]]:
+    """The evaluations of a run step by step, by benchmark. Of several of a benchmark the newest counts."""
+    for place in sorted(path for path in (folder / "result").glob("*") if is_curve(path)):
+        points = read_curve(place).points
+        for benchmark in dict.fromkeys(name for point in points for name in point.results):
+            found = {point.step: point.results[benchmark] for point in points if benchmark in point.results}
+            yield f"{benchmark}{EVALUATED}", {step: Asked(one.ids, one.correct_PK) for step, one in found.items()}
 
 
 def evaluation_name(result: BenchmarkResult) -> str:

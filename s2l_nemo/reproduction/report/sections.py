@@ -11,7 +11,7 @@ from s2l_nemo.reproduction.report.chart import Chart, line_chart
 from s2l_nemo.reproduction.report.cost import cost_chart
 from s2l_nemo.reproduction.report.curves import AXIS_TITLES, Axis, Values, curves, metric, validation
 from s2l_nemo.reproduction.report.pass_at_k import pass_at_k_charts
-from s2l_nemo.reproduction.report.runs import HELD_OUT, Run, Study
+from s2l_nemo.reproduction.report.runs import EVALUATED, HELD_OUT, Run, Study
 
 
 class Asked(NamedTuple):
@@ -93,13 +93,13 @@ def training_basis(study: Study) -> str:
 
 def validation_basis(study: Study, name: str) -> str:
     """How many problems a validation asks, in words."""
-    asked = [one for run in study.runs for one in run.validations.get(name, {}).values()]
+    asked = [one for run in study.runs for one in run.over_steps.get(name, {}).values()]
     return " or ".join(dict.fromkeys(f"{one.problems} problems x {one.samples} samples" for one in asked))
 
 
 def _learning(study: Study) -> Section:
     names = [experiment.name for experiment in study.experiments]
-    sets = list(dict.fromkeys(name for run in study.runs for name in run.validations)) or [HELD_OUT]
+    sets = list(dict.fromkeys(name for run in study.runs for name in run.over_steps)) or [HELD_OUT]
     charts, missing = [], []
     whats: list[tuple[str, str, Callable[[Run], Values], str | None]] = [
         (f"pass_at_1_{name}".rstrip("_"), _pass_title(name), validation(name), name) for name in sets
@@ -128,7 +128,10 @@ def _learning(study: Study) -> Section:
 
 
 def _pass_title(name: str) -> str:
-    return "pass@1, held-out prompts" if name == HELD_OUT else f"pass@1, {TITLES.get(name, name)}"
+    if name == HELD_OUT:
+        return "pass@1, held-out prompts"
+    benchmark = name.removesuffix(EVALUATED)
+    return f"pass@1, {TITLES.get(benchmark, benchmark)}{name.removeprefix(benchmark)}"
 
 
 def _over(axis: Axis) -> str:

@@ -107,9 +107,9 @@ def result(name: str, benchmark: str, rows: Sequence[Sequence[int]], **changed: 
     return BenchmarkResult.from_json(known | changed)
 
 
-def write_evaluation(folder: Path, one: BenchmarkResult) -> None:
-    """As `evaluate.dir=folder` leaves it."""
-    place = folder / "result" / f"{one.name}_20260101-120000"
+def write_evaluation(folder: Path, one: BenchmarkResult, place: Path | None = None) -> None:
+    """As `evaluate.dir=folder` leaves it, or in `place`."""
+    place = place or folder / "result" / f"{one.name}_20260101-120000"
     place.mkdir(parents=True, exist_ok=True)
     (place / f"{one.benchmark}.json").write_text(json.dumps(one.to_json()))
     (place / "summary.json").write_text("{}")
@@ -157,10 +157,17 @@ def write_study(root: Path) -> Path:
     write_evaluation(root / "evaluation", result("explorer", "sums", [[0, 0, 1], [0, 0, 0]]))
     write_claims(
         root,
-        claim(text=f"S2L-PO wins {HOSTILE}", rule=f"A rule {HOSTILE}"),
+        claim(text=f"S2L-PO wins {HOSTILE}", rule=f"A rule {HOSTILE}", note=f"One seed {HOSTILE}"),
         claim(id="b", verdict="reproduced", difference=0.06, low=0.01, high=0.11),
         claim(id="c", verdict="not_reproduced", difference=-0.06, low=-0.11, high=-0.01),
         claim(id="d", difference=None, low=None, high=None, seeds=None, problems=None),
     )
-    write_plan(root, ("s2l", 1, "done"), ("s2l", 2, "done"), ("grpo", 1, "done"), ("grpo", 2, "running"))
+    write_plan(
+        root,
+        ("s2l", 1, "done"),
+        ("s2l", 2, "done"),
+        ("grpo", 1, "done"),
+        ("grpo", 2, "running"),
+        ("learner", 0, "failed"),
+    )
     return root

@@ -9,8 +9,9 @@ import pytest
 from s2l_nemo.errors import UserError
 from s2l_nemo.reproduction.report.cost import seconds_by_phase
 from s2l_nemo.reproduction.report.curves import Axis, curves, metric, places, seeds_in_words, validation
-from s2l_nemo.reproduction.report.runs import HELD_OUT, read_study
-from tests.reproduction.report.scripted import write_run, write_study
+from s2l_nemo.reproduction.report.runs import EVALUATED, HELD_OUT, read_study
+from s2l_nemo.reproduction.report.sections import sections
+from tests.reproduction.report.scripted import result, write_evaluation, write_plan, write_run, write_study
 
 
 @pytest.fixture
@@ -67,6 +68,29 @@ def test_a_run_that_did_not_count_has_no_place_there(root: Path) -> None:
     del run.metrics[1]["total/tokens_learner"]
     run.metrics[2]["total/tokens_explorer"] = None
     assert places(run, Axis.tokens) == {0: 0.0, 1: 10.0}
+
+
+def test_evaluated_checkpoints_are_a_curve_of_their_own(root: Path) -> None:
+    run = root / "s2l/seed_1"
+    folder = run / "evaluation/result/curve_20260101-120000"
+    for step, rows in ((0, [[0, 1]]), (3, [[1, 1]])):
+        write_evaluation(run / "evaluation", result("x", "aime24", rows), folder / f"step_{step:06d}")
+        (folder / f"step_{step:06d}/summary.json").write_text('{"benchmarks": {"aime24": {}}}')
+    (folder / "steps.json").write_text(
+        '{"name": "curve", "steps": [{"step": 0, "prompts": 0}, {"step": 3, "prompts": 24}]}'
+    )
+    study = read_study(root)
+    (curve,) = curves(study.experiments, validation(f"aime24{EVALUATED}"), Axis.flops)
+    assert [(point.x, point.mean) for point in curve.points] == [(0.0, 0.5), (300.0, 1.0)]
+    assert [one.benchmark for one in study.runs[0].evaluations] == ["sums"]  # of the trained model alone
+    assert "pass@1, AIME 2024, checkpoints evaluated, over FLOP" in [one.title for one in sections(study)[0].charts]
+
+
+def test_a_run_has_all_its_jobs(root: Path) -> None:
+    write_plan(root, ("s2l", 1, "done"), ("s2l", 1, "failed"), ("explorer", 0, "done"))
+    study = read_study(root)
+    assert [job.status for job in study.runs[0].jobs] == ["done", "failed"]
+    assert [experiment.name for experiment in study.experiments] == ["s2l", "grpo"]
 
 
 def test_seconds_of_a_step(root: Path) -> None:

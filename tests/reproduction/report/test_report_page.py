@@ -16,7 +16,7 @@ import matplotlib.image
 import pytest
 
 from s2l_nemo.records.transcript import read_groups
-from s2l_nemo.reproduction.report.groups import only_explorer
+from s2l_nemo.reproduction.report.groups import examples, only_explorer
 from s2l_nemo.reproduction.report.page import write_report
 from s2l_nemo.reproduction.report.runs import read_study
 from s2l_nemo.reproduction.report.sections import sections
@@ -86,7 +86,13 @@ def test_every_element_is_closed_and_nothing_runs(page: Parsed) -> None:
 
 def test_hostile_texts_are_shown_as_they_are(page: Parsed, text: str) -> None:
     assert "<img" not in text
-    for shown in (f"by the explorer {HOSTILE}", f"What is {HOSTILE}?", f"S2L-PO wins {HOSTILE}", f"A rule {HOSTILE}"):
+    for shown in (
+        f"by the explorer {HOSTILE}",
+        f"What is {HOSTILE}?",
+        f"S2L-PO wins {HOSTILE}",
+        f"A rule {HOSTILE}",
+        f"One seed {HOSTILE}",
+    ):
         assert shown in page.text
     assert f"echo {HOSTILE}" in page.text
     assert "&lt;b&gt;" in page.text
@@ -131,12 +137,15 @@ def test_each_caption_tells_seeds_problems_and_command(page: Parsed) -> None:
     assert "grpo, seed 2, unfinished: dotted, to step 2, in no mean" in page.text
     assert "2 problems x 2 samples" in page.text
     assert "8 prompts x 4 samples a step" in page.text
-    assert "train grpo 1 && echo" in page.text
+    assert "grpo, seed 1, done: train grpo 1 && echo" in page.text
+    assert "learner, seed 0, failed: train learner 0" in page.text.split("Jobs of the plan without a run")[1]
     assert page.text.count("Drawn by") == len([1 for tag, _ in page.tags if tag == "figure"])
 
 
 def test_what_is_not_finished_and_not_drawn_is_said(page: Parsed) -> None:
-    assert "4 of 5 runs that have a folder are finished. Of 4 jobs of the plan: 3 done, 1 running." in page.text
+    assert (
+        "4 of 5 runs that have a folder are finished. Of 5 jobs of the plan: 3 done, 1 running, 1 failed." in page.text
+    )
     assert "What follows may change until all are finished." in page.text
     assert "unfinished, step 2 of 3" in page.text
     missing = re.findall(r"Not drawn, because no run has the figures: (.*)", page.text)
@@ -179,6 +188,19 @@ def test_only_the_explorer(root: Path) -> None:
     assert only_explorer(group)
     assert not only_explorer(group[:1])  # the learner has not sampled
     assert not only_explorer(group[1:])
+
+
+def test_the_groups_of_the_rule(tmp_path: Path) -> None:
+    run = write_run(tmp_path / "tiny", rewards=[0.5])
+    write_groups(run, 1, {"explorer alone": 0.0})
+    write_groups(run, 2, {"explorer": 0.0, "learner": 1.0})
+    write_groups(run, 3, {"explorer": 1.0, "learner": 0.0})
+    write_groups(run, 4, {"explorer in the end": 1.0})
+    found = examples(read_study(run))
+    assert [Path(one.file).stem for one in found] == ["step_000001", "step_000002", "step_000004"]
+    assert "explorer 0/1, learner 1/1 right" in found[1].heading
+    write_groups(run, 2, {"explorer": 1.0, "learner": 0.0})
+    assert "(the explorer alone is right)" in examples(read_study(run))[1].heading
 
 
 def test_a_single_run_by_the_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
