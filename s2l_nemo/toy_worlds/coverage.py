@@ -1,15 +1,16 @@
-"""The world `coverage`: a learner that is more often right, and an explorer that covers more problems (Fig. 2).
+"""The world `coverage`: made for a learner that is more often right and an explorer that solves more (Fig. 2).
 
-Word problems can be worked by three strategies, and each solves a third of the kinds (`written_solutions`). In the
-pre-training text most writers choose by habit, and few read the question. A large model learns that text: the base.
+Word problems of two steps are worked by five strategies, and each solves a fifth of the problems
+(`written_solutions`). In the base text most writers choose a strategy whatever the question is, and few read it. A
+large model learns that text: the base.
 
-- The explorer is distilled from the base on the same text, as in Sec. 2.2 of the paper. It keeps all habits.
-- The learner is the base after further training on a textbook, whose answers are all right, but which knows the popular
-  strategies only. So it is sharper: pass@1 rises, and what the textbook leaves out becomes rare.
+- The explorer is distilled from the base on the same text, as in Sec. 2.2 of the paper. It keeps all strategies.
+- The learner is the base after further training on a textbook, which is always right, but teaches three strategies
+  only. So pass@1 should rise, and what the textbook leaves out should become rare.
 
-So the curves of pass@k cross because of what the learner has read last, and not because of its size. The paper holds
-that smaller models of a family cover more by themselves; this world does not ask that. It asks what RL makes of such a
-pair.
+If the curves of pass@k cross, it is because of what the learner has read last, and not because of its size. The paper
+holds that smaller models of a family cover more by themselves. This world does not ask that; it asks what RL makes of
+such a pair.
 """
 
 from __future__ import annotations
@@ -40,7 +41,7 @@ VOCAB_SIZE = 472  # a multiple of 8; one or two words of the world are two token
 HABITS = dict.fromkeys(Strategy, 0.2)
 LEARNER = Shape(96, 256, 4, 32)
 EXPLORER = Shape(64, 192, 4, 16)
-MAX_ANSWER = 64  # tokens that a measurement samples; a written answer has at most 48
+MAX_ANSWER = 32  # tokens that a measurement samples; a written answer has at most 22
 
 
 @dataclass(frozen=True)

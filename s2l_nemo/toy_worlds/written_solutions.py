@@ -85,11 +85,11 @@ class Text:
     """A mixture of worked answers to training problems.
 
     `reading` is the share of writers who read the question: they choose among the strategies that solve the problem,
-    the others among all. Both choose by `popularity`, the weights of the strategies. With `reading` 1 every answer is
+    the others among all. Both choose by `habits`, the weights of the strategies. With `reading` 1 every answer is
     right, and problems that none of the strategies solves do not occur.
     """
 
-    popularity: Mapping[Strategy, float]
+    habits: Mapping[Strategy, float]
     reading: float
     largest: int
 
@@ -98,9 +98,9 @@ class Text:
         reads = rng.random() < self.reading
         while True:
             problem = word_problems.draw(rng, "train", self.largest, word_problems.TWO_STEPS)
-            known = [one for one in self.popularity if not reads or solves(one, problem)]
+            known = [one for one in self.habits if not reads or solves(one, problem)]
             if known:
-                return problem, rng.choices(known, [self.popularity[one] for one in known])[0]
+                return problem, rng.choices(known, [self.habits[one] for one in known])[0]
 
     def pair(self, rng: random.Random) -> tuple[str, str]:
         """The question of such a problem, and its written answer."""
