@@ -120,7 +120,7 @@ def line_chart(
     columns, rows = _table(found, axis)
     drawing = _Lines(found, axis, y_title, is_share, looks(list(names) or [one.experiment for one in found]))
     shown = list(dict.fromkeys(curve.experiment for curve in found))
-    rows_of_legend = -(-len(found) // _columns([curve.name for curve in found]))
+    rows_of_legend = -(-len(found) // _columns([curve.short_name for curve in found]))
     words = seeds_in_words(found)
     return Chart(slug, title, note, words, basis, columns, rows, shown, drawing, rows_of_legend)
 
@@ -156,7 +156,7 @@ class _Lines:
             lows, highs = [point.low for point in curve.points], [point.high for point in curve.points]
             axes.fill_between(xs, lows, highs, color=look["color"], alpha=0.15, linewidth=0)
         marks = {} if len(xs) <= 30 else {"marker": ""}
-        axes.plot(xs, ys, label=label(curve.name), **{**look, "markersize": 3.2, **marks})
+        axes.plot(xs, ys, label=label(curve.short_name), **{**look, "markersize": 3.2, **marks})
 
 
 def legend(figure: Figure, axes: Axes) -> None:

@@ -62,6 +62,11 @@ class Curve:
         return self.experiment if self.is_finished else f"{self.experiment}, seed {self.seeds[0]}, unfinished"
 
     @property
+    def short_name(self) -> str:
+        """For a legend, where two short names fit side by side."""
+        return self.experiment if self.is_finished else f"{self.experiment} ({self.seeds[0]}, unfinished)"
+
+    @property
     def has_band(self) -> bool:
         return len(self.seeds) > 1
 

@@ -32,6 +32,7 @@ def test_one_seed_is_a_line_without_a_band_and_an_unfinished_run_is_in_no_mean(r
     _, finished, unfinished = curves(read_study(root).experiments, metric("reward/mean"))
     assert (finished.seeds, finished.has_band, finished.is_finished) == ((1,), False, True)
     assert [point.mean for point in finished.points] == [0.2, 0.3, 0.4]
+    assert (unfinished.name, unfinished.short_name) == ("grpo, seed 2, unfinished", "grpo (2, unfinished)")
     assert (unfinished.seeds, unfinished.is_finished, unfinished.has_band) == ((2,), False, False)
     assert [point.mean for point in unfinished.points] == [0.2, 0.9]
     assert seeds_in_words([finished, unfinished]) == (
