@@ -97,7 +97,7 @@ def unpack_requests(header: Header, arrays: Arrays) -> tuple[list[SampleRequest]
             SampleRequest(prompt_id, sample_id, prompts[prompt], seed)
             for prompt_id, sample_id, prompt, seed in zip(*columns, strict=True)
         ]
-        if any(token < 0 for prompt in prompts for token in prompt):
+        if (arrays["tokens"] < 0).any():
             raise ValueError("a token id is negative")
     except (KeyError, TypeError, ValueError, IndexError) as error:
         raise WireError(f"no sample requests: {error!r:.200}") from None
