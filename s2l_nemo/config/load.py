@@ -210,12 +210,9 @@ def check_plain(path: Path, content: bytes) -> None:
         raise UserError(f"{path}: not a text file in UTF-8") from None
     except OmegaConfBaseException as error:
         raise UserError(f"{path}: {_one_line(error)}") from None
-    except (
-        ValueError,
-        TypeError,
-        RecursionError,
-        OverflowError,
-    ) as error:  # PyYAML, of a date or a number that is none
+    except UserError:
+        raise
+    except (ValueError, TypeError, ArithmeticError, RecursionError) as error:  # of a date or number that is none
         raise UserError(f"{path}: not valid YAML: {error}") from None
 
 

@@ -91,17 +91,25 @@ def unpack_requests(header: Header, arrays: Arrays) -> tuple[list[SampleRequest]
     """The requests of `pack_requests`; those of one prompt share its tokens. Raises WireError."""
     try:
         params = _sampling_params(header["params"])
+        _check_types(arrays, {})
         prompts = [tuple(prompt.tolist()) for prompt in _cut(arrays["tokens"], arrays["lengths"])]
         columns = [arrays[name].tolist() for name in ("prompt_id", "sample_id", "prompt", "seed")]
         requests = [
             SampleRequest(prompt_id, sample_id, prompts[prompt], seed)
             for prompt_id, sample_id, prompt, seed in zip(*columns, strict=True)
         ]
-        if any(token < 0 for prompt in prompts for token in prompt):
-            raise ValueError("a token id is negative")
+        if (arrays["tokens"] < 0).any() or (arrays["prompt"] < 0).any():
+            raise ValueError("a token id or the number of a prompt is negative")
     except (KeyError, TypeError, ValueError, IndexError) as error:
         raise WireError(f"no sample requests: {error!r:.200}") from None
     return requests, params
+
+
+def _check_types(arrays: Arrays, others: Mapping[str, str]) -> None:
+    """Raises ValueError unless all arrays hold integers, but for `others`, which have these types."""
+    for name, array in arrays.items():
+        if array.dtype.str != others[name] if name in others else array.dtype.kind != "i":
+            raise ValueError(f"{name:.80} is of type {array.dtype}")
 
 
 def _sampling_params(values: Any) -> SamplingParams:
@@ -147,6 +155,7 @@ def unpack_completions(arrays: Arrays) -> list[tuple[int, Completion]]:
 
 
 def _unpack_completions(arrays: Arrays) -> list[tuple[int, Completion]]:
+    _check_types(arrays, {"tokens": "<i4", "logprobs": "<f4"})
     names = ("prompt_id", "sample_id", "source", "finish_reason", "weight_version")
     tokens, logprobs = (_cut(arrays[name], arrays["lengths"]) for name in ("tokens", "logprobs"))
     completions = [

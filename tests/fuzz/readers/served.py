@@ -47,7 +47,7 @@ class StrictEngine(ScriptedEngine):
         assert type(params.max_new_tokens) is int
         assert params.max_new_tokens > 0
         assert all(type(token) is int for token in (params.top_k, *params.stop_token_ids))
-        assert all(token >= 0 for request in requests for token in request.prompt_token_ids)
+        assert all(type(token) is int and token >= 0 for one in requests for token in one.prompt_token_ids)
         return [replace(COMPLETIONS[0], prompt_id=one.prompt_id, sample_id=one.sample_id) for one in requests]
 
 
