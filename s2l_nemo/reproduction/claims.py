@@ -97,10 +97,10 @@ CLAIMS = (
     ),
     Claim(
         "s2l_over_step_matched",
-        "S2L-PO ends with a higher pass@1 than GRPO that takes as many optimizer steps.",
-        "not in the paper, which compares runs with unequal numbers of them in the released code",
-        S2L,
-        Side("grpo_step_matched"),
+        "With the released code's figures, S2L-PO ends with a higher pass@1 than GRPO with as many optimizer steps.",
+        "not in the paper: the released code compares runs with unequal numbers of them",
+        Side("released_8b"),
+        Side("released_grpo_step_matched"),
     ),
     Claim(
         "temperature_no_substitute",

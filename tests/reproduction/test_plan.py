@@ -96,7 +96,8 @@ def test_held_out_questions_are_those_of_the_validations(tmp_path: Path) -> None
 def test_make_reproduce_has_three_seeds_for_the_claims_and_one_for_the_rest() -> None:
     seeds = {one.name: one.seeds for one in EXPERIMENTS if Scale.toy in one.scales}
     main = {
-        "s2l", "grpo", "grpo_step_matched", "high_temperature", "small_only", "abrupt_switch", "t_mix_5",
+        "s2l", "grpo", "released_grpo_step_matched", "released_8b", "high_temperature", "small_only", "abrupt_switch",
+        "t_mix_5",
     }  # fmt: skip
     assert {name for name, count in seeds.items() if count == CLAIM_SEEDS == 3} == main
     assert {count for name, count in seeds.items() if name not in main} == {1}
