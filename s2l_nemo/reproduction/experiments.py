@@ -95,7 +95,8 @@ EXPERIMENTS = (
     # The released S2L-PO makes 20 times as many optimizer steps as its GRPO. With the preset's one update a step,
     # S2L-PO and `grpo` make as many anyway.
     Experiment(
-        "released_8b", "the released code's S2L-PO", "released_8b", toy_keys=_SMALL_ROWS, seeds=CLAIM_SEEDS, evaluations=(STEP_CURVE,)
+        "released_8b", "the released code's S2L-PO", "released_8b", toy_keys=_SMALL_ROWS, seeds=CLAIM_SEEDS,
+        evaluations=(STEP_CURVE,),
     ),
     Experiment(
         "released_grpo_step_matched", "not in the paper: the control that it lacks", "released_grpo_step_matched",
