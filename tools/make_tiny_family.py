@@ -4,9 +4,9 @@
     python tools/make_tiny_family.py --world coverage
 
 `plain` is a learner that makes slips in sums, and an explorer distilled from it until it is as good. `coverage` is
-meant for a learner that is more often right, and an explorer that solves more problems once both have many tries (Fig. 2
-of the paper); it prints both curves of pass@k, and whether they cross. docs/toy-worlds.md explains both. `family=tiny`
-and `family=coverage` train on them.
+meant for a learner that is more often right, and an explorer that solves more problems once both have many tries
+(Fig. 2 of the paper). It prints both curves of pass@k, and whether they cross. docs/toy-worlds.md explains both.
+`family=tiny` and `family=coverage` train on them.
 """
 
 from __future__ import annotations
