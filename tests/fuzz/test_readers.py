@@ -61,16 +61,15 @@ PARSERS = {
     "AutoTokenizer.from_pretrained", "check_plain", "unpickle", "read_records",
 }  # fmt: skip
 OTHERS = {
+    "files": "what others call to read JSON",
+    "models.formats.torch_pickle": "it writes",
+    "models.checkpoints.to_hugging_face": "config.json that models.hf_config has read",
     "config.load": "the user's own configuration: tests/config/test_config_load.py",
     "trainer.ranks": "arrays of other ranks of this run",
-    "trainer.summary": "through trainer.validation",
     "actor.export": "final.nemo of this run, to which it adds files",
     "engines.served.process": "the first line of a server that this process has started",
     "engines.served.server": "the line of the trainer that has started this server",
-    "engines.embedded.engine": "transformers reads what SafetensorsFolder and config.json's reader have checked",
     "evaluation.run": "its own configuration, as text",
-    "evaluation.diversity_table": "through evaluation.raw",
-    "evaluation.run_steps": "through evaluation.answers",
     "hub.commits": "an environment variable that a run sets for its own processes; pinned commits: run-versions",
     "hub.files": "through models.formats.safetensors_folder, which reads the same index before anything is used",
     "models.checkpoints.compare": "tensors that the readers of checkpoints have checked",
@@ -87,8 +86,7 @@ OTHERS = {
 def test_every_module_that_parses_has_a_reader() -> None:
     parsing = {name for name, source in read_sources(ROOT).items() if any(map(is_parser, ast.walk(source)))}
     covered = {module for reader in READERS.values() for module in reader.covers}
-    assert parsing - covered == OTHERS.keys() & parsing, "add a reader to tests/fuzz/readers (CONTRIBUTING.md)"
-    assert not OTHERS.keys() & covered
+    assert parsing - covered == OTHERS.keys(), "add a reader to tests/fuzz/readers (CONTRIBUTING.md)"
     assert covered <= read_sources(ROOT).keys()
 
 
