@@ -20,7 +20,7 @@ _BARE_WORDS = words(  # other letters side by side are a product
     """
 )
 _SEGMENT = re.compile(
-    r"(?:\\(?:angle|triangle|overline|widehat|overrightarrow|vec|hat|bar|mathbf) ?)?"
+    r"(?:(?:m|\\text\{m\}) ?(?=\\angle))?(?:\\(?:angle|triangle|overline|widehat|overrightarrow|vec|hat|bar|mathbf) ?)?"
     r"\{?[A-Z]{1,4}\}?(?:_\w|_\{\\?\w+\})?'*"
 )
 _APPLIED = re.compile(  # `f(x+1)` and `a(2)`, not the product `x(x+1)`

@@ -77,10 +77,11 @@ def closes_at_end(text: str) -> bool:
 
 
 def unwrapped(text: str) -> str:
-    """Without parentheses around the whole, if that is no tuple."""
+    """Without parentheses around the whole, if that is no tuple, and without square brackets around a matrix."""
     while text.startswith("(") and text.endswith(")") and closes_at_end(text) and ordered(text) is None:
         text = text[1:-1].strip()
-    return text
+    matrix = text[1:-1].strip() if text.startswith("[") and text.endswith("]") else ""
+    return matrix if _MATRIX.fullmatch(matrix) else text
 
 
 def ordered(text: str) -> tuple[str, list[str]] | None:
@@ -112,7 +113,7 @@ def members(text: str) -> list[str]:
     found: list[str] = []
     for piece in split(text, UNION):
         inner = braced(piece)
-        for part in split(piece if inner is None else inner, LIST):
+        for part in split(piece if inner is None or inner == r"\emptyset" else inner, LIST):
             found += _both_signs(part)
     return found
 
