@@ -23,7 +23,7 @@ _ANOTHER = re.compile(
     r"[\s)}*$.,]*(?:(?:[,;/&]|\bor\b|\band\b)[\s(*$]*)+[A-Z](?![A-Za-z'])|[)*$.]*[^\S\n]+\(?[A-Z]\)?[.\s]*(?:\n|$)"
 )
 _REFUTED = re.compile(r"[\s)}*$.:]*(?:is|was|seems|looks)?\s*(?:not\b|n't\b|wrong|incorrect|false)")
-_BOXED = re.compile(r"(?:(?i:option|choice|answer)\b[ :]*)?\(?([A-Za-z])(?:[).:]+(.*))?", re.DOTALL)
+_BOXED = re.compile(r"(?:(?i:option|choice|answer)\b[ :]*)?\(? ?([A-Za-z])(?: ?[).:]+(.*))?", re.DOTALL)
 _TEXT = re.compile(r"\\text\{([^{}]*)\}")
 _OTHER_LETTER = re.compile(rf"(?<![A-Za-z']){_ALONE}")
 _GOES_ON = re.compile(r"\s*(?:[,;/&+|(]|\\lor)")
@@ -46,10 +46,10 @@ def extract_choice(text: str) -> str | None:
 
 def boxed_letter(content: str) -> str | None:
     """The letter that the content of a box is or begins with; None if there is none, or another one beside it."""
-    match = _BOXED.fullmatch(canonical(content))
+    match = _BOXED.fullmatch(_TEXT.sub(r" \1 ", canonical(content)).strip())
     if match is None:
         return None
-    letter, rest = match[1], _TEXT.sub(r" \1 ", match[2] or "").strip()
+    letter, rest = match[1], (match[2] or "").strip()
     if rest and (_GOES_ON.match(rest) or _OTHER_LETTER.search(rest) or _REFUTED.match(rest)):
         return None
     return letter.upper()

@@ -84,6 +84,7 @@ _FUNCTIONS = words(
     sin cos tan cot sec csc arcsin arccos arctan sinh cosh tanh log ln exp gcd lcm max min det lim
     """
 )
+_FUNCTIONS_IN_TEXT = _FUNCTIONS - words("sec max min det lim exp")  # `5 \text{ min}` has a unit
 _MATHRM_UNITS = frozenset("msghlLNJWVK")  # single upright letters that are units more often than names
 _WORDS = re.compile(r"[A-Za-z][A-Za-z .'/-]*")
 _CONNECTIVE = re.compile(r"(?<![A-Za-z])(?:and|or)(?![A-Za-z])")
@@ -109,13 +110,18 @@ _NAMES = _rules(
     (r"\mid vert", r"\\(?:mid|vert|lvert|rvert)(?![A-Za-z])", "|"),
     (r"\colon", r"\\colon(?![A-Za-z])", ":"),
     (r"\varnothing \empty", r"\\(?:varnothing|empty)(?![A-Za-z])", r"\\emptyset "),
-    (r"\bigcup \bigcap", r"\\big(cup|cap)(?![A-Za-z_])", r"\\\1 "),
+    (r"\bigcup \bigcap", r"\\big(cup|cap)(?![A-Za-z_])\s*", r"\\\1 "),
     (r"\ast", r"\\ast(?![A-Za-z])", "*"),
-    (r"\log", r"\\log ?_ ?(?:e(?![A-Za-z])|\{ ?e ?\})", r"\\ln "),
+    (r"\log", r"\\log ?_ ?(?:e(?![A-Za-z])|\{ ?e ?\})\s*", r"\\ln "),
     (r"\equiv", r"(?<=^[A-Za-z]\([A-Za-z]\))\s*\\equiv(?![A-Za-z])", "="),
     (r"\R \Bbb", r"\\(?:R(?![A-Za-z])|Bbb\s*\{?R\}?)", r"\\mathbb{R}"),
     (r"\mathbf{R}", r"^\\mathbf\{R\}$|(?<=\\in)\s*\\mathbf\{R\}", r"\\mathbb{R}"),
     (r"\mathbb", r"(?<=\\mathbb\{R\})\s*-\s*(?=\\\{)", r"\\setminus "),
+    (
+        r"\cdot",
+        r"\\(sin|cos|tan|cot|sec|csc|ln|log) ?([A-Za-z]|\\(?:alpha|beta|gamma|theta|phi))(?= ?\\cdot(?![A-Za-z]))",
+        r"\\\1(\2)",
+    ),
     (r"\cdot", r"\s*\\cdot\s*(?=\\(?:sin|cos|tan|cot|sec|csc|ln|log)(?![A-Za-z]))", " "),  # not in an argument
     ("x X", r"(?<=\d) ?[xX] ?(?=10 ?\^)", r"\\times "),
     ("^", r"(?<=\d) ?\^ ?(?:o|\{ ?o ?\})(?![A-Za-z])", r"^\\circ "),
@@ -137,7 +143,7 @@ _NAMES = _rules(
         r"\\\1",
     ),
     ("exp", r"(?<![\\A-Za-z])\\?exp\s*[({]([^(){}]*)[)}]", r"e^{\1}"),
-    ("sqrt", r"\\sqrt\s*\(([^()]*)\)", r"\\sqrt{\1}"),
+    ("sqrt", r"\\sqrt(\[\d+\])?\s*\(([^()]*)\)", r"\\sqrt\1{\2}"),
     *[
         (name, rf"(?<=\d) *(?:\\text\{{ *)?{name}s?(?![A-Za-z])(?: *\}}(?!\^))? *", rf"\\times10^{{{zeros}}}")
         for name, zeros in (("thousand", 3), ("million", 6), ("billion", 9), ("trillion", 12))
@@ -147,7 +153,7 @@ _LAST = _rules(
     (r"\circ \degree", r"\^\s*(?:\{\s*\\circ\s*\}|\\circ(?![A-Za-z]))\s*|\\degree(?![A-Za-z])\s*", r"^\\circ "),
     (r"\circ", r"\^\\circ (?:\\text\{ ?)?C(?![A-Za-z])\}?", r"\\text{celsius}"),
     (r"\circ", r"\^\\circ (?:\\text\{ ?)?F(?![A-Za-z])\}?", r"\\text{fahrenheit}"),
-    (r"\circ", r"\{(\d+(?:\.\d+)?)\}(?=\^\\circ)", r"\1"),
+    (r"\circ", r"(?<![A-Za-z}])\{(\d+(?:\.\d+)?)\}(?=\^\\circ)", r"\1"),
     ("^ _", r"([\^_])\s*\{\s*(\w)\s*\}", r"\1\2"),
     ("_", r"_\s*\{\s*\\text\{([^{}]*)\}\s*\}", r"_{\1}"),
     # A space has a meaning between two words, between two numbers, and between a word and a number after it.
@@ -157,8 +163,8 @@ _DOTTED = re.compile(r"(\d*\.\d*)(\\dot\s*(?:\{\d\}|\d)(?:\d*\\dot\s*(?:\{\d\}|\
 _BASED = re.compile(r"\(?(-?)0*([0-9A-Z]*\d[0-9A-Z]*)\)?_(?:\{(\d+)\}|(\d))")
 _WHOLE_TEXT = re.compile(r"\\text\{([^{}]*)\}")
 _LETTER = re.compile(r"\((?:\\text\{)?([A-Za-z])\}?\)|\\mathbf\{([A-Za-z])\}")
-_UNDERLINED = re.compile(r"\\underline\{([^{}]*)\}")
-_TEXT_DIGIT = re.compile(r"\\text\{([A-Z])\}(?=[0-9A-Z\\]*_)")
+_UNDERLINED = re.compile(r"\\underline(\{(?:[^{}]|\{[^{}]*\})*\})")
+_TEXT_DIGITS = re.compile(r"\\text\{([0-9A-Z]+)\}")
 _QUOTED = re.compile(r"(?:\"(.*)\"|'(.*)'|``(.*)''|`(.*)['`])")
 _BRACES = re.compile(r"\\.|[{}]", re.DOTALL)
 _MAX_BRACES = 4  # around the whole of an answer
@@ -239,6 +245,8 @@ def _without_font(match: re.Match[str]) -> str:
         return rf"\{content} "
     if font.startswith("text") and content in ("e", "i"):
         return content
+    if font.startswith("text") and content in _FUNCTIONS_IN_TEXT:
+        return rf"\{content} "
     if font in ("mathrm", "rm", "mathit", "mathsf") and len(content) == 1 and content not in _MATHRM_UNITS:
         return content
     if _WORDS.fullmatch(content) and not _CONNECTIVE.search(content):
@@ -252,7 +260,8 @@ def _trimmed(text: str) -> str:
     if quoted := _QUOTED.fullmatch(text):
         text = next(group for group in quoted.groups() if group is not None).strip()
     if underlined := _UNDERLINED.fullmatch(text):
-        text = underlined[1].strip()
+        text = underlined[1]
+    text = _without_braces(text)
     if whole := _WHOLE_TEXT.fullmatch(text):
         text = whole.group(1).strip().removesuffix(".")
     text = _without_braces(text)
@@ -261,7 +270,7 @@ def _trimmed(text: str) -> str:
     text = _DOTTED.sub(_repeating, text) if r"\dot" in text else text
     if "_" not in text:
         return plain(text)
-    based = _BASED.fullmatch(with_base(_TEXT_DIGIT.sub(r"\1", structure.unwrapped(text))))
+    based = _BASED.fullmatch(with_base(_TEXT_DIGITS.sub(r"\1", structure.unwrapped(text))))
     return f"{based[1]}{based[2]}_{based[3] or based[4]}" if based else text
 
 

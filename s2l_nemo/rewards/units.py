@@ -21,7 +21,9 @@ _ALIASES = {
     "liter": "litre", "l": "litre", "milliliter": "ml", "millilitre": "ml", "gal": "gallon", "cc": "ml",
     "percent": "%", "percentage": "%", "pct": "%", "deg": "degree", "rad": "radian",
     "kph": "km*hour^-1", "kmh": "km*hour^-1", "kmph": "km*hour^-1", "mph": "mile*hour^-1",
-    "rpm": "minute^-1*revolution", "m.p.h": "mile*hour^-1", "rouble": "ruble", "decimetre": "dm", "decimeter": "dm",
+    "rpm": "minute^-1*revolution", "kilowatt": "kilowatt",
+    "m.p.h": "mile*hour^-1", "mpg": "gallon^-1*mile", "kwh": "hour*kilowatt",
+    "rouble": "ruble", "decimetre": "dm", "decimeter": "dm",
     "dollar": "dollar", "usd": "dollar", "buck": "dollar", "euro": "euro", "eur": "euro", "pence": "penny",
     "j": "joule", "n": "newton", "w": "watt", "v": "volt", "k": "kelvin", "kj": "kilojoule", "kw": "kilowatt",
     "hz": "hertz", "mol": "mole", "pa": "pascal", "a.m": "am", "p.m": "pm", "rs": "rupee", "rmb": "yuan",
@@ -50,11 +52,22 @@ _NOUNS = words(
     answer-sheet test exam vote item object thing die bit byte song film movie store shop mark gift present dish
     meal drink glass jar can barrel carton sheet stone rock shell diamond star light lamp key door window rotation
     tooth mouse matrix index axis roll spin trial toss flip head tail night morning session lesson
+    sandwich muffin cupcake donut doughnut brownie burger chocolate sweet snack grape cherry strawberry blueberry peach
+    pear lemon lime melon carrot potato tomato onion cucumber pepper nut lion tiger elephant bear wolf deer turtle
+    butterfly bug spider puppy kitten animal insect soldier farmer sailor doctor nurse engineer artist singer dancer
+    runner swimmer athlete driver lady gentleman neighbor classmate desk seat bench bed window wall floor story
+    building bridge street city town village country state planet photo picture painting poster magazine newspaper
+    chapter paragraph sentence message email bucket bowl plate cup spoon fork knife pot pan mug stack pile bundle batch
+    wheel leg eye arm hand finger ear wing race match contest event visit call shot hit strike goal brush ribbon
+    necklace bracelet kite doll puzzle instrument machine computer phone robot battery bulb nail screw pole post rope
     """
 )
 _ADJECTIVES = words(
     """
-    different distinct possible total whole ordered unordered valid positive integer real full us u.s
+    different distinct possible total whole ordered unordered valid positive integer real full us u.s unique such
+    non-negative nonnegative complex rational even odd perfect consecutive trailing lattice right isosceles equilateral
+    scalene congruent adult school red blue green yellow black white orange purple pink brown new old small large
+    one-digit two-digit three-digit four-digit five-digit six-digit palindromic
     """
 )
 _POWERS = {"square": 2, "sq": 2, "cubic": 3, "cu": 3}
@@ -76,7 +89,7 @@ _TAIL = re.compile(rf"(?:\^\\circ ?)?{_ATOM}(?:(?:/|\\cdot ?|\\times ?|\*| )?{_A
 _IN_BRACKETS = re.compile(rf"\(({_ATOM}(?:(?:/|\\cdot ?| )?{_ATOM})*)\)$")
 _QUOTIENT = re.compile(rf"\\frac\{{((?:\\text\{{[^{{}}]*\}}{_POWER})+)\}}\{{((?:\\text\{{[^{{}}]*\}}{_POWER})+)\}}$")
 _SYMBOL = re.compile(r"\^\\circ ?$|\\?%$|\\(?:dollar|euro|pounds|yen|rupee) ?$")
-_CURRENCY = re.compile(r"([+-]?)(?:\\(dollar|euro|pounds|yen|rupee) ?|(Rs)\.? |\\text\{(Rs)\.?\})")
+_CURRENCY = re.compile(r"([+-]?)(?:\\(dollar|euro|pounds|yen|rupee) ?|(Rs)(?:\. ?| ?(?=\d))|\\text\{(Rs)\.?\})")
 _TOKEN = re.compile(r"[A-Za-z'][A-Za-z.'-]*|\^\{?-?\d+\}?|/")
 _TRIGONOMETRY = re.compile(r"\\(?:sin|cos|tan|cot|sec|csc)(?![A-Za-z])")
 _WORDS = re.compile(r"[A-Za-z][A-Za-z .'/-]*")
@@ -159,7 +172,7 @@ def _combined(tail: str) -> Unit:
             factor = _POWERS[token.lower()]
         else:
             name = _singular(token)
-            if name is None:
+            if name is None or (factor != 1 and name == "root"):
                 return None
             for one, _, power in (part.partition("^") for part in name.split("*")):
                 powers[one] = powers.get(one, 0) + sign * factor * int(power or 1)
