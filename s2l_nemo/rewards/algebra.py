@@ -33,6 +33,7 @@ _LATEX = NormalizationConfig(
 )
 _SYMBOLS = ConversionConfig(lowercase_symbols=False)
 _DECIMAL = re.compile(r"(\d*)\.(\d+)")
+_SQUARE = re.compile(r"(?<!\\sqrt)(?<!\\)\[(?=[^\]]*[A-Za-z(])([^\[\],;]*)\]")  # `3[(x-2)(x+2)]`
 _DEGREES = re.compile(r"\^\\circ ?")
 _TRIGONOMETRY = re.compile(r"\\(?:sin|cos|tan|cot|sec|csc)(?![A-Za-z])")
 _VECTOR = re.compile(r"\\(?:mathbf|vec|hat|overrightarrow|bar)(?:\{(\w+)\}| (\w))")
@@ -66,6 +67,7 @@ def parse(text: str) -> Any:
     value = exact_number(text)
     if value is not None:
         return sympy.Rational(value.numerator, value.denominator)
+    text = _SQUARE.sub(_rounded, text)
     if not may_be_expression(text):
         raise UnreadableError(text)
     text = _DECIMAL.sub(lambda m: rf"\frac{{{int(m.group(1) + m.group(2))}}}{{{10 ** len(m.group(2))}}}", text)
@@ -86,10 +88,15 @@ def parse(text: str) -> Any:
         raise UnreadableError(text)
     if isinstance(parsed, sympy.Expr):
         _refuse_giants(parsed)
-        parsed = parsed.xreplace({sympy.Symbol("i"): sympy.I})
         if parsed.has(ExprWithLimits):  # k and n in sums over k and over n are the same
             parsed = parsed.as_dummy()
+        parsed = parsed.xreplace({sympy.Symbol("i"): sympy.I})
     return parsed
+
+
+def _rounded(match: re.Match[str]) -> str:
+    """Round brackets for square ones that hold an expression and are not around the whole."""
+    return match.group() if match.group() == match.string else f"({match[1]})"
 
 
 def _refuse_giants(expression: Any) -> None:

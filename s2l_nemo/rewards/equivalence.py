@@ -37,7 +37,13 @@ _FOR_ALL = re.compile(
 )
 _INTEGER = re.compile(r"[a-z]\\in ?\\mathbb\{[ZN]\}(?:\^\+|_\+)?")
 _IN_BRACKETS = re.compile(rf"\(({_INTEGER.pattern})\)$")
-_PREFIX = re.compile(rf"({VARIABLE.pattern})\\in ?")
+_PREFIX = re.compile(  # of a set: `x\in`, `(x,y)\in`, `S=`
+    rf"(?:{VARIABLE.pattern}|\({VARIABLE.pattern}(?:,{VARIABLE.pattern})+\))\\in ?|({VARIABLE.pattern})=(?=\\\{{)"
+)
+_EXCEPTION = re.compile(r"[a-z]\\ne ?[+-]?(?:\d+|\\frac\{\d+\}\{\d+\}|\\pi ?)")
+_NAMED_SET = re.compile(r"\\emptyset ?|\\mathbb\{[A-Z]\}(?:\^.*|_.*)?")
+_TEXT = re.compile(r"\\text\{([^{}]*)\}")
+_PRODUCT = re.compile(r"(?<=[\d})])\(|(?<=\\pi)\(")
 _CONSTANT = re.compile(r"(.*[^+\s])\+ ?(C|c|K|k|(?:C|c|K|k)_(?:\w|\{\w+\})|\\text\{constant\}|\\text\{const\.?\})")
 _TIME = re.compile(r"(\d{1,2}):([0-5]\d)(?::([0-5]\d))?")
 _ZERO = re.compile(r"(?<![\d.])0(?![\d.])")
@@ -97,14 +103,14 @@ def why_unreadable(gold: str) -> str | None:
 
 def _read(text: str) -> None:
     """Reads every part of a gold answer. Raises UncomparableError for one that is no mathematics."""
-    text = _without_clauses(text)
+    text, _ = _without_clauses(text)
     if looks_like_region(text) and same_region(text, text) is not None:
         return
     parts = structure.members(_PREFIX.sub("", text, count=1))
     if len(parts) == 1:
         parts = _components(parts[0])
     if parts == [text]:
-        if decide(text, r"\zeta") is None and text != r"\ldots":
+        if decide(text, r"\zeta") is None and text != r"\ldots" and not _NAMED_SET.fullmatch(text):
             parse_gold(split_unit(text, trusted=True)[0])
         return
     for part in parts:
@@ -126,7 +132,9 @@ def _components(member: str) -> list[str]:
 
 
 def _same_answer(gold: str, answer: str) -> bool:
-    gold, answer = _without_clauses(gold), _without_clauses(answer)
+    (gold, letters), (answer, others) = _without_clauses(gold), _without_clauses(answer)
+    if len(letters) == len(others) == 1 and letters != others:  # n and k in `\mathbb{Z}` are two names for one thing
+        answer = renamed(answer, *others, *letters) or answer
     if gold == answer:
         return bool(gold)
     if looks_like_region(gold) or looks_like_region(answer):
@@ -136,19 +144,29 @@ def _same_answer(gold: str, answer: str) -> bool:
     return _same_lists(gold, answer)
 
 
-def _without_clauses(text: str) -> str:
-    r"""Without what only says where a variable lives: `\text{ for all }x`, `k\in\mathbb{Z}`."""
+def _without_clauses(text: str) -> tuple[str, frozenset[str]]:
+    r"""Without what only says where a variable lives: `\text{ for all }x`, `k\in\mathbb{Z}`, `x\ne 1`.
+
+    The second is the variables that are said to be integers.
+    """
     text = structure.unwrapped(_IN_BRACKETS.sub(r",\1", _FOR_ALL.sub("", text)).strip())
     parts = split(text, COMMA)
     kept = [part for part in parts if not _INTEGER.fullmatch(part)]
-    where = [part[0] for part in parts if part not in kept]
-    used = variables(",".join(kept))
-    return ",".join(kept) if kept and where and all(letter in used for letter in where) else text
+    integers = frozenset(part[0] for part in parts if part not in kept)
+    kept = [part for part in kept if not _EXCEPTION.fullmatch(part)]
+    where = {part[0] for part in parts if part not in kept}
+    rest = ",".join(kept)
+    if not kept or not where or not where <= variables(rest) or (where > integers and looks_like_region(rest)):
+        return text, frozenset()
+    return rest, integers
 
 
 def _same_lists(gold: str, answer: str) -> bool:
     """Whether two lists, sets or unions have the same members in any order. One thing is a list of one."""
     if (len(split(gold, UNION)) > 1) != (len(split(answer, UNION)) > 1):
+        return False
+    names = [match[1] for text in (gold, answer) if (match := _PREFIX.match(text)) and match[1]]
+    if len(set(names)) > 1:
         return False
     golds, answers = (structure.members(_PREFIX.sub("", text, count=1)) for text in (gold, answer))
     if len(golds) == 1 and len(answers) == 1:
@@ -156,8 +174,8 @@ def _same_lists(gold: str, answer: str) -> bool:
     if len(golds) != len(answers):
         golds, answers = _as_tuple(golds, answers), _as_tuple(answers, golds)
         return len(golds) == len(answers) == 1 and _same(golds[0], answers[0])
-    names = {EQUALS.split(part)[0] for part in golds if EQUALS.search(part)}
-    if len(names) > 1 and not any(EQUALS.search(part) for part in answers):  # x=1, y=2 against 1, 2: the order decides
+    sides = {EQUALS.split(part)[0] for part in golds if EQUALS.search(part)}
+    if len(sides) > 1 and not any(EQUALS.search(part) for part in answers):  # x=1, y=2 against 1, 2: the order decides
         return all(_same(*pair) for pair in zip(golds, answers, strict=True))
     return _matched(golds, answers)
 
@@ -184,6 +202,7 @@ def _matched(golds: list[str], answers: list[str]) -> bool:
 
 def _same(gold: str, answer: str) -> bool:
     """Whether two members are equal: equations, ratios, tuples, intervals, matrices, relations, or expressions."""
+    gold, answer = (text[1].strip() if (text := _TEXT.fullmatch(one)) else one for one in (gold, answer))
     decided = decide(gold, answer)
     if decided is not None:
         return decided
@@ -257,7 +276,8 @@ def _consistent(sides: list[str]) -> bool:
     plain = {value for value in values if value is not None}
     if len(plain) > 1 or (plain and values[-1] is None and (variables(sides[-1]) or structure.ordered(sides[-1]))):
         return False
-    return all(may_be_expression(split_unit(side)[0]) for side in sides[1:-1])
+    middle = [split_unit(side)[0] for side in sides[1:-1]]
+    return all(may_be_expression(side) or _same_values_or_not(sides[-1], side) for side in middle)
 
 
 def _is_true(sides: list[str]) -> bool:
@@ -268,8 +288,9 @@ def _is_true(sides: list[str]) -> bool:
 
 
 def _same_values_or_not(left: str, right: str) -> bool:
+    """Whether two sides of a chain are equal. In a chain, `2(3)` can only be a product."""
     try:
-        return equal(parse(split_unit(left)[0]), parse(split_unit(right)[0]))
+        return equal(*(parse(_PRODUCT.sub(r"\\cdot(", split_unit(side)[0])) for side in (left, right)))
     except UnreadableError:
         return False
 
@@ -336,6 +357,8 @@ def _same_values(gold: str, answer: str) -> bool:
         return False
     if exact_number(gold_value) == 0 and exact_number(value) is None and _ZERO.search(value):
         return False  # something times 0
+    if _NAMED_SET.fullmatch(gold_value):
+        return False
     left = parse_gold(gold_value)
     sums = _CONSTANT.fullmatch(gold_value), _CONSTANT.fullmatch(value)
     if sums[0] and sums[1] and _is_integration(*sums[0].groups(), *sums[1].groups()):

@@ -20,14 +20,14 @@ _BARE_WORDS = words(  # other letters side by side are a product
     """
 )
 _SEGMENT = re.compile(
-    r"(?:\\(?:angle|triangle|overline|widehat|overrightarrow|vec|hat|bar|mathbf) ?)?"
+    r"(?:(?:m|\\text\{m\}) ?(?=\\angle))?(?:\\(?:angle|triangle|overline|widehat|overrightarrow|vec|hat|bar|mathbf) ?)?"
     r"\{?[A-Z]{1,4}\}?(?:_\w|_\{\\?\w+\})?'*"
 )
 _APPLIED = re.compile(  # `f(x+1)` and `a(2)`, not the product `x(x+1)`
-    r"(?:\\(?:varphi|phi|psi|Phi|Psi|Gamma|zeta|sigma|tau|mu|pi|gcd|lcm)|[fghpqA-Z]|[a-z](?=[^(]*\((?:\d+|t|[A-Z]\w*)\)$))"
+    r"(?:\\(?:varphi|phi|psi|Phi|Psi|Gamma|zeta|sigma|tau|mu|pi|gcd|lcm)|[fghpqA-Z]|[a-z](?=[^(]*\((?:\d+|t|[A-Z]\w*(?:,[A-Z]\w*)*)\)$))"
     r"(?:_\w|_\{\\?\w+\})?'*(?:\^\{-1\}|\^\{?\(\w+\)\}?)?\("
 )
-_ABSOLUTE = re.compile(r"\|(?:\\(?:vec|overrightarrow|overline|mathbf) ?\{?\w+\}?|\{?[A-Z]\w*\}?|z)\|")
+_ABSOLUTE = re.compile(r"\[[A-Z]{3,}\]|\|(?:\\(?:vec|overrightarrow|overline|mathbf) ?\{?\w+\}?|\{?[A-Z]\w*\}?|z)\|")
 _COMPUTED = re.compile(r"\\(?:sum|prod|lim|int|max|min|sup|inf|gcd|lcm|det|binom)(?![A-Za-z])")
 _FUNCTION = re.compile(r"\\(?:sin|cos|tan|cot|sec|csc|log|ln|arg|deg)(?:_\w|_\{\w+\})? ?\{?(?:\\[a-z]+|\w{1,3})\}?")
 _OF_ANGLE = re.compile(r"\\(?:sin|cos|tan|cot|sec|csc) ?\{?(?:\\(?:angle ?[A-Z]{1,3}|[a-z]+)|[A-Z]{1,3})\}?")

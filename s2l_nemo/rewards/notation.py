@@ -1,4 +1,3 @@
-# ruff: noqa: RUF001  (look-alike characters are what this file is about)
 r"""One way of writing: `canonical` turns LaTeX, Unicode and plain text into the form that all other files here read.
 
 Nothing is decided here. A separator stays a separator, and words stay words: `\text{}` is left around those that are no
@@ -9,12 +8,13 @@ in answers of ordinary length only.
 from __future__ import annotations
 
 import re
-import unicodedata
 from functools import lru_cache
 from typing import NamedTuple
 
 from s2l_nemo.rewards import structure
 from s2l_nemo.rewards.braces import brace_arguments
+from s2l_nemo.rewards.symbols import to_ascii
+from s2l_nemo.rewards.wording import plain, with_base
 
 MAX_SYMBOLIC = 2000  # a longer answer is right only if it is the text of the gold answer, which is never that long
 
@@ -25,24 +25,6 @@ def words(text: str) -> frozenset[str]:
 
 
 _PLAIN_NUMBER = re.compile(r"[+-]?[0-9]+(?:\.[0-9]+)?")
-_SUPERSCRIPT = re.compile("[⁰¹²³⁴⁵⁶⁷⁸⁹⁻⁺ⁿ]+")
-_SUBSCRIPT = re.compile("[₀₁₂₃₄₅₆₇₈₉]+")
-_VULGAR = re.compile("(\\d?)([¼-¾⅐-⅞])")
-_SYMBOLS = {
-    "−": "-", "–": "-", "‐": "-", "π": r"\pi ", "∞": r"\infty ", "°": r"^\circ ", "×": r"\times ", "·": r"\cdot ",
-    "÷": "/", "≤": r"\le ", "≥": r"\ge ", "⩽": r"\le ", "⩾": r"\ge ", "≠": r"\ne ", "∪": r"\cup ", "∩": r"\cap ",
-    "∈": r"\in ", "±": r"\pm ",
-    "∓": r"\mp ", "√": r"\sqrt ", "∛": r"\sqrt[3]", "∜": r"\sqrt[4]", "θ": r"\theta ",
-    "α": r"\alpha ", "β": r"\beta ",
-    "⁄": "/", "∅": r"\emptyset ", "≈": r"\approx ", "∠": r"\angle ", "∖": r"\setminus ",
-    "或": " or ", "和": " and ", "与": " and ", "、": ", ", "。": ".", "“": '"', "”": '"', "‘": "'", "’": "'",
-    "元": "yuan", "人": "people", "个": "items", "米": "meters", "⟨": r"\langle ", "⟩": r"\rangle ",
-}  # fmt: skip
-_KEPT = {  # characters that NFKC would turn into a bare letter or digit
-    "ℝ": r"\mathbb{R}", "ℤ": r"\mathbb{Z}", "ℕ": r"\mathbb{N}", "ℚ": r"\mathbb{Q}", "ℂ": r"\mathbb{C}",
-    "€": r"\euro ", "£": r"\pounds ", "¥": r"\yen ", "￥": r"\yen ", "℃": r"^\circ \text{C}", "℉": r"^\circ \text{F}",
-    **{chr(0x2460 + n): rf"\textcircled{{{n + 1}}}" for n in range(20)},
-}  # fmt: skip
 
 _SPACES = r"\\[,;:! ]|~|\\q?quad(?![A-Za-z])"
 _RELATION = r"[=<>]|\\(?:le|leq|leqslant|ge|geq|geqslant|lt|gt|ne|neq|in|approx)(?![A-Za-z])"
@@ -69,13 +51,23 @@ def _rules(*rules: tuple[str, str, str]) -> list[_Rule]:
 
 
 _DELIMITERS = _rules(
+    ("**", r"^\*\*(.*)\*\*$", r"\1"),
     ("$", r"\$\s*,\s*\$", ", "),
     ("\\$", r"\\\$", r"\\dollar "),
     ("$ \\", r"\$|(?<!\\)\\[()\[\]]", " "),
     (r"\left \right \middle \big \Big", r"\\(?:left|right|middle|[bB]igg?[lrm]?)(?![A-Za-z])\s*\.?", ""),
+    (
+        "color tiny small size arge LARGE uge",
+        r"\\(?:(?:text)?color\s*\{\w+\}|(?:tiny|small|footnotesize|normalsize|[lL]arge|LARGE|[hH]uge)(?![A-Za-z]))",
+        "",
+    ),
+    ("{:}", r"\{:\}", ":"),
     ("style limits", r"\\(?:(?:display|text|script)style|(?:no)?limits)(?![A-Za-z])", ""),
 )
-_THOUSANDS = re.compile(r"(?<![\d.,])[1-9]\d{0,2}(?:\s*(?:,\s*\\!|\{\s*,\s*(?:\\!)?\}|\\[,; ]|~| )\s*\d{3}(?!\d))+")
+_THOUSANDS = re.compile(
+    r"(?<![\d.])(?<!(?<!\\),)[1-9]\d{0,2}"
+    r"(?:\s*(?:,\s*\\!|\{\s*,\s*(?:\\!)?\}|\\[,; ]|~| )\s*\d{3}(?!\d))+"
+)
 _AFTER_THOUSANDS = _rules(
     ("{", r"\s*\{,\}\s*", ","),
     ("quad", r"(?<=[^\s,;&])[\s,;]*(?:\\q?quad\s*)+(?=[+-]?\d|[(\[]|[a-z]\s*=|\\(?:frac|sqrt))", ", "),
@@ -92,6 +84,7 @@ _FUNCTIONS = words(
     sin cos tan cot sec csc arcsin arccos arctan sinh cosh tanh log ln exp gcd lcm max min det lim
     """
 )
+_FUNCTIONS_IN_TEXT = _FUNCTIONS - words("sec max min det lim exp")  # `5 \text{ min}` has a unit
 _MATHRM_UNITS = frozenset("msghlLNJWVK")  # single upright letters that are units more often than names
 _WORDS = re.compile(r"[A-Za-z][A-Za-z .'/-]*")
 _CONNECTIVE = re.compile(r"(?<![A-Za-z])(?:and|or)(?![A-Za-z])")
@@ -103,7 +96,8 @@ _NAMES = _rules(
     ("over", r"(?:\{|^)([^{}]*)\\over(?![A-Za-z])([^{}]*)(?:\}|$)", r"\\frac{\1}{\2}"),
     (r"\le <=", r"(?:\\(?:leqslant|leqq|leq|le)(?![A-Za-z])|<=)\s*", r"\\le "),
     (r"\ge >=", r"(?:\\(?:geqslant|geqq|geq|ge)(?![A-Za-z])|>=)\s*", r"\\ge "),
-    (r"\ne \not !=", r"(?:\\(?:neq|ne)(?![A-Za-z])|\\not\s*=|!=)\s*", r"\\ne "),
+    # `5!=120` is a factorial, `x!=3` is not
+    (r"\ne \not !=", r"(?:\\(?:neq|ne)(?![A-Za-z])|\\not\s*=|(?<![\d)\]}])!=)\s*", r"\\ne "),
     (
         r"\approx sim \thick doteq ~=",
         r"(?:\\(?:approx|simeq|thickapprox|doteq)(?![A-Za-z])|(?<!\\)~=)\s*",
@@ -116,6 +110,22 @@ _NAMES = _rules(
     (r"\mid vert", r"\\(?:mid|vert|lvert|rvert)(?![A-Za-z])", "|"),
     (r"\colon", r"\\colon(?![A-Za-z])", ":"),
     (r"\varnothing \empty", r"\\(?:varnothing|empty)(?![A-Za-z])", r"\\emptyset "),
+    (r"\bigcup \bigcap", r"\\big(cup|cap)(?![A-Za-z_])\s*", r"\\\1 "),
+    (r"\ast", r"\\ast(?![A-Za-z])", "*"),
+    (r"\log", r"\\log ?_ ?(?:e(?![A-Za-z])|\{ ?e ?\})\s*", r"\\ln "),
+    (r"\equiv", r"(?<=^[A-Za-z]\([A-Za-z]\))\s*\\equiv(?![A-Za-z])", "="),
+    (r"\R \Bbb", r"\\(?:R(?![A-Za-z])|Bbb\s*\{?R\}?)", r"\\mathbb{R}"),
+    (r"\mathbf{R}", r"^\\mathbf\{R\}$|(?<=\\in)\s*\\mathbf\{R\}", r"\\mathbb{R}"),
+    (r"\mathbb", r"(?<=\\mathbb\{R\})\s*-\s*(?=\\\{)", r"\\setminus "),
+    (
+        r"\cdot",
+        r"\\(sin|cos|tan|cot|sec|csc|ln|log) ?([A-Za-z]|\\(?:alpha|beta|gamma|theta|phi))(?= ?\\cdot(?![A-Za-z]))",
+        r"\\\1(\2)",
+    ),
+    (r"\cdot", r"\s*\\cdot\s*(?=\\(?:sin|cos|tan|cot|sec|csc|ln|log)(?![A-Za-z]))", " "),  # not in an argument
+    ("x X", r"(?<=\d) ?[xX] ?(?=10 ?\^)", r"\\times "),
+    ("^", r"(?<=\d) ?\^ ?(?:o|\{ ?o ?\})(?![A-Za-z])", r"^\\circ "),
+    ("st nd rd th", r"(?<=\d) ?\^ ?\{+ ?(?:\\text\{ ?)?(?:st|nd|rd|th)[ }]*$", r"\\text{th}"),
     (r"\backslash", r"\\backslash(?![A-Za-z])", r"\\setminus "),
     ("dots ... …", r"\\(?:dots|cdots|dotsc)(?![A-Za-z])|\.\.\.|…", r"\\ldots "),
     (r"\mathbb", r"\\mathbb\s*([A-Z])", r"\\mathbb{\1}"),
@@ -126,14 +136,14 @@ _NAMES = _rules(
     (",", r"(?<=\d),\s+(?=\d{3}(?!\d))", ";"),  # `3, 125` is a list, `3,125` may be one
     ("**", r"\*\*", "^"),
     ("pi", r"(?<![\\A-Za-z])pi(?![A-Za-z])", r"\\pi "),
-    ("inf", r"(?<![\\A-Za-z])(?:infinity|inf)(?![A-Za-z])|\\inf(?:ty|inity)(?![A-Za-z])", r"\\infty "),
+    ("inf Inf", r"(?<![\\A-Za-z])(?:[iI]nfinity|inf)(?![A-Za-z])|\\inf(?:ty|inity)(?![A-Za-z])", r"\\infty "),
     (
         "sqrt sin cos tan cot sec csc log ln",
         r"(?<![\\A-Za-z])(sqrt|sin|cos|tan|cot|sec|csc|log|ln)(?=[ ({\d^_\\])",
         r"\\\1",
     ),
     ("exp", r"(?<![\\A-Za-z])\\?exp\s*[({]([^(){}]*)[)}]", r"e^{\1}"),
-    ("sqrt", r"\\sqrt\s*\(([^()]*)\)", r"\\sqrt{\1}"),
+    ("sqrt", r"\\sqrt(\[\d+\])?\s*\(([^()]*)\)", r"\\sqrt\1{\2}"),
     *[
         (name, rf"(?<=\d) *(?:\\text\{{ *)?{name}s?(?![A-Za-z])(?: *\}}(?!\^))? *", rf"\\times10^{{{zeros}}}")
         for name, zeros in (("thousand", 3), ("million", 6), ("billion", 9), ("trillion", 12))
@@ -143,6 +153,7 @@ _LAST = _rules(
     (r"\circ \degree", r"\^\s*(?:\{\s*\\circ\s*\}|\\circ(?![A-Za-z]))\s*|\\degree(?![A-Za-z])\s*", r"^\\circ "),
     (r"\circ", r"\^\\circ (?:\\text\{ ?)?C(?![A-Za-z])\}?", r"\\text{celsius}"),
     (r"\circ", r"\^\\circ (?:\\text\{ ?)?F(?![A-Za-z])\}?", r"\\text{fahrenheit}"),
+    (r"\circ", r"(?<![A-Za-z}])\{(\d+(?:\.\d+)?)\}(?=\^\\circ)", r"\1"),
     ("^ _", r"([\^_])\s*\{\s*(\w)\s*\}", r"\1\2"),
     ("_", r"_\s*\{\s*\\text\{([^{}]*)\}\s*\}", r"_{\1}"),
     # A space has a meaning between two words, between two numbers, and between a word and a number after it.
@@ -151,8 +162,10 @@ _LAST = _rules(
 _DOTTED = re.compile(r"(\d*\.\d*)(\\dot\s*(?:\{\d\}|\d)(?:\d*\\dot\s*(?:\{\d\}|\d))?)")
 _BASED = re.compile(r"\(?(-?)0*([0-9A-Z]*\d[0-9A-Z]*)\)?_(?:\{(\d+)\}|(\d))")
 _WHOLE_TEXT = re.compile(r"\\text\{([^{}]*)\}")
-_LETTER = re.compile(r"\(([A-Za-z])\)")
-_QUOTED = re.compile(r"(?:\"(.*)\"|'(.*)'|``(.*)''|`(.*)')")
+_LETTER = re.compile(r"\((?:\\text\{)?([A-Za-z])\}?\)|\\mathbf\{([A-Za-z])\}")
+_UNDERLINED = re.compile(r"\\underline(\{(?:[^{}]|\{[^{}]*\})*\})")
+_TEXT_DIGITS = re.compile(r"\\text\{([0-9A-Z]+)\}")
+_QUOTED = re.compile(r"(?:\"(.*)\"|'(.*)'|``(.*)''|`(.*)['`])")
 _BRACES = re.compile(r"\\.|[{}]", re.DOTALL)
 _MAX_BRACES = 4  # around the whole of an answer
 
@@ -173,7 +186,7 @@ def canonical(answer: str) -> str:
 def _canonical(answer: str) -> str:
     if _PLAIN_NUMBER.fullmatch(answer):
         return answer
-    answer = _without_braces(answer if answer.isascii() else _to_ascii(answer))
+    answer = _without_braces(answer if answer.isascii() else to_ascii(answer))
     answer = _rewritten(_joined_lines(answer), _DELIMITERS)
     answer = _THOUSANDS.sub(lambda match: re.sub(r"\D", "", match.group()), answer)
     answer = _rewritten(answer, _AFTER_THOUSANDS)
@@ -190,21 +203,6 @@ def _rewritten(text: str, rules: list[_Rule]) -> str:
         if not needles or any(needle in text for needle in needles):
             text = pattern.sub(replacement, text)
     return text
-
-
-def _to_ascii(text: str) -> str:
-    """Turns full-width digits and their like into ASCII and mathematical signs into LaTeX. Other letters stay."""
-    text = "".join(_KEPT.get(character, character) for character in text if unicodedata.category(character) != "Cf")
-    text = _SUPERSCRIPT.sub(lambda match: f"^{{{unicodedata.normalize('NFKC', match.group())}}}", text)
-    text = _SUBSCRIPT.sub(lambda match: f"_{{{unicodedata.normalize('NFKC', match.group())}}}", text)
-    text = _VULGAR.sub(_vulgar_fraction, text)
-    text = "".join(_SYMBOLS.get(character, character) for character in unicodedata.normalize("NFKC", text))
-    return text.replace(r"\sqrt (", r"\sqrt(")
-
-
-def _vulgar_fraction(match: re.Match[str]) -> str:
-    top, _, bottom = unicodedata.normalize("NFKC", match.group(2)).partition("⁄")
-    return rf"{match.group(1)}\frac{{{top}}}{{{bottom}}}"
 
 
 def _joined_lines(text: str) -> str:
@@ -245,6 +243,10 @@ def _without_font(match: re.Match[str]) -> str:
         return rf"\mathbf{{{content}}}"
     if font in ("mathrm", "rm", "operatorname") and content in _FUNCTIONS:
         return rf"\{content} "
+    if font.startswith("text") and content in ("e", "i"):
+        return content
+    if font.startswith("text") and content in _FUNCTIONS_IN_TEXT:
+        return rf"\{content} "
     if font in ("mathrm", "rm", "mathit", "mathsf") and len(content) == 1 and content not in _MATHRM_UNITS:
         return content
     if _WORDS.fullmatch(content) and not _CONNECTIVE.search(content):
@@ -257,13 +259,18 @@ def _trimmed(text: str) -> str:
     text = text.strip().rstrip(".,;").strip()
     if quoted := _QUOTED.fullmatch(text):
         text = next(group for group in quoted.groups() if group is not None).strip()
+    if underlined := _UNDERLINED.fullmatch(text):
+        text = underlined[1]
+    text = _without_braces(text)
     if whole := _WHOLE_TEXT.fullmatch(text):
         text = whole.group(1).strip().removesuffix(".")
     text = _without_braces(text)
     if letter := _LETTER.fullmatch(text):
-        text = letter.group(1)
+        text = letter[1] or letter[2]
     text = _DOTTED.sub(_repeating, text) if r"\dot" in text else text
-    based = _BASED.fullmatch(text) if "_" in text else None
+    if "_" not in text:
+        return plain(text)
+    based = _BASED.fullmatch(with_base(_TEXT_DIGITS.sub(r"\1", structure.unwrapped(text))))
     return f"{based[1]}{based[2]}_{based[3] or based[4]}" if based else text
 
 

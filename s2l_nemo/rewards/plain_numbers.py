@@ -14,7 +14,7 @@ _QUOTIENT = re.compile(
     rf"|(?P<c>(?:\d+(?:\.\d*)?|\.\d+))/(?P<d>{_NUMBER}))"
 )
 _MIXED = re.compile(r"(?P<sign>[+-]?)(?P<whole>\d+) (?P<a>\d+)/(?P<b>\d+)")
-_SCIENTIFIC = re.compile(rf"({_NUMBER})(?:(?:\\times|\\cdot|\*)10\^\{{?|[eE])([+-]?\d{{1,3}})\}}?")
+_SCIENTIFIC = re.compile(rf"({_NUMBER})(?:(?:\\times|\\cdot|\*) ?10\^\{{?|[eE])([+-]?\d{{1,3}})\}}?")
 _REPEATING = re.compile(r"([+-]?\d*\.\d*)\\(?:overline|bar)\{(\d+)\}")
 _THOUSANDS = re.compile(r"(?<![\d.,])[1-9]\d{0,2}(?:,\d{3})+(?![\d,])")
 

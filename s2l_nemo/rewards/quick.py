@@ -17,7 +17,7 @@ from s2l_nemo.rewards.units import Unit, split_unit
 _BASED = re.compile(r"-?[0-9A-Z]*\d[0-9A-Z]*_(?:\d|\{\d+\}|\d\d)")
 _COMMAND = re.compile(r"\\[A-Za-z]+|\\.")
 _WORD = re.compile(r"[A-Za-z]{3,}")
-_PLAIN_WORDS = re.compile(r"[A-Za-z][A-Za-z' -]+")
+_PLAIN_WORDS = re.compile(r"(?!(?:[A-Za-z]{1,2}-)+[A-Za-z]{1,2}$)[A-Za-z][A-Za-z' -]+")  # `p-q` is a difference
 _SHORT_WORDS = ("no", "on", "in", "up", "am", "pm", "ok", "so", "it", "we", "he")  # others are products: `xy`
 _NEGATION = re.compile(r"(?<![A-Za-z])(?:not|isn't|never|except|cannot)(?![A-Za-z])", re.IGNORECASE)
 _LETTER = re.compile(r"[A-Z]")

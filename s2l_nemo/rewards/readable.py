@@ -26,11 +26,13 @@ _INNER = re.compile(r"[\^_](?:\w|\{(?:[^{}]|\{[^{}]*\})*\})|\\begin\{.*\\end\{\w
 _REFUSED = re.compile(
     r"[?;:<>=&#@\"`]|\d +[\d.]|\d_|"
     r"(?:[\d})]|\\pi ?)'|\\circ ?(?:[_!'\d(\[]|\\\{)|"  # a number has no derivative
+    r"\^\^|"  # what is raised twice
     r"[})]\d+(?![\d^])|\\pi ?\d|[\d})](?:\\\{|\[)|"  # a second number beside the first
     r"(?:[\d})]|\\(?:pi|circ) ?)\([+-]?(?:[\d.^%{} ]|\\(?:circ|frac|sqrt|pi|%))+\)|"
     r"^0[+-]|^\[[^\[\]]*\]$"  # 0 that adds nothing
 )
 _FRACTION = re.compile(r"\\frac\{([+-]?\d+)\}\{([+-]?\d+)\}")
+_COEFFICIENT = re.compile(r"^[+-]?\\frac\{(\d+)\}\{\1\} ?(?=\\pi|\\sqrt|[A-Za-z])")  # as some golds have it
 _MIXED_NUMBER = re.compile(r"(?<![\d.])(\d+) ?\\frac\{([+-]?\d+)\}\{([+-]?\d+)\}")
 
 
@@ -41,7 +43,7 @@ def may_be_expression(text: str) -> bool:
     if _REFUSED.search(_INNER.sub(_mark, text)):
         return False
     # 0 and 1 as fractions in a larger expression only hide: `\\frac{1}{2} \\frac{3}{3}` is two answers.
-    if any(int(top) in (0, int(bottom)) for top, bottom in _FRACTION.findall(text)):
+    if any(int(top) in (0, int(bottom)) for top, bottom in _FRACTION.findall(_COEFFICIENT.sub("", text))):
         return False
     mixed = (map(int, match) for match in _MIXED_NUMBER.findall(text))
     return all(whole > 0 and 0 < top < bottom for whole, top, bottom in mixed)

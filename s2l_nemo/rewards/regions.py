@@ -112,6 +112,8 @@ def _braced(inner: str) -> _Named:
         if name != builder[1].strip():
             raise _NoSetError
         return None, region
+    if structure.braced(inner) is not None:  # a set of sets
+        raise _NoSetError
     members = [member for member in structure.members(inner) if member]
     return None, sympy.FiniteSet(*[_real(member) for member in members])
 

@@ -13,6 +13,7 @@ _OPEN = ("(", "[", "{", r"\{", r"\langle", r"\lfloor", r"\lceil")
 _CLOSE = (")", "]", "}", r"\}", r"\rangle", r"\rfloor", r"\rceil")
 _PAIRS = (("(", ")"), ("[", "]"), ("(", "]"), ("[", ")"), (r"\langle", r"\rangle"))
 _MATRIX = re.compile(r"\\begin\{([pb]?matrix|array)\}(?:\{[lcr|]*\})?((?:(?!\\begin).)*)\\end\{\1\}")
+_A_SET = re.compile(r"\\emptyset ?|\\mathbb\{[A-Z]\}|\\\{.*\\\}")  # `\{\emptyset\}` is not `\emptyset`
 _PLUS_MINUS = re.compile(r"\\[pm]{2}(?![A-Za-z])")
 
 LIST = re.compile(r"[,;]|\\lor(?![A-Za-z]) ?")
@@ -21,7 +22,7 @@ OR = re.compile(r"\\lor(?![A-Za-z]) ?")
 UNION = re.compile(r"\\cup(?![A-Za-z])")
 INTERSECTION = re.compile(r"\\cap(?![A-Za-z])")
 WITHOUT = re.compile(r"\\setminus(?![A-Za-z])")
-EQUALS = re.compile(r"(?<![<>!\\:])=")
+EQUALS = re.compile(r"(?<![<>\\:])=")
 COLON = re.compile(":")
 COMPARISON = re.compile(r"<|>|\\le(?![A-Za-z]) ?|\\ge(?![A-Za-z]) ?")
 UNEQUAL = re.compile(r"\\ne(?![A-Za-z]) ?")
@@ -77,10 +78,11 @@ def closes_at_end(text: str) -> bool:
 
 
 def unwrapped(text: str) -> str:
-    """Without parentheses around the whole, if that is no tuple."""
+    """Without parentheses around the whole, if that is no tuple, and without square brackets around a matrix."""
     while text.startswith("(") and text.endswith(")") and closes_at_end(text) and ordered(text) is None:
         text = text[1:-1].strip()
-    return text
+    matrix = text[1:-1].strip() if text.startswith("[") and text.endswith("]") else ""
+    return matrix if _MATRIX.fullmatch(matrix) else text
 
 
 def ordered(text: str) -> tuple[str, list[str]] | None:
@@ -112,7 +114,7 @@ def members(text: str) -> list[str]:
     found: list[str] = []
     for piece in split(text, UNION):
         inner = braced(piece)
-        for part in split(piece if inner is None else inner, LIST):
+        for part in split(piece if inner is None or _A_SET.fullmatch(inner) else inner, LIST):
             found += _both_signs(part)
     return found
 

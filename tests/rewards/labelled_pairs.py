@@ -243,6 +243,19 @@ PAIRS: list[tuple[str, str, bool]] = [
     ("(C)", r"\text{(C)}", RIGHT),
     (r"\text{C}", r"\text{(C)}", RIGHT),
     ("B", r"\text{(C)}", WRONG),
+    # numbers, sets, ratios and dates in words
+    (r"\text{five}", "5", RIGHT),
+    ("forty-two", "42", RIGHT),
+    ("7", r"\text{seven}", RIGHT),
+    (r"\text{six hundred}", "6", WRONG),
+    (r"\text{six or seven}", "6", WRONG),
+    (r"\text{all real numbers}", r"\mathbb{R}", RIGHT),
+    (r"(-\infty,\infty)", r"\text{all real numbers}", RIGHT),
+    (r"\text{all real numbers except }0", r"\mathbb{R}", WRONG),
+    (r"3 \text{ to } 4", "3:4", RIGHT),
+    ("July 4th", r"\text{July 4}", RIGHT),
+    (r"\text{July }4", r"\text{July 4}", RIGHT),
+    ("July 5", r"\text{July 4}", WRONG),
     # negation
     ("not 20", "20", WRONG),
     (r"\text{not } 20", "20", WRONG),
@@ -276,5 +289,4 @@ MISSES: list[tuple[str, str, bool, str]] = [
     (r"100 \text{ cm}", r"1 \text{ m}", RIGHT, "units are compared by name and never converted"),
     (r"0.5\%", "0.5", WRONG, "a percent sign on one side may be a mere unit: without the question either may be meant"),
     (r"\frac{\pi}{2}", r"90^\circ", RIGHT, "degrees are a unit, and 90 is not pi/2"),
-    (r"\text{five}", "5", RIGHT, "numerals in words are not read"),
 ]
