@@ -88,7 +88,8 @@ def execution(model: ModelConfig, on_gpu: bool) -> dict[str, Any]:
         "pipeline_model_parallel_size": model.pipeline_model_parallel_size,
         "virtual_pipeline_model_parallel_size": None,
         "sequence_parallel": model.tensor_model_parallel_size > 1,
-        "micro_batch_size": model.micro_batch_size,
+        # NeMo wants a divisor of the mini-batch, also where micro-batches are cut by tokens and nothing reads it
+        "micro_batch_size": 1 if model.micro_batch_tokens else model.micro_batch_size,
         "megatron_amp_O2": bf16,
         "precision": "bf16" if bf16 else "32",
         "transformer_engine": model.transformer_engine,

@@ -66,8 +66,6 @@ SCALE_KEYS: dict[Scale, tuple[str, ...]] = {
     Scale.paper: (),
 }
 _PAPER_ONLY = (Scale.paper,)
-# Mini-batches of 8 prompts x 16 on two ranks; the tiny preset's 128 rows would not divide them.
-_SMALL_ROWS = ("model.micro_batch_size=64",)
 
 EXPERIMENTS = (
     Experiment(
@@ -95,12 +93,12 @@ EXPERIMENTS = (
     # The released S2L-PO makes 20 times as many optimizer steps as its GRPO. With the preset's one update a step,
     # S2L-PO and `grpo` make as many anyway.
     Experiment(
-        "released_8b", "the released code's S2L-PO", "released_8b", toy_keys=_SMALL_ROWS, seeds=CLAIM_SEEDS,
+        "released_8b", "the released code's S2L-PO", "released_8b", seeds=CLAIM_SEEDS,
         evaluations=(STEP_CURVE,),
     ),
     Experiment(
         "released_grpo_step_matched", "not in the paper: the control that it lacks", "released_grpo_step_matched",
-        toy_keys=_SMALL_ROWS, seeds=CLAIM_SEEDS, evaluations=(STEP_CURVE,),
+        seeds=CLAIM_SEEDS, evaluations=(STEP_CURVE,),
     ),
     Experiment("released_grpo", "the released code's GRPO", "released_grpo", evaluations=(STEP_CURVE,)),
     Experiment(

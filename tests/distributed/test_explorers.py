@@ -21,6 +21,7 @@ KINDS = {
     "two_updates": [
         "explorer.path={small}", "rollout.two_updates=true", "algorithm.schedule.name=constant",
         "model.micro_batch_tokens=512",
+        "model.micro_batch_size=1000",  # not read beside the tokens, and no divisor of anything
         "algorithm.schedule.alpha=0.5", "algorithm.explorer_mini_batch=6",
     ],
     "several": [
