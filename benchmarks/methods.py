@@ -3,9 +3,10 @@
     python benchmarks/methods.py [--methods grpo s2l ...] [--seeds 1 2 3] [--output FILE] [key=value ...]
 
 A run that is there is continued, or used if it is finished. `store` samples its rollouts once, for all seeds. Needs the
-tiny family (`python tools/make_tiny_family.py`). The intervals are 95 % bootstraps over the held-out prompts, paired
-with the same prompts before training: they say how sure a run's gain is on these prompts, not what another seed would
-give.
+tiny family (`python tools/make_tiny_family.py`). The intervals of a run are 95 % bootstraps over the held-out prompts,
+paired with the same prompts before training: they say how sure its gain is on these prompts, not what another seed
+would give. A second table compares each method with the first one after training, paired by seed and prompt; its
+intervals are for other seeds and other prompts (`s2l_nemo/measures/crossed.py`).
 """
 
 from __future__ import annotations
@@ -17,8 +18,13 @@ import sys
 from pathlib import Path
 from typing import Any
 
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # runs from a clone without installation
+
+import numpy as np
 from rich.console import Console
 from rich.table import Table
+
+from s2l_nemo.measures.crossed import crossed_mean
 
 ROOT = Path(__file__).resolve().parent.parent
 STORE = "{runs}/store"
@@ -83,6 +89,23 @@ def row(f: dict[str, Any]) -> list[str]:
     ]
 
 
+def against_first(methods: list[str], seeds: list[int], runs: Path) -> list[dict[str, Any]]:
+    """pass@1 after training less that of the first method, of the same seeds and prompts; None without an interval."""
+    rewards_SP = {method: [after(runs / f"{method}-seed{seed}") for seed in seeds] for method in methods}
+    rows = []
+    for method in methods[1:]:
+        found = crossed_mean(np.array(rewards_SP[method]) - np.array(rewards_SP[methods[0]]))
+        rows.append({"method": method, "less": methods[0], "interval": None if found is None else list(found)})
+    return rows
+
+
+def after(run: Path) -> list[float]:
+    """pass@1 of each held-out prompt after the last step."""
+    steps = json.loads((run / "summary.json").read_text())["steps"]
+    content: dict[str, Any] = json.loads((run / f"validation/step_{steps:06d}.json").read_text())
+    return [sum(row) / len(row) for row in content["correct"]]
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--methods", nargs="+", choices=METHODS, default=list(METHODS))
@@ -99,9 +122,17 @@ def main() -> None:
     table = Table(*COLUMNS)
     for one in sorted(rows, key=lambda one: options.methods.index(one["method"])):
         table.add_row(*row(one))
-    Console(width=None if sys.stdout.isatty() else 140).print(table)
+    compared = against_first(options.methods, options.seeds, options.runs)
+    differences = Table("method", f"less {options.methods[0]}", "95 % interval")
+    for one in compared:
+        mean, low, high = one["interval"] or (float("nan"),) * 3
+        differences.add_row(one["method"], f"{mean:+.3f}", f"{low:+.3f} to {high:+.3f}")
+    out = Console(width=None if sys.stdout.isatty() else 140)
+    out.print(table)
+    out.print(differences)
     if options.output:
-        options.output.write_text(json.dumps({"overrides": options.overrides, "runs": rows}, indent=2) + "\n")
+        content = {"overrides": options.overrides, "runs": rows, "differences": compared}
+        options.output.write_text(json.dumps(content, indent=2) + "\n")
 
 
 if __name__ == "__main__":
