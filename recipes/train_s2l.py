@@ -25,6 +25,7 @@ from s2l_nemo.planner.plan import render_plan  # noqa: E402
 from s2l_nemo.platform.failures import USER_ERROR, about_files  # noqa: E402
 from s2l_nemo.platform.launch import leave_on_signals  # noqa: E402
 from s2l_nemo.records.directory import pin_commits  # noqa: E402
+from s2l_nemo.trainer.early import check_early  # noqa: E402
 
 
 def main(argv: list[str]) -> int:
@@ -37,9 +38,10 @@ def main(argv: list[str]) -> int:
             print(render_plan(cfg))
             return 0
         models = check_model_files(cfg)
-        from s2l_nemo.trainer.start import start
+        early = check_early(cfg, models)
+        from s2l_nemo.trainer.start import start  # imports torch
 
-        return start(cfg, models)
+        return start(cfg, models, early)
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         return USER_ERROR

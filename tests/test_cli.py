@@ -109,7 +109,7 @@ def test_what_another_job_has_left_over_is_one_line(
 def test_a_file_that_cannot_be_read_is_one_line(
     family: list[str], tmp_path: Path, refusal: Refusal, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def unreadable(*_: object) -> None:
+    def unreadable(*_: object, **__: object) -> None:
         raise PermissionError(errno.EACCES, "Permission denied", "/data/train.jsonl")
 
     monkeypatch.setattr("s2l_nemo.trainer.setup.load_prompts", unreadable)

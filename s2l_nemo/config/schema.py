@@ -421,8 +421,10 @@ class LoggingConfig:
     )
     rollouts_every: int = key(1, "dump rollouts of every n-th step; 0: never", COUNT, may_change=True)
     wandb_project: str | None = key(None, "project of Weights & Biases; null: off", may_change=True)
-    wandb_mode: WandbMode = key(
-        WandbMode.online, "online sends at once, offline keeps files for later, disabled does nothing", may_change=True
+    wandb_mode: WandbMode | None = key(
+        None,
+        "online sends at once, offline keeps files for later, disabled does nothing; null: WANDB_MODE, else online",
+        may_change=True,
     )
 
 

@@ -15,7 +15,7 @@ from s2l_nemo.data import arithmetic, word_problems
 from s2l_nemo.data.arithmetic import Split
 from s2l_nemo.data.chat import count_unasked, render, uses_template
 from s2l_nemo.data.reasoning_gym import ReasoningGymTask
-from s2l_nemo.data.rows import Row, read_rows
+from s2l_nemo.data.rows import Row, Rows, read_rows
 from s2l_nemo.data.sources import BadRow
 from s2l_nemo.data.token_cache import tokenize
 from s2l_nemo.errors import UserError
@@ -46,34 +46,45 @@ def load_prompts(
     max_prompt_length: int,
     split: Split,
     count: int | None = None,
+    read: Rows | None = None,
 ) -> PromptSet:
     """The first `count` prompts of a split (all by default), without those over `max_prompt_length` tokens.
 
     `prompt_id` is the row in the source; with several sources it counts the rows of all. If the source is generated,
     "all" means `train_prompts` in either split, and the ids of held-out prompts follow those of training prompts.
     A prompt's text is the question with its choices, its tokens are those of `chat.render`. They come from
-    `data.cache_dir` if they are there.
+    `data.cache_dir` if they are there. `read` is what `read_split` has returned; None: it is called here.
 
     Raises UserError if the source is missing or malformed, or if no prompt is left.
     """
-    rows, skipped = rows_of(data, split, count)
+    read = read or read_split(data, split, count)
+    rows = read.rows
     texts = render(rows, tokenizer, data)
     cache = None if data.cache_dir is None else Path(data.cache_dir)
     token_ids = tokenize(texts, tokenizer, has_special_tokens=uses_template(data, tokenizer), cache_dir=cache)
     left = [index for index, ids in enumerate(token_ids) if len(ids) <= max_prompt_length]
     if not left:
-        sources = ", ".join(source.path for source in _sources(data, split)) or f"task {data.task.value}"
-        raise UserError(f"no {split} prompts from {sources}: {_why_none(len(rows), skipped, max_prompt_length)}")
+        why = f"all {len(rows)} are longer than rollout.max_prompt_length={max_prompt_length} tokens; raise it"
+        raise UserError(f"no {split} prompts from {_named(data, split)}: {why}")
     prompts = [Prompt(rows[index].row, rows[index].question, rows[index].answer, token_ids[index]) for index in left]
-    return PromptSet(prompts, len(rows) - len(left), skipped, count_unasked(texts[index] for index in left))
+    return PromptSet(prompts, len(rows) - len(left), read.skipped, count_unasked(texts[index] for index in left))
 
 
-def _why_none(rows: int, skipped: list[BadRow], max_prompt_length: int) -> str:
-    if rows:
-        return f"all {rows} are longer than rollout.max_prompt_length={max_prompt_length} tokens; raise it"
-    if skipped:
-        return f"all {len(skipped)} rows are malformed, the first at line {skipped[0].line}: {skipped[0].reason}"
-    return "it has none"
+def read_split(data: DataConfig, split: Split, count: int | None = None) -> Rows:
+    """The rows of the first `count` prompts of a split, without a tokenizer.
+
+    Raises UserError if the source is missing or malformed, or has no usable row.
+    """
+    rows, skipped = _rows(data, split, count)
+    if not rows:
+        malformed = f"all {len(skipped)} rows are malformed, the first at line " if skipped else ""
+        why = f"{malformed}{skipped[0].line}: {skipped[0].reason}" if skipped else "it has none"
+        raise UserError(f"no {split} prompts from {_named(data, split)}: {why}")
+    return Rows(rows, skipped)
+
+
+def _named(data: DataConfig, split: Split) -> str:
+    return ", ".join(source.path for source in _sources(data, split)) or f"task {data.task.value}"
 
 
 def _sources(data: DataConfig, split: Split) -> list[DataSource]:
@@ -86,7 +97,7 @@ def _sources(data: DataConfig, split: Split) -> list[DataSource]:
     return sources
 
 
-def rows_of(data: DataConfig, split: Split, count: int | None) -> tuple[list[Row], list[BadRow]]:
+def _rows(data: DataConfig, split: Split, count: int | None) -> tuple[list[Row], list[BadRow]]:
     """The first `count` questions of a split with their answers, and the malformed rows that were left out.
 
     Raises UserError if the source is missing or malformed.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import os
 import shutil
@@ -35,6 +36,7 @@ from s2l_nemo.records.checkpoints import (
 from s2l_nemo.records.versions import versions
 
 _RESTORE = "restore it, or choose another run.dir"
+LOCK = f"{TEMPORARY}lock"  # in the folder itself: that beside it may be read-only
 
 
 @dataclass(frozen=True)
@@ -132,6 +134,7 @@ def create_run_dir(
     """
     run_dir = RunDir(Path(path))
     with _usable(run_dir):
+        _inspect(run_dir, resume, config_yaml)  # nothing is made in a folder that is not ours
         _lock(run_dir)
         _inspect(run_dir, resume, config_yaml)
         _set_damaged_aside(run_dir, say)
@@ -140,7 +143,6 @@ def create_run_dir(
             _remove_after(run_dir, checkpoint.step)
         elif ours:
             _remove_leftovers(run_dir)
-        run_dir.path.mkdir(parents=True, exist_ok=True)
         # versions.json comes first. It marks the directory as ours, even if this start is killed.
         write_json_atomic(run_dir.versions, versions(earlier=run_dir.versions if checkpoint else None))
         write_text_atomic(run_dir.config, config_yaml)
@@ -161,6 +163,7 @@ def check_run_dir(path: str | Path, resume: Resume, config_yaml: str) -> None:
     run_dir = RunDir(Path(path))
     with _usable(run_dir):
         _inspect(run_dir, resume, config_yaml)
+        _check_writable(run_dir.path)
 
 
 def pin_commits(path: str | Path) -> None:
@@ -208,11 +211,24 @@ def _set_damaged_aside(run_dir: RunDir, say: Callable[[str], None]) -> None:
         say(f"damaged: {found}; the checkpoint is set aside as {set_aside(newest.path)}")
 
 
+def _check_writable(path: Path) -> None:
+    """Raises OSError if the folder, or the one in which it would be made, cannot be written."""
+    existing = path.absolute()
+    while not os.path.lexists(existing):
+        existing = existing.parent
+    if not existing.is_dir():
+        number = errno.ENOENT if existing.is_symlink() else errno.ENOTDIR  # a link that leads nowhere
+    elif not os.access(existing, os.W_OK | os.X_OK):
+        number = errno.EROFS if os.statvfs(existing).f_flag & os.ST_RDONLY else errno.EACCES
+    else:
+        return
+    raise OSError(number, os.strerror(number), str(existing))
+
+
 def _lock(run_dir: RunDir) -> None:
     """Keeps other processes out until this one ends. The kernel releases the lock, however it ends."""
-    run_dir.path.parent.mkdir(parents=True, exist_ok=True)
-    name = run_dir.path.resolve()
-    file = os.open(name.with_name(f".{name.name}.lock"), os.O_CREAT | os.O_RDWR | os.O_CLOEXEC, 0o644)
+    run_dir.path.mkdir(parents=True, exist_ok=True)
+    file = os.open(run_dir.path / LOCK, os.O_CREAT | os.O_RDWR | os.O_CLOEXEC, 0o644)
     try:
         fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except (BlockingIOError, PermissionError):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import math
-import uuid
+import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -14,6 +14,7 @@ from s2l_nemo.config.schema import WandbMode
 from s2l_nemo.errors import UserError
 from s2l_nemo.files import write_text_atomic
 from s2l_nemo.records.directory import RunDir
+from s2l_nemo.records.wandb_start import mode_of, start_wandb
 
 REQUIRED_KEYS = (
     "alpha",
@@ -60,12 +61,14 @@ class MetricsWriter:
         run_dir: RunDir,
         *,
         wandb_project: str | None = None,
-        wandb_mode: WandbMode = WandbMode.online,
+        wandb_mode: WandbMode | None = None,
         resume_step: int | None = None,
     ) -> None:
         from torch.utils.tensorboard import SummaryWriter
 
-        self._wandb = _start_wandb(run_dir, wandb_project, wandb_mode) if wandb_project else None
+        mode = mode_of(wandb_mode, os.environ)
+        sends = wandb_project is not None and mode is not WandbMode.disabled
+        self._wandb = start_wandb(run_dir.path, str(wandb_project), mode) if sends else None
         kept = [] if resume_step is None else [m for m in read_metrics(run_dir.metrics) if m["step"] <= resume_step]
         write_text_atomic(run_dir.metrics, "".join(json.dumps(values) + "\n" for values in kept))
         self._last_step = kept[-1]["step"] if kept else -1
@@ -142,26 +145,3 @@ def _finite_or_none(step: int, key: str, value: Value) -> Value:
         return value
     log.warning("step %d: %s is %s, written as null", step, key, value)
     return None
-
-
-def _start_wandb(run_dir: RunDir, project: str, mode: WandbMode) -> Any:
-    try:
-        import wandb
-    except ImportError as error:
-        raise UserError(
-            f"logging.wandb_project={project} needs Weights & Biases; pip install wandb, or leave the key null"
-        ) from error
-    id_file = run_dir.path / "wandb_run_id"  # a resumed run goes on in the same Weights & Biases run
-    if not id_file.exists():
-        write_text_atomic(id_file, uuid.uuid4().hex)
-    run = wandb.init(
-        project=project,
-        mode=mode.value,
-        dir=str(run_dir.path),
-        name=run_dir.path.name,
-        id=id_file.read_text(encoding="utf-8"),
-        resume="allow",
-    )
-    # Steps that are done again after a resume are lower than the counter of W&B, which would drop them.
-    run.define_metric("*", step_metric="step")
-    return run

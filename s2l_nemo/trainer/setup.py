@@ -36,8 +36,8 @@ from s2l_nemo.records.identity import Identity, check_same_identity, settle_iden
 from s2l_nemo.records.metrics import MetricsWriter
 from s2l_nemo.rewards.asked import start_warnings, wanted
 from s2l_nemo.rewards.grader import make_grader
-from s2l_nemo.rewards.pool import reward_source
 from s2l_nemo.trainer.diversity_filter import DiversityFilter
+from s2l_nemo.trainer.early import Early, read_early
 from s2l_nemo.trainer.fingerprints import identity_of
 from s2l_nemo.trainer.grading import Grading
 from s2l_nemo.trainer.group_sampler import ExplorerRole, GroupSampler
@@ -224,8 +224,10 @@ def collective_timeout_s(engine: EngineConfig) -> float:
     return max(SHORTEST_TIMEOUT_S, 2 * engine.update_s + LOST_SERVER_S)
 
 
-def load_inputs(cfg: Config, models: Models) -> Inputs:
+def load_inputs(cfg: Config, models: Models, early: Early | None = None) -> Inputs:
     """Tokenizer, training and held-out prompts. Settles T_mix in `cfg`, by which stored explorers are checked.
+
+    `early` has the rows; None: they are read here.
 
     Raises UserError if explorer and learner cannot share tokens, or if there are too few prompts for one step.
     """
@@ -233,15 +235,16 @@ def load_inputs(cfg: Config, models: Models) -> Inputs:
     tokenizer = models.learner.tokenizer
     for explorer in filter(None, models.explorers):
         check_same_tokenizer(models.learner, explorer)
-    train = load_prompts(cfg.data, tokenizer, cfg.rollout.max_prompt_length, "train")
-    valid = PromptSet([], 0)
-    if cfg.validation.prompts:
-        valid = load_prompts(cfg.data, tokenizer, cfg.rollout.max_prompt_length, "valid", cfg.validation.prompts)
+    early = early or read_early(cfg)
+    longest = cfg.rollout.max_prompt_length
+    train, valid = load_prompts(cfg.data, tokenizer, longest, "train", read=early.train), PromptSet([], 0)
+    if early.valid is not None:
+        valid = load_prompts(cfg.data, tokenizer, longest, "valid", read=early.valid)
     if len(train.prompts) < cfg.algorithm.prompts_per_step:
         raise UserError(
             f"algorithm.prompts_per_step={cfg.algorithm.prompts_per_step}, but the data set has only "
-            f"{len(train.prompts)} prompts ({train.filtered} over rollout.max_prompt_length="
-            f"{cfg.rollout.max_prompt_length} were left out); lower it or add prompts"
+            f"{len(train.prompts)} prompts ({train.filtered} over rollout.max_prompt_length={longest} were left out); "
+            "lower it or add prompts"
         )
     learner = learner_sampling(cfg, models.learner)
     sampling = [learner, *(one.sampling(learner) for one in explorers_of(cfg))]
@@ -249,7 +252,7 @@ def load_inputs(cfg: Config, models: Models) -> Inputs:
     says = os.environ.get("RANK", "0") == "0"  # one of torchrun's ranks is enough
     warnings = start_warnings(cfg.data, cfg.rewards, tokenizer, [train, valid]) if says else []
     sets = load_sets(cfg, models.learner)
-    identity = identity_of(cfg, models.learner, train, valid, sets, reward_source(cfg.rewards))
+    identity = identity_of(cfg, models.learner, train, valid, sets, early.reward_source)
     return Inputs(models, train, valid, sets, warnings, identity)
 
 

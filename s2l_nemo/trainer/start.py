@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import shutil
 import sys
 import time
 import warnings
@@ -15,7 +14,6 @@ from pathlib import Path
 import torch
 
 from s2l_nemo.config.checks import Models
-from s2l_nemo.config.load import resolved_yaml
 from s2l_nemo.config.schema import Accelerator, Config, Resume, RunConfig
 from s2l_nemo.config.time_limit import limit_after
 from s2l_nemo.engines.gpus import devices_of, visible_gpus
@@ -24,16 +22,18 @@ from s2l_nemo.errors import UserError
 from s2l_nemo.platform import cpu, extras
 from s2l_nemo.platform.failures import CRASHED
 from s2l_nemo.platform.launch import end_rank, launch
-from s2l_nemo.platform.launchers import check_launcher, rank_environment
 from s2l_nemo.platform.rendezvous import join, open_store
 from s2l_nemo.platform.watchdog import watching
-from s2l_nemo.records.directory import check_run_dir
 from s2l_nemo.records.identity import check_same_identity
+from s2l_nemo.trainer.early import Early, check_early, check_host
 from s2l_nemo.types import Source
 
 
-def start(cfg: Config, models: Models) -> int:
-    """Launches the ranks of this node and returns the exit code of the run."""
+def start(cfg: Config, models: Models, early: Early | None = None) -> int:
+    """Launches the ranks of this node and returns the exit code of the run.
+
+    `early` is what `check_early` has returned; None: it is called here.
+    """
     limit = cfg.run.save_before
     save_before = None if limit is None else limit_after(limit, datetime.now()).timestamp()
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")  # its threads do not survive a fork
@@ -43,11 +43,8 @@ def start(cfg: Config, models: Models) -> int:
     from s2l_nemo.trainer.setup import collective_timeout_s, load_inputs, run_training
 
     # before NeMo is imported: mistakes show at once, and forked ranks inherit the prompts
-    is_first = os.environ.get("RANK", "0") == "0"  # one of torchrun's ranks is enough to say it
-    if is_first:
-        check_run_dir(cfg.run.dir, cfg.run.resume, resolved_yaml(cfg))
-    inputs = load_inputs(cfg, models)
-    if is_first:
+    inputs = load_inputs(cfg, models, early or check_early(cfg, models))
+    if os.environ.get("RANK", "0") == "0":  # one of torchrun's ranks is enough to say it
         check_same_identity(Path(cfg.run.dir), inputs.identity, cfg.run.allow_changed)
     for model in (models.learner, *filter(None, models.explorers)):
         model.fetch()  # now that all fits; ranks and engines find it in the cache
@@ -85,15 +82,11 @@ def repeated(launched: Callable[[], int], run: RunConfig) -> int:
 
 def check_machine(cfg: Config, on_gpu: bool) -> None:
     """Raises UserError if a launcher has started other ranks than the run has, or this node lacks what it needs."""
-    started = rank_environment(os.environ)
-    if started is not None:
-        check_launcher({**os.environ, **started}, cfg.trainer.devices, cfg.trainer.num_nodes, cfg.run.max_restarts)
+    check_host(cfg)
     if cfg.trainer.accelerator == Accelerator.gpu and not on_gpu:
         raise UserError("trainer.accelerator=gpu, but PyTorch sees no CUDA device; set trainer.accelerator=cpu")
     if cfg.trainer.accelerator == Accelerator.cpu and on_gpu:
         raise UserError("trainer.accelerator=cpu on a machine with CUDA: start it with CUDA_VISIBLE_DEVICES= set empty")
-    if cfg.engine.python is not None and shutil.which(cfg.engine.python) is None:
-        raise UserError(f"engine.python={cfg.engine.python} cannot be run: give a Python interpreter")
     if on_gpu:
         check_gpus(cfg, visible_gpus(os.environ, torch.cuda.device_count()))
 

@@ -145,7 +145,7 @@ def test_values_are_typed(argument: str, key: str, expected: object) -> None:
         ("algorithm.schedule.name=linaer", ["linaer", "linear | abrupt | constant | cosine | list | adaptive | none"]),
         ("algorithm.importance=[behavior]", ["algorithm.importance=['behavior']", "expected learner_old | behavior |"]),
         ("algorithm.importance=null", ["algorithm.importance=null", "expected learner_old | behavior |"]),
-        ("logging.wandb_mode=loud", ["logging.wandb_mode=loud", "expected online | offline | disabled"]),
+        ("logging.wandb_mode=loud", ["logging.wandb_mode=loud", "expected online | offline | disabled or null"]),
         ("hardware=h100", ["hardware=h100 is unknown", "did you mean h100_80gb?"]),
         ("algorithm.schedule=linear", ["algorithm.schedule=linear", "is a section", "algorithm.schedule.name"]),
         ("run.dir=[a]", ["run.dir=['a']", "expected text"]),

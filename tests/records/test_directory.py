@@ -2,6 +2,7 @@ import json
 import os
 import subprocess
 import sys
+from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
 
@@ -55,7 +56,7 @@ def test_a_new_directory_gets_config_and_versions(tmp_path: Path, resume: Resume
     assert set(versions) == {"python", "packages", "git", "hub"}
     assert versions["packages"]["s2l_nemo"] == "0.1.0"
     assert versions["packages"]["torch"].startswith("2.")
-    assert sorted(path.name for path in run_dir.path.iterdir()) == ["config.yaml", "versions.json"]
+    assert sorted(path.name for path in run_dir.path.iterdir()) == [".tmp-lock", "config.yaml", "versions.json"]
 
 
 def test_names_follow_the_contract(tmp_path: Path) -> None:
@@ -161,7 +162,7 @@ def test_leftovers_of_a_crashed_start_are_removed(tmp_path: Path) -> None:
         (folder / "part").touch()
     _, checkpoint = create_run_dir(tmp_path, Resume.auto, config(model__optim__lr=0.5))
     assert checkpoint is None
-    assert set(tree(tmp_path)) == {"config.yaml", "versions.json"}
+    assert set(tree(tmp_path)) == {".tmp-lock", "config.yaml", "versions.json"}
 
 
 def test_a_start_killed_in_its_first_write_is_reused(tmp_path: Path) -> None:
@@ -281,3 +282,46 @@ def test_a_second_process_is_kept_out(tmp_path: Path) -> None:
     )
     process = subprocess.run([sys.executable, "-c", code, str(tmp_path / "run")], capture_output=True, text=True)
     assert "is in use by another process" in process.stdout, process.stderr
+
+
+def as_nobody(job: Callable[[], object]) -> str:
+    """What a job says when it is refused, in a process of a user without rights; empty if it is not."""
+    reader, writer = os.pipe()
+    child = os.fork()
+    if child == 0:
+        os.setgroups([])
+        os.setgid(65534)
+        os.setuid(65534)
+        try:
+            job()
+        except UserError as error:
+            os.write(writer, str(error).encode())
+        os._exit(0)
+    os.close(writer)
+    with os.fdopen(reader) as text:
+        said = text.read()
+    assert os.waitpid(child, 0)[1] == 0
+    return said
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can become another user")
+def test_f14_a_writable_folder_in_a_read_only_one_is_used_and_others_are_refused(tmp_path: Path) -> None:
+    for folder in (tmp_path, *tmp_path.parents[:2]):
+        folder.chmod(0o755)
+    run = tmp_path / "run"
+    assert as_nobody(lambda: check_run_dir(run, Resume.auto, config())) == (
+        f"run.dir={run} cannot be used (Permission denied: {tmp_path}); choose another run.dir"
+    )
+    run.mkdir()
+    run.chmod(0o777)
+    assert as_nobody(lambda: check_run_dir(run, Resume.auto, config())) == ""
+    assert as_nobody(lambda: create_run_dir(run, Resume.auto, config())) == ""
+    assert [path.name for path in tmp_path.iterdir()] == ["run"]
+
+
+def test_f31_a_folder_that_is_refused_is_left_as_it_was(tmp_path: Path) -> None:
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / "thesis.txt").write_text("precious")
+    with pytest.raises(UserError, match=r"is not a run of S2L-PO and holds 'thesis.txt'"):
+        create_run_dir(tmp_path / "run", Resume.auto, config())
+    assert sorted(path.name for path in tmp_path.rglob("*")) == ["run", "thesis.txt"]
