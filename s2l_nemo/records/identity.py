@@ -172,7 +172,8 @@ def _read(run_dir: Path) -> dict[str, Any] | None:
         content: dict[str, Any] = json.loads(file.read_text(encoding="utf-8"))
         for one in content["identity"].values():
             dict(one["facts"])
-        list(content["changed"])
-    except (ValueError, TypeError, KeyError, AttributeError):
+        for one in content["changed"]:
+            Part(one["part"].partition("/")[0])
+    except (ValueError, TypeError, KeyError, AttributeError, RecursionError):
         raise UserError(f"{file} is damaged: restore it, or remove it to go on without a comparison") from None
     return content

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from s2l_nemo.errors import UserError
-from s2l_nemo.files import write_json_atomic
+from s2l_nemo.files import read_json_object, write_json_atomic
 from s2l_nemo.records.directory import RunDir
 from s2l_nemo.reproduction.plan import Job, JobKind
 
@@ -96,7 +96,7 @@ def read_plan(root: Path) -> dict[str, dict[str, Any]]:
             Status(one["status"])
             float(one["seconds"])
         return jobs
-    except (ValueError, KeyError, TypeError) as error:
+    except (ValueError, KeyError, TypeError, RecursionError) as error:
         raise UserError(
             f"{file} is no plan of recipes/reproduce.py ({error!r}): move it away; a finished run ends at once if "
             "it is started again"
@@ -121,4 +121,4 @@ def is_trained(job: Job) -> bool:
     file = RunDir(job.folder).summary
     if job.kind is not JobKind.train or not file.is_file():
         return False
-    return bool(json.loads(file.read_text(encoding="utf-8")).get("steps") == job.steps)
+    return bool(read_json_object(file, "take the folder away").get("steps") == job.steps)

@@ -20,6 +20,7 @@ from s2l_nemo.errors import UserError
 from s2l_nemo.evaluation.results import BenchmarkResult, read_result
 from s2l_nemo.evaluation.steps import FILE as STEPS
 from s2l_nemo.evaluation.steps import read_curve
+from s2l_nemo.files import read_json_object
 from s2l_nemo.measures.statistics import pass_at_k
 from s2l_nemo.records.directory import RunDir
 from s2l_nemo.records.metrics import read_metrics
@@ -68,10 +69,10 @@ def final_steps(run: Path) -> int:
     file = RunDir(run).summary
     if not file.is_file():
         raise UserError(f"{run} holds no finished run")
-    steps = json.loads(file.read_text(encoding="utf-8")).get("steps")
-    if steps is None:
+    steps = read_json_object(file, "run the same training command again, which writes it").get("steps")
+    if type(steps) is not int:
         raise UserError(f"{run} holds no finished run")
-    return int(steps)
+    return steps
 
 
 def read_outcome(run: Path, metric: Metric, scale: Scale) -> Curve:

@@ -83,7 +83,7 @@ def check_token_ids(model: Model) -> None:
         return
     try:
         token, number = _last_token(json.loads(file.read_bytes()))
-    except (ValueError, TypeError, KeyError, AttributeError, RecursionError):
+    except (ValueError, OverflowError, TypeError, LookupError, AttributeError, RecursionError):
         raise UserError(f"{model.key}={model.path}: its tokenizer.json is damaged: fetch the model again") from None
     if number >= model.shape.vocab:
         raise UserError(

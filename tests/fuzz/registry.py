@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from tests.fuzz.reader import Reader
-from tests.fuzz.readers import data, models, runs, served
+from tests.fuzz.readers import data, models, runs, served, studies
 
-READERS: dict[str, Reader] = {reader.name: reader for room in (models, data, runs, served) for reader in room.READERS}
+READERS: dict[str, Reader] = {
+    reader.name: reader for room in (models, data, runs, served, studies) for reader in room.READERS
+}
