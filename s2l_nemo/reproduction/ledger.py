@@ -96,7 +96,7 @@ def read_plan(root: Path) -> dict[str, dict[str, Any]]:
             Status(one["status"])
             float(one["seconds"])
         return jobs
-    except (ValueError, KeyError, TypeError, RecursionError) as error:
+    except (ValueError, OverflowError, KeyError, TypeError, RecursionError) as error:
         raise UserError(
             f"{file} is no plan of recipes/reproduce.py ({error!r}): move it away; a finished run ends at once if "
             "it is started again"

@@ -143,7 +143,7 @@ def _validations(run: Path, steps: int) -> Curve:
             content: dict[str, Any] = read_validation(folder, step) or {}
             rows = zip(content["prompt_ids"], content["correct"], strict=True)
             by_step[step] = {("held out", str(one)): sum(row) / len(row) for one, row in rows}
-        except (ValueError, KeyError, TypeError, ZeroDivisionError) as error:
+        except (ValueError, OverflowError, KeyError, TypeError, ZeroDivisionError) as error:
             raise UserError(f"the validation after step {step} in {folder} is damaged ({error!r})") from None
     return _checked(Curve(steps, by_step, _data_of(run)), folder)
 

@@ -32,6 +32,7 @@ _HARMLESS = {
     "layers_to_transform", "layers_pattern", "rank_pattern", "alpha_pattern", "megatron_core", "loftq_config",
     "eva_config", "lora_ga_config", "runtime_config", "ensure_weight_tying", "qalora_group_size",
 }  # fmt: skip
+_LARGEST = 1e30  # of r and lora_alpha
 _PLAIN_INITS = (True, False, None, "gaussian", "orthogonal", "eva")  # others change the base weights, too
 
 
@@ -198,7 +199,8 @@ def _by_pattern(config: Mapping[str, Any], key: str, module: str, default: Any, 
         if module == pattern or module.endswith(f".{pattern}"):
             value = own
             break
-    if not isinstance(value, int | float) or isinstance(value, bool) or not math.isfinite(value):
+    # the sum is taken in float32, which ends at 3e38
+    if not isinstance(value, int | float) or isinstance(value, bool) or not -_LARGEST <= value <= _LARGEST:
         name = "lora_alpha" if key == "alpha_pattern" else "r"
         raise UserError(f"{folder / CONFIG}: {name} of {module} is {json.dumps(value)[:100]}, not a number")
     return float(value)

@@ -146,7 +146,7 @@ def _claim(path: Path, one: Mapping[str, Any]) -> Claim:
             str(one["rule"]),
             str(one.get("note") or ""),
         )
-    except (KeyError, TypeError, ValueError) as error:
+    except (KeyError, TypeError, ValueError, OverflowError) as error:
         raise UserError(f"{path}: claim {one.get('id')!r} is malformed ({error!r}): judge the runs again") from None
     if claim.verdict is not Verdict.undecided and claim.measured is None:
         raise UserError(

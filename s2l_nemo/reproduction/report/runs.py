@@ -209,7 +209,7 @@ def _asked(folder: Path, step: int) -> Asked:
         if not asked.correct_PK or not asked.samples:
             raise ValueError("'correct' must hold samples of each prompt")
         return asked
-    except (ValueError, KeyError, TypeError) as error:
+    except (ValueError, OverflowError, KeyError, TypeError) as error:
         raise UserError(f"{folder}: the validation of step {step} is damaged ({error}): remove its file") from None
 
 
