@@ -11,8 +11,8 @@ from numpy.typing import ArrayLike
 
 from s2l_nemo.measures.statistics import (
     Interval,
-    expanded_tail,
     bootstrap_mean,
+    expanded_tail,
     majority_P,
     mean,
     paired_bootstrap,
