@@ -76,6 +76,7 @@ def watched(folder: Path) -> Iterator[None]:
     def computed(_signum: int, _frame: object) -> None:
         raise WorkBeganError(f"computes for {WORK_S} s")
 
+    mask = signal.pthread_sigmask(signal.SIG_BLOCK, ())  # a command that is about to fork holds signals back
     signal.signal(signal.SIGPROF, computed)
     signal.setitimer(signal.ITIMER_PROF, WORK_S)
     WATCH.on, WATCH.inside = True, f"{folder}/"
@@ -84,6 +85,7 @@ def watched(folder: Path) -> Iterator[None]:
     finally:
         WATCH.on = False
         signal.setitimer(signal.ITIMER_PROF, 0)
+        signal.pthread_sigmask(signal.SIG_SETMASK, mask)
 
 
 def tried(folder: Path, program: str, arguments: tuple[str, ...]) -> Done | str:

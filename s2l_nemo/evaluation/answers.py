@@ -15,12 +15,13 @@ CONFIG = "config.txt"
 
 
 def config_of(outputs: Path) -> dict[str, Any]:
-    """What config.txt says; nothing if there is none, as beside outputs of other programs.
+    """What config.txt says; nothing if there is none, or one without keys, as beside outputs of other programs.
 
     Raises UserError if it is damaged.
     """
     path = outputs / CONFIG
-    return read_yaml_mapping(path.read_bytes(), str(path)) if path.is_file() else {}
+    content = path.read_bytes() if path.is_file() else b""
+    return read_yaml_mapping(content, str(path)) if b":" in content else {}
 
 
 def stated_answer(outputs: Path) -> AnswerKind | None:

@@ -39,6 +39,7 @@ TRAINER = {
     "rich": "",
     "tensorboard": "",
     "matplotlib": "",
+    "jinja2": "",
 }
 # Only the GPU image has them. Without them model.transformer_engine must stay false.
 GPU_EXTRAS = {"transformer_engine": "", "apex": ""}

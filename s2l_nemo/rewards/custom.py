@@ -15,15 +15,15 @@ from s2l_nemo.registry import Wanted, from_path
 RewardFunction = Callable[[str, str, str], Any]  # fn(response, answer, prompt) -> a finite number
 
 
-def load_function(path: str) -> RewardFunction:
-    """The function at "package.module:function". Raises UserError if there is none, or it takes other arguments."""
-    function: RewardFunction = from_path("rewards.fn", path, Wanted(callable, "a function"))
+def load_function(path: str, arguments: int = 3) -> Callable[..., Any]:
+    """The function at "package.module:function" of so many texts. Raises UserError if there is none that takes them."""
+    function: Callable[..., Any] = from_path("rewards.fn", path, Wanted(callable, "a function"))
     try:
         signature = inspect.signature(function)
     except (TypeError, ValueError):  # some of those that are written in C have none
         return function
     try:
-        signature.bind("", "", "")
+        signature.bind(*[""] * arguments)
     except TypeError as error:
         raise UserError(
             f"rewards.fn={path} takes {signature}, must take (response, answer, prompt): {error}"

@@ -8,6 +8,7 @@ r"""Whether two canonical answers are the same mathematics. It imports sympy and
 from __future__ import annotations
 
 import re
+from fractions import Fraction
 from itertools import chain
 from typing import Any
 
@@ -41,6 +42,7 @@ _PREFIX = re.compile(  # of a set: `x\in`, `(x,y)\in`, `S=`
     rf"(?:{VARIABLE.pattern}|\({VARIABLE.pattern}(?:,{VARIABLE.pattern})+\))\\in ?|({VARIABLE.pattern})=(?=\\\{{)"
 )
 _EXCEPTION = re.compile(r"[a-z]\\ne ?[+-]?(?:\d+|\\frac\{\d+\}\{\d+\}|\\pi ?)")
+_DIGITS_BEHIND_POINT = re.compile(r"-?\d*\.(\d{1,30})")
 _NAMED_SET = re.compile(r"\\emptyset ?|\\mathbb\{[A-Z]\}(?:\^.*|_.*)?")
 _TEXT = re.compile(r"\\text\{([^{}]*)\}")
 _PRODUCT = re.compile(r"(?<=[\d})])\(|(?<=\\pi)\(")
@@ -238,8 +240,16 @@ def _without_approximation(text: str) -> str:
     first, second = (exact_number(split_unit(part)[0]) for part in parts[:2])
     if second is None or structure.ordered(parts[0]) is not None or COLON.search(parts[0]):
         return text
-    plain = first is not None and "/" not in parts[0] and "frac" not in parts[0]
-    return text if plain and first != second else parts[0]
+    if first is None or first == second:
+        return parts[0]
+    is_fraction = "/" in parts[0] or "frac" in parts[0]
+    return parts[0] if is_fraction and _rounds_to(first, parts[1]) else text
+
+
+def _rounds_to(exact: Fraction, decimal: str) -> bool:
+    """Whether a decimal is a number that was rounded or cut: 0.33 or 0.34 for 1/3, not 1 for 1/2."""
+    digits = _DIGITS_BEHIND_POINT.fullmatch(split_unit(decimal)[0].strip())
+    return digits is not None and abs(exact - Fraction(digits[0])) < Fraction(1, 10 ** len(digits[1]))
 
 
 def _same_equations(golds: list[str], answers: list[str]) -> bool:

@@ -19,7 +19,7 @@ class GoldJudge:
     def __init__(self, rewards: RewardsConfig) -> None:
         self._kind = AnswerKind(rewards.answer)
         self._grader = answer_grader(rewards)
-        self._pool = WorkerPool(rewards, f"{__name__}:why_no_mathematics")
+        self._pool = WorkerPool(rewards, f"{__name__}:why_no_mathematics", arguments=1)
 
     def unreadable(self, golds: Sequence[str]) -> list[str | None]:
         """Why no response could be graded against each gold answer; None if one can be."""

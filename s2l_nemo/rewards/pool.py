@@ -54,9 +54,11 @@ class WorkerPool:
     `fn` is the function that a check calls, "package.module:function". None stands for `equivalence.equivalent`.
     """
 
-    def __init__(self, rewards: RewardsConfig, fn: str | None = None) -> None:
+    def __init__(self, rewards: RewardsConfig, fn: str | None = None, arguments: int = 3) -> None:
+        """`fn` takes so many texts: a reward function has three."""
         self._rewards = rewards
         self._fn = fn
+        self._arguments = arguments
         self.source: str | None = None  # SHA-256 of the file of `fn`, once a worker is ready
         self._workers: list[_Worker] = []
         self._retried: set[Arguments] = set()  # checks of this batch that a wall limit has stopped once
@@ -112,7 +114,10 @@ class WorkerPool:
             worker = _Worker(process)
             keys = ("cpu_s", "memory_mb", "tolerance")
             self._workers.append(worker)
-            send(worker.requests, {"fn": self._fn} | {key: getattr(self._rewards, key) for key in keys})
+            send(
+                worker.requests,
+                {"fn": self._fn, "arguments": self._arguments} | {key: getattr(self._rewards, key) for key in keys},
+            )
 
     def _send(self, worker: _Worker, check: Arguments) -> None:
         worker.check, worker.sent = check, time.monotonic()

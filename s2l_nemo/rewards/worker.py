@@ -98,7 +98,7 @@ def _load_check(setup: dict[str, Any]) -> tuple[Check, str | None]:
     if setup["fn"] is not None:
         from s2l_nemo.rewards.custom import load_function, source_of
 
-        return load_function(setup["fn"]), source_of(setup["fn"])
+        return load_function(setup["fn"], setup["arguments"]), source_of(setup["fn"])
     import logging
 
     from s2l_nemo.rewards.equivalence import equivalent

@@ -96,7 +96,7 @@ def test_what_differs_is_an_error(tmp_path: Path, changes: dict[str, Any], messa
     ("text", "message"),
     [
         ("{", "cannot be read as JSON"),
-        ("[]", "has no 'name'"),
+        ("[]", "is no JSON object"),
         (json.dumps(content([[1]], correct=[[2]])), "'correct' must hold"),
         (json.dumps(content([[1]], correct=[[]])), "'correct' must hold"),
         (json.dumps(content([[1]], ids=[])), "'correct' must hold"),
