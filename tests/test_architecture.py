@@ -68,7 +68,7 @@ ROOMS: dict[str, set[str]] = {
     "reproduction": {
         "config", "data", "errors", "evaluation", "files", "measures", "platform", "records", "trainer",
     },
-    "reproduction.report": {"errors", "evaluation", "files", "measures", "records", "trainer"},
+    "reproduction.report": {"errors", "evaluation", "files", "measures", "records", "reproduction", "trainer"},
     # families that are trained on this machine
     "toy_worlds": {
         "config", "data", "errors", "evaluation", "measures", "models.open", "rewards", "types",

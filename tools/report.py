@@ -13,16 +13,16 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # runs from a clone without installation
 
+from s2l_nemo.arguments import Parser
 from s2l_nemo.errors import UserError
 from s2l_nemo.reproduction.report.page import write_report
 
 
 def main(argv: list[str]) -> int:
-    if len(argv) != 1 or argv[0] in ("-h", "--help"):
-        print(__doc__)
-        return 0 if argv and argv[0] in ("-h", "--help") else 2
+    parser = Parser(__doc__)
+    parser.add_argument("root", type=Path, metavar="ROOT", help="folder of EXPERIMENT/seed_N/, or that of one run")
     try:
-        page = write_report(Path(argv[0]))
+        page = write_report(parser.parse_args(argv).root)
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2

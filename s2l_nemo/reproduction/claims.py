@@ -43,6 +43,14 @@ class Expected(str, Enum):
                 assert_never(self)
 
 
+class Verdict(str, Enum):
+    """What the rule, written before the runs, says of a claim."""
+
+    reproduced = "reproduced"
+    not_reproduced = "not_reproduced"
+    undecided = "undecided"
+
+
 @dataclass(frozen=True)
 class Side:
     """An experiment at a stage of its runs."""

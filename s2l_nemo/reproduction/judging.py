@@ -10,10 +10,10 @@ from rich.text import Text
 
 from s2l_nemo.config.reproduction import Scale
 from s2l_nemo.files import write_json_atomic
-from s2l_nemo.reproduction.claims import CLAIMS
+from s2l_nemo.reproduction.claims import CLAIMS, Verdict
 from s2l_nemo.reproduction.ledger import read_plan
 from s2l_nemo.reproduction.plan import JobKind
-from s2l_nemo.reproduction.verdicts import Judged, Verdict, judge_all
+from s2l_nemo.reproduction.verdicts import Judged, judge_all
 
 FILE = "claims.json"
 STYLES = {Verdict.reproduced: "green", Verdict.not_reproduced: "red", Verdict.undecided: "yellow"}

@@ -10,19 +10,20 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import Enum
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
-import yaml
+from omegaconf import DictConfig, OmegaConf
 from typing_extensions import assert_never
 
 from s2l_nemo.config.reproduction import Scale
 from s2l_nemo.errors import UserError
+from s2l_nemo.evaluation.answers import config_of
 from s2l_nemo.evaluation.results import BenchmarkResult, read_result
 from s2l_nemo.evaluation.steps import FILE as STEPS
 from s2l_nemo.evaluation.steps import read_curve
 from s2l_nemo.files import read_json_object
 from s2l_nemo.measures.statistics import pass_at_k
-from s2l_nemo.records.directory import RunDir
+from s2l_nemo.records.directory import RunDir, read_config, step_of
 from s2l_nemo.records.metrics import read_metrics
 from s2l_nemo.reproduction.plan import EVALUATIONS
 
@@ -138,13 +139,10 @@ def _validations(run: Path, steps: int) -> Curve:
     from s2l_nemo.trainer.validation import read_validation  # late: torch comes with it
 
     folder, by_step = RunDir(run).validation, {}
-    for step in sorted(int(file.stem.removeprefix("step_")) for file in folder.glob("step_*.json")):
-        try:
-            content: dict[str, Any] = read_validation(folder, step) or {}
-            rows = zip(content["prompt_ids"], content["correct"], strict=True)
-            by_step[step] = {("held out", str(one)): sum(row) / len(row) for one, row in rows}
-        except (ValueError, OverflowError, KeyError, TypeError, ZeroDivisionError) as error:
-            raise UserError(f"the validation after step {step} in {folder} is damaged ({error!r})") from None
+    for step in sorted(map(step_of, folder.glob("step_*.json"))):
+        content = read_validation(folder, step) or {"prompt_ids": [], "correct": []}
+        rows = zip(content["prompt_ids"], content["correct"], strict=True)
+        by_step[step] = {("held out", str(one)): sum(row) / len(row) for one, row in rows}
     return _checked(Curve(steps, by_step, _data_of(run)), folder)
 
 
@@ -159,12 +157,11 @@ def _evaluated(run: Path, steps: int, preset: str) -> Curve:
 
 def _asked(folder: Path, evaluation: str) -> str:
     """What tells the problems of an evaluation from others."""
-    config = folder / EVALUATIONS / "output" / evaluation / "config.txt"
-    try:
-        asked = yaml.safe_load(config.read_text(encoding="utf-8"))["sha256"]["benchmarks"]
-    except (OSError, yaml.YAMLError, KeyError, TypeError) as error:
-        raise UserError(f"{config} is damaged ({error!r})") from None
-    return json.dumps(asked, sort_keys=True)
+    outputs = folder / EVALUATIONS / "output" / evaluation
+    sums = config_of(outputs).get("sha256")
+    if not isinstance(sums, dict) or "benchmarks" not in sums:
+        raise UserError(f"{outputs} does not say which benchmark files were asked: evaluate again")
+    return json.dumps(sums["benchmarks"], sort_keys=True)
 
 
 def _rates(results: Mapping[str, BenchmarkResult], at_all: bool = False) -> Rates:
@@ -178,9 +175,9 @@ def _rates(results: Mapping[str, BenchmarkResult], at_all: bool = False) -> Rate
 
 def _data_of(run: Path) -> str:
     """The keys that decide which problems an id stands for, and how they are asked."""
-    config = yaml.safe_load(RunDir(run).config.read_text(encoding="utf-8"))
-    data = {name: value for name, value in config["data"].items() if name != "cache_dir"}
-    return json.dumps([data, config["validation"]["temperature"]], sort_keys=True)
+    config = read_config("run", run)
+    data: Any = OmegaConf.to_container(cast(DictConfig, config.data), enum_to_str=True)
+    return json.dumps([data | {"cache_dir": None}, config.validation.temperature], sort_keys=True)
 
 
 def _checked(curve: Curve, folder: Path) -> Curve:

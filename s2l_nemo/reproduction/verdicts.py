@@ -13,7 +13,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from enum import Enum
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +23,7 @@ from s2l_nemo.config.reproduction import Scale
 from s2l_nemo.errors import UserError
 from s2l_nemo.measures.crossed import crossed_mean
 from s2l_nemo.measures.statistics import Floats, Interval
-from s2l_nemo.reproduction.claims import Claim, Expected, Side
+from s2l_nemo.reproduction.claims import Claim, Expected, Side, Verdict
 from s2l_nemo.reproduction.outcomes import Metric, Rates, Stage, at_stage, read_model, read_outcome, rollout_flops
 from s2l_nemo.reproduction.plan import run_folder
 
@@ -45,14 +44,6 @@ STAGES = {
     Stage.end: "after the last step",
     Stage.course: "mean over the course of training",
 }
-
-
-class Verdict(str, Enum):
-    """What the rule says of a claim."""
-
-    reproduced = "reproduced"
-    not_reproduced = "not_reproduced"
-    undecided = "undecided"
 
 
 @dataclass(frozen=True)

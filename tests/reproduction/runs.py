@@ -27,7 +27,7 @@ def write_run(
     run, last = run_folder(root, experiment, seed), max(by_step)
     (run / "validation").mkdir(parents=True)
     (run / "summary.json").write_text(json.dumps({"steps": last}))
-    data = {"task": "arithmetic", "digits": digits, "cache_dir": seed}
+    data = {"task": "arithmetic", "arithmetic": {"digits": digits}, "cache_dir": f"cache_{seed}"}
     (run / "config.yaml").write_text(yaml.safe_dump({"data": data, "validation": {"temperature": temperature}}))
     line: dict[str, float] = {"step": last}
     if flops is not None:

@@ -15,11 +15,11 @@ from hypothesis import strategies as st
 from s2l_nemo.config.reproduction import Scale
 from s2l_nemo.measures.crossed import crossed_mean
 from s2l_nemo.measures.statistics import Interval
-from s2l_nemo.reproduction.claims import CLAIMS, POINT, Claim, Expected, Side
+from s2l_nemo.reproduction.claims import CLAIMS, POINT, Claim, Expected, Side, Verdict
 from s2l_nemo.reproduction.experiments import EXPERIMENTS
 from s2l_nemo.reproduction.judging import judge_root
 from s2l_nemo.reproduction.outcomes import Metric, Stage
-from s2l_nemo.reproduction.verdicts import OF_MODELS, Judged, Verdict, decide, judge, judge_all
+from s2l_nemo.reproduction.verdicts import OF_MODELS, Judged, decide, judge, judge_all
 from tests.reproduction.runs import write_evaluation, write_model, write_run
 
 YES, NO, OPEN = Verdict.reproduced, Verdict.not_reproduced, Verdict.undecided
@@ -190,15 +190,20 @@ def test_flops_that_are_not_known(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "text", ["{", "{}", '{"prompt_ids": [1], "correct": []}', '{"prompt_ids": [1], "correct": [[]]}']
+    ("text", "fault"),
+    [
+        ("{", "cannot be read as JSON"),
+        ("{}", "is no validation"),
+        ('{"prompt_ids": [1], "correct": []}', "has not one list of rewards for each prompt"),
+        ('{"prompt_ids": [1], "correct": [[]]}', "has not one list of rewards for each prompt"),
+    ],
 )
-def test_a_damaged_validation_is_named(tmp_path: Path, text: str) -> None:
+def test_a_damaged_validation_is_named(tmp_path: Path, text: str, fault: str) -> None:
     for name in "ab":
         write_run(tmp_path, name, 1, {4: [[1]]})
     (tmp_path / "a/seed_1/validation/step_000004.json").write_text(text)
     note = judged(tmp_path, a={1}, b={1}).note
-    assert "the validation after step 4 in " in note
-    assert "is damaged" in note
+    assert f"a/seed_1/validation/step_000004.json {fault}" in note
 
 
 def test_at_paper_scale_evaluations_are_compared(tmp_path: Path) -> None:

@@ -65,8 +65,8 @@ class HuggingFaceCheckpoint:
         self.dtype = check_tensors(
             weights, expected, folder=path, dtype=dtype, stated_dtype=stated_dtype(config_file, config)
         )
-        if adapter is not None:
-            adapter.check(weights)
+        if adapter is not None:  # a tied model's copy of its embedding is none of them: a change of it would be lost
+            adapter.check({name: weights[name] for entry in own_entries for name in entry.hf_names()})
         self._own = {entry.tensor: entry for entry in own_entries}
         if self.redundant_output:
             self._check_redundant(output)

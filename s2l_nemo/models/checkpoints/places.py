@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from s2l_nemo.errors import UserError
+from s2l_nemo.models.checkpoints.adapter import CONFIG as ADAPTER_CONFIG
 from s2l_nemo.models.files import HF_FILES
 
 CONFIG, WEIGHTS = "model_config.yaml", "model_weights"
@@ -65,7 +66,7 @@ def foreign(path: Path) -> str | None:
         found = next((name for name in sorted(names) if re.fullmatch(pattern, name)), None)
         if found is not None:
             return f"{path} ({found}) is {what}"
-    if "adapter_config.json" in names:
+    if ADAPTER_CONFIG in names:
         return _adapter(path)
     inner = [child for child in _children(path) if child.is_dir() and (is_hugging_face(child) or _is_nemo(child))]
     if path.name.startswith("models--"):
@@ -78,9 +79,9 @@ def foreign(path: Path) -> str | None:
 
 def check_no_adapter(path: Path) -> None:
     """Raises UserError for a folder of weights with an adapter, without which they are another model."""
-    if (path / "adapter_config.json").is_file():
+    if (path / ADAPTER_CONFIG).is_file():
         raise UserError(
-            f"{path} holds an adapter (adapter_config.json) beside its weights, which would be lost: merge it "
+            f"{path} holds an adapter ({ADAPTER_CONFIG}) beside its weights, which would be lost: merge it "
             "(--merge-adapter of tools/convert_hf_to_nemo.py), or take the adapter's files out"
         )
 
@@ -126,7 +127,7 @@ def missing(path: Path) -> str:
 
 def _adapter(path: Path) -> str:
     try:
-        stated: Any = json.loads((path / "adapter_config.json").read_bytes())
+        stated: Any = json.loads((path / ADAPTER_CONFIG).read_bytes())
         base = stated.get("base_model_name_or_path") if isinstance(stated, dict) else None
     except (ValueError, RecursionError):
         base = None

@@ -47,7 +47,7 @@ def read_yaml_mapping(content: bytes, shown: str) -> dict[str, Any]:
     except Exception as error:  # PyYAML's constructors raise anything for a malformed int, float, date, ...
         raise UserError(f"{shown} is not YAML ({type(error).__name__}: {_one_line(error)})") from None
     if not isinstance(loaded, dict) or not all(isinstance(key, str) for key in loaded):
-        raise UserError(f"{shown} is not a mapping of names: give a NeMo checkpoint")
+        raise UserError(f"{shown} is not a mapping of names: give the file as it was written")
     return {key: _resolved(value, loaded) for key, value in loaded.items()}
 
 

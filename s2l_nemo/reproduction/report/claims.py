@@ -7,23 +7,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from enum import Enum
 from pathlib import Path
 from typing import Any
 
 from typing_extensions import assert_never
 
 from s2l_nemo.errors import UserError
+from s2l_nemo.reproduction.claims import Verdict
 from s2l_nemo.reproduction.report.runs import read_json
-
-
-class Verdict(str, Enum):
-    """What a rule, written before the runs, says of a claim."""
-
-    reproduced = "reproduced"
-    not_reproduced = "not_reproduced"
-    undecided = "undecided"
-
 
 TITLES = {
     Verdict.reproduced: "Reproduced at this size",

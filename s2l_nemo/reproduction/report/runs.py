@@ -19,6 +19,7 @@ import yaml
 from s2l_nemo.errors import UserError
 from s2l_nemo.evaluation.results import BenchmarkResult, read_result
 from s2l_nemo.evaluation.steps import is_curve, read_curve
+from s2l_nemo.files import read_json_object
 from s2l_nemo.records.directory import RunDir
 from s2l_nemo.records.metrics import read_metrics
 from s2l_nemo.trainer.validation import read_validation
@@ -26,6 +27,7 @@ from s2l_nemo.trainer.validation import read_validation
 _SEED = re.compile(r"seed_(\d+)")
 _STEP = re.compile(r"step_(\d+)\.json")
 _TIME = re.compile(r"_\d{8}-\d{6}$")
+_RESTORE = "restore it or take it away"
 EVALUATED = ", checkpoints evaluated"  # ends the name of a curve
 HELD_OUT = ""  # the name of the validation on held-out prompts; others have the name of their benchmark
 
@@ -203,14 +205,10 @@ def _validations(folder: Path) -> Iterator[tuple[str, dict[int, Asked]]]:
 
 
 def _asked(folder: Path, step: int) -> Asked:
-    try:
-        content = read_validation(folder, step) or {}
-        asked = Asked(list(content["prompt_ids"]), [list(map(float, row)) for row in content["correct"]])
-        if not asked.correct_PK or not asked.samples:
-            raise ValueError("'correct' must hold samples of each prompt")
-        return asked
-    except (ValueError, OverflowError, KeyError, TypeError) as error:
-        raise UserError(f"{folder}: the validation of step {step} is damaged ({error}): remove its file") from None
+    content = read_validation(folder, step)
+    if content is None or not content["correct"]:
+        raise UserError(f"{folder}: the validation of step {step} asked nothing: remove its file")
+    return Asked(content["prompt_ids"], content["correct"])
 
 
 def evaluations_of(folder: Path) -> Iterator[BenchmarkResult]:
@@ -246,10 +244,7 @@ def read_yaml(path: Path) -> dict[str, Any]:
 
 def read_object(path: Path) -> dict[str, Any]:
     """A JSON object; {} if the file is not there. Raises UserError if it holds something else."""
-    content = read_json(path) if path.is_file() else {}
-    if not isinstance(content, dict):
-        raise UserError(f"{path} holds no JSON object: restore it or take it away")
-    return content
+    return read_json_object(path, _RESTORE) if path.is_file() else {}
 
 
 def read_json(path: Path) -> Any:
@@ -257,7 +252,7 @@ def read_json(path: Path) -> Any:
     try:
         return json.loads(path.read_text(encoding="utf-8"))
     except (ValueError, RecursionError) as error:
-        raise UserError(f"{path} cannot be read as JSON ({error}): restore it or take it away") from None
+        raise UserError(f"{path} cannot be read as JSON ({error}): {_RESTORE}") from None
 
 
 def _read_jobs(path: Path) -> list[Job]:

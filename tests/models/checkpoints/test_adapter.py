@@ -161,6 +161,19 @@ def test_what_would_not_be_their_sum_is_refused(
     assert "\n" not in str(caught.value)
 
 
+def test_a_changed_copy_of_a_tied_embedding_is_refused(hf: Path, tmp_path: Path) -> None:
+    """The copy is not converted, so that its change would be lost. Without it there is no such weight."""
+    copied = shutil.copytree(hf, tmp_path / "copied")
+    weights = load_file(copied / "model.safetensors")
+    output = weights["model.embed_tokens.weight"].clone()
+    save_file({**weights, "lm_head.weight": output}, copied / "model.safetensors", {"format": "pt"})
+    adapter = matrices(tmp_path / "adapter", pair("lm_head.weight", *output.shape))
+    for model in (hf, copied):
+        assert open_checkpoint(model).redundant_output is (model is copied)
+        with pytest.raises(UserError, match=r"changes lm_head\.weight, which the model does not have"):
+            open_checkpoint(model, adapter=adapter)
+
+
 def test_folders_that_are_no_adapter(hf: Path, tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"has no adapter_config\.json"):
         open_checkpoint(hf, adapter=hf)

@@ -8,7 +8,8 @@ from typing import Any
 import pytest
 
 from s2l_nemo.errors import UserError
-from s2l_nemo.reproduction.report.claims import Claim, Verdict, read_claims, tally
+from s2l_nemo.reproduction.claims import Verdict
+from s2l_nemo.reproduction.report.claims import Claim, read_claims, tally
 from tests.reproduction.report.scripted import claim, write_claims
 
 # Words that say more than a difference and its interval.

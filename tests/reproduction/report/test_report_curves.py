@@ -127,9 +127,13 @@ def test_all_samplers_are_found(root: Path) -> None:
 @pytest.mark.parametrize(
     ("file", "content", "message"),
     [
-        ("s2l/seed_1/validation/step_000003.json", "{", "the validation of step 3 is damaged"),
-        ("s2l/seed_1/validation/step_000003.json", '{"prompt_ids": [1, 2], "correct": [[1], []]}', "damaged"),
-        ("s2l/seed_1/summary.json", "[]", "holds no JSON object"),
+        ("s2l/seed_1/validation/step_000003.json", "{", "step_000003.json cannot be read as JSON"),
+        (
+            "s2l/seed_1/validation/step_000003.json",
+            '{"prompt_ids": [1, 2], "correct": [[1], []]}',
+            "has not one list of rewards for each prompt",
+        ),
+        ("s2l/seed_1/summary.json", "[]", "is no JSON object"),
         ("s2l/seed_1/config.yaml", "a: [", "config.yaml is damaged"),
         ("plan.json", '{"jobs": [{"seed": 1}]}', "is no plan of the runner"),
     ],

@@ -216,7 +216,11 @@ def test_a_single_run_by_the_command(tmp_path: Path, capsys: pytest.CaptureFixtu
 def test_the_command_explains_itself_and_refuses_in_one_line(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert (command.main([]), command.main(["--help"])) == (2, 0)
+    for arguments, code in (([], 2), (["--help"], 0)):
+        with pytest.raises(SystemExit) as ended:
+            command.main(arguments)
+        assert ended.value.code == code
+    assert capsys.readouterr().err == "error: the following arguments are required: ROOT; --help lists what there is\n"
     assert command.main([str(tmp_path)]) == 2
     captured = capsys.readouterr()
     assert (
