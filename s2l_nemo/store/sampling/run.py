@@ -28,6 +28,7 @@ from s2l_nemo.records.versions import versions
 from s2l_nemo.rewards.asked import start_warnings
 from s2l_nemo.rewards.grader import GradeItem, Grader, make_grader
 from s2l_nemo.store.facts import StoreFacts, hash_prompts
+from s2l_nemo.store.reader import Store
 from s2l_nemo.store.sampling.folder import check_fits, claimed, create_or_check, stored_samples
 from s2l_nemo.store.sampling.plan import Chunk, Share, chunk_prompts, plan
 from s2l_nemo.store.shards import FOLDER, Rollout, Shard, write_shard
@@ -101,19 +102,28 @@ def sample(cfg: SampleConfig) -> None:
             mine = read.prompts[share.job - 1 :: share.jobs]
             stored = stored_samples(folder, facts, [prompt.prompt_id for prompt in mine])
             chunks, done = plan(read.prompts, share, cfg.samples, stored)
-            if not chunks:
+            if chunks:
+                if done:
+                    out.print(f"continues: {done:,} rollouts of this job are there", soft_wrap=True)
+                job = Job(folder, facts, engine, cfg.engine.kind, grader, _decoder(model))
+                sample_chunks(job, chunks, done, out)
+                out.print(f"written to {folder}", soft_wrap=True)
+            else:
                 most = min(map(len, stored.values()), default=0)
                 out.print(
                     f"complete: {folder} has {most} samples of each of this job's {len(mine)} prompts", soft_wrap=True
                 )
-                return
-            if done:
-                out.print(f"continues: {done:,} rollouts of this job are there", soft_wrap=True)
-            job = Job(folder, facts, engine, cfg.engine.kind, grader, _decoder(model))
-            sample_chunks(job, chunks, done, out)
         finally:
             engine.close()
-    out.print(f"written to {folder}", soft_wrap=True)
+        stored = stored_samples(folder, facts, [prompt.prompt_id for prompt in read.prompts])
+        if all(len(samples) >= cfg.samples for samples in stored.values()):  # other jobs may still be at work
+            check_whole(folder, out)
+
+
+def check_whole(folder: Path, out: Console) -> None:
+    """Opens the store, which checks every rollout, and leaves the index that its reader wants (`store/index.py`)."""
+    with contextlib.closing(Store.open(folder)) as store:
+        out.print(f"checked: {folder} has {store.rollouts:,} whole rollouts", soft_wrap=True)
 
 
 def sample_chunks(job: Job, chunks: Sequence[Chunk], done: int, out: Console) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import shutil
 import subprocess
 import sys
@@ -112,11 +113,25 @@ def test_more_samples_extend_the_store(model: Path, copy: Path, tmp_path: Path) 
     assert Store.open(copy).samples == 6
 
 
+def test_a_store_that_is_whole_has_its_index(model: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "store"
+    first = sample_here(model, folder, *SIZE, "shard=1/2").stdout
+    assert "written to" in first
+    assert "checked: " not in first
+    assert not (folder / "index").exists()
+    assert "has 24 whole rollouts" in sample_here(model, folder, *SIZE, "shard=2/2").stdout
+    read: list[int] = []
+    with contextlib.closing(Store.open(folder, on_shard=lambda done, _: read.append(done))) as store:
+        assert store.rollouts == 24
+    assert not read
+
+
 def test_jobs_share_a_store(model: Path, sampled: Path, tmp_path: Path) -> None:
     folder = tmp_path / "store"
     jobs = [start(model, folder, *SIZE, f"shard={job}/3") for job in (1, 2, 3)]
     for job in jobs:
         assert "written to" in job.text_at_end()
+    assert (folder / "index").is_dir()  # the job that ended last found the store whole
     rows, whole = table(folder), table(sampled)
     assert rows["token_ids"].equals(whole["token_ids"])
     assert rows["seed"].equals(whole["seed"])
