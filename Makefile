@@ -31,7 +31,7 @@ demo: setup  ## a tiny family, then S2L-PO at DP 2 on this machine, then plots
 	$(BIN)/python recipes/train_s2l.py run.dir=$(RUN) run.seed=$(SEED)
 
 reproduce: setup  ## the paper's experiments at toy scale and its claims, in under 90 minutes (docs/reproduce.md)
-	$(BIN)/python tools/make_tiny_family.py
+	$(BIN)/python tools/make_tiny_family.py --world coverage
 	$(BIN)/python recipes/reproduce.py scale=toy
 
 test: setup  ## all tests

@@ -69,7 +69,7 @@ def write_problems(cfg: ReproduceConfig, ledger: Ledger) -> None:
     if any(f"evaluate.data={ledger.root / PROBLEMS}" in one.job.arguments for one in ledger.unfinished()):
         from s2l_nemo.reproduction.problems import write_held_out  # late: it imports torch
 
-        run = checked(["--config-name", CONFIG_NAMES[Scale.toy], *cfg.train_keys])
+        run = checked(["--config-name", CONFIG_NAMES[Scale.toy], f"family={cfg.family.value}", *cfg.train_keys])
         write_held_out(run.data, ledger.root / PROBLEMS)
 
 

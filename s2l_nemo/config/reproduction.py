@@ -15,15 +15,25 @@ from s2l_nemo.fields import key
 class Scale(str, Enum):
     """How large the models and the runs are."""
 
-    toy = "toy"  # the tiny family and sums, on two cores
+    toy = "toy"  # a family of tools/make_tiny_family.py, on two cores
     paper = "paper"  # Appendix C, on 8 GPUs
+
+
+class ToyFamily(str, Enum):
+    """Which family toy runs have: choices of conf/family, worlds of docs/toy-worlds.md."""
+
+    coverage = "coverage"  # word problems; pass@k of explorer and learner cross
+    tiny = "tiny"  # sums; both are equally good
 
 
 @dataclass
 class ReproduceConfig:
     experiments: list[str] = key(list, "names of docs/reproduce.md, in this order; none: all of the scale")
     seeds: list[int] = key(list, "run.seed of the runs of each experiment; none: as many as the table gives it, from 1")
-    scale: Scale = key(Scale.toy, "toy: the tiny family on this machine; paper: full size")
+    scale: Scale = key(Scale.toy, "toy: a made family on this machine; paper: full size")
+    family: ToyFamily = key(
+        ToyFamily.coverage, "at toy scale: the models and their world (docs/toy-worlds.md)"
+    )
     dir: str | None = key(None, "ROOT, where everything is written; null: runs/reproduce/SCALE", FOLDER)
     train_keys: list[str] = key(list, "further keys of every training run, as 'train_keys=[\"hardware=h200_141gb\"]'")
     evaluate_keys: list[str] = key(list, "further keys of every evaluation")
@@ -45,6 +55,11 @@ def check_reproduce_config(cfg: ReproduceConfig) -> None:
         raise UserError("submit=true with slurm=false: set slurm=true too, or leave submit out")
     if cfg.slurm and cfg.scale is not Scale.paper:
         raise UserError(f"slurm=true with scale={cfg.scale.name}: a toy run needs no cluster; leave slurm out")
+    if cfg.family is not ToyFamily.coverage and cfg.scale is not Scale.toy:
+        raise UserError(
+            f"family={cfg.family.name} with scale={cfg.scale.name}: its experiments name their models; leave family "
+            "out, or put it into train_keys"
+        )
     chosen = [name for name in ("slurm", "judge_only", "dry_run") if getattr(cfg, name)]
     if len(chosen) > 1:
         raise UserError(f"{' and '.join(f'{name}=true' for name in chosen)} ask for two things: choose one")

@@ -163,7 +163,7 @@ CLAIMS = (
     ),
     Claim(
         "t_mix",
-        "A shorter transition is worse: T_mix 8 ends with a higher pass@1 than T_mix 5.",
+        "A shorter transition is worse: T_mix 8 of 16 steps ends with a higher pass@1 than T_mix 5 of 16.",
         "Section 4.4, Figure 7",
         S2L,
         Side("t_mix_5"),

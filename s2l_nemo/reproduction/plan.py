@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from enum import Enum
 from pathlib import Path
 
-from s2l_nemo.config.reproduction import ReproduceConfig, Scale, root_of
+from s2l_nemo.config.reproduction import ReproduceConfig, Scale, ToyFamily, root_of
 from s2l_nemo.config.schema import Config
 from s2l_nemo.reproduction.experiments import CONFIG_NAMES, SCALE_KEYS, Evaluation, Experiment, chosen
 
@@ -17,6 +17,7 @@ TRAIN, EVALUATE = "recipes/train_s2l.py", "recipes/evaluate.py"
 EVALUATIONS = "evaluation"  # of a run, inside its folder
 
 
+EXPLORERS = {one: f"models/{one.value}/explorer" for one in ToyFamily}
 PROBLEMS, HELD_OUT = "problems", "held_out"  # folder in ROOT of the toy scale's benchmark, and its name
 # Figure 2 at toy scale: all that training samples, asked as in training.
 _TOY_MODELS = (
@@ -67,9 +68,7 @@ def make_plan(cfg: ReproduceConfig, load: Callable[[list[str]], Config]) -> list
     UserError for it, and for an experiment that does not exist.
     """
     experiments = chosen(list(cfg.experiments), cfg.scale)
-    loaded = {
-        one.name: load(training_arguments(one, cfg.scale, list(cfg.train_keys), root_of(cfg), 1)) for one in experiments
-    }
+    loaded = {one.name: load(training_arguments(one, cfg, 1)) for one in experiments}
     jobs = [job for one in experiments if one.models for job in _model_jobs(one, cfg, loaded[one.name])]
     runs = [one for one in experiments if not one.models]
     seeds_of = {one.name: list(cfg.seeds) or list(range(1, one.seeds + 1)) for one in runs}
@@ -85,19 +84,22 @@ def run_folder(root: Path, experiment: str, seed: int) -> Path:
     return root / experiment / f"seed_{seed}"
 
 
-def training_arguments(one: Experiment, scale: Scale, keys: Sequence[str], root: Path, seed: int) -> list[str]:
-    """What recipes/train_s2l.py gets for one run. `keys` of the user come after those of the tables."""
-    own = one.toy_keys if scale is Scale.toy else one.paper_keys
-    where = [f"run.dir={run_folder(root, one.name, seed)}", f"run.seed={seed}"]
+def training_arguments(one: Experiment, cfg: ReproduceConfig, seed: int) -> list[str]:
+    """What recipes/train_s2l.py gets for one run. `train_keys` of the user come after those of the tables."""
+    where = [f"run.dir={run_folder(root_of(cfg), one.name, seed)}", f"run.seed={seed}"]
     preset = [] if one.preset is None else [f"experiment={one.preset}"]
-    return ["--config-name", CONFIG_NAMES[scale], *preset, *SCALE_KEYS[scale], *own, *keys, *where]
+    own = one.paper_keys
+    if cfg.scale is Scale.toy:
+        live = [f"explorer.path={EXPLORERS[cfg.family]}"] if one.stored else []
+        own = (f"family={cfg.family.value}", *one.toy_keys, *live)
+    return ["--config-name", CONFIG_NAMES[cfg.scale], *preset, *SCALE_KEYS[cfg.scale], *own, *cfg.train_keys, *where]
 
 
 def _jobs_of(one: Experiment, seed: int, cfg: ReproduceConfig, steps: int) -> list[Job]:
     """The training run, and at paper scale the evaluations that follow it."""
     root = root_of(cfg)
     folder, name = run_folder(root, one.name, seed), f"{one.name}-seed_{seed}"
-    arguments = training_arguments(one, cfg.scale, list(cfg.train_keys), root, seed)
+    arguments = training_arguments(one, cfg, seed)
     training = Job(name, one.name, seed, JobKind.train, folder, log_file(root, name), (TRAIN, *arguments), None, steps)
     if cfg.scale is Scale.toy:
         return [training]

@@ -12,9 +12,9 @@ import pytest
 from recipes.reproduce import checked
 from s2l_nemo.config.evaluation import EvaluateConfig, check_evaluate_config
 from s2l_nemo.config.load import load_values
-from s2l_nemo.config.reproduction import ReproduceConfig, Scale, check_reproduce_config, root_of
-from s2l_nemo.config.schema import Config
-from s2l_nemo.data import arithmetic
+from s2l_nemo.config.reproduction import ReproduceConfig, Scale, ToyFamily, check_reproduce_config, root_of
+from s2l_nemo.config.schema import Config, ExplorerSource
+from s2l_nemo.data.prompts import read_split
 from s2l_nemo.errors import UserError
 from s2l_nemo.reproduction.experiments import CLAIM_SEEDS, CONFIG_NAMES, EXPERIMENTS, Experiment
 from s2l_nemo.reproduction.plan import Job, JobKind, make_plan, training_arguments
@@ -31,7 +31,7 @@ def plan(*arguments: str) -> list[Job]:
 
 
 def config(one: Experiment, scale: Scale) -> Config:
-    return checked(training_arguments(one, scale, [], Path("root"), 1))
+    return checked(training_arguments(one, ReproduceConfig(scale=scale, dir="root"), 1))
 
 
 def test_the_first_seed_of_every_experiment_comes_first() -> None:
@@ -43,7 +43,7 @@ def test_the_first_seed_of_every_experiment_comes_first() -> None:
     ]  # fmt: skip
     assert jobs[3].folder == Path("r/t_mix_5/seed_2")
     assert jobs[3].log == Path("r/logs/t_mix_5-seed_2.log")
-    assert [(job.steps, job.kind, job.after) for job in jobs] == [(16, JobKind.train, None)] * 7
+    assert [(job.steps, job.kind, job.after) for job in jobs] == [(48, JobKind.train, None)] * 7
 
 
 def test_seeds_and_keys_of_the_user_come_last() -> None:
@@ -75,7 +75,7 @@ def test_models_are_evaluated_before_any_training(tmp_path: Path) -> None:
     ]  # fmt: skip
     assert jobs[2].name == "grpo-seed_1"
     words = shlex.split(jobs[1].command)
-    assert {"model=models/tiny/learner", "name=learner", "benchmarks=[held_out]", "k=64"} <= set(words)
+    assert {"model=models/coverage/learner", "name=learner", "benchmarks=[held_out]", "k=64"} <= set(words)
     assert words[-1] == f"evaluate.dir={tmp_path}/evaluation"
     explorer, learner = plan("experiments=[figure_2]", "scale=paper")
     assert "--config-name figure_2_base model=models/Qwen3-4B-Base name=explorer" in explorer.command
@@ -89,8 +89,8 @@ def test_held_out_questions_are_those_of_the_validations(tmp_path: Path) -> None
     cfg = config(next(one for one in EXPERIMENTS if one.name == "grpo"), Scale.toy)
     rows = [json.loads(line) for line in write_held_out(cfg.data, tmp_path / "p").read_text().splitlines()]
     assert len(rows) == 128
-    questions = arithmetic.questions("valid", 128, 3, 2, cfg.data.arithmetic.seed)
-    assert rows == [{"question": arithmetic.question_text(one), "answer": arithmetic.answer(one)} for one in questions]
+    validation = read_split(cfg.data, "valid", cfg.validation.prompts).rows[:128]
+    assert rows == [{"question": row.question, "answer": row.answer} for row in validation]
 
 
 def test_make_reproduce_has_three_seeds_for_the_claims_and_one_for_the_rest() -> None:
@@ -115,13 +115,24 @@ def test_every_experiment_has_its_presets(one: Experiment) -> None:
         assert (CONF / "evaluate" / f"{evaluation.preset}.yaml").is_file()
 
 
-def test_toy_runs_have_the_papers_schedule() -> None:
+def test_toy_runs_have_three_times_the_papers_schedule() -> None:
     by_name = {one.name: one for one in EXPERIMENTS}
     for name, t_mix in (("s2l", None), ("t_mix_5", 5)):
-        toy, paper = (config(by_name[name], scale) for scale in Scale)
-        for cfg in (toy, paper):
-            assert (cfg.algorithm.steps, cfg.algorithm.group_size, cfg.algorithm.schedule.t_mix) == (16, 16, t_mix)
+        toy, paper = (config(by_name[name], scale).algorithm for scale in Scale)
+        assert (paper.steps, paper.group_size, paper.schedule.t_mix) == (16, 16, t_mix)
+        assert (toy.steps, toy.group_size, toy.schedule.t_mix) == (3 * 16, 16, t_mix and 3 * t_mix)
     assert set(CONFIG_NAMES) == set(Scale)
+
+
+@pytest.mark.parametrize("family", list(ToyFamily))
+def test_toy_runs_take_the_models_of_their_family(family: ToyFamily) -> None:
+    for one in EXPERIMENTS:
+        if Scale.toy not in one.scales:
+            continue
+        cfg = checked(training_arguments(one, ReproduceConfig(family=family, dir="root"), 1))
+        assert cfg.model.path == f"models/{family.value}/learner"
+        assert cfg.explorer.path in (None, f"models/{family.value}/explorer"), one.name
+        assert cfg.explorer.source is not ExplorerSource.store
 
 
 @pytest.mark.parametrize(
