@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import torch
+
 from s2l_nemo.engines.settings import EngineSettings
 from s2l_nemo.engines.tensorrt_llm.engine import TensorRTExplorer, TensorRTLearner
+from s2l_nemo.engines.tensorrt_llm.transport import Cuda
 from s2l_nemo.errors import UserError
 from s2l_nemo.models.open import Model
 from s2l_nemo.models.rope import YarnScaling
@@ -18,7 +21,7 @@ class TensorRTMaker:
 
     def learner(self, settings: EngineSettings, model: Model) -> TensorRTLearner:
         _check(settings, model)
-        return TensorRTLearner(settings)
+        return TensorRTLearner(settings, Cuda() if torch.cuda.is_available() else None)
 
 
 MAKER = TensorRTMaker()
