@@ -268,7 +268,9 @@ def judge(machine: Machine) -> list[Verdict]:
     count = len(machine.devices)
     several = gpu + (["only 1 GPU"] if count == 1 else []) + ([] if machine.nccl else ["no NCCL"])
     several += shm_faults(machine)
-    paper = gpu + ([f"{count} of 8 GPUs"] if 0 < count < 8 else []) + extra_faults(machine)
+    paper = gpu + ([f"{count} of 8 GPUs"] if 0 < count < 8 else [])
+    if missing := [fault for fault in extra_faults(machine) if "transformer_engine" in fault]:
+        paper += [f"{missing[0]}: set model.transformer_engine=false"]
     # another interpreter that lacks something leaves the trainer's own
     elsewhere = server_faults(machine, SERVER)
     runs = machine.engine is None or machine.engine.fault is None
@@ -277,12 +279,16 @@ def judge(machine: Machine) -> list[Verdict]:
     tensorrt += driver_faults(machine, TENSORRT_LLM_CUDA) + shm_faults(machine)
     vllm = trainer + server_faults(machine, VLLM) + ([] if machine.engine else ["give --engine-python"])
     tiny_note = "start it with CUDA_VISIBLE_DEVICES= set empty" if machine.devices else "make demo"
+    # what NeMo asks of it is filled (platform/extras.py)
+    apex_note = (
+        "; apex is missing: untried with Transformer Engine" if "apex is missing" in extra_faults(machine) else ""
+    )
     gpu_note = "model.transformer_engine=false: " + ", ".join(extra_faults(machine)) if extra_faults(machine) else ""
     return [
         _verdict("tiny preset on the CPU", trainer, tiny_note),
         _verdict("one GPU, engine.kind=embedded", gpu, gpu_note),
         _verdict(f"{max(count, 2)} GPUs, engine.kind=embedded", several, gpu_note),
-        _verdict("--config-name paper on this node", paper, "memory: tools/plan.py conf=paper"),
+        _verdict("--config-name paper on this node", paper, "memory: tools/plan.py conf=paper" + apex_note),
         _verdict("engine.kind=server", server, f"engine.python empty: {'; '.join(elsewhere)}" if elsewhere else ""),
         _verdict("engine.kind=tensorrt_llm", tensorrt, ""),
         _verdict("engine.kind=vllm", vllm, ""),

@@ -121,9 +121,9 @@ def test_a_server_with_other_transformers_says_so_in_one_line(tmp_path: Path) ->
         ({"cuda_of_torch": None}, "one GPU, engine.kind=embedded", "torch has no CUDA"),
         ({"nccl": None}, "8 GPUs, engine.kind=embedded", "no NCCL"),
         (
-            {"extras": (Package("apex", "", None),)},
+            {"extras": (Package("transformer_engine", "", None), Package("apex", "", None))},
             "--config-name paper on this node",
-            "apex is missing",
+            "transformer_engine is missing: set model.transformer_engine=false",
         ),
         (
             {"devices": (replace(H100, driver="570.86.10"),), "cuda_of_torch": "12.8"},
@@ -192,6 +192,13 @@ def test_a_gpu_without_the_image_runs_torch_layers() -> None:
     (verdict,) = [verdict for verdict in judge(without) if verdict.what == "one GPU, engine.kind=embedded"]
     assert verdict.can_run
     assert verdict.reason == "model.transformer_engine=false: transformer_engine is missing, apex is missing"
+
+
+def test_an_image_without_apex_is_said_to_be_untried() -> None:
+    without = machine(extras=(Package("transformer_engine", "", "2.10"), Package("apex", "", None)))
+    (paper,) = [verdict for verdict in judge(without) if verdict.what == "--config-name paper on this node"]
+    assert paper.can_run
+    assert paper.reason.endswith("; apex is missing: untried with Transformer Engine")
 
 
 def run(*arguments: object, path: Path | None = None) -> subprocess.CompletedProcess[str]:
