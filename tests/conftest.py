@@ -14,6 +14,8 @@ from s2l_nemo.config import load
 
 # Read when torch is imported, as in the recipes: threads that spin would take the cores from the other processes.
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+# Tests are of the CPU layer, also where there is a GPU; CUDA_VISIBLE_DEVICES=0 shows it to those that want one.
+os.environ.setdefault("CUDA_VISIBLE_DEVICES", "")
 
 # How long an example takes says how busy the machine is, and nothing about the code.
 settings.register_profile("any machine", deadline=None)

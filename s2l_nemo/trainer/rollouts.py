@@ -119,7 +119,8 @@ class Rollouts:
     def sample_ahead(self, asks: Sequence[Ask]) -> None:
         """Begins to sample what explorers will be asked next. The next `sample` with the same asks takes the result.
 
-        Explorers are frozen, and the seeds are in the requests: the samples are the same. Engines must not sleep.
+        Explorers are frozen, and the seeds are in the requests. So these are samples of the same model, and the same
+        samples if the engine repeats them (`RolloutEngine`). Engines must not sleep.
         """
         assert self.concurrent, "no other process can sample meanwhile"
         assert not self.sleeps, "the actor has the engines' devices"

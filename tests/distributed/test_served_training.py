@@ -114,7 +114,7 @@ def test_servers_sample_and_train_as_embedded_engines_do(family: list[str], embe
 
 
 def test_lost_servers_change_neither_samples_nor_updates(family: list[str], embedded: Path, tmp_path: Path) -> None:
-    """With one server of each kind. They are killed before sampling, hang, and are killed before a refit."""
+    """With one server of each kind, so a rank speaks to none. They are killed, hang, and are killed before a refit."""
     run = tmp_path / "run"
     deadlines = ["engine.request_s=20", "engine.update_s=20"]  # a healthy server may take seconds on a busy machine
     overrides = [*family, *SERVERS, *deadlines, f"run.dir={run}", *layout(2, 1, 2)]
@@ -122,12 +122,13 @@ def test_lost_servers_change_neither_samples_nor_updates(family: list[str], embe
         2: [("explorer", signal.SIGKILL)],
         3: [("learner", signal.SIGKILL), ("refit", signal.SIGKILL)],
         4: [("explorer", signal.SIGSTOP)],
+        5: [("learner", signal.SIGSTOP)],
     }
     run_ranks(disturbed, 2, overrides, losses, {})
     assert_same_run(run, embedded)
     restarts = [line["engine/restarts"] for line in read_metrics(run / "metrics.jsonl")]
     assert restarts[:2] == [0, 1]
-    assert restarts[-1] == 4
+    assert restarts[-1] == 5
     assert logs(run) == {"explorer_rank0.log", "learner_rank0.log"}
 
 

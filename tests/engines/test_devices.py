@@ -2,12 +2,19 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
+from pathlib import Path
+
 import pytest
 
 from s2l_nemo.engines.gpus import devices_of, visible_gpus
 from s2l_nemo.engines.options import EngineConfig
 from s2l_nemo.errors import UserError
 from s2l_nemo.types import Source
+
+ROOT = Path(__file__).resolve().parents[2]
 
 BOTH = (Source.EXPLORER, Source.LEARNER)
 NODE = [str(gpu) for gpu in range(8)]
@@ -51,6 +58,17 @@ def test_devices_of_a_replica(
 def test_gpus_that_the_trainer_sees(listed: str | None, count: int, expected: list[str]) -> None:
     environ = {} if listed is None else {"CUDA_VISIBLE_DEVICES": listed}
     assert visible_gpus(environ, count) == expected
+
+
+@pytest.mark.parametrize(("named", "seen"), [({}, ""), ({"CUDA_VISIBLE_DEVICES": "0"}, "0")])
+def test_tests_see_no_gpu_that_nobody_has_named(named: dict[str, str], seen: str) -> None:
+    """Those of two ranks would fail where there is one GPU."""
+    code = "import os, tests.conftest; print(os.environ['CUDA_VISIBLE_DEVICES'])"
+    bare = {name: value for name, value in os.environ.items() if name != "CUDA_VISIBLE_DEVICES"}
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=ROOT, env=bare | named, capture_output=True, text=True, check=True
+    )
+    assert done.stdout == f"{seen}\n"
 
 
 def test_too_few_gpus() -> None:

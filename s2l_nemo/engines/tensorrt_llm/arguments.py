@@ -39,7 +39,7 @@ def llm_arguments(library: Any, version: Version, settings: EngineSettings, max_
         # The default has graphs for few batch sizes, and any other batch is launched kernel by kernel.
         "cuda_graph_config": api.CudaGraphConfig(enable_padding=True, max_batch_size=rows),
         "ray_worker_extension_cls": _EXTENSION,
-        **version.arguments,
+        **version.arguments(api),
     }
 
 

@@ -17,14 +17,11 @@ says what beside the arguments (`arguments.py`) and the versions (`versions.py`)
 from __future__ import annotations
 
 import asyncio
-import tempfile
 from collections.abc import AsyncGenerator, Awaitable, Generator, Iterable, Iterator, Mapping, Sequence
 from contextlib import closing
+from functools import partial
 from pathlib import Path
-from typing import Any, Literal, TypeVar
-
-import torch
-from safetensors.torch import save_file
+from typing import Any, TypeVar
 
 from s2l_nemo.engines.answers import Answer, check_fits, completion_of
 from s2l_nemo.engines.hf_folder import HfFolder, WeightUpdate
@@ -33,13 +30,13 @@ from s2l_nemo.engines.settings import EngineSettings
 from s2l_nemo.engines.tensorrt_llm.arguments import llm_arguments, sampling_arguments
 from s2l_nemo.engines.tensorrt_llm.buckets import check_fused
 from s2l_nemo.engines.tensorrt_llm.library import LocalRay, import_tensorrt_llm
+from s2l_nemo.engines.tensorrt_llm.transport import FileTransport, Gpus, Handles, HandleTransport, Transport
 from s2l_nemo.engines.tensorrt_llm.versions import version_of
 from s2l_nemo.types import Completion, SampleRequest, SamplingParams
 
 _KV_CACHE = ("kv_cache",)
 
 Result = TypeVar("Result")
-Transport = Literal["ipc", "file"]
 
 
 class TensorRTExplorer(LocalEngine):
@@ -172,17 +169,17 @@ class TensorRTLearner(TensorRTExplorer):
 
     last_refit: RefitStats | None = None  # the client of the server measures it
 
-    def __init__(self, settings: EngineSettings, transport: Transport | None = None) -> None:
-        """As `TensorRTExplorer`. `transport` is how a bucket reaches the workers; None: "ipc" if there is CUDA.
+    def __init__(self, settings: EngineSettings, gpus: Gpus | None) -> None:
+        """As `TensorRTExplorer`. Buckets reach the workers as handles of copies on `gpus`, which are this process's.
 
-        "ipc" copies it to every GPU of the engine and shares it by handles. "file" writes it to shared memory, from
-        which the workers load it.
+        None: they are written to shared memory, from which the workers load them.
         """
-        self._transport: Transport = transport or ("ipc" if torch.cuda.is_available() else "file")
         self._incomplete: str | None = None  # why the weights are not those of one version
         self._from_folder = True  # no update has begun
         super().__init__(settings)
-        self._devices = self._find_devices() if self._transport == "ipc" else {}
+        self._transport: Transport = FileTransport(partial(self._rpc, "update_weights_from_file"))
+        if gpus is not None:
+            self._transport = HandleTransport(self._update, self._rpc("report_device_id"), gpus)
 
     @property
     def weight_version(self) -> int:
@@ -213,15 +210,10 @@ class TensorRTLearner(TensorRTExplorer):
         for bucket in buckets:
             update.take(bucket)
             check_fused(bucket, self._folder.shapes, version)
-            if self._transport == "ipc":
-                self._send_handles(bucket)
-            else:
-                self._send_file(bucket)
+            self._transport.send(bucket)
         update.check_complete()
-        self._call(self._llm.update_weights(None))  # finalises, and resets the prefix cache
-        if self._transport == "ipc":
-            torch.cuda.ipc_collect()
-            torch.cuda.empty_cache()  # the copies' memory, for the KV cache or the actor
+        self._update(None)  # finalises, and resets the prefix cache
+        self._transport.finish()
         self._weight_version = version
         self._incomplete = None
 
@@ -245,32 +237,8 @@ class TensorRTLearner(TensorRTExplorer):
     def _rpc(self, method: str, *args: Any) -> list[Any]:
         return self._call(self._llm.collective_rpc(method, args))
 
-    def _find_devices(self) -> dict[str, int]:
-        """UUID and this process's number of every GPU that a worker uses."""
-        from tensorrt_llm._torch.utils import get_device_uuid
-
-        ours = {get_device_uuid(device): device for device in range(torch.cuda.device_count())}
-        return {uuid: ours[uuid] for uuid in self._rpc("report_device_id")}
-
-    def _send_handles(self, bucket: Bucket) -> None:
-        """A handle opens on the tensor's own GPU only: each gets a copy, which lives until all have loaded theirs."""
-        from torch.multiprocessing.reductions import reduce_tensor
-
-        copies = {
-            uuid: {name: tensor.to(f"cuda:{device}", copy=True) for name, tensor in bucket.items()}
-            for uuid, device in self._devices.items()
-        }
-        for device in self._devices.values():
-            torch.cuda.synchronize(device)  # workers read the copies on streams of their own
-        handles = {uuid: [(name, reduce_tensor(copy)) for name, copy in own.items()] for uuid, own in copies.items()}
+    def _update(self, handles: Handles | None) -> None:
         self._call(self._llm.update_weights(handles))
-
-    def _send_file(self, bucket: Bucket) -> None:
-        shared = Path("/dev/shm")
-        with tempfile.TemporaryDirectory(prefix="s2l-refit-", dir=shared if shared.is_dir() else None) as folder:
-            path = Path(folder) / "bucket.safetensors"
-            save_file({name: tensor.contiguous() for name, tensor in bucket.items()}, path)
-            self._rpc("update_weights_from_file", str(path))
 
 
 async def _as_finished(futures: Sequence[Any]) -> AsyncGenerator[int, None]:

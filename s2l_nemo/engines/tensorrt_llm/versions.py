@@ -1,13 +1,13 @@
 """What differs between versions of TensorRT-LLM: one row each. A version without a row is refused.
 
 tests/doubles/tensorrt_llm/facts.json names every argument with its source. Of 1.3 only pre-releases were read, and they
-differ among themselves: `sleep_config` in place of `enable_sleep`, and `model_weights` beside the tag `model`. So 1.3
-has no row yet.
+differ among themselves: `sleep_config` in place of `enable_sleep`, `model_weights` beside the tag `model`, and in later
+ones TRTLLMSampler is gone. So 1.3 has no row yet. tests/engines/tensorrt_llm/test_versions.py tries one on the double.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -18,13 +18,13 @@ from s2l_nemo.errors import UserError
 class Version:
     """What one version wants."""
 
-    arguments: Mapping[str, Any]  # of `LLM`, beside those that all versions have
+    arguments: Callable[[Any], Mapping[str, Any]]  # of `LLM`, beside those that all versions have; from its `llmapi`
     weight_tags: tuple[str, ...]  # what `sleep` gives back beside the KV cache; the weights are in `model`
 
 
 VERSIONS = {
     "1.2": Version(
-        arguments={
+        arguments=lambda _: {
             "sampler_type": "TRTLLMSampler",  # TorchSampler ignores seeds and penalties
             "enable_sleep": True,
         },

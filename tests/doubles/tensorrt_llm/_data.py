@@ -116,10 +116,19 @@ class KvCacheConfig(Record):
         return int(tokens // self.tokens_per_block)
 
 
+class SleepConfig(Record):
+    """llmapi/llm_args.py, of 1.3."""
+
+
 class LlmArgs(Record):
     """llmapi/llm_args.py, `TorchLlmArgs`. The class `LLM` hands its arguments to it."""
 
     call = "LLM"
+
+    @property
+    def sleeps(self) -> bool:
+        """Whether memory can be given back; 1.2 and 1.3 have an argument each."""
+        return bool(vars(self).get("enable_sleep")) or vars(self).get("sleep_config") is not None
 
     def check(self) -> None:
         if self.sampler_type not in ("TRTLLMSampler", "TorchSampler", "auto"):

@@ -17,7 +17,7 @@ FACTS: dict[str, Any] = json.loads((Path(__file__).parent / "facts.json").read_t
 VERSION = os.environ.get("TENSORRT_LLM_DOUBLE", "1.2")  # a key of the facts' versions
 
 # What the texts of types and factories mean. The classes of the double add themselves.
-NAMES: dict[str, Any] = {"Any": Any, "Literal": Literal, "Path": Path, "list": list}
+NAMES: dict[str, Any] = {"Any": Any, "Literal": Literal, "Path": Path, "list": list, "dict": dict}
 
 
 class Refused(TypeError, ValueError):

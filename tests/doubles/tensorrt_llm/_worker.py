@@ -11,7 +11,7 @@ from tensorrt_llm._data import LlmArgs
 from tensorrt_llm._facts import takes
 from tensorrt_llm._misuse import Misuse
 from tensorrt_llm._torch.utils import get_device_uuid
-from tensorrt_llm._torch.virtual_memory import verify_sleep_wakeup_tags
+from tensorrt_llm._torch.virtual_memory import WEIGHTS, verify_sleep_wakeup_tags
 
 FUSED = (("q_proj", "k_proj", "v_proj"), ("gate_proj", "up_proj"))
 
@@ -93,7 +93,7 @@ class Engine:
         if "kv_cache" in tags and self._cached:
             raise Misuse("kv_cache released with prompts in the prefix cache: reset it first")
         self._asleep |= set(tags)
-        self._weights_lost |= "model" in tags and not self._keeps_released_weights
+        self._weights_lost |= WEIGHTS in tags and not self._keeps_released_weights
 
     def materialize(self, tags: list[str]) -> None:
         self._check_sleep(tags)
@@ -102,7 +102,7 @@ class Engine:
         self._asleep -= set(tags)
 
     def _check_sleep(self, tags: list[str]) -> None:
-        if not self._args.enable_sleep:
+        if not self._args.sleeps:
             raise ValueError("Sleep feature is not enabled, please set enable_sleep=True in the LLM arguments.")
         verify_sleep_wakeup_tags(tags)
 

@@ -9,7 +9,8 @@ import torch
 
 from s2l_nemo.engines.settings import EngineSettings
 from s2l_nemo.engines.tensorrt_llm.buckets import check_fused
-from s2l_nemo.engines.tensorrt_llm.make import MAKER
+from s2l_nemo.engines.tensorrt_llm.make import MAKER, refit_gpus
+from s2l_nemo.engines.tensorrt_llm.transport import Cuda
 from s2l_nemo.errors import UserError
 from s2l_nemo.models.layout import buckets, entries
 from s2l_nemo.models.open import open_model
@@ -50,3 +51,12 @@ def test_yarn_is_refused(tmp_path: Path, source: Source) -> None:
     make = MAKER.learner if source is Source.LEARNER else MAKER.explorer
     with pytest.raises(UserError, match=r"^model\.path=.* has YaRN positions.*: set engine\.kind=vllm or server"):
         make(settings, model)
+
+
+def test_a_refit_goes_by_handles_where_there_is_cuda_unless_a_file_is_wanted() -> None:
+    assert isinstance(refit_gpus({}, has_cuda=True), Cuda)
+    assert refit_gpus({}, has_cuda=False) is None
+    for has_cuda in (False, True):
+        assert refit_gpus({"S2L_TENSORRT_LLM_REFIT": "file"}, has_cuda) is None
+        with pytest.raises(UserError, match=r"^S2L_TENSORRT_LLM_REFIT=ipc: the value is file; without it"):
+            refit_gpus({"S2L_TENSORRT_LLM_REFIT": "ipc"}, has_cuda)

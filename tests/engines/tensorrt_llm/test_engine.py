@@ -17,7 +17,8 @@ from safetensors.torch import load_file, save_file
 
 from s2l_nemo.engines.embedded.engine import EmbeddedEngine, EmbeddedLearnerEngine
 from s2l_nemo.engines.settings import EngineSettings
-from s2l_nemo.engines.tensorrt_llm.engine import TensorRTExplorer, TensorRTLearner, Transport
+from s2l_nemo.engines.tensorrt_llm.engine import TensorRTExplorer, TensorRTLearner
+from s2l_nemo.engines.tensorrt_llm.transport import FileTransport
 from s2l_nemo.errors import UserError
 from s2l_nemo.models.precision import Precision
 from s2l_nemo.types import Completion, SamplingParams, Source
@@ -48,8 +49,8 @@ def explorer(folder: Path, precision: Precision = Precision.fp32) -> TensorRTExp
     return TensorRTExplorer(settings(folder, Source.EXPLORER, precision))
 
 
-def learner(folder: Path, transport: Transport = "file") -> TensorRTLearner:
-    return TensorRTLearner(settings(folder, Source.LEARNER), transport)
+def learner(folder: Path) -> TensorRTLearner:
+    return TensorRTLearner(settings(folder, Source.LEARNER), None)
 
 
 def embedded(model: Any, source: Source = Source.EXPLORER) -> EmbeddedEngine:
@@ -263,15 +264,15 @@ def test_a_bucket_that_fails_in_the_engine(folder: Path, monkeypatch: pytest.Mon
 
 def test_the_transfer_leaves_no_file_behind(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     engine = learner(folder)
-    call, paths = engine._rpc, list[Path]()
+    assert isinstance(engine._transport, FileTransport)
+    load, paths = engine._transport._load, list[Path]()
 
-    def recorded(method: str, *args: str) -> Any:
-        if method == "update_weights_from_file":
-            paths.append(Path(args[0]))
-            assert paths[-1].is_file()
-        return call(method, *args)
+    def recorded(path: str) -> None:
+        paths.append(Path(path))
+        assert paths[-1].is_file()
+        load(path)
 
-    monkeypatch.setattr(engine, "_rpc", recorded)
+    monkeypatch.setattr(engine._transport, "_load", recorded)
     engine.update_weights(buckets(weights(1)), version=1)
     assert len(paths) == len(buckets(weights(1)))
     assert not any(path.exists() or path.parent.exists() for path in paths)

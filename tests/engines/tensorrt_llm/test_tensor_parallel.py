@@ -12,10 +12,12 @@ import torch
 from s2l_nemo.engines.embedded.engine import EmbeddedEngine, EmbeddedLearnerEngine
 from s2l_nemo.engines.settings import EngineSettings
 from s2l_nemo.engines.tensorrt_llm.engine import TensorRTExplorer, TensorRTLearner
+from s2l_nemo.engines.tensorrt_llm.transport import Gpus
 from s2l_nemo.models.precision import Precision
 from s2l_nemo.types import Completion, SamplingParams, Source
 from tests.agreement import assert_same_completions
 from tests.engines.random_qwen3 import build_model, make_requests
+from tests.engines.tensorrt_llm.host_gpus import ARGUMENTS, HostGpus
 from tests.engines.tensorrt_llm.weights import WEIGHT_TAGS, buckets, weights
 
 PARAMS = SamplingParams(max_new_tokens=16, stop_token_ids=(1, 2, 50, 51, 52, 53))
@@ -47,8 +49,8 @@ def explorer(folder: Path, ranks: int) -> TensorRTExplorer:
     return TensorRTExplorer(settings(folder, Source.EXPLORER, ranks))
 
 
-def learner(folder: Path, ranks: int) -> TensorRTLearner:
-    return TensorRTLearner(settings(folder, Source.LEARNER, ranks), "file")
+def learner(folder: Path, ranks: int, gpus: Gpus | None = None) -> TensorRTLearner:
+    return TensorRTLearner(settings(folder, Source.LEARNER, ranks), gpus)
 
 
 def asleep(engine: TensorRTExplorer) -> list[set[str]]:
@@ -90,6 +92,35 @@ def test_a_refit_by_file_reaches_every_rank(folder: Path, tied_folder: Path, ran
         engine.update_weights(buckets(weights(version, tied=tied)), version=version)
         assert_same_completions(engine.generate(REQUESTS, PARAMS), expected(version, version, tied=tied))
     assert_same_completions(engine.generate(REQUESTS, GREEDY), expected(2, 2, GREEDY, tied=tied))
+
+
+def gpus_of(ranks: int) -> list[str]:
+    """The UUIDs of the workers' GPUs, in another order than theirs."""
+    return [f"GPU-double-{number}" for number in reversed(range(ranks))]
+
+
+@pytest.mark.parametrize("tied", [False, True])
+def test_a_refit_by_handles_reaches_every_rank(folder: Path, tied_folder: Path, ranks: int, tied: bool) -> None:
+    """A bucket is copied once to each GPU, and each worker opens the handles of its own."""
+    gpus = HostGpus(["GPU-of-another-engine", *gpus_of(ranks)])
+    engine = learner(tied_folder if tied else folder, ranks, gpus)
+    for version in (1, 2):
+        engine.update_weights(buckets(weights(version, tied=tied)), version=version)
+        assert_same_completions(engine.generate(REQUESTS, PARAMS), expected(version, version, tied=tied))
+    assert gpus.collected == 2
+    sent = [len(bucket) for _ in range(2) for bucket in buckets(weights(1, tied=tied))]
+    assert sorted(gpus.copied) == sorted((name, size) for size in sent for name in gpus_of(ranks))
+    assert sorted(gpus.opened) == sorted(name for name in gpus_of(ranks) for _ in range(sum(sent)))
+
+
+def test_a_worker_on_a_gpu_that_the_server_does_not_see(folder: Path, ranks: int) -> None:
+    with pytest.raises(RuntimeError, match="uses GPU-double-0, a GPU that its server does not see"):
+        learner(folder, ranks, HostGpus(gpus_of(ranks)[:-1]))
+
+
+def test_handles_of_this_torch_have_the_device_where_a_worker_puts_its_own() -> None:
+    """rlhf_utils.py sets arguments[6]."""
+    assert ARGUMENTS[6] == "storage_device"
 
 
 def test_a_rank_that_misses_a_bucket_shows(folder: Path, ranks: int, monkeypatch: pytest.MonkeyPatch) -> None:

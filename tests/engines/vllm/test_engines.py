@@ -65,6 +65,19 @@ def learner(path: Path, folder: Path) -> Iterator[ServedLearnerEngine]:
         yield engine
 
 
+@pytest.fixture(scope="module")
+def explorer_path(folder: Path) -> Path:
+    return write_qwen3(folder / "explorer", layers=2, tied=True, **FIGURES)
+
+
+@pytest.fixture(scope="module")
+def explorer(explorer_path: Path, folder: Path) -> Iterator[ServedEngine]:
+    engine = factory(folder, request_s=20).explorer(open_model("explorer.path", str(explorer_path)))
+    assert isinstance(engine, ServedEngine)
+    with closing(engine):
+        yield engine
+
+
 def weights(seed: int, path: Path) -> dict[str, torch.Tensor]:
     """Other weights of the same shapes."""
     tied = path.name.endswith("True")
@@ -152,20 +165,31 @@ def counts_of_first_tokens(engine: RolloutEngine, samples: int, vocabulary: int)
     return [first.count(token) for token in range(vocabulary)]
 
 
-def test_samples_have_the_model_s_distribution(learner: LearnerEngine, embedded: EmbeddedLearnerEngine) -> None:
+def assert_has_the_distribution(engine: RolloutEngine, model: EmbeddedLearnerEngine) -> None:
     """Chi-square of 6,000 samples, tokens expected less than 5 times together. It fails once in 1,000 seeds."""
     samples, vocabulary = 6000, FIGURES["vocab_size"]
     with torch.no_grad():
-        logits_V = embedded._model(torch.tensor([REQUESTS[0].prompt_token_ids])).logits[0, -1].double()
+        logits_V = model._model(torch.tensor([REQUESTS[0].prompt_token_ids])).logits[0, -1].double()
     expected = logits_V.softmax(-1).numpy() * samples
     rare = expected < 5
+    counted = np.array(counts_of_first_tokens(engine, samples, vocabulary))
+    observed = [*counted[~rare], counted[rare].sum()]
+    wanted = [*expected[~rare], expected[rare].sum()]
+    pairs = [(one, other) for one, other in zip(observed, wanted, strict=True) if other > 0]
+    assert len(pairs) > 30
+    assert chisquare(*np.array(pairs).T).pvalue > 1e-3
+
+
+def test_the_learner_samples_from_its_model(learner: LearnerEngine, embedded: EmbeddedLearnerEngine) -> None:
     for engine in (learner, embedded):
-        counted = np.array(counts_of_first_tokens(engine, samples, vocabulary))
-        observed = [*counted[~rare], counted[rare].sum()]
-        wanted = [*expected[~rare], expected[rare].sum()]
-        pairs = [(one, other) for one, other in zip(observed, wanted, strict=True) if other > 0]
-        assert len(pairs) > 30
-        assert chisquare(*np.array(pairs).T).pvalue > 1e-3
+        assert_has_the_distribution(engine, embedded)
+
+
+def test_the_explorer_samples_from_its_model(explorer: ServedEngine, explorer_path: Path, folder: Path) -> None:
+    model = factory(folder, kind="embedded").learner(open_model("explorer.path", str(explorer_path)))
+    assert isinstance(model, EmbeddedLearnerEngine)
+    assert_agree(explorer, model, GREEDY)
+    assert_has_the_distribution(explorer, model)
 
 
 def test_a_refit_replaces_every_weight(
@@ -240,7 +264,7 @@ def gone(pid: int) -> bool:
 
 
 def test_tensor_parallel_workers(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """TP 2: full tensors of a refit are cut by each worker. A killed and a hung server are healed, and none is left."""
+    """TP 2: full tensors of a refit are cut by each worker, and no worker is left."""
     monkeypatch.setenv("VLLM_CPU_OMP_THREADS_BIND", "0|1")
     path = write_qwen3(folder / "parallel_True", layers=2, tied=True, **FIGURES)
     model = open_model("model.path", str(path))
@@ -258,16 +282,14 @@ def test_tensor_parallel_workers(folder: Path, monkeypatch: pytest.MonkeyPatch) 
 
 
 @pytest.mark.parametrize("signum", [signal.SIGKILL, signal.SIGSTOP], ids=["killed", "hung"])
-def test_a_lost_explorer_is_healed(folder: Path, signum: signal.Signals) -> None:
-    path = write_qwen3(folder / "explorer", layers=2, tied=True, **FIGURES)
-    model = open_model("explorer.path", str(path))
-    explorer = factory(folder, request_s=20).explorer(model)
-    assert isinstance(explorer, ServedEngine)
-    with closing(explorer):
-        before = explorer.generate(REQUESTS, GREEDY)
-        assert explorer.weight_hash() == factory(folder, kind="embedded").explorer(model).weight_hash()
-        os.killpg(explorer._connection._process._process.pid, signum)
-        after = explorer.generate(REQUESTS, GREEDY)
-        assert explorer.restarts == 1
+def test_a_lost_explorer_is_healed(
+    explorer: ServedEngine, explorer_path: Path, folder: Path, signum: signal.Signals
+) -> None:
+    embedded = factory(folder, kind="embedded").explorer(open_model("explorer.path", str(explorer_path)))
+    before, restarts = explorer.generate(REQUESTS, GREEDY), explorer.restarts
+    assert explorer.weight_hash() == embedded.weight_hash()
+    os.killpg(explorer._connection._process._process.pid, signum)
+    after = explorer.generate(REQUESTS, GREEDY)
+    assert explorer.restarts == restarts + 1
     assert [one.token_ids.tolist() for one in after] == [one.token_ids.tolist() for one in before]
     assert {completion.source for completion in after} == {Source.EXPLORER}

@@ -6,6 +6,7 @@ from tensorrt_llm._data import (
     SamplingParams,
     SchedulerConfig,
 )
+from tensorrt_llm._facts import VERSION
 from tensorrt_llm._llm import LLM, AsyncLLM, RequestOutput
 
 __all__ = [
@@ -19,3 +20,6 @@ __all__ = [
     "SamplingParams",
     "SchedulerConfig",
 ]
+
+if VERSION != "1.2":
+    from tensorrt_llm._data import SleepConfig  # noqa: F401  it is new
