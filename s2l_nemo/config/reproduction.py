@@ -24,7 +24,7 @@ class ReproduceConfig:
     experiments: list[str] = key(list, "names of docs/reproduce.md, in this order; none: all of the scale")
     seeds: list[int] = key(list, "run.seed of the runs of each experiment; none: as many as the table gives it, from 1")
     scale: Scale = key(Scale.toy, "toy: the tiny family on this machine; paper: full size")
-    dir: str | None = key(None, "ROOT, where everything is written; null: runs/reproduce/SCALE", FOLDER)
+    dir: str | None = key(None, "ROOT, where everything is written; null: runs/reproduce/SCALE", FOLDER, path=True)
     train_keys: list[str] = key(list, "further keys of every training run, as 'train_keys=[\"hardware=h200_141gb\"]'")
     evaluate_keys: list[str] = key(list, "further keys of every evaluation")
     slurm: bool = key(False, "write one sbatch script a job into ROOT/slurm and run nothing here; needs scale=paper")
