@@ -55,6 +55,7 @@ class Facts:
     range: Range | None = None  # null is always allowed
     choices: Registry[Any] | None = None  # the key's text must name one of them
     may_change: bool = False  # a resumed run may have another value than it began with
+    path: bool = False  # names files: `~` at its begin is the user's home
 
 
 def key(
@@ -64,12 +65,14 @@ def key(
     *,
     choices: Registry[Any] | None = None,
     may_change: bool = False,
+    path: bool = False,
 ) -> Any:
     """A field of a configuration dataclass. A default that is a function makes the value, as in `key(list)`.
 
-    `may_change` is for keys that decide where, how fast or how often, and not what is learned.
+    `may_change` is for keys that decide where, how fast or how often, and not what is learned. `path` is for those that
+    name a file or a folder, or several.
     """
-    facts = {_FACTS: Facts(help, range, choices, may_change)}
+    facts = {_FACTS: Facts(help, range, choices, may_change, path)}
     if callable(default):
         return field(default_factory=default, metadata=facts)
     return field(default=default, metadata=facts)

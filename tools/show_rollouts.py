@@ -36,7 +36,7 @@ class ShowOptions:
     step: int | None = key(None, "the training step; null: the last one that left rollouts", POSITIVE_COUNT)
     prompt: int | None = key(None, "the id of a prompt; null: the first ones", COUNT)
     count: int = key(3, "groups to show without `prompt`", POSITIVE_COUNT)
-    html: str | None = key(None, "write a page instead of printing")
+    html: str | None = key(None, "write a page instead of printing", path=True)
 
 
 def main(argv: list[str]) -> int:

@@ -21,7 +21,7 @@ class Advantage(Protocol):
     def __init__(self, **options: Any) -> None: ...
 
     def __call__(self, rewards_PG: torch.Tensor, source_PG: torch.Tensor, kept_PG: torch.Tensor) -> torch.Tensor:
-        """advantages_PG (float32), from rewards (float32), values of Source (int64) and who is trained on (bool)."""
+        """advantages_PG (float32), from rewards (float64), values of Source (int64) and who is trained on (bool)."""
         ...
 
 

@@ -20,9 +20,13 @@ PAPER_BENCHMARKS = ("aime24", "aime25", "math500", "olympiadbench", "commonsense
 
 @dataclass
 class EvaluateOptions(Asking):
-    dir: str = key("evaluations", "output/NAME_TIME and result/NAME_TIME are written here")
-    data: str = key("data/benchmarks", "folder of the benchmark files (tools/prepare_data.py), BENCHMARK.jsonl")
-    rescore: str | None = key(None, "score the *_raw.jsonl files of this folder into its folder result; needs no model")
+    dir: str = key("evaluations", "output/NAME_TIME and result/NAME_TIME are written here", path=True)
+    data: str = key(
+        "data/benchmarks", "folder of the benchmark files (tools/prepare_data.py), BENCHMARK.jsonl", path=True
+    )
+    rescore: str | None = key(
+        None, "score the *_raw.jsonl files of this folder into its folder result; needs no model", path=True
+    )
     batch_rows: int = key(64, "responses sampled at once; each reserves memory for all its tokens", POSITIVE_COUNT)
     precision: Precision | None = key(None, "number format of the model; null: bf16 on a GPU, else fp32")
 
@@ -33,6 +37,7 @@ class EvaluateConfig:
         None,
         "a Hugging Face folder or name (owner/name), a NeMo folder, a .nemo file or a run's checkpoint; "
         "with steps, the folder of a run",
+        path=True,
     )
     steps: list[str] = key(
         list, "of a run: all, or some such as [0,20,40]; 0 is the model that it started from; none: model is one model"

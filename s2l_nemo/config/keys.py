@@ -33,6 +33,11 @@ class Key:
         """Whether the value is a list of plain values."""
         return typing.get_origin(self.type) is list
 
+    @property
+    def is_text(self) -> bool:
+        """Whether the value is one text, or null."""
+        return self.type is str or set(typing.get_args(self.type)) == {str, type(None)}
+
     def expected(self) -> str:
         """What a value must be, in words."""
         if self.facts.choices is not None:

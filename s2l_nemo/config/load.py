@@ -10,13 +10,12 @@ from typing import Any, NoReturn, TypeVar, cast
 
 import yaml
 from hydra import compose, initialize_config_dir
-from hydra.core.override_parser.overrides_parser import OverridesParser
-from hydra.core.override_parser.types import Override
 from hydra.errors import HydraException
 from omegaconf import DictConfig, ListConfig, OmegaConf
 from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
 
 from s2l_nemo.config.keys import Key, all_keys, mapping_of, nearest_key, sections
+from s2l_nemo.config.overrides import Given, home_path, read_arguments
 from s2l_nemo.config.schema import Config
 from s2l_nemo.errors import UserError
 
@@ -38,7 +37,7 @@ def load_config(argv: list[str], conf_dir: Path) -> Config:
     parser = _Parser("[--config-name NAME] and key=value pairs", lambda: help_text(conf_dir))
     parser.add_argument("--config-name", default=DEFAULT_CONFIG)
     args = parser.parse_intermixed_args(argv)
-    groups, overrides = _split_overrides(args.overrides, _groups(conf_dir))
+    groups, overrides = _split_overrides(args.overrides, _groups(conf_dir), Config)
     composed = _compose(conf_dir, args.config_name.removesuffix(".yaml"), groups)
     return _build(Config, composed, overrides)
 
@@ -58,7 +57,7 @@ def load_values(argv: list[str], schema: type[Schema], usage: str, presets_dir: 
     if presets_dir is not None:
         parser.add_argument("--config-name")
     args = parser.parse_intermixed_args(argv)
-    _, overrides = _split_overrides(args.overrides, {})
+    _, overrides = _split_overrides(args.overrides, {}, schema)
     name = getattr(args, "config_name", None)
     composed = {} if name is None else _compose(cast(Path, presets_dir), name.removesuffix(".yaml"), [])
     return _build(schema, composed, overrides)
@@ -126,12 +125,12 @@ class _Parser(argparse.ArgumentParser):
         raise UserError(f"{message}: give {self._wanted}, or --help")
 
 
-def _build(schema: type[Schema], composed: Mapping[Any, Any], overrides: list[Override]) -> Schema:
+def _build(schema: type[Schema], composed: Mapping[Any, Any], given: list[Given]) -> Schema:
     cfg = OmegaConf.structured(schema)
     for key, value in _leaves("", composed, schema):
         _set(cfg, key, value, schema)
-    for override in overrides:
-        for key, value in _leaves(override.key_or_group, override.value(), schema):
+    for one in given:
+        for key, value in _leaves(one.name, one.value, schema):
             _set(cfg, key, value, schema)
     _resolve(cfg, schema)
     return cast(Schema, cfg)
@@ -152,21 +151,14 @@ def _first_comment(path: Path) -> str:
     return comments[0].removeprefix("# ") if comments else ""
 
 
-def _split_overrides(arguments: list[str], groups: dict[str, list[str]]) -> tuple[list[str], list[Override]]:
+def _split_overrides(arguments: list[str], groups: dict[str, list[str]], schema: type) -> tuple[list[str], list[Given]]:
     """Choices of groups, for Hydra to compose, and values, for the schema to type."""
     chosen, values = [], []
-    for argument in arguments:
-        try:
-            (override,) = OverridesParser.create().parse_overrides([argument])
-        except HydraException as error:
-            raise UserError(f"cannot read '{argument}' as key=value: {_one_line(error)}") from None
-        if override.is_delete() or override.is_sweep_override():
-            raise UserError(f"'{argument}' deletes or sweeps: give one value, key=value")
-        name = override.key_or_group
+    for given in read_arguments(arguments, schema):
+        name, choice = given.name, given.value
         if name not in groups:
-            values.append(override)
+            values.append(given)
             continue
-        choice = override.value()
         if choice is not None and choice not in groups[name]:
             raise UserError(f"{name}={choice} is unknown: {_choose(str(choice), groups[name])}")
         choice = PLAIN.get(name) if choice is None else choice
@@ -254,6 +246,8 @@ def _set(cfg: DictConfig, name: str, value: Any, schema: type) -> None:
         value = [value]  # a list of one needs no brackets
     if not _may_take(key, value):
         raise refusal
+    if key.facts.path:
+        value = [home_path(name, one) for one in value] if isinstance(value, list) else home_path(name, value)
     try:
         OmegaConf.update(cfg, name, value, merge=True)
     except OmegaConfBaseException:

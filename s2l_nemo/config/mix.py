@@ -15,7 +15,7 @@ from s2l_nemo.fields import POSITIVE, key
 
 @dataclass
 class SourceConfig:
-    path: str | None = key(None, "as data.path")
+    path: str | None = key(None, "as data.path", path=True)
     weight: float = key(1.0, "how often each row comes in an epoch; 0.5: every other row", POSITIVE)
     prompt_key: str | None = key(None, "as data.prompt_key; null: the same")
     answer_key: str | None = key(None, "as data.answer_key; null: the same")

@@ -13,9 +13,13 @@ from s2l_nemo.models.precision import Precision
 
 @dataclass
 class ProbeConfig:
-    model: str = key("models/tiny/learner", "the learner, whose scores are taken: any model that model.path may be")
-    explorer: str | None = key("models/tiny/explorer", "the smaller policy; null: only the learner's temperatures")
-    output: str = key("probes", "folder for probe.json, probe.csv and the pictures", FOLDER)
+    model: str = key(
+        "models/tiny/learner", "the learner, whose scores are taken: any model that model.path may be", path=True
+    )
+    explorer: str | None = key(
+        "models/tiny/explorer", "the smaller policy; null: only the learner's temperatures", path=True
+    )
+    output: str = key("probes", "folder for probe.json, probe.csv and the pictures", FOLDER, path=True)
     prompts: int = key(16, "held-out prompts; intervals are over them", at_least(2))
     samples: int = key(16, "rollouts of each prompt, by each policy", at_least(2))
     temperature: float = key(

@@ -32,7 +32,7 @@ class ReproduceConfig:
     seeds: list[int] = key(list, "run.seed of the runs of each experiment; none: as many as the table gives it, from 1")
     scale: Scale = key(Scale.toy, "toy: a made family on this machine; paper: full size")
     family: ToyFamily = key(ToyFamily.coverage, "at toy scale: the models and their world (docs/toy-worlds.md)")
-    dir: str | None = key(None, "ROOT, where everything is written; null: runs/reproduce/SCALE", FOLDER)
+    dir: str | None = key(None, "ROOT, where everything is written; null: runs/reproduce/SCALE", FOLDER, path=True)
     train_keys: list[str] = key(list, "further keys of every training run, as 'train_keys=[\"hardware=h200_141gb\"]'")
     evaluate_keys: list[str] = key(list, "further keys of every evaluation")
     slurm: bool = key(False, "write one sbatch script a job into ROOT/slurm and run nothing here; needs scale=paper")

@@ -136,7 +136,7 @@ TEXT = Range(lambda value: bool(value.strip()), "a text, or null for none")
 
 @dataclass
 class RunConfig:
-    dir: str = key("runs/tiny", "where everything of this run is written", FOLDER, may_change=True)
+    dir: str = key("runs/tiny", "where everything of this run is written", FOLDER, may_change=True, path=True)
     seed: int = key(1, "data order, sampling seeds and every other random choice", COUNT)
     dry_run: bool = key(False, "print the plan of the run and stop", may_change=True)
     resume: Resume = key(
@@ -188,7 +188,7 @@ class TrainerConfig:
 @dataclass
 class ModelConfig:
     path: str = key(
-        "models/tiny/learner", "the learner: a Hugging Face folder or owner/name, a NeMo folder or a .nemo file"
+        "models/tiny/learner", "the learner: Hugging Face folder or owner/name, NeMo folder or .nemo file", path=True
     )
     tensor_model_parallel_size: int = key(
         1, "ranks that share each weight matrix of the learner", POSITIVE_COUNT, may_change=True
@@ -239,7 +239,7 @@ class DrawOrder(str, Enum):
 @dataclass
 class ExplorerConfig:
     path: str | None = key(
-        "models/tiny/explorer", "as model.path, or the folder of a store; null only with schedule.name=none"
+        "models/tiny/explorer", "as model.path, or the folder of a store; null only with schedule.name=none", path=True
     )
     source: ExplorerSource = key(
         ExplorerSource.live,
@@ -287,6 +287,7 @@ class RolloutConfig:
         None,
         "folder of a store that gives the learner's part of each group, without engines; null: the learner samples it",
         FOLDER,
+        path=True,
     )
     explorer_filter: ExplorerFilter = key(
         ExplorerFilter.none, "leave out explorer rollouts until they are as the learner's"
@@ -338,13 +339,12 @@ class TemplateConfig:
 class DataConfig(TemplateConfig):
     task: Task = key(Task.arithmetic, "which prompts are generated if there are no files")
     path: str | None = key(
-        None,
-        "prompts instead of generated ones: a JSON, JSONL, CSV or parquet file, or name on the Hugging Face hub",
+        None, "instead of generated prompts: a JSON, JSONL, CSV or parquet file, or name on the hub", path=True
     )
     mix: dict[str, Any] = key(
         dict, "several such sources by name instead of path, as mix.NAME.path, with mix.NAME.weight and keys of its own"
     )
-    valid_path: str | None = key(None, "held-out prompts in the same forms as `path`; needed with files")
+    valid_path: str | None = key(None, "held-out prompts in the same forms as `path`; needed with files", path=True)
     prompt_key: str = key("prompt", "field of the question; dots lead into nested fields")
     answer_key: str = key("answer", "field of the right answer, or of a solution with it; dots lead into nested fields")
     system_key: str | None = key(None, "field of a system message of the row's own; null: none but in a chat")
@@ -353,7 +353,7 @@ class DataConfig(TemplateConfig):
     format: PromptFormat = key(PromptFormat.chat, "chat: the tokenizer's template; base: the prompt as it is")
     on_bad_row: OnBadRow = key(OnBadRow.error, "a malformed row: stop, or leave it out and count it")
     cache_dir: str | None = key(
-        None, "where tokenised prompts are kept for the next run; null: nowhere", may_change=True
+        None, "where tokenised prompts are kept for the next run; null: nowhere", may_change=True, path=True
     )
     arithmetic: ArithmeticConfig = field(default_factory=ArithmeticConfig)
     word_problems: WordProblemsConfig = field(default_factory=WordProblemsConfig)
@@ -397,7 +397,7 @@ class ValidationConfig:
     options: dict[str, Any] = key(
         dict, "keys of one set, as validation.options.aime24.mode=think; see docs/evaluation.md", may_change=True
     )
-    data: str = key("data/benchmarks", "folder of the benchmark files, BENCHMARK.jsonl", may_change=True)
+    data: str = key("data/benchmarks", "folder of the benchmark files, BENCHMARK.jsonl", may_change=True, path=True)
 
 
 @dataclass

@@ -31,8 +31,10 @@ class SampledRollout(StoredRollout):
 
 @dataclass
 class SampleConfig:
-    output: str = key("stores/tiny", "folder of the store; several jobs may write into one", FOLDER)
-    model: str = key("models/tiny/explorer", "the explorer: a Hugging Face folder or name, NeMo folder or .nemo file")
+    output: str = key("stores/tiny", "folder of the store; several jobs may write into one", FOLDER, path=True)
+    model: str = key(
+        "models/tiny/explorer", "the explorer: a Hugging Face folder or name, NeMo folder or .nemo file", path=True
+    )
     samples: int = key(16, "rollouts of each prompt, with those that the store has", POSITIVE_COUNT)
     seed: int = key(1, "run.seed of the runs whose live explorer would draw the same samples", COUNT)
     explorer: int = key(1, "number of this explorer among those of a run, from 1", POSITIVE_COUNT)
@@ -49,18 +51,20 @@ class SampleConfig:
 
 @dataclass
 class ImportConfig:
-    input: str | None = key(None, "JSONL file: prompt, responses, scores; or prompt, response, reward a line")
-    output: str = key("stores/imported", "folder of the new store", FOLDER)
-    model: str = key("models/tiny/explorer", "the model that sampled; only its tokenizer is read")
+    input: str | None = key(
+        None, "JSONL file: prompt, responses, scores; or prompt, response, reward a line", path=True
+    )
+    output: str = key("stores/imported", "folder of the new store", FOLDER, path=True)
+    model: str = key("models/tiny/explorer", "the model that sampled; only its tokenizer is read", path=True)
     rollout: StoredRollout = field(default_factory=StoredRollout)
     data: DataConfig = field(default_factory=DataConfig)
 
 
 @dataclass
 class RunStoreConfig:
-    run: str | None = key(None, "folder of the run whose rollouts are taken, with its configuration")
+    run: str | None = key(None, "folder of the run whose rollouts are taken, with its configuration", path=True)
     source: str = key("learner", "whose: learner, explorer, or the name of one of several explorers")
-    output: str = key("stores/replay", "folder of the new store", FOLDER)
+    output: str = key("stores/replay", "folder of the new store", FOLDER, path=True)
 
 
 _SHARD = re.compile(r"([1-9]\d{0,5})/([1-9]\d{0,5})")

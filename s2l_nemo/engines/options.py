@@ -26,7 +26,9 @@ class EngineConfig:
         choices=ENGINES,
         may_change=True,
     )
-    python: str | None = key(None, "interpreter of the server processes; null: the trainer's", may_change=True)
+    python: str | None = key(
+        None, "interpreter of the server processes; null: the trainer's", may_change=True, path=True
+    )
     startup_s: float = key(600.0, "deadline for a server to load its model", POSITIVE, may_change=True)
     request_s: float = key(
         1800.0, "longest time without a finished completion; a hung engine is found by it", POSITIVE, may_change=True

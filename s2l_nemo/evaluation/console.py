@@ -120,8 +120,9 @@ def _notes(one: BenchmarkResult) -> list[str]:
     if one.without_predictions:
         notes.append(f"{one.benchmark}: problems without predictions, which count as wrong: {one.without_predictions}")
     if one.grader_errors:
+        first = "" if one.why_failed is None else f", the first with {one.why_failed!r}"
         notes.append(
-            f"{one.benchmark}: answers that could not be checked and count as wrong: {one.grader_errors} "
+            f"{one.benchmark}: answers that could not be checked and count as wrong: {one.grader_errors}{first} "
             f"(see errors in {one.benchmark}.jsonl)"
         )
     return notes

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -37,6 +37,7 @@ class BenchmarkResult:
     grader_errors: int
     correct_PK: list[list[int]]  # rows may be longer than K
     ids: list[int | str]  # of the problems, in the order of `correct_PK`
+    why_failed: str | None = field(default=None, compare=False)  # the reason of the first failed check; in no file
     subset: str | None = None  # which of the benchmark's problems these are, in words; None: all, or nobody has said
 
     @property

@@ -18,7 +18,7 @@ from s2l_nemo.evaluation.results import BenchmarkResult
 from s2l_nemo.evaluation.votes import Classes, by_text, classes_of, merged
 from s2l_nemo.files import replacing
 from s2l_nemo.measures.statistics import Interval, bootstrap_mean, majority_P, mean, pass_at_k
-from s2l_nemo.rewards.grader import Grade, GradeItem, Grader, make_grader
+from s2l_nemo.rewards.grader import Grade, GradeItem, Grader, check_any_worked, make_grader
 
 ROWS_AT_ONCE = 64  # problems graded in one batch; bounds memory, since responses may be long
 
@@ -33,6 +33,7 @@ class Graded:
     tokens: list[int] = field(default_factory=list)  # of all samples that have a count
     truncated: list[bool] = field(default_factory=list)  # of all samples that have a finish reason
     grader_errors: int = 0
+    why_failed: str | None = None  # the reason of the first check that failed
 
     def add(self, row: RawRow, grades: Sequence[Grade], classes: Classes = by_text) -> None:
         """Adds the grades of one problem. A check that failed counts as wrong, and so does a partial mark."""
@@ -42,6 +43,7 @@ class Graded:
         self.tokens += row.tokens or []
         self.truncated += [reason == "length" for reason in row.finish_reasons or []]
         self.grader_errors += sum(grade.reward is None for grade in grades)
+        self.why_failed = self.why_failed or next((grade.error for grade in grades if grade.error is not None), None)
 
 
 def benchmark_grader(benchmark: str, rewards: RewardsConfig) -> Grader:
@@ -56,7 +58,8 @@ def grade_rows(
 ) -> Graded:
     """Grades all rows and writes them to `output` (BENCH.jsonl). The file is written whole or not at all.
 
-    `say` hears after every batch how many problems have been graded.
+    `say` hears after every batch how many problems have been graded. Raises UserError, once the file is there, if all
+    checks have failed.
     """
     graded, classes = Graded(), classes_of(grader)
     rows = iter(rows)
@@ -67,6 +70,9 @@ def grade_rows(
                 file.write(_graded_line(row, grades))
             if say is not None:
                 say(len(graded.ids))
+    checks = sum(map(len, graded.correct))
+    then = "then score the outputs, which are kept, with evaluate.rescore=DIR"
+    check_any_worked(output.stem, graded.grader_errors, checks, graded.why_failed, then)
     return graded
 
 
@@ -136,6 +142,7 @@ def result(
         truncated_fraction=mean(graded.truncated),
         no_answer_fraction=sum(answer is None for row in graded.answers for answer in row) / sum(counts),
         grader_errors=graded.grader_errors,
+        why_failed=graded.why_failed,
         correct_PK=correct,
         ids=graded.ids,
         subset=subset,

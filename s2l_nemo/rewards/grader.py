@@ -6,7 +6,6 @@ is algebra and runs in worker processes that can be killed. A check that fails o
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Protocol
@@ -21,8 +20,10 @@ from s2l_nemo.rewards.golds import plain_gold
 from s2l_nemo.rewards.notation import canonical
 from s2l_nemo.rewards.pool import Outcome, WorkerPool
 from s2l_nemo.rewards.quick import decide
+from s2l_nemo.rewards.worker import not_a_number
 
 _CACHE_SIZE = 100_000
+LARGEST = 1e30  # that a reward of a user's function may be; differences and sums of larger ones overflow
 
 
 @dataclass(frozen=True)
@@ -191,31 +192,37 @@ class CustomGrader:
     def __init__(self, rewards: RewardsConfig) -> None:
         """Raises UserError if the function cannot be imported."""
         assert rewards.fn is not None
-        self._fn = rewards.fn
         self._rewards = rewards
         self._pool = WorkerPool(rewards, rewards.fn)
         self._pool.load()
 
     def grade(self, items: Sequence[GradeItem]) -> list[Grade]:
-        """As `Grader.grade`. Raises UserError if the function returns anything but a finite number."""
+        """As `Grader.grade`. A check that returns anything but a finite number has failed."""
         outcomes = self._pool.run([(item.response, item.gold, item.question) for item in items])
         return [
-            Grade(
-                None if outcome.error is not None else self._number(outcome.value),
-                find_answer(item.response, self._rewards),
-                outcome.error,
-            )
+            self._grade(outcome, find_answer(item.response, self._rewards))
             for item, outcome in zip(items, outcomes, strict=True)
         ]
 
     def close(self) -> None:
         self._pool.close()
 
-    def _number(self, value: object) -> float:
-        if not isinstance(value, (int, float)) or not math.isfinite(value):
-            self.close()
-            raise UserError(f"rewards.fn={self._fn} must return a finite number, not {value!r:.80}")
-        return float(value)
+    def _grade(self, outcome: Outcome, answer: str | None) -> Grade:
+        value = outcome.value
+        if outcome.error is not None:
+            return Grade(None, answer, outcome.error)
+        if not isinstance(value, int | float) or abs(value) > LARGEST:
+            return Grade(None, answer, not_a_number(value))
+        return Grade(float(value), answer)
+
+
+def check_any_worked(what: str, failed: int, checks: int, reason: str | None, then: str) -> None:
+    """Raises UserError, with the reason of the first failure, if all checks have failed. `then` ends its advice."""
+    if checks and failed == checks:
+        raise UserError(
+            f"{what}: {failed} of {checks} checks failed, the first with {reason!r}: mend what checks (rewards.fn), or "
+            f"raise its limits (rewards.cpu_s, wall_s, memory_mb, batch_s), {then}"
+        )
 
 
 def make_grader(data: DataConfig, rewards: RewardsConfig) -> Grader:

@@ -166,9 +166,6 @@ class WorkerPool:
         if "ready" in message:
             worker.ready, self.source = True, message["source"]
         elif worker.check is not None:  # else a child died between two checks and has been replaced
-            if "bad_value" in message:
-                self.close()
-                raise UserError(f"rewards.fn={self._fn} must return a finite number, not {message['bad_value']}")
             outcomes[worker.check] = Outcome(message.get("value"), message.get("error"))
             worker.check = None
 

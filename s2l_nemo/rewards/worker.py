@@ -20,6 +20,8 @@ import resource
 import signal
 import sys
 from collections.abc import Callable
+from decimal import Decimal
+from fractions import Fraction
 from functools import partial
 from typing import Any
 
@@ -160,7 +162,7 @@ def _serve(check: Check, setup: dict[str, Any], requests: int, replies: int) -> 
 
 def _run(check: Check, arguments: list[str], memory_mb: int) -> dict[str, Any]:
     try:
-        value = check(*arguments)
+        value = _plain(check(*arguments))
     except MemoryError:
         return {"error": _out_of_memory(memory_mb)}
     except RecursionError:
@@ -173,8 +175,20 @@ def _run(check: Check, arguments: list[str], memory_mb: int) -> dict[str, Any]:
     try:
         json.dumps(value, allow_nan=False)
     except (TypeError, ValueError, RecursionError):
-        return {"bad_value": repr(value)[:80]}
+        return {"error": not_a_number(value)}
     return {"value": value}
+
+
+def _plain(value: Any) -> Any:
+    """A number of numpy or torch (also an array without axes), a fraction or a decimal as Python's own; others stay."""
+    if getattr(value, "shape", None) == () and hasattr(value, "item"):
+        return value.item()
+    return float(value) if isinstance(value, Fraction | Decimal) else value
+
+
+def not_a_number(value: object) -> str:
+    """Why the value of a check is no reward."""
+    return f"it returned {' '.join(repr(value).split())[:80]}, must return a finite number"
 
 
 def _out_of_memory(memory_mb: int) -> str:

@@ -36,6 +36,7 @@ class StepGroups:
     failed_PG: torch.Tensor  # bool, the check failed
     answered_PG: torch.Tensor  # bool, the grader found an answer
     kept_PG: torch.Tensor  # bool, trained on
+    why_failed: str | None = None  # the reason of the first check that failed
 
     @classmethod
     def gather(cls, ranks: Ranks, prompts: Sequence[Prompt], groups: Sequence[Group]) -> StepGroups:
@@ -46,9 +47,10 @@ class StepGroups:
         place = {prompt.prompt_id: p for p, prompt in enumerate(prompts)}
         own = {place[group.prompt.prompt_id]: group for group in groups}
         speaks = ranks.rank == ranks.members(ranks.replica)[0]
-        parts = ranks.gather({p: _figures(group) for p, group in own.items()} if speaks else {})
+        parts = ranks.gather({p: (_figures(it), _why_failed(it)) for p, it in own.items()} if speaks else {})
         holders = {p: rank for rank, part in enumerate(parts) for p in part}
-        figures = {p: figures_7G for part in parts for p, figures_7G in part.items()}
+        figures = {p: figures_7G for part in parts for p, (figures_7G, _) in part.items()}
+        reasons = {p: reason for part in parts for p, (_, reason) in part.items() if reason is not None}
         for p, prompt in enumerate(prompts):
             if p not in figures:
                 raise RuntimeError(f"prompt {prompt.prompt_id} has no completions")
@@ -64,6 +66,7 @@ class StepGroups:
             failed_PG=failed_PG.bool(),
             answered_PG=answered_PG.bool(),
             kept_PG=kept_PG.bool(),
+            why_failed=reasons[min(reasons)] if reasons else None,
         )
 
     def beside(self, others: StepGroups) -> StepGroups:
@@ -79,7 +82,8 @@ class StepGroups:
             name: torch.cat([getattr(self, name), getattr(others, name)], dim=1)
             for name in ("source_PG", "length_PG", "truncated_PG", "reward_PG", "failed_PG", "answered_PG", "kept_PG")
         }
-        return StepGroups(own=own, holder_P=self.holder_P, **tensors)
+        why_failed = self.why_failed or others.why_failed
+        return StepGroups(own=own, holder_P=self.holder_P, why_failed=why_failed, **tensors)
 
     def with_others(self, taken: Mapping[int, int], others: StepGroups) -> StepGroups:
         """These groups with group `taken[p]` of `others` in place p, for every p that is there. Both have G samples."""
@@ -101,6 +105,7 @@ class StepGroups:
             failed_PG=replaced(self.failed_PG, others.failed_PG),
             answered_PG=replaced(self.answered_PG, others.answered_PG),
             kept_PG=replaced(self.kept_PG, others.kept_PG),
+            why_failed=self.why_failed or others.why_failed,
         )
 
 
@@ -190,3 +195,8 @@ def _figures(group: Group) -> npt.NDArray[np.float64]:
         ],
         np.float64,
     )
+
+
+def _why_failed(group: Group) -> str | None:
+    """The reason of its first check that failed."""
+    return next((one.grader_error for one in group.completions if one.grader_error is not None), None)

@@ -1,11 +1,12 @@
-"""From sampled tokens to rewards, on one rank."""
+"""From sampled tokens to rewards, on one rank, and what becomes of checks that fail."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
-from s2l_nemo.rewards.grader import Grade, GradeItem, Grader
+from s2l_nemo.rewards.grader import Grade, GradeItem, Grader, check_any_worked
+from s2l_nemo.trainer.exchange import StepGroups
 from s2l_nemo.types import Completion, Prompt
 
 
@@ -32,3 +33,10 @@ class Grading:
 
     def _item(self, completion: Completion, prompt: Prompt) -> GradeItem:
         return GradeItem(prompt.prompt_id, prompt.text, prompt.answer, self.decode(completion.token_ids.tolist()))
+
+
+def check_graded(what: str, groups: StepGroups) -> None:
+    """Raises UserError on every rank if not one check of the groups worked: all rewards would be 0, and none is."""
+    failed = int(groups.failed_PG.sum().item())
+    then = "then run the same command, with run.allow_changed=[reward] if the run has begun with another rewards.fn"
+    check_any_worked(what, failed, groups.failed_PG.numel(), groups.why_failed, then)

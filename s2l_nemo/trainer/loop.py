@@ -61,6 +61,7 @@ from s2l_nemo.trainer.clock import Clock
 from s2l_nemo.trainer.diversity_filter import DiversityFilter
 from s2l_nemo.trainer.exchange import Place, StepGroups
 from s2l_nemo.trainer.finite import check_skipped, check_weights
+from s2l_nemo.trainer.grading import check_graded
 from s2l_nemo.trainer.group_diversity import diversity_metrics
 from s2l_nemo.trainer.group_metrics import group_metrics
 from s2l_nemo.trainer.group_sampler import GroupSampler
@@ -220,6 +221,7 @@ class Trainer:
         """
         step = split.step
         sampled = self.sampler.sample(prompts, split, place, version, clock)
+        check_graded(f"step {step}", sampled.groups)
         if self.explorer_filter is not None:
             with clock("explorer_filter"):
                 filtered = self.explorer_filter(sampled.groups, sampled.prompts, step)
@@ -276,7 +278,7 @@ class Trainer:
             penalty=self.algorithm.overlong_penalty,
         )
         advantage = made(ADVANTAGES[self.algorithm.advantage], self.algorithm)
-        return advantage((groups.reward_PG + penalty_PG).float(), groups.source_PG, groups.kept_PG)
+        return advantage(groups.reward_PG + penalty_PG, groups.source_PG, groups.kept_PG).float()
 
     def mini_batch_prompts(self) -> int:
         """Prompts of one optimizer step, over all replicas."""

@@ -63,6 +63,7 @@ class Recorder:
     now: Callable[[], float] = time.perf_counter
     started: float = field(init=False)
     failed_reports: list[str] = field(default_factory=list)
+    told_failures: bool = False  # why checks fail has been said
 
     def __post_init__(self) -> None:
         self.started = self.now()
@@ -82,7 +83,7 @@ class Recorder:
 
     def _say_validation(self, what: str, validation: Validation, asked: str) -> None:
         right = bootstrap_mean(validation.correct_PK)
-        failed = f", {validation.grader_errors} checks failed" if validation.grader_errors else ""
+        failed = f", {_failures(validation.grader_errors, validation.why_failed)}" if validation.grader_errors else ""
         self.say(
             f"{what}: pass@1 {right.mean:.3f} [{right.low:.3f}, {right.high:.3f}] on {len(validation.correct_PK)} "
             f"{asked}{failed}"
@@ -108,7 +109,15 @@ class Recorder:
             self._dump(step, groups, advantages_PG.tolist())
         if self.console is not None:
             self.console.step(step, metrics)
+            self._warn_of_failures(step, groups)
             self._warn_of_silence(step, metrics)
+
+    def _warn_of_failures(self, step: int, groups: StepGroups) -> None:
+        """Says why checks fail, once. `reward/grader_errors` counts on."""
+        failed = int(groups.failed_PG.sum().item())
+        if failed and not self.told_failures:
+            self.told_failures = True
+            self.say(f"warning: step {step}: {_failures(failed, groups.why_failed)}; their rewards are 0")
 
     def _warn_of_silence(self, step: int, metrics: Metrics) -> None:
         """Says once if nearly no response of a step holds what the reward reads."""
@@ -265,3 +274,7 @@ class Recorder:
             self.console.__exit__(None, None, None)
         if self.writer is not None:
             self.writer.close()
+
+
+def _failures(failed: int, reason: str | None) -> str:
+    return f"{failed} checks failed" + ("" if reason is None else f", the first with {reason!r}")

@@ -18,6 +18,7 @@ from s2l_nemo.config.schema import Accelerator, Config, Resume, RunConfig
 from s2l_nemo.config.time_limit import limit_after
 from s2l_nemo.engines.gpus import devices_of, visible_gpus
 from s2l_nemo.engines.kinds import ENGINES
+from s2l_nemo.engines.served.environment import use_writable_folders
 from s2l_nemo.errors import UserError
 from s2l_nemo.platform import cpu, extras
 from s2l_nemo.platform.failures import CRASHED
@@ -36,6 +37,7 @@ def start(cfg: Config, models: Models, early: Early | None = None) -> int:
     """
     limit = cfg.run.save_before
     save_before = None if limit is None else limit_after(limit, datetime.now()).timestamp()
+    use_writable_folders()
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")  # its threads do not survive a fork
     on_gpu = torch.cuda.is_available()
     check_machine(cfg, on_gpu)

@@ -18,7 +18,7 @@ from s2l_nemo.errors import UserError
 from s2l_nemo.files import read_json_object, write_json_atomic
 from s2l_nemo.measures.statistics import Interval, bootstrap_mean
 from s2l_nemo.trainer.exchange import StepGroups
-from s2l_nemo.trainer.grading import Grading
+from s2l_nemo.trainer.grading import Grading, check_graded
 from s2l_nemo.trainer.rollouts import Ask, Rollouts
 from s2l_nemo.types import Prompt, SamplingParams, Source
 
@@ -39,6 +39,7 @@ class Validation:
     truncated_fraction: float = 0.0  # of the samples
     sets: Mapping[str, Validation] = field(default_factory=dict)
     asked: Mapping[str, Any] = field(default_factory=dict)
+    why_failed: str | None = None  # the reason of the first check that failed
 
 
 def validate(
@@ -52,7 +53,7 @@ def validate(
 ) -> Validation:
     """Samples `samples` completions of every prompt with the learner's present weights, and grades them. Collective.
 
-    `grading`: None stands for the training's.
+    `grading`: None stands for the training's. Raises UserError if all checks fail.
     """
     sources = explorers_first(0, samples)
     requests = requests_of(prompts, [sources] * len(prompts), step=SEED_STEP, run_seed=run_seed, drawn={})
@@ -67,12 +68,14 @@ def validate(
     planned = {prompt.prompt_id: sources for prompt in prompts}
     own = assemble_groups(own_prompts, graded, sources=planned, learner_version=rollouts.version)
     groups = StepGroups.gather(ranks, prompts, own)
+    check_graded("a validation", groups)
     truncated = groups.truncated_PG.double().mean().item()
     return Validation(
         groups.reward_PG.tolist(),
         int(groups.failed_PG.sum().item()),
         truncated,
         asked=asked_of(prompts, samples, params, run_seed),
+        why_failed=groups.why_failed,
     )
 
 

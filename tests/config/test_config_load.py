@@ -153,7 +153,7 @@ def test_values_are_typed(argument: str, key: str, expected: object) -> None:
         ("run.dir=${run.dir}", ["run.dir", "Recursive"]),
         ("algorithm.steps=${run.dir}", ["algorithm.steps", "Integer"]),
         ("algorithm.steps=???", ["algorithm.steps=???", "give a value"]),
-        ("algorithm.steps=1,2", ["algorithm.steps=1,2", "give one value"]),
+        ("algorithm.steps=1,2", ["algorithm.steps=1,2", "several values: give one value"]),
         ("~algorithm.steps", ["~algorithm.steps", "give one value"]),
         ("algorithm.steps", ["'algorithm.steps' as key=value"]),
         ("algorithm.kl_coef=[1", ["algorithm.kl_coef=[1", "cannot read"]),

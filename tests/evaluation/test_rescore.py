@@ -116,7 +116,7 @@ def test_twice_gives_the_same_bytes_and_k_takes_the_first_samples(outputs: Path)
 
 def test_custom_rewards_and_partial_marks(outputs: Path, tmp_path: Path) -> None:
     (tmp_path / "my_rewards.py").write_text(
-        "def half(response, answer, prompt):\n    return 1.0 if prompt == 'a' else 0.5 if prompt == 'b' else 1 / 0\n"
+        "def half(response, answer, prompt):\n    return 1 / 0 if prompt == 'd' else {'a': 1.0, 'b': 0.5}.get(prompt, 0.0)\n"
     )
     arguments = (f"evaluate.rescore={outputs}", "rewards.fn=my_rewards:half")
     done = run_process("recipes/evaluate.py", *arguments, environment={"PYTHONPATH": str(tmp_path)})
@@ -124,7 +124,22 @@ def test_custom_rewards_and_partial_marks(outputs: Path, tmp_path: Path) -> None
     aime = json.loads((outputs / "result" / "aime24.json").read_text())
     assert aime["correct"] == [[1] * 4, [0] * 4, [0] * 4, [0] * 4]
     assert aime["grader_errors"] == 4
-    assert "aime24: answers that could not be checked and count as wrong: 4" in done.stdout
+    assert (
+        "aime24: answers that could not be checked and count as wrong: 4, the first with 'ZeroDivisionError: division "
+        "by zero' (see errors in aime24.jsonl)"
+    ) in done.stdout
+
+
+def test_f20_a_reward_function_that_always_fails_is_one_line_and_the_reasons_stay(
+    outputs: Path, tmp_path: Path
+) -> None:
+    (tmp_path / "failing_rewards.py").write_text("def fails(response, answer, prompt):\n    return {}['gone']\n")
+    arguments = (f"evaluate.rescore={outputs}", "rewards.fn=failing_rewards:fails")
+    done = run_process("recipes/evaluate.py", *arguments, environment={"PYTHONPATH": str(tmp_path)})
+    assert (done.returncode, done.stderr.count("\n")) == (2, 1)
+    assert "checks failed, the first with \"KeyError: 'gone'\": mend what checks (rewards.fn)" in done.stderr
+    assert "KeyError" in (outputs / "result" / "aime24.jsonl").read_text()
+    assert not (outputs / "result" / "aime24.json").exists()
 
 
 def test_what_is_wrong_is_said_in_one_line_and_nothing_is_written(outputs: Path, tmp_path: Path) -> None:

@@ -24,6 +24,7 @@ from s2l_nemo.rewards.grader import (
     MathGrader,
     ReasoningGymGrader,
     answer_grader,
+    check_any_worked,
     make_grader,
 )
 from s2l_nemo.rewards.notation import canonical
@@ -186,7 +187,10 @@ def test_a_task_verifier_must_give_full_marks_to_the_row_of_the_prompt() -> None
 
 
 FUNCTIONS = """
-import math, time
+import math, sys, time
+from decimal import Decimal
+from fractions import Fraction
+import numpy as np
 def length(response, answer, prompt):
     print("noise on standard output")
     return len(response) + (answer == "gold") + 10 * (prompt == "question")
@@ -194,10 +198,17 @@ def raises(response, answer, prompt):
     if response == "bad":
         raise KeyError("two\\nlines")
     return 0.25
-def nothing(response, answer, prompt):
-    return None
-def nan(response, answer, prompt):
-    return math.nan
+def bad_value(response, answer, prompt):
+    values = {"None": None, "nan": math.nan, "inf": -math.inf, "text": "1.0", "list": [1.0], "array": np.ones(2),
+              "1e39": 1e39, "integer": -10**400, "complex": np.complex64(1j), "object": object}
+    return values.get(response, 0.5)
+def numbers(response, answer, prompt):
+    import torch
+    values = [np.float32(0.5), np.float16(0.5), np.int64(3), np.bool_(True), np.array(2.5), np.ones(1)[0],
+              torch.tensor(0.25), torch.tensor(True), Fraction(1, 4), Decimal("0.5"), -2, False]
+    return values[int(response)]
+def ends(response, answer, prompt):
+    sys.exit("no more")
 def sleeps(response, answer, prompt):
     if response == "bad":
         time.sleep(100)
@@ -232,12 +243,49 @@ def test_a_function_that_fails_costs_one_row(name: str, error: str, value: float
 
 
 @pytest.mark.usefixtures("functions")
-@pytest.mark.parametrize("name", ["nothing", "nan"])
-def test_a_function_must_return_a_finite_number(name: str) -> None:
-    grader = CustomGrader(RewardsConfig(fn=f"reward_functions:{name}"))
-    with pytest.raises(UserError, match=r"finite number, not (None|nan)"):
-        grader.grade([item("", "")])
+def test_f19_numbers_of_numpy_and_torch_are_rewards() -> None:
+    grader = CustomGrader(RewardsConfig(fn="reward_functions:numbers", workers=1, memory_mb=4096))
+    grades = grader.grade([item("", str(number)) for number in range(12)])
     grader.close()
+    assert [grade.error for grade in grades] == [None] * 12
+    assert [grade.reward for grade in grades] == [0.5, 0.5, 3, 1, 2.5, 1, 0.25, 1, 0.25, 0.5, -2, 0]
+    assert {type(grade.reward) for grade in grades} == {float}
+
+
+@pytest.mark.usefixtures("functions")
+def test_f20_a_value_that_is_no_number_costs_one_row_and_f28_so_does_one_that_is_too_large() -> None:
+    grader = CustomGrader(RewardsConfig(fn="reward_functions:bad_value", workers=1))
+    shown = {
+        "None": "None", "nan": "nan", "inf": "-inf", "text": "'1.0'", "list": "[1.0]", "array": "array([1., 1.])",
+        "1e39": "1e+39", "integer": "-1000", "complex": "1j", "object": "<class 'object'>",
+    }  # fmt: skip
+    grades = grader.grade([item("", response) for response in [*shown, "good"]])
+    grader.close()
+    assert grades.pop() == Grade(0.5, None)
+    for grade, value in zip(grades, shown.values(), strict=True):
+        assert grade.reward is None
+        assert grade.error is not None
+        assert grade.error.startswith(f"it returned {value}")
+        assert grade.error.endswith(", must return a finite number")
+        assert len(grade.error) < 150
+
+
+@pytest.mark.usefixtures("functions")
+def test_f20_a_function_that_ends_the_process_has_its_reason() -> None:
+    grader = CustomGrader(RewardsConfig(fn="reward_functions:ends", workers=1))
+    assert grader.grade([item("", ""), item("", "b")]) == [Grade(None, None, "SystemExit: no more")] * 2
+    grader.close()
+
+
+def test_f20_if_all_checks_fail_there_is_one_line_with_the_first_reason() -> None:
+    check_any_worked("step 3", 0, 0, None, "go on")
+    check_any_worked("step 3", 7, 8, "KeyError: 'x'", "go on")
+    with pytest.raises(UserError) as caught:
+        check_any_worked("step 3", 8, 8, "KeyError: 'x'", "go on")
+    assert str(caught.value) == (
+        "step 3: 8 of 8 checks failed, the first with \"KeyError: 'x'\": mend what checks (rewards.fn), or raise its "
+        "limits (rewards.cpu_s, wall_s, memory_mb, batch_s), go on"
+    )
 
 
 @pytest.mark.usefixtures("functions")

@@ -116,7 +116,7 @@ def test_a_step_without_answers_is_said_once(tmp_path: Path, output: io.StringIO
             "response_length/truncated_fraction": 0.75,
         }
         recorder.stepped(step, metrics, groups(), torch.tensor([[0.5, -0.5]]), seconds=2.5)
-    assert [line for line in output.getvalue().splitlines() if "warning" in line] == [
+    assert [line for line in output.getvalue().splitlines() if "hold an answer" in line] == [
         r"warning: 4.9% of the responses of step 3 hold an answer, which the reward looks for in \boxed{}; 75% were "
         "cut at the limit: read some with tools/show_rollouts.py, and see data.instruction and "
         "rollout.max_response_length"
@@ -128,9 +128,10 @@ def test_a_step_is_written_and_said(recorder: Recorder, output: io.StringIO) -> 
     recorder.close()
     (line,) = read_metrics(recorder.run_dir.metrics)
     assert line == {"step": 3, **metrics_of(3), "time/step_with_validation": 2.5}
-    titles, values = output.getvalue().splitlines()
+    titles, values, warning = output.getvalue().splitlines()
     assert titles.split()[:3] == ["step", "alpha", "Gw/Gs"]
     assert values.split()[:3] == ["3/9", "1.00", "1/1"]
+    assert warning == "warning: step 3: 1 checks failed, the first with 'killed'; their rewards are 0"
     rows = read_rollouts(recorder.run_dir.rollout_file(3))
     assert [(row.step, row.source, row.response, row.advantage, row.reward, row.kept) for row in rows] == [
         (3, "explorer", "1 4", 0.5, 1.0, False),

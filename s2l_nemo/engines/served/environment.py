@@ -6,6 +6,7 @@ import os
 import pwd
 import re
 import sys
+import tempfile
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -47,7 +48,7 @@ def server_environment(environ: Mapping[str, str], python: str, devices: str | N
 def writable_folders(environ: Mapping[str, str], uid: int, temporary: Path) -> dict[str, str]:
     """A home and folders for caches below `temporary`, for a user who cannot write to HOME; else nothing.
 
-    The made-up user of a container has HOME=/ and often no name. Kernels that are compiled at run time need a cache,
+    NeMo makes a folder in the home when it is imported. The made-up user of a container has HOME=/ and often no name. Kernels that are compiled at run time need a cache,
     and some packages the user's name. Whatever of this is set already stays, but HOME. Raises UserError if another user
     owns the folder.
     """
@@ -68,6 +69,11 @@ def writable_folders(environ: Mapping[str, str], uid: int, temporary: Path) -> d
     if not any(name in environ for name in _USER_NAMES) and not _has_name(uid):
         found["USER"] = f"user{uid}"
     return found
+
+
+def use_writable_folders() -> None:
+    """Gives this process what `writable_folders` finds. To be called before the imports that look for a home."""
+    os.environ.update(writable_folders(os.environ, os.getuid(), Path(tempfile.gettempdir())))
 
 
 def _joined(*parts: str | None) -> str:

@@ -23,7 +23,9 @@ class SimulateOptions(AssumedOptions):
 
     gpu: GpuName = key(GpuName.H100, "kind of GPU")
     gpus: list[int] = key(lambda: [8, 64, 1024], "how many of them, in whole nodes; one column each", SIZES)
-    recorded: str | None = key(None, "folder of a run whose rollouts give the lengths; null: a named distribution")
+    recorded: str | None = key(
+        None, "folder of a run whose rollouts give the lengths; null: a named distribution", path=True
+    )
     lengths: Distribution = key(Distribution.lognormal, "of the tokens of a response, cut at the limit")
     std: float | None = key(None, "standard deviation of lognormal, tokens; null: half of the mean", POSITIVE)
     alike: float = key(0.5, "share of their variance that the answers to one prompt have in common", between(0, 1))
@@ -44,7 +46,9 @@ class SimulateOptions(AssumedOptions):
     exchange_gb_s: float = key(1.0, "rate of the exchange of completions, into or out of a rank, GB/s", POSITIVE)
     host_gb_s: float = key(20.0, "rate between a GPU and host memory when engines wake and sleep, GB/s", POSITIVE)
     grades_per_s: float = key(1000.0, "answers that one rank grades in a second", POSITIVE)
-    calibrate: list[str] = key(list, "folders of a measured run and its repeats, whose rates replace the data sheets")
+    calibrate: list[str] = key(
+        list, "folders of a measured run and its repeats, whose rates replace the data sheets", path=True
+    )
     show: int = key(8, "GPUs in a timeline; 0: no timelines", COUNT)
 
 

@@ -26,7 +26,7 @@ from s2l_nemo.models.open import Model, open_model, tokenizer_hash
 from s2l_nemo.models.precision import Precision
 from s2l_nemo.records.versions import versions
 from s2l_nemo.rewards.asked import start_warnings
-from s2l_nemo.rewards.grader import GradeItem, Grader, make_grader
+from s2l_nemo.rewards.grader import GradeItem, Grader, check_any_worked, make_grader
 from s2l_nemo.store.facts import StoreFacts, hash_prompts
 from s2l_nemo.store.reader import Store
 from s2l_nemo.store.sampling.folder import check_fits, claimed, create_or_check, stored_samples
@@ -46,14 +46,20 @@ class Job:
     grader: Grader
     decode: Callable[[Sequence[int]], str]
 
-    def sample(self, chunk: Chunk) -> int:
-        """Samples, grades and writes a chunk. Returns its tokens."""
+    def sample(self, chunk: Chunk) -> tuple[int, str | None]:
+        """Samples, grades and writes a chunk. Returns its tokens, and why the first check failed.
+
+        Raises UserError if all checks have failed; nothing is then written.
+        """
         assert self.facts.seed is not None
         assert self.facts.explorer is not None
         requests = chunk.requests(self.facts.seed, self.facts.explorer)
         completions = self.engine.generate(requests, self.facts.sampling)
         by_id = {prompt.prompt_id: prompt for prompt in chunk.prompts}
         grades = self.grader.grade([self._item(one, by_id[one.prompt_id]) for one in completions])
+        failed = [grade.error for grade in grades if grade.error is not None]
+        why_failed = failed[0] if failed else None
+        check_any_worked(chunk.name, len(failed), len(grades), why_failed, "then run the same command")
         rollouts = [
             Rollout(
                 prompt_id=completion.prompt_id,
@@ -69,7 +75,7 @@ class Job:
             for request, completion, grade in zip(requests, completions, grades, strict=True)
         ]
         write_shard(self.folder / FOLDER / chunk.name, Shard.of(rollouts), self.facts, self.kind)
-        return sum(len(rollout.token_ids) for rollout in rollouts)
+        return sum(len(rollout.token_ids) for rollout in rollouts), why_failed
 
     def _item(self, completion: Completion, prompt: Prompt) -> GradeItem:
         return GradeItem(prompt.prompt_id, prompt.text, prompt.answer, self.decode(completion.token_ids.tolist()))
@@ -128,12 +134,12 @@ def check_whole(folder: Path, out: Console) -> None:
 
 def sample_chunks(job: Job, chunks: Sequence[Chunk], done: int, out: Console) -> None:
     """Samples chunk after chunk, with a bar on a terminal and a line for each elsewhere."""
-    total = done + sum(map(len, chunks))
+    total, told = done + sum(map(len, chunks)), False
     with progress_bar(out, after="rollouts  {task.fields[rate]}") as progress:
         task = progress.add_task("", total=total, completed=done, rate="")
         for number, chunk in enumerate(chunks, start=1):
             started = time.perf_counter()
-            tokens = job.sample(chunk)
+            tokens, why_failed = job.sample(chunk)
             done, seconds = done + len(chunk), time.perf_counter() - started
             rate = f"{tokens / seconds:,.0f} tokens/s"
             progress.update(task, completed=done, rate=rate)
@@ -141,6 +147,9 @@ def sample_chunks(job: Job, chunks: Sequence[Chunk], done: int, out: Console) ->
                 f"chunk {number}/{len(chunks)}  {done:,}/{total:,} rollouts  {tokens:,} tokens in {seconds:.1f} s "
                 f"({rate})"
             )
+            if why_failed is not None and not told:
+                told = True
+                out.print(f"warning: checks failed, the first with {why_failed!r}; rewards are 0", soft_wrap=True)
 
 
 def make_facts(cfg: SampleConfig, model: Model, prompts: Sequence[Prompt], precision: Precision) -> StoreFacts:

@@ -66,6 +66,23 @@ def test_what_a_store_holds(model: Path, sampled: Path) -> None:
     assert {*rows["reward"].to_pylist()} <= {0.0, 1.0}
 
 
+def test_f20_checks_that_fail_are_said_and_a_chunk_of_nothing_else_is_not_written(
+    model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    code = (
+        "def some(response, answer, prompt):\n    return 1.0 if prompt[8] in '13579' else {}[0]\n"
+        "def none(response, answer, prompt):\n    return None\n"
+    )
+    (tmp_path / "store_rewards.py").write_text(code)
+    monkeypatch.syspath_prepend(tmp_path)
+    some = sample_here(model, tmp_path / "some", *SIZE, "rewards.fn=store_rewards:some")
+    assert some.stdout.count("warning: checks failed, the first with 'KeyError: 0'; rewards are 0") == 1, some
+    none = sample_here(model, tmp_path / "none", *SIZE, "rewards.fn=store_rewards:none")
+    assert (none.returncode, none.stderr.count("\n")) == (2, 1)
+    assert "8 of 8 checks failed, the first with 'it returned None, must return a finite number'" in none.stderr
+    assert not list((tmp_path / "none" / "rollouts").glob("*.parquet"))
+
+
 def test_a_store_answers_what_the_live_explorer_would(model: Path, sampled: Path) -> None:
     store = Store.open(sampled)
     engine = StoreEngine(store, samples=4, order=DrawOrder.stored, seed=5, needs_logprobs=True)
