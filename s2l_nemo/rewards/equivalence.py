@@ -25,6 +25,7 @@ from s2l_nemo.rewards.algebra import (
     proportional,
 )
 from s2l_nemo.rewards.names import adds_variables, names_quantity, renamed, same_function, variables
+from s2l_nemo.rewards.nesting import TOO_DEEP, nested_too_deeply
 from s2l_nemo.rewards.plain_numbers import exact_number, readings
 from s2l_nemo.rewards.quick import decide, without_label
 from s2l_nemo.rewards.readable import may_be_expression
@@ -43,6 +44,7 @@ _PREFIX = re.compile(  # of a set: `x\in`, `(x,y)\in`, `S=`
 )
 _EXCEPTION = re.compile(r"[a-z]\\ne ?[+-]?(?:\d+|\\frac\{\d+\}\{\d+\}|\\pi ?)")
 _DIGITS_BEHIND_POINT = re.compile(r"-?\d*\.(\d{1,30})")
+_WHOLE = re.compile(r"-?[1-9]\d{2,14}")
 _NAMED_SET = re.compile(r"\\emptyset ?|\\mathbb\{[A-Z]\}(?:\^.*|_.*)?")
 _TEXT = re.compile(r"\\text\{([^{}]*)\}")
 _PRODUCT = re.compile(r"(?<=[\d})])\(|(?<=\\pi)\(")
@@ -60,6 +62,8 @@ def equivalent(gold: str, answer: str, tolerance: float = 0.0) -> bool:
     Numbers may differ by the fraction `tolerance` of the gold number if one of them is not exact (`rewards.tolerance`).
     """
     answer = without_label(gold, answer)
+    if nested_too_deeply(gold):
+        raise UncomparableError(TOO_DEEP)
     failure: UncomparableError | None = None
     for one in readings(gold):
         for other in readings(answer):
@@ -89,6 +93,8 @@ def _near(gold: str, answer: str, tolerance: float) -> bool:
 
 def why_unreadable(gold: str) -> str | None:
     """Why a canonical gold answer cannot be compared as mathematics, in one line; None if it can."""
+    if nested_too_deeply(gold):
+        return TOO_DEEP
     failure = None
     for reading in readings(gold):
         try:
@@ -97,7 +103,7 @@ def why_unreadable(gold: str) -> str | None:
         except UncomparableError as error:
             failure = str(error)
         except RecursionError:
-            failure = "nested too deeply to check"
+            failure = TOO_DEEP
         else:
             return None
     return failure
@@ -208,7 +214,7 @@ def _same(gold: str, answer: str) -> bool:
     decided = decide(gold, answer)
     if decided is not None:
         return decided
-    gold, answer = _without_approximation(gold), _without_approximation(answer)
+    gold, answer = _without_approximation(gold, trusted=True), _without_approximation(answer)
     if len(split(gold, EQUALS)) > 1 or len(split(answer, EQUALS)) > 1:
         return _same_equations(split(gold, EQUALS), split(answer, EQUALS))
     if len(split(gold, COLON)) > 1 or len(split(answer, COLON)) > 1:
@@ -230,26 +236,47 @@ def _all_same(golds: list[str], answers: list[str]) -> bool:
     return len(golds) == len(answers) and all(_same_answer(*pair) for pair in zip(golds, answers, strict=True))
 
 
-def _without_approximation(text: str) -> str:
-    r"""The exact one of `\frac13 \approx 0.33`; `x \approx 8.2` is an equation, and `5 \approx 7` is nothing."""
+def _without_approximation(text: str, *, trusted: bool = False) -> str:
+    r"""The exact one of `\frac13 \approx 0.33`; `x \approx 8.2` is an equation, and `5 \approx 7` is nothing.
+
+    All that stands behind it must be roundings of it, but for the rounding of an irrational number in a gold answer.
+    """
     parts = split(text, APPROXIMATE)
     if len(parts) == 1 or (len(parts) == 2 and not parts[0]):
         return parts[-1]
-    if names_quantity(parts[0]):
-        return f"{parts[0]}={parts[1]}"
-    first, second = (exact_number(split_unit(part)[0]) for part in parts[:2])
-    if second is None or structure.ordered(parts[0]) is not None or COLON.search(parts[0]):
+    name = f"{parts[0]}=" if names_quantity(parts[0]) else ""
+    exact, *others = parts[1:] if name else parts
+    if others and (structure.ordered(exact) is not None or COLON.search(exact)):
         return text
-    if first is None or first == second:
-        return parts[0]
-    is_fraction = "/" in parts[0] or "frac" in parts[0]
-    return parts[0] if is_fraction and _rounds_to(first, parts[1]) else text
+    value = exact_number(split_unit(exact)[0])
+    for other in others:
+        rounded = exact_number(split_unit(other)[0])
+        if rounded is None or (value is not None and rounded != value and "/" not in exact and "frac" not in exact):
+            return text
+        if rounded != value and not (trusted and value is None) and not _rounds_to(exact, value, other):
+            return text
+    return name + exact
 
 
-def _rounds_to(exact: Fraction, decimal: str) -> bool:
-    """Whether a decimal is a number that was rounded or cut: 0.33 or 0.34 for 1/3, not 1 for 1/2."""
-    digits = _DIGITS_BEHIND_POINT.fullmatch(split_unit(decimal)[0].strip())
-    return digits is not None and abs(exact - Fraction(digits[0])) < Fraction(1, 10 ** len(digits[1]))
+def _rounds_to(exact: str, value: Fraction | None, decimal: str) -> bool:
+    """Whether a decimal is a number that was rounded or cut: 0.33 or 0.34 for 1/3, not 1 for 1/2.
+
+    A whole number of three digits or more may be that of an irrational number: 314 for 100 pi.
+    """
+    decimal = split_unit(decimal)[0].strip()
+    digits = _DIGITS_BEHIND_POINT.fullmatch(decimal)
+    if value is not None:
+        return digits is not None and abs(value - Fraction(digits[0])) < Fraction(1, 10 ** len(digits[1]))
+    try:
+        irrational = constant(parse(split_unit(exact)[0]))
+    except UnreadableError:
+        return False
+    if irrational is None:
+        return False
+    error = abs(complex(irrational) - float(Fraction(decimal)))
+    if digits is None:
+        return _WHOLE.fullmatch(decimal) is not None and error <= 0.5
+    return error < 10.0 ** -len(digits[1])
 
 
 def _same_equations(golds: list[str], answers: list[str]) -> bool:

@@ -11,12 +11,12 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from s2l_nemo.config.schema import AnswerKind, DataConfig, Extract, RewardsConfig, Task
+from s2l_nemo.data.golds import final_answer
 from s2l_nemo.data.reasoning_gym import ReasoningGymTask
 from s2l_nemo.errors import UserError
 from s2l_nemo.rewards.answers import normalize_answer
 from s2l_nemo.rewards.choices import boxed_letter, extract_choice
 from s2l_nemo.rewards.extraction import after_thinking, find_answer
-from s2l_nemo.rewards.golds import plain_gold
 from s2l_nemo.rewards.notation import canonical
 from s2l_nemo.rewards.pool import Outcome, WorkerPool
 from s2l_nemo.rewards.quick import decide
@@ -67,7 +67,7 @@ class MathGrader:
 
     def grade(self, items: Sequence[GradeItem]) -> list[Grade]:
         answers = [find_answer(item.response, self._rewards) for item in items]
-        golds = {item.gold: canonical(plain_gold(item.gold)) for item in items}
+        golds = {item.gold: canonical(final_answer(item.gold)) for item in items}
         pairs = [
             None if answer is None else (golds[item.gold], canonical(answer))
             for item, answer in zip(items, answers, strict=True)

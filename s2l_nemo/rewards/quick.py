@@ -4,12 +4,14 @@ How units and numbers are compared:
 - Units: see `units`. A percent sign on both sides is a unit; on one side only, `N\%` may mean N or N/100.
 - A number in base b (`52_8`) is right in that base only. A rounded decimal is wrong.
 - Commas may part thousands or members: if a text allows both, both are tried on both sides.
+- An answer that is nested deeper than any answer is (`nesting`) is right only if it is the gold answer's text.
 """
 
 from __future__ import annotations
 
 import re
 
+from s2l_nemo.rewards.nesting import nested_too_deeply
 from s2l_nemo.rewards.notation import MAX_SYMBOLIC
 from s2l_nemo.rewards.plain_numbers import exact_number, readings
 from s2l_nemo.rewards.units import Unit, split_unit
@@ -30,7 +32,9 @@ def decide(gold: str, answer: str) -> bool | None:
         return bool(gold)
     answer = without_label(gold, answer)
     verdicts = {_decide(one, other) for one in readings(gold) for other in readings(answer)}
-    return True if True in verdicts else None if None in verdicts else False
+    if True in verdicts:
+        return True
+    return None if None in verdicts and not nested_too_deeply(answer) else False
 
 
 def without_label(gold: str, answer: str) -> str:

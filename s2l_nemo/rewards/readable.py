@@ -31,6 +31,7 @@ _REFUSED = re.compile(
     r"(?:[\d})]|\\(?:pi|circ) ?)\([+-]?(?:[\d.^%{} ]|\\(?:circ|frac|sqrt|pi|%))+\)|"
     r"^0[+-]|^\[[^\[\]]*\]$"  # 0 that adds nothing
 )
+_NESTED = re.compile(r"\[[^\]]*\[|\\\{(?:(?!\\\}).)*\\\{")  # brackets that are no parentheses, in each other
 _FRACTION = re.compile(r"\\frac\{([+-]?\d+)\}\{([+-]?\d+)\}")
 _COEFFICIENT = re.compile(r"^[+-]?\\frac\{(\d+)\}\{\1\} ?(?=\\pi|\\sqrt|[A-Za-z])")  # as some golds have it
 _MIXED_NUMBER = re.compile(r"(?<![\d.])(\d+) ?\\frac\{([+-]?\d+)\}\{([+-]?\d+)\}")
@@ -40,7 +41,7 @@ def may_be_expression(text: str) -> bool:
     """Whether a canonical text may be one number, expression or matrix."""
     if not text or any(name not in _COMMANDS and name not in _SIGNS for name in _COMMAND.findall(_below(text))):
         return False
-    if _REFUSED.search(_INNER.sub(_mark, text)):
+    if _NESTED.search(text) or _REFUSED.search(_INNER.sub(_mark, text)):
         return False
     # 0 and 1 as fractions in a larger expression only hide: `\\frac{1}{2} \\frac{3}{3}` is two answers.
     if any(int(top) in (0, int(bottom)) for top, bottom in _FRACTION.findall(_COEFFICIENT.sub("", text))):

@@ -31,6 +31,17 @@ from s2l_nemo.data.golds import final_answer
         (r"an open \boxed{1", r"an open \boxed{1"),
         (r"\boxed{1} and an open \boxed{2", "1"),
         (r"\boxedx{1}", r"\boxedx{1}"),
+        ('["5"]', "5"),
+        (' [ "5" ] ', "5"),
+        ("['5']", "5"),
+        (r'["\\frac{1}{2}"]', r"\frac{1}{2}"),
+        (r'["\frac{1}{2}"]', r"\frac{1}{2}"),
+        (r'["\theta"]', r"\theta"),
+        (r'["\sqrt{2}"]', r"\sqrt{2}"),
+        (r'["$\boxed{5}$"]', "5"),
+        ('["5", "6"]', '["5", "6"]'),
+        ("[5]", "[5]"),
+        ('["#### 5"]', "5"),
         ("4", "4"),
         (" x ", " x "),
         ("", ""),
@@ -38,13 +49,14 @@ from s2l_nemo.data.golds import final_answer
 )
 def test_the_answer_of_a_solution(text: str, answer: str) -> None:
     assert final_answer(text) == answer
+    assert final_answer(answer) == answer
 
 
 @given(st.text(alphabet="ab {}\\$#\n,0123456789") | st.text())
 def test_any_text_has_an_answer_and_one_without_marks_is_its_own(text: str) -> None:
     answer = final_answer(text)
     assert answer in text or ", " in answer
-    if "####" not in text and "\\boxed" not in text and "\\fbox" not in text:
+    if "####" not in text and "\\boxed" not in text and "\\fbox" not in text and "[" not in text:
         assert answer == text
 
 

@@ -16,7 +16,10 @@ from s2l_nemo.rewards.grader import Grade, GradeItem, Grader, answer_grader
 
 CASES = [json.loads(line) for line in Path(__file__).with_name("cases.jsonl").read_text().splitlines()]
 # Right answers that are refused, and why that is accepted. No wrong answer may be accepted.
-MISSES: dict[str, str] = {}
+MISSES: dict[str, str] = {
+    "g1099": "x = 5+5+1 = 1/3 \\approx 11: 11 is no rounding of 1/3, so the answer says two values",
+    "g1101": "x = 1/3 \\approx 1.3: 1.3 is no rounding of 1/3, so the answer says two values",
+}
 
 
 @pytest.fixture(scope="module")
