@@ -128,12 +128,29 @@ def test_every_picture_has_a_png_and_a_table_with_the_same_figures(page: Parsed,
         rows = list(csv.DictReader(file))
     assert rows[1] == {
         "experiment": "s2l", "finished": "yes", "step": "2", "generated tokens": "20.0", "mean of seeds": "0.4",
-        "lowest": "0.4", "highest": "0.4", "seed 1": "0.4", "seed 2": "0.4",
+        "band": "lowest and highest seed", "from": "0.4", "to": "0.4", "seed 1": "0.4", "seed 2": "0.4",
     }  # fmt: skip
 
 
 def test_each_caption_tells_seeds_problems_and_command(page: Parsed) -> None:
-    assert "s2l: mean of seeds 1, 2, band from the lowest to the highest; grpo: seed 1 alone, no band" in page.text
+    words = page.text
+    assert "s2l: mean of seeds 1, 2, band from the lowest to the highest, which is no interval" in words
+    assert (
+        "s2l: mean of seeds 1, 2, band: 95 % interval for other seeds and other problems; grpo: seed 1 alone" in words
+    )
+    assert (
+        "explorer: one model, band: 95 % bootstrap interval over problems, which says nothing of other seeds" in words
+    )
+
+
+def test_a_difference_without_spread_has_no_bracket_and_one_seed_is_named(page: Parsed) -> None:
+    row = page.text[page.text.index("grpo → s2l") : page.text.index("In percent; differences")]
+    assert "+50.0 (no interval)" in " ".join(row.split())
+    assert "(one seed: nothing is said of others)" in row
+    assert "(only one of the two has seed 2, left out)" in row
+
+
+def test_the_page_tells_problems_and_command(page: Parsed) -> None:
     assert "grpo, seed 2, unfinished: dotted, to step 2, in no mean" in page.text
     assert "2 problems x 2 samples" in page.text
     assert "8 prompts x 4 samples a step" in page.text
