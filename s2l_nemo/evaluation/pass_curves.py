@@ -13,6 +13,7 @@ from s2l_nemo.engines.build import EngineFactory
 from s2l_nemo.engines.options import EngineConfig
 from s2l_nemo.evaluation.sampling import sample_seed
 from s2l_nemo.evaluation.scoring import curve_points
+from s2l_nemo.measures import crossed
 from s2l_nemo.measures.statistics import Interval, bootstrap_mean, pass_at_k
 from s2l_nemo.models.open import Model
 from s2l_nemo.models.precision import Precision
@@ -71,7 +72,7 @@ def _right(prompt: Prompt, texts: Sequence[str]) -> int:
 
 def pass_curve(counts: Counts, samples: int, seed: int = 0) -> Curve:
     """pass@k with its 95 % interval over problems, for every power of two up to K = `samples`, and for K."""
-    return {k: bootstrap_mean(_passes_P1(counts, samples, k), seed=seed) for k in curve_points(samples)}
+    return crossed.pass_curve([[(samples, count) for count in counts]], curve_points(samples), seed)
 
 
 def lead_curve(first: Counts, second: Counts, samples: int, seed: int = 0) -> Curve:
@@ -81,8 +82,8 @@ def lead_curve(first: Counts, second: Counts, samples: int, seed: int = 0) -> Cu
     """
     leads = {}
     for k in curve_points(samples):
-        pairs = zip(_passes_P1(first, samples, k), _passes_P1(second, samples, k), strict=True)
-        leads[k] = bootstrap_mean([[mine - its] for [mine], [its] in pairs], seed=seed)
+        passes = [[pass_at_k(samples, count, k) for count in counts] for counts in (first, second)]
+        leads[k] = bootstrap_mean([[mine - its] for mine, its in zip(*passes, strict=True)], seed=seed)
     return leads
 
 
@@ -106,7 +107,3 @@ def interval_text(interval: Interval) -> str:
     """Such as `62.1 (58.0 to 66.3)`, in per cent."""
     mean, low, high = (100 * value for value in interval)
     return f"{mean:.1f} ({low:.1f} to {high:.1f})"
-
-
-def _passes_P1(counts: Counts, samples: int, k: int) -> list[list[float]]:
-    return [[pass_at_k(samples, count, k)] for count in counts]

@@ -10,22 +10,26 @@ ten different samples, and if seeds differ more than problems, it covers the tru
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable, Sequence
 
 import numpy as np
 from numpy.typing import ArrayLike
 
-from s2l_nemo.measures.statistics import Floats, Interval, bootstrap_mean
+from s2l_nemo.measures.statistics import Floats, Interval, bootstrap_mean, pass_at_k
+
+Tally = tuple[int, int]  # samples of a problem, and how many of them are right
 
 _GRID = 10_001  # angles at which the density of Student's t is summed; quantiles are right to 4 digits
 _MOST_FREEDOM = 1e4  # above, Student's t is the normal distribution to 4 digits
 
 
-def crossed_mean(values_SP: ArrayLike) -> Interval | None:
+def crossed_mean(values_SP: ArrayLike, seed: int = 0) -> Interval | None:
     """The mean with its 95 % interval for other seeds and other problems. None for a single value, which has none.
 
     `values_SP` are S seeds x P problems, as differences between two methods. With one seed, the interval is a bootstrap
-    over the problems and says nothing of other seeds. With one value a seed, it is Student's t over the seeds. If all
-    values are equal, the interval has no width. Raises ValueError if there is no value.
+    over the problems (`seed` is that of its draws) and says nothing of other seeds. With one value a seed, it is
+    Student's t over the seeds. If all values are equal, the interval has no width. Raises ValueError if there is no
+    value.
     """
     values = np.asarray(values_SP, dtype=np.float64)
     if values.ndim != 2 or 0 in values.shape:
@@ -34,13 +38,25 @@ def crossed_mean(values_SP: ArrayLike) -> Interval | None:
     if values.size == 1:
         return None
     if seeds == 1:
-        return bootstrap_mean(values.T)
+        return bootstrap_mean(values.T, seed=seed)
     center = float(values.mean())
     variance, freedom = _of_seeds(values) if problems == 1 else _of_both(values)
     if variance == 0.0:
         return Interval(center, center, center)
     half = student_quantile(0.975, freedom) * math.sqrt(variance)
     return Interval(center, center - half, center + half)
+
+
+def pass_curve(tallies_SP: Sequence[Sequence[Tally]], ks: Iterable[int], seed: int = 0) -> dict[int, Interval]:
+    """pass@k by k, with the interval of `crossed_mean`. A single problem of a single seed has one without width.
+
+    Raises ValueError if a problem has fewer than k samples, or the seeds have other numbers of problems.
+    """
+    curve = {}
+    for k in ks:
+        passes_SP = [[pass_at_k(samples, right, k) for samples, right in of_seed] for of_seed in tallies_SP]
+        curve[k] = crossed_mean(passes_SP, seed) or Interval(*(passes_SP[0] * 3))
+    return curve
 
 
 def student_quantile(share: float, freedom: float) -> float:

@@ -27,6 +27,8 @@ from s2l_nemo.planner.plan import render_plan, splits, updates_of_step
 
 CONF = Path(__file__).parents[2] / "conf"
 EXPERIMENTS = presets(CONF / "experiment")
+EVALUATIONS = presets(CONF / "evaluate")
+NOTHINK = [name for name in EVALUATIONS if not name.startswith("figure_2")]
 TOYS = ("tiny", "coverage")  # families that are made on this machine
 PAIRS = [name for name in presets(CONF / "family") if name not in TOYS]
 SCALES = ["train_s2l", "paper"]
@@ -49,8 +51,10 @@ def sampling(name: str) -> SampleConfig:
     return load_values(["--config-name", name], SampleConfig, "usage", CONF / "store")
 
 
+# The paper's text that is at hand has no page numbers: sections, appendices, tables and captions are cited.
 APPENDIX_C = "Appendix C"
 ALGORITHM_1 = "Section 3.2, Algorithm 1"
+README = "the released README"
 CODE = "the released code, commit 0a9f929"
 TRAINING = [
     ("", "algorithm.prompts_per_step", 1024, APPENDIX_C),
@@ -70,6 +74,19 @@ TRAINING = [
     ("", "algorithm.steps", 16, APPENDIX_C),
     ("", "algorithm.schedule.name", "linear", APPENDIX_C + "; " + ALGORITHM_1),
     ("", "algorithm.adv_norm", "mixed", "Section 3.2: over the combined candidate set"),
+    ("", "algorithm.schedule.t_mix", None, "Section 3.2: by default the first half; Appendix C: 8 of 16"),
+    ("", "algorithm.group_size", 16, README + "; the paper's text does not say it"),
+    ("", "algorithm.optimizer_passes", 1, ALGORITHM_1 + " has U, without a value; verl"),
+    ("", "algorithm.importance", "learner_old", CODE + "; Eq. 2 has the policy that sampled"),
+    ("", "rollout.two_updates", False, ALGORITHM_1 + ": one group for each prompt"),
+    ("", "rollout.temperature", 1.0, "verl's defaults (Section 4.1)"),
+    ("", "rollout.top_p", 1.0, "verl's defaults (Section 4.1)"),
+    ("", "explorer.temperature", None, ALGORITHM_1 + ": the learner's"),
+    ("", "explorer.source", "live", ALGORITHM_1),
+    ("", "algorithm.aggregation", "token_mean", "verl's defaults (Section 4.1); Eq. 2 has the mean over rollouts"),
+    ("", "algorithm.adv_eps", 1e-6, "Eq. 1, without a value; verl"),
+    ("", "algorithm.adv_baseline", "mean", "Eq. 1"),
+    ("", "algorithm.advantage", "group", "Eq. 1"),
     ("", "algorithm.adv_std", "sample", "Eq. 1; verl"),
     ("", "algorithm.clip_low", 0.2, "Eq. 2; verl"),
     ("", "algorithm.clip_high", 0.2, "Eq. 2; verl"),
@@ -87,6 +104,7 @@ TRAINING = [
     ("experiment=grpo", "explorer.path", None, "Tables 1, 2 and 4"),
     ("experiment=grpo", "algorithm.schedule.name", "none", "Tables 1, 2 and 4"),
     ("experiment=high_temperature", "rollout.temperature", 1.5, "Section 4.2; Figure 3c"),
+    ("experiment=high_temperature", "algorithm.schedule.name", "none", "Figure 3c: without policy-level diversity"),
     ("experiment=high_temperature", "explorer.path", None, "Figure 3c: without policy-level diversity"),
     ("experiment=without_diversity", "rollout.explorer_filter", "match_learner_diversity", "Section 4.3; Table 4"),
     ("experiment=without_diversity_constant_g", "rollout.filter_candidates", 32, "Table 4; " + CODE + ": 32 samples"),
@@ -118,6 +136,9 @@ TRAINING = [
     ("like=verl", "validation.samples", 1, "verl's defaults (Section 4.1)"),
 ]
 EVALUATING = [
+    *((name, "evaluate.prompt", "released", README) for name in EVALUATIONS),
+    *((name, "evaluate.temperature", None, "Section 4.1: that of nothink") for name in NOTHINK),
+    *((name, "evaluate.top_p", None, "Section 4.1: that of nothink") for name in NOTHINK),
     ("table_1", "benchmarks", ["aime24", "aime25", "math500", "olympiadbench"], "Section 4.1; Table 1"),
     ("table_1", "k", 16, "Section 4.1"),
     ("table_1", "mode", "nothink", "Section 4.1"),
@@ -131,6 +152,7 @@ EVALUATING = [
     ("figure_2_base", "k", 64, "Figure 2, left"),
     ("figure_2_base", "evaluate.temperature", 0.7, "Figure 2, left"),
     ("figure_2_base", "evaluate.top_p", 0.8, "Figure 2, left"),
+    ("figure_2_base_256", "benchmarks", ["aime24", "aime25"], "Figure 2"),
     ("figure_2_base_256", "k", 256, "Figure 2, right"),
     ("figure_2_base_256", "evaluate.temperature", 0.6, "Figure 2, right"),
     ("figure_2_base_256", "evaluate.top_p", 0.95, "Figure 2, right"),
@@ -138,9 +160,21 @@ EVALUATING = [
     ("step_curve", "steps", ["all"], "Figures 3c and 4 to 7"),
     ("step_curve", "k", 8, "the released curves"),
 ]
+# What no key can change, and the test that holds it.
+BEHAVIOUR = [
+    (APPENDIX_C + ": overlong prompts are filtered, none is cut",
+     "data/test_prompts.py", "test_longer_prompts_are_filtered_and_counted_and_rows_keep_their_number"),
+    (APPENDIX_C + ": KL is no part of the reward",
+     "algorithm/test_policy_loss.py", "test_kl_on_explorer_tokens_and_explorer_coefficient"),
+    (APPENDIX_C + "; " + ALGORITHM_1 + ": from 1 to 0 over the first 8 steps, then 0",
+     "algorithm/test_schedule.py", "test_linear_gives_the_numbers_of_the_paper"),
+    ("Section 4.1, nothink: temperature 0.7, top-p 0.8, top-k 20, presence penalty 1.5 in " + README,
+     "evaluation/test_sampling_plan.py", "test_modes_are_those_of_the_model_card"),
+]  # fmt: skip
 SAMPLING = [
     ("qwen3_1.7b", "model", "models/Qwen3-1.7B-Base", "Table 4"),
     ("qwen3_1.7b", "samples", 32, "Table 4, at a constant group size"),
+    ("qwen3_1.7b", "data.chat_template_kwargs.enable_thinking", False, "as the paper preset"),
     ("released_4b", "model", "models/Qwen3-4B-Base", CODE),
     ("released_4b", "samples", 32, CODE),
     ("released_4b", "rollout.temperature", 0.7, CODE),
@@ -165,6 +199,38 @@ def test_every_figure_of_the_paper() -> None:
         if (is_there := found(sampling(name), key)) != value:
             wrong.append(f"{name} {key}={is_there}, {value} in {source}")
     assert wrong == []
+
+
+@pytest.mark.parametrize(("source", "file", "test"), BEHAVIOUR, ids=lambda value: str(value)[:20])
+def test_what_no_key_can_change_has_its_test(source: str, file: str, test: str) -> None:
+    assert f"def {test}(" in (CONF.parent / "tests" / file).read_text(encoding="utf-8"), source
+
+
+# Keys of conf/ that are choices of this project. The files say why.
+OURS = {
+    "run.dir", "output", "trainer.accelerator", "model.precision", "model.transformer_engine",
+    "model.activation_checkpointing", "model.offload_optimizer", "rollout.max_batch_rows", "data.valid_path",
+    "data.instruction", "validation.prompts", "validation.samples", "checkpoint.keep", "explorer.path",
+    "explorer.source", "explorer.temperature", "explorer.top_p", "rewards.extract", "rollout.max_prompt_length",
+    "rollout.max_response_length", "data.path",
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("file", ["paper.yaml", "experiment", "evaluate", "like", "store"])
+def test_every_figure_of_a_preset_is_cited_or_ours(file: str) -> None:
+    cited = {
+        *(("", key) for choice, key, *_ in TRAINING if not choice),
+        *((choice.partition("=")[2], key) for choice, key, *_ in TRAINING),
+        *((name, key) for name, key, *_ in (*EVALUATING, *SAMPLING)),
+    }
+    paths = [CONF / file] if file.endswith(".yaml") else sorted((CONF / file).glob("*.yaml"))
+    without = {
+        f"{path.stem}: {key}"
+        for path in paths
+        for key, _ in leaves(yaml.safe_load(path.read_text()) or {})
+        if (path.stem if path.parent != CONF else "", key) not in cited and key not in OURS
+    }
+    assert without == set()
 
 
 def explorers_part(*argv: str) -> list[int]:
@@ -230,6 +296,28 @@ def test_every_experiment_passes_its_dry_run_at_both_scales(experiment: str, sca
     assert "memory: unknown" not in plan or scale == "train_s2l"  # the tiny family may not have been made
     small = cfg.algorithm.prompts_per_step * cfg.algorithm.group_size <= 32 * 16
     assert small == (scale == "train_s2l")
+    if scale == "paper":
+        check_prediction(cfg)
+
+
+def check_prediction(cfg: Config) -> None:
+    """As tools/plan.py: on every kind of GPU all steps have a time, and who samples has a share of it."""
+    learner, explorers = shapes_of_models(cfg)
+    assumed = cost.assumed_of(cost.PlanOptions(), cfg)
+    for gpu in cost.GPUS:
+        steps = cost.predict(cfg, learner, explorers, gpu, assumed).steps
+        assert len(steps) == cfg.algorithm.steps
+        for step, split in zip(steps, splits(cfg), strict=True):
+            assert (step.explorer > 0) == (split.explorer > 0 and bool(explorers))
+            assert min(step.logprobs, step.update, step.refit) > 0
+
+
+@pytest.mark.parametrize("choice", ["like=verl", *(f"family={pair}" for pair in PAIRS)])
+def test_other_presets_pass_their_dry_run_and_the_planner(choice: str) -> None:
+    cfg = training("paper", choice)
+    check_config(cfg)
+    assert "memory: unknown" not in render_plan(cfg)
+    check_prediction(cfg)
 
 
 HARDWARE = [(name, gpu, pair) for name, gpu in (("l20_48gb", 0), ("h100_80gb", 1), ("h200_141gb", 2)) for pair in PAIRS]
@@ -247,6 +335,8 @@ def test_every_pair_fits(hardware: str, gpu: int, pair: str) -> None:
     no_evict = cost.assumed_of(cost.PlanOptions(policy=cost.SchedulerPolicy.no_evict), cfg)
     rows = cost.rows_of_kv(cfg, learner, no_evict, reserved_kv(cfg, learner, explorers, device.memory).learner)
     assert rows >= 16
+    assert "memory: unknown" not in render_plan(cfg)
+    check_prediction(cfg)
 
 
 def test_every_hardware_is_fitted() -> None:

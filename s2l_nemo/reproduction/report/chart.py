@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 from s2l_nemo.evaluation.plots import COLORS, label, looks
 from s2l_nemo.files import TEMPORARY
 from s2l_nemo.records.plots import STYLE
-from s2l_nemo.reproduction.report.curves import AXIS_TITLES, Axis, Curve, seeds_in_words
+from s2l_nemo.reproduction.report.curves import AXIS_TITLES, Axis, Band, Curve, seeds_in_words
 from s2l_nemo.reproduction.report.svg import inline_svg
 
 if TYPE_CHECKING:
@@ -152,7 +152,7 @@ class _Lines:
         xs, ys = [point.x for point in curve.points], [point.mean for point in curve.points]
         if not curve.is_finished:
             look = {**look, "linestyle": (0, (1, 1.4)), "linewidth": 1.2, "marker": "." if len(xs) == 1 else ""}
-        if curve.has_band:
+        if curve.band is not Band.none:
             lows, highs = [point.low for point in curve.points], [point.high for point in curve.points]
             axes.fill_between(xs, lows, highs, color=look["color"], alpha=0.15, linewidth=0)
         marks = {} if len(xs) <= 30 else {"marker": ""}
@@ -182,15 +182,15 @@ def _columns(names: Sequence[str]) -> int:
 def _table(found: Sequence[Curve], axis: Axis) -> tuple[list[str], list[list[Cell]]]:
     seeds = sorted({seed for curve in found for seed in curve.seeds})
     place = [] if axis is Axis.steps else [AXIS_TITLES[axis]]
-    columns = ["experiment", "finished", "step", *place, "mean of seeds", "lowest", "highest"]
+    columns = ["experiment", "finished", "step", *place, "mean of seeds", "band", "from", "to"]
     rows: list[list[Cell]] = []
     for curve in found:
         for point in curve.points:
             at: list[Cell] = [point.x] if place else []
             of_seeds = [point.by_seed.get(seed) for seed in seeds]
-            ends: list[Cell] = [point.low, point.high]
+            ends: list[Cell] = [None, None] if curve.band is Band.none else [point.low, point.high]
             finished = "yes" if curve.is_finished else "no"
-            rows.append([curve.experiment, finished, point.step, *at, point.mean, *ends, *of_seeds])
+            rows.append([curve.experiment, finished, point.step, *at, point.mean, curve.band.value, *ends, *of_seeds])
     return [*columns, *(f"seed {seed}" for seed in seeds)], rows
 
 

@@ -7,13 +7,17 @@ from dataclasses import dataclass
 from pathlib import PurePosixPath
 from typing import NamedTuple
 
+import numpy as np
+
 from s2l_nemo.evaluation.plots import TITLES
-from s2l_nemo.measures.statistics import Interval, paired_bootstrap
+from s2l_nemo.measures.crossed import crossed_mean
+from s2l_nemo.measures.statistics import Interval
 from s2l_nemo.reproduction.report.paper import MODE, PROMPTS_PER_STEP, STEPS, Comparison, PaperTable, Setting
 from s2l_nemo.reproduction.report.runs import Experiment, Study
 
 NOT_RUN = "not run"
-UNPAIRED = "not compared: the two were asked different problems"
+OTHER_PROBLEMS = "not compared: the two were asked different problems"
+OTHER_SEEDS = "not compared: the two have no seed in common"
 
 
 class Problems(NamedTuple):
@@ -37,9 +41,11 @@ BySeed = dict[int, Problems]
 
 @dataclass(frozen=True)
 class Ours:
-    """Two experiments on the same problems, in percent. `difference` has its 95 % interval over problems.
+    """Two experiments on the same problems with the same seeds, in percent.
 
-    `by_seed` are the differences of the seeds that both have, in points: the interval knows nothing of them.
+    `difference` has its 95 % interval for other seeds and other problems. With one seed it is for other problems only.
+    It has no width if nothing differs, or if there is but one value. `by_seed` are the differences of each seed, in
+    points. `left_out` are the seeds that only one of the two has.
     """
 
     baseline: float
@@ -47,7 +53,7 @@ class Ours:
     difference: Interval
     problems: int
     by_seed: Mapping[int, float]
-    seeds: tuple[tuple[int, ...], tuple[int, ...]]
+    left_out: tuple[int, ...]
 
 
 @dataclass(frozen=True)
@@ -81,9 +87,8 @@ def own_rows(tables: Sequence[PaperTable], study: Study) -> list[OwnRow]:
     for comparison in (one for table in tables for one in table.comparisons):
         baseline, treated = _pair(comparison, study)
         for name, asked in _shared(baseline, treated).items():
-            ours = None if name in comparison.figures else compare(*asked)
-            if ours is not None and baseline and treated:
-                row = OwnRow(baseline.name, treated.name, _title(name), ours)
+            if name not in comparison.figures and not unpaired(*asked) and baseline and treated:
+                row = OwnRow(baseline.name, treated.name, _title(name), compare(*asked))
                 rows[row.baseline, row.treated, row.benchmark] = row
     return list(rows.values())
 
@@ -107,11 +112,11 @@ def _rows(comparison: Comparison, study: Study) -> list[Row]:
         slip = ""
         if figures.printed is not None and figures.printed != figures.difference:
             slip = f"the paper prints {figures.printed:+.1f}, its own values give {figures.difference:+.1f}"
-        ours = compare(*asked[benchmark]) if benchmark in asked else None
-        if ours is None or not (baseline and treated):
-            reason = UNPAIRED if benchmark in asked else NOT_RUN
+        reason = unpaired(*asked[benchmark]) if benchmark in asked else NOT_RUN
+        if reason or not (baseline and treated):
             rows.append(Row(comparison.label, title, paper, None, None, reason, slip))
             continue
+        ours = compare(*asked[benchmark])
         why_not = _why_not(comparison, baseline, treated, asked[benchmark])
         away = None if why_not else Interval(*(end - figures.difference for end in ours.difference))
         rows.append(Row(comparison.label, title, paper, ours, away, why_not, slip))
@@ -150,33 +155,38 @@ def _asked(experiment: Experiment) -> dict[str, BySeed]:
     return found
 
 
-def compare(baseline: BySeed, treated: BySeed) -> Ours | None:
-    """The means over seeds for each problem, paired by problem; None if not all were asked the same problems."""
-    everyone = [*baseline.values(), *treated.values()]
-    if not all(everyone[0].asks_the_same(other) for other in everyone):
-        return None
-    first_P, second_P = _means(baseline), _means(treated)
-    gain = paired_bootstrap([[value] for value in first_P], [[value] for value in second_P])
-    shared = [seed for seed in baseline if seed in treated]
-    by_seed = {seed: 100 * (_mean(treated[seed]) - _mean(baseline[seed])) for seed in shared}
+def unpaired(baseline: BySeed, treated: BySeed) -> str:
+    """Why two experiments cannot be compared; empty if they can."""
+    shared = _shared_seeds(baseline, treated)
+    everyone = [found[seed] for seed in shared for found in (baseline, treated)]
+    if not everyone:
+        return OTHER_SEEDS
+    return "" if all(everyone[0].asks_the_same(other) for other in everyone) else OTHER_PROBLEMS
+
+
+def compare(baseline: BySeed, treated: BySeed) -> Ours:
+    """Their means over the seeds that both have, paired by seed and problem. For two that `unpaired` lets pass."""
+    shared = _shared_seeds(baseline, treated)
+    first_SP, second_SP = (np.array([_percent_P(found[seed]) for seed in shared]) for found in (baseline, treated))
+    gains_SP = second_SP - first_SP
+    mean = float(gains_SP.mean())
     return Ours(
-        100 * sum(first_P) / len(first_P),
-        100 * sum(second_P) / len(second_P),
-        Interval(*(100 * end for end in gain)),
-        len(first_P),
-        by_seed,
-        (tuple(baseline), tuple(treated)),
+        float(first_SP.mean()),
+        float(second_SP.mean()),
+        crossed_mean(gains_SP) or Interval(mean, mean, mean),
+        gains_SP.shape[1],
+        dict(zip(shared, gains_SP.mean(axis=1).tolist(), strict=True)),
+        tuple(sorted(baseline.keys() ^ treated.keys())),
     )
 
 
-def _means(by_seed: BySeed) -> list[float]:
-    """For each problem, the mean over seeds of its share of right samples."""
-    rows = [[sum(row) / len(row) for row in one.correct_PK] for one in by_seed.values()]
-    return [sum(values) / len(values) for values in zip(*rows, strict=True)]
+def _shared_seeds(baseline: BySeed, treated: BySeed) -> list[int]:
+    return sorted(baseline.keys() & treated.keys())
 
 
-def _mean(problems: Problems) -> float:
-    return sum(sum(row) / len(row) for row in problems.correct_PK) / len(problems.correct_PK)
+def _percent_P(problems: Problems) -> list[float]:
+    """For each problem, its share of right samples."""
+    return [100 * sum(row) / len(row) for row in problems.correct_PK]
 
 
 def _why_not(comparison: Comparison, baseline: Experiment, treated: Experiment, asked: tuple[BySeed, BySeed]) -> str:

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import Any
 
 from s2l_nemo.errors import UserError
+from s2l_nemo.measures.crossed import crossed_mean
 from s2l_nemo.measures.statistics import Interval, mean
 from s2l_nemo.reproduction.report.paper import TABLE_3, TABLE_3_BENCHMARK, TABLE_3_SAMPLES, DiversityFigures
 from s2l_nemo.reproduction.report.runs import Experiment, Study, read_object
@@ -20,41 +21,38 @@ OF_MODELS = {
 }
 
 
-class Range(NamedTuple):
-    """The mean over seeds, the lowest seed and the highest."""
-
-    mean: float
-    low: float
-    high: float
-
-
 @dataclass(frozen=True)
 class TrainingRow:
-    """The diversity of a sampler's answers in the steps of an experiment, by metric; None if it was not measured."""
+    """The diversity of a sampler's answers in the steps of an experiment, by metric; None if it was not measured.
+
+    It is a mean over steps and seeds, with its 95 % interval for other seeds. That of one seed has no width.
+    """
 
     experiment: str
     source: str
     seeds: tuple[int, ...]
-    by_metric: dict[str, Range | None]
+    by_metric: dict[str, Interval | None]
 
 
 def training_rows(study: Study) -> list[TrainingRow]:
-    """A row for each experiment and sampler that was measured in any step."""
+    """A row for each experiment and sampler that finished runs have measured in any step."""
     rows = []
     for experiment in study.experiments:
         for source in study.sources:
-            found = {metric: _range(experiment, f"diversity/{metric}_{source}") for metric in METRICS}
+            found = {metric: _of_seeds(experiment, f"diversity/{metric}_{source}") for metric in METRICS}
             if any(found.values()):
-                seeds = tuple(run.seed for run in experiment.runs if run.metrics)
+                seeds = tuple(run.seed for run in experiment.finished)
                 rows.append(TrainingRow(experiment.name, source, seeds, found))
     return rows
 
 
-def _range(experiment: Experiment, key: str) -> Range | None:
+def _of_seeds(experiment: Experiment, key: str) -> Interval | None:
     """Of each run the mean over the steps that have the metric."""
-    of_runs = [mean([float(line[key]) for line in run.metrics if line.get(key) is not None]) for run in experiment.runs]
+    of_runs = [
+        mean([float(line[key]) for line in run.metrics if line.get(key) is not None]) for run in experiment.finished
+    ]
     known = [value for value in of_runs if value is not None]
-    return Range(sum(known) / len(known), min(known), max(known)) if known else None
+    return crossed_mean([[value] for value in known]) or Interval(*(known * 3)) if known else None
 
 
 @dataclass(frozen=True)

@@ -1,4 +1,4 @@
-"""pass@k of experiments, from their evaluations: seeds averaged, intervals over problems."""
+"""pass@k of experiments, from their evaluations: intervals over seeds and problems, or of one seed over problems."""
 
 from __future__ import annotations
 
@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Any
 from s2l_nemo.errors import UserError
 from s2l_nemo.evaluation.plots import TITLES, label, looks
 from s2l_nemo.evaluation.results import BenchmarkResult
-from s2l_nemo.measures.statistics import Interval, bootstrap_mean, pass_at_k
+from s2l_nemo.measures.crossed import pass_curve
+from s2l_nemo.measures.statistics import Interval
 from s2l_nemo.reproduction.report.chart import Cell, Chart, legend
 from s2l_nemo.reproduction.report.runs import Study, evaluation_name, evaluations_of
 
@@ -19,7 +20,10 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class PassAtK:
-    """pass@k of one model or experiment on one benchmark, by k, with 95 % bootstrap intervals over problems."""
+    """pass@k of one model or experiment on one benchmark, by k, with 95 % intervals.
+
+    They are for other problems, and for other seeds too if there are several (`measures.crossed`).
+    """
 
     name: str
     benchmark: str
@@ -29,7 +33,7 @@ class PassAtK:
 
 
 def of_seeds(name: str, results: Mapping[int, BenchmarkResult]) -> PassAtK:
-    """The mean over seeds for every problem, then its mean over problems.
+    """The mean over seeds and problems, for every k that all seeds have samples for.
 
     Raises UserError if the seeds answered other problems.
     """
@@ -38,15 +42,9 @@ def of_seeds(name: str, results: Mapping[int, BenchmarkResult]) -> PassAtK:
         if result.ids != first.ids:
             raise UserError(f"{name}, seed {seed}: {first.benchmark} has other problems than another seed's")
     K = min(result.samples for result in results.values())
-    by_k = {}
-    for k in sorted(k for k in first.pass_at_k if k <= K):
-        rows_PN = [[_of_row(result.correct_PK[p], k) for result in results.values()] for p in range(first.problems)]
-        by_k[k] = bootstrap_mean(rows_PN)
+    tallies_SP = [[(len(row), sum(row)) for row in result.correct_PK] for result in results.values()]
+    by_k = pass_curve(tallies_SP, sorted(k for k in first.pass_at_k if k <= K))
     return PassAtK(name, first.benchmark, first.problems, tuple(results), by_k)
-
-
-def _of_row(row: Sequence[int], k: int) -> float:
-    return pass_at_k(len(row), sum(row), k)
 
 
 def all_pass_at_k(study: Study) -> list[PassAtK]:
@@ -83,8 +81,7 @@ def _chart(shown: Sequence[PassAtK], names: Sequence[str]) -> Chart:
     ]
     alike: dict[str, list[str]] = {}
     for one in shown:
-        what = f"mean of seeds {', '.join(map(str, one.seeds))}" if one.seeds else "one model"
-        alike.setdefault(what, []).append(one.name)
+        alike.setdefault(_what(one.seeds), []).append(one.name)
     parts = [f"{', '.join(those)}: {what}" for what, those in alike.items()]
     title = f"pass@k, {TITLES.get(benchmark, benchmark)}"
     counts = sorted({one.problems for one in shown})
@@ -92,7 +89,7 @@ def _chart(shown: Sequence[PassAtK], names: Sequence[str]) -> Chart:
         f"pass_at_k_{benchmark}",
         title,
         "",
-        "; ".join(parts) + ". Bands: 95 % bootstrap intervals over problems, which tell nothing of other seeds.",
+        "; ".join(parts) + ".",
         " or ".join(f"{count} problems" for count in counts),
         ["model", "seeds", "problems", "k", "pass@k", "low", "high"],
         rows,
@@ -100,6 +97,14 @@ def _chart(shown: Sequence[PassAtK], names: Sequence[str]) -> Chart:
         _Curves(shown, looks(names)),
         -(-len(shown) // 2),
     )
+
+
+def _what(seeds: Sequence[int]) -> str:
+    """What a line is the mean of, and what its band covers."""
+    if len(seeds) > 1:
+        return f"mean of seeds {', '.join(map(str, seeds))}, band: 95 % interval for other seeds and other problems"
+    of_one = f"seed {seeds[0]} alone" if seeds else "one model"
+    return f"{of_one}, band: 95 % bootstrap interval over problems, which says nothing of other seeds"
 
 
 @dataclass(frozen=True)

@@ -58,9 +58,9 @@ class Asked(NamedTuple):
         return min(map(len, self.correct_PK))
 
     @property
-    def pass_at_1(self) -> float:
-        """The mean over problems of the share of right samples."""
-        return sum(sum(row) / len(row) for row in self.correct_PK) / self.problems
+    def rates_P(self) -> list[float]:
+        """Of each problem the share of right samples: its pass@1."""
+        return [sum(row) / len(row) for row in self.correct_PK]
 
 
 @dataclass(frozen=True)

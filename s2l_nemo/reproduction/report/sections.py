@@ -122,7 +122,8 @@ def _learning(study: Study) -> Section:
             )  # fmt: skip
     text = (
         "Generated tokens are those of both samplers. FLOP are the work of all models of the run: sampling, log-probs "
-        "and updates; rollouts from a store cost the run nothing."
+        "and updates; rollouts from a store cost the run nothing. Each band is for its own line: two methods share "
+        "seeds and problems, so a difference may be clear where bands overlap. Tables and claims have differences."
     )
     return Section("learning", "Learning curves", text, charts, missing)
 

@@ -10,9 +10,10 @@ from typing import Any
 import pytest
 
 from s2l_nemo.errors import UserError
-from s2l_nemo.measures.statistics import Interval
+from s2l_nemo.measures.crossed import crossed_mean
+from s2l_nemo.measures.statistics import Interval, bootstrap_mean
 from s2l_nemo.reproduction.report.comparisons import OwnRow, Row, own_rows, rows_of
-from s2l_nemo.reproduction.report.diversity import Range, model_rows, training_rows
+from s2l_nemo.reproduction.report.diversity import model_rows, training_rows
 from s2l_nemo.reproduction.report.paper import TABLE_1, TABLE_3, TABLE_4, TABLES
 from s2l_nemo.reproduction.report.pass_at_k import all_pass_at_k
 from s2l_nemo.reproduction.report.runs import read_study
@@ -72,19 +73,50 @@ def test_tables_1_and_4_agree_where_they_share_runs() -> None:
 
 def test_a_full_run_is_compared_and_every_figure_is_computed(tmp_path: Path) -> None:
     full(tmp_path, "grpo", 1, [[1, 0, 0, 0], [0, 0, 0, 0]])
-    full(tmp_path, "grpo", 2, [[0, 0, 0, 0], [0, 0, 0, 0]])
-    full(tmp_path, "s2l", 1, [[1, 1, 0, 0], [1, 0, 0, 0]])
-    full(tmp_path, "s2l", 3, [[1, 1, 1, 1], [1, 0, 0, 0]])
+    full(tmp_path, "grpo", 2, [[0, 0, 0, 0], [1, 0, 0, 0]])
+    full(tmp_path, "grpo", 4, [[1, 1, 1, 1], [1, 1, 1, 1]])
+    full(tmp_path, "s2l", 1, [[1, 1, 1, 0], [1, 0, 0, 0]])
+    full(tmp_path, "s2l", 2, [[1, 1, 1, 1], [1, 1, 0, 0]])
+    full(tmp_path, "s2l", 3, [[1, 1, 1, 1], [1, 1, 1, 1]])
     row = aime24(tmp_path)
     assert (row.why_not, row.paper) == ("", (15.0, 23.8, 8.8))
     assert row.ours is not None
     assert row.away is not None
-    # grpo: problems 1/8 and 0; s2l: 3/4 and 1/4. Of the mean over seeds, then over problems.
-    assert (row.ours.baseline, row.ours.treated) == (6.25, 50.0)
-    assert row.ours.difference.mean == pytest.approx(43.75)
-    assert row.ours.by_seed == {1: pytest.approx(25.0)}  # the only seed of both
-    assert row.ours.problems == 2
+    # Of seeds 1 and 2 alone. grpo: 25, 0 and 0, 25 percent; s2l: 75, 25 and 100, 50; gains: 50, 25 and 100, 25.
+    assert (row.ours.baseline, row.ours.treated) == (12.5, 62.5)
+    assert row.ours.difference == crossed_mean([[50, 25], [100, 25]])
+    assert row.ours.difference.mean == 50
+    assert row.ours.by_seed == {1: 37.5, 2: 62.5}
+    assert (row.ours.problems, row.ours.left_out) == (2, (3, 4))
     assert row.away == pytest.approx(Interval(*(end - 8.8 for end in row.ours.difference)))
+
+
+def test_seeds_that_differ_widen_the_interval(tmp_path: Path) -> None:
+    """Over problems alone both would have the same interval: the means over seeds are equal."""
+    for name, gains in (("alike", (2, 2, 2)), ("apart", (0, 2, 4))):
+        for seed, right in enumerate(gains, start=1):
+            full(tmp_path / name, "grpo", seed, [[0, 0, 0, 0]] * 6)
+            full(tmp_path / name, "s2l", seed, [[1] * right + [0] * (4 - right)] * 5 + [[1, 0, 0, 0]])
+    alike, apart = (aime24(tmp_path / name).ours for name in ("alike", "apart"))
+    assert alike is not None
+    assert apart is not None
+    assert alike.difference.mean == apart.difference.mean
+    assert apart.difference.high - apart.difference.low > 4 * (alike.difference.high - alike.difference.low)
+
+
+def test_one_seed_has_the_bootstrap_over_problems(tmp_path: Path) -> None:
+    full(tmp_path, "grpo", 1, [[1, 0], [0, 0], [1, 0]])
+    full(tmp_path, "s2l", 1, [[1, 1], [0, 0], [0, 0]])
+    ours = aime24(tmp_path).ours
+    assert ours is not None
+    assert ours.difference == bootstrap_mean([[50.0], [0.0], [-50.0]])
+
+
+def test_other_seeds_are_not_paired(tmp_path: Path) -> None:
+    full(tmp_path, "grpo", 1, [[1, 0], [0, 0]])
+    full(tmp_path, "s2l", 2, [[1, 0], [0, 0]])
+    row = aime24(tmp_path)
+    assert (row.ours, row.away, row.why_not) == (None, None, "not compared: the two have no seed in common")
 
 
 @pytest.mark.parametrize(
@@ -134,7 +166,7 @@ def test_at_toy_size_the_pairs_stand_apart_from_the_paper(tmp_path: Path) -> Non
 
 def test_validations_of_other_data_are_not_paired(tmp_path: Path) -> None:
     root = write_study(tmp_path / "root")
-    config = root / "s2l/seed_2/config.yaml"
+    config = root / "s2l/seed_1/config.yaml"
     config.write_text(config.read_text().replace("task: sums", "task: words"))
     assert own_rows(TABLES, read_study(root)) == []
 
@@ -168,12 +200,13 @@ def test_seeds_with_other_problems_have_no_common_curve(tmp_path: Path) -> None:
         all_pass_at_k(read_study(tmp_path))
 
 
-def test_diversity_in_training_is_the_mean_over_steps_with_the_range_of_seeds(tmp_path: Path) -> None:
+def test_diversity_in_training_is_the_mean_over_steps_with_an_interval_over_seeds(tmp_path: Path) -> None:
     write_run(tmp_path / "a/seed_1", rewards=[0.5, 0.5])
     write_run(tmp_path / "a/seed_2", rewards=[0.5] * 4)
+    write_run(tmp_path / "a/seed_3", rewards=[0.5] * 9, planned=20)  # not finished: not counted
     (row,) = training_rows(read_study(tmp_path))
     assert (row.source, row.seeds) == ("learner", (1, 2))
-    assert row.by_metric["edit"] == pytest.approx(Range(0.2, 0.15, 0.25))
+    assert row.by_metric["edit"] == crossed_mean([[(0.1 + 0.2) / 2], [(0.1 + 0.2 + 0.1 * 3 + 0.4) / 4]])
     assert row.by_metric["self_bleu"] is None
 
 

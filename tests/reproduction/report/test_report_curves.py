@@ -7,11 +7,19 @@ from pathlib import Path
 import pytest
 
 from s2l_nemo.errors import UserError
+from s2l_nemo.measures.crossed import crossed_mean
 from s2l_nemo.reproduction.report.cost import seconds_by_phase
-from s2l_nemo.reproduction.report.curves import Axis, curves, metric, places, seeds_in_words, validation
+from s2l_nemo.reproduction.report.curves import Axis, Band, curves, metric, places, seeds_in_words, validation
 from s2l_nemo.reproduction.report.runs import EVALUATED, HELD_OUT, read_study
 from s2l_nemo.reproduction.report.sections import sections
-from tests.reproduction.report.scripted import result, write_evaluation, write_plan, write_run, write_study
+from tests.reproduction.report.scripted import (
+    result,
+    write_evaluation,
+    write_plan,
+    write_run,
+    write_study,
+    write_validation,
+)
 
 
 @pytest.fixture
@@ -21,19 +29,44 @@ def root(tmp_path: Path) -> Path:
 
 def test_the_line_is_the_mean_of_the_seeds_and_the_band_their_range(root: Path) -> None:
     (s2l, *_) = curves(read_study(root).experiments, metric("reward/mean"))
-    assert (s2l.name, s2l.seeds, s2l.has_band) == ("s2l", (1, 2), True)
+    assert (s2l.name, s2l.seeds, s2l.band) == ("s2l", (1, 2), Band.seeds)
     last = s2l.points[-1]
     assert (last.step, last.x, last.low, last.high) == (3, 3, 0.6, 0.7)
     assert last.mean == pytest.approx(0.65)
     assert last.by_seed == {1: 0.6, 2: 0.7}
+    assert seeds_in_words([s2l]) == (
+        "s2l: mean of seeds 1, 2, band from the lowest to the highest, which is no interval."
+    )
+
+
+def test_the_band_of_what_problems_were_asked_is_an_interval_over_seeds_and_problems(root: Path) -> None:
+    write_validation(root / "s2l/seed_2/validation", 3, [[1, 1], [0, 0]])
+    (s2l, grpo) = curves(read_study(root).experiments, validation(HELD_OUT))[:2]
+    assert (s2l.band, grpo.band) == (Band.interval, Band.none)
+    last = s2l.points[-1]
+    assert (last.mean, last.low, last.high) == crossed_mean([[1.0, 0.5], [1.0, 0.0]])
+    assert last.by_seed == {1: 0.75, 2: 0.5}
+    assert seeds_in_words([s2l]) == "s2l: mean of seeds 1, 2, band: 95 % interval for other seeds and other problems."
+
+
+@pytest.mark.parametrize(("file", "old", "new"), [
+    ("validation/step_000003.json", '"prompt_ids": [0, 1]', '"prompt_ids": [0, 7]'),
+    ("config.yaml", "task: sums", "task: words"),
+])  # fmt: skip
+def test_seeds_that_were_asked_other_problems_have_no_interval(root: Path, file: str, old: str, new: str) -> None:
+    path = root / "s2l/seed_2" / file
+    text = path.read_text()
+    assert old in text
+    path.write_text(text.replace(old, new))
+    assert curves(read_study(root).experiments, validation(HELD_OUT))[0].band is Band.seeds
 
 
 def test_one_seed_is_a_line_without_a_band_and_an_unfinished_run_is_in_no_mean(root: Path) -> None:
     _, finished, unfinished = curves(read_study(root).experiments, metric("reward/mean"))
-    assert (finished.seeds, finished.has_band, finished.is_finished) == ((1,), False, True)
+    assert (finished.seeds, finished.band, finished.is_finished) == ((1,), Band.none, True)
     assert [point.mean for point in finished.points] == [0.2, 0.3, 0.4]
     assert (unfinished.name, unfinished.short_name) == ("grpo, seed 2, unfinished", "grpo (2, unfinished)")
-    assert (unfinished.seeds, unfinished.is_finished, unfinished.has_band) == ((2,), False, False)
+    assert (unfinished.seeds, unfinished.is_finished, unfinished.band) == ((2,), False, Band.none)
     assert [point.mean for point in unfinished.points] == [0.2, 0.9]
     assert seeds_in_words([finished, unfinished]) == (
         "grpo: seed 1 alone, no band; grpo, seed 2, unfinished: dotted, to step 2, in no mean."

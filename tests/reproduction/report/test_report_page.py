@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import csv
-import html
-import json
 import re
 import shutil
-import subprocess
 from collections import Counter
+from collections.abc import Iterator
 from html.parser import HTMLParser
 from pathlib import Path
 
@@ -20,6 +18,7 @@ from s2l_nemo.reproduction.report.groups import examples, only_explorer
 from s2l_nemo.reproduction.report.page import write_report
 from s2l_nemo.reproduction.report.runs import read_study
 from s2l_nemo.reproduction.report.sections import sections
+from tests.browser import Browser, Seen, browsing
 from tests.reproduction.report.scripted import HOSTILE, write_groups, write_run, write_study
 from tools import report as command
 
@@ -128,12 +127,29 @@ def test_every_picture_has_a_png_and_a_table_with_the_same_figures(page: Parsed,
         rows = list(csv.DictReader(file))
     assert rows[1] == {
         "experiment": "s2l", "finished": "yes", "step": "2", "generated tokens": "20.0", "mean of seeds": "0.4",
-        "lowest": "0.4", "highest": "0.4", "seed 1": "0.4", "seed 2": "0.4",
+        "band": "lowest and highest seed", "from": "0.4", "to": "0.4", "seed 1": "0.4", "seed 2": "0.4",
     }  # fmt: skip
 
 
 def test_each_caption_tells_seeds_problems_and_command(page: Parsed) -> None:
-    assert "s2l: mean of seeds 1, 2, band from the lowest to the highest; grpo: seed 1 alone, no band" in page.text
+    words = page.text
+    assert "s2l: mean of seeds 1, 2, band from the lowest to the highest, which is no interval" in words
+    assert (
+        "s2l: mean of seeds 1, 2, band: 95 % interval for other seeds and other problems; grpo: seed 1 alone" in words
+    )
+    assert (
+        "explorer: one model, band: 95 % bootstrap interval over problems, which says nothing of other seeds" in words
+    )
+
+
+def test_a_difference_without_spread_has_no_bracket_and_one_seed_is_named(page: Parsed) -> None:
+    row = page.text[page.text.index("grpo → s2l") : page.text.index("In percent; differences")]
+    assert "+50.0 (no interval)" in " ".join(row.split())
+    assert "(one seed: nothing is said of others)" in row
+    assert "(only one of the two has seed 2, left out)" in row
+
+
+def test_the_page_tells_problems_and_command(page: Parsed) -> None:
     assert "grpo, seed 2, unfinished: dotted, to step 2, in no mean" in page.text
     assert "2 problems x 2 samples" in page.text
     assert "8 prompts x 4 samples a step" in page.text
@@ -230,31 +246,36 @@ def test_the_command_explains_itself_and_refuses_in_one_line(
 
 
 @pytest.fixture(scope="module")
-def browser(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
-    """A browser without a network that prints what a page has become."""
-    profile = tmp_path_factory.mktemp("profile")
-    return [
-        str(CHROMIUM), "--headless=new", "--no-sandbox", "--disable-gpu", f"--user-data-dir={profile}",
-        "--allow-file-access-from-files", "--host-resolver-rules=MAP * ~NOTFOUND", "--enable-logging=stderr",
-        "--virtual-time-budget=4000", "--dump-dom",
-    ]  # fmt: skip
+def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Browser]:
+    with browsing(str(CHROMIUM), tmp_path_factory.mktemp("profile")) as one:
+        yield one
+
+
+PICTURES = "[...document.querySelectorAll('figure svg')].map(one => one.getBoundingClientRect().height)"
 
 
 @pytest.mark.skipif(CHROMIUM is None, reason="no chromium")
 @pytest.mark.parametrize("width", [390, 1400])
 def test_in_a_browser_all_is_there_and_nothing_is_wider_than_the_screen(
-    root: Path, text: str, browser: list[str], tmp_path: Path, width: int
+    root: Path, text: str, browser: Browser, width: int
 ) -> None:
-    frame = tmp_path / "frame.html"
-    frame.write_text(
-        f"<iframe id=f style='width:{width}px;height:800px;border:0' src='{(root / 'report.html').as_uri()}'></iframe>"
-        "<script>onload = () => { const inner = f.contentDocument; document.title = JSON.stringify(["
-        "inner.documentElement.scrollWidth, inner.querySelectorAll('figure svg').length, inner.title, "
-        "[...inner.querySelectorAll('figure svg')].every(one => one.getBoundingClientRect().height > 100)]) }</script>"
+    for dark in (False, True):
+        assert browser.open((root / "report.html").as_uri(), width, dark=dark) == Seen()  # no request at all, no word
+        assert browser.evaluate("document.title") == "S2L-PO, reproduction: <b>toy & more"
+        assert browser.evaluate("document.documentElement.scrollWidth") <= width
+        heights = browser.evaluate(PICTURES)
+        assert len(heights) == text.count("<figure")
+        assert min(heights) > 100
+
+
+@pytest.mark.skipif(CHROMIUM is None, reason="no chromium")
+def test_the_browser_tells_of_every_request_and_fault(browser: Browser, tmp_path: Path) -> None:
+    page = tmp_path / "page.html"
+    page.write_text(
+        "<img src=missing.png><link rel=stylesheet href=https://example.com/a.css><script>console.log(7); no()</script>"
     )
-    done = subprocess.run([*browser, frame.as_uri()], capture_output=True, text=True, timeout=240, check=True)
-    assert [line for line in done.stderr.splitlines() if "CONSOLE" in line or "ERR_" in line] == []
-    title = html.unescape(done.stdout[done.stdout.index("<title>") + 7 : done.stdout.index("</title>")])
-    wide, pictures, name, are_drawn = json.loads(title)
-    assert wide <= width
-    assert (pictures, name, are_drawn) == (text.count("<figure"), "S2L-PO, reproduction: <b>toy & more", True)
+    seen = browser.open(page.as_uri(), 390)
+    assert set(seen.requests) == {(tmp_path / "missing.png").as_uri(), "https://example.com/a.css"}
+    told = "".join(seen.faults)
+    for fault in ("ERR_FILE_NOT_FOUND", "ERR_INTERNET_DISCONNECTED", '"value": 7', "no is not defined"):
+        assert fault in told
