@@ -80,7 +80,7 @@ class Completion:
     reward: float | None = None
     answer: str | None = None  # what the grader extracted
     grader_error: str | None = None  # why the check failed, if it did; the reward is then 0
-    kept: bool = True  # False: the explorer filter left it out of advantages and gradient
+    kept: bool = True  # False: the explorer filter, or mask_failed, left it out of advantages and gradient
 
     def __eq__(self, other: object) -> bool:
         """Whether all fields are equal, and all values of the arrays."""

@@ -136,6 +136,9 @@ class AlgorithmConfig:
         False, "leave groups whose advantages are all 0 out of log-probs and updates; they lose their KL term"
     )
     mask_truncated: bool = key(False, "answers cut at max_response_length give no gradient")
+    mask_failed: bool = key(
+        False, "a group in which the check of an answer failed gives no gradient; false: that answer is worth 0"
+    )
     advantage: str = key("group", "how the rewards of a group become advantages", choices=ADVANTAGES)
     overlong_buffer: int | None = key(
         None, "last tokens before rollout.max_response_length, over which a reward falls; null: off", POSITIVE_COUNT

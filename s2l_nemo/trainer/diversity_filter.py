@@ -112,12 +112,16 @@ def _compared(completions: Sequence[Completion]) -> Samples:
 
 def _marked(group: Group, explorer: int, _others: Sequence[Completion], kept: Sequence[int]) -> Group:
     """The explorer's completions are the first ones of a group."""
-    marked = [replace(completion, kept=index in kept) for index, completion in enumerate(group.completions[:explorer])]
+    marked = [
+        replace(completion, kept=completion.kept and index in kept)
+        for index, completion in enumerate(group.completions[:explorer])
+    ]
     return replace(group, completions=(*marked, *group.completions[explorer:]))
 
 
 def _chosen(group: Group, explorer: int, others: Sequence[Completion], chosen: Sequence[int]) -> Group:
     """With those of its explorer's completions and the `others` that were chosen, numbered from 0 as ever."""
     candidates = [*group.completions[:explorer], *others]
-    picked = [replace(candidates[index], sample_id=sample) for sample, index in enumerate(chosen)]
+    kept = all(group.kept_G())  # all or nothing: see `StepGroups.without_failed`
+    picked = [replace(candidates[index], sample_id=sample, kept=kept) for sample, index in enumerate(chosen)]
     return replace(group, completions=(*picked, *group.completions[explorer:]))

@@ -85,6 +85,17 @@ class StepGroups:
         why_failed = self.why_failed or others.why_failed
         return StepGroups(own=own, holder_P=self.holder_P, why_failed=why_failed, **tensors)
 
+    def without_failed(self) -> StepGroups:
+        """These groups, in which nothing is `kept` of one with a check that failed: nobody knows its mean reward."""
+        failed_P = self.failed_PG.any(dim=1)
+        own = {
+            p: replace(group, completions=tuple(replace(one, kept=False) for one in group.completions))
+            if failed_P[p]
+            else group
+            for p, group in self.own.items()
+        }
+        return replace(self, own=own, kept_PG=self.kept_PG & ~failed_P[:, None])
+
     def with_others(self, taken: Mapping[int, int], others: StepGroups) -> StepGroups:
         """These groups with group `taken[p]` of `others` in place p, for every p that is there. Both have G samples."""
         places, indices = list(taken), list(taken.values())

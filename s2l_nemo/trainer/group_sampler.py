@@ -145,7 +145,7 @@ class GroupSampler:
         own = assemble_groups(own_prompts, completions, sources=sources, learner_version=version)
         groups = StepGroups.gather(self.rollouts.ranks, prompts, own)
         count_sampled(self.progress, prompts, groups, self.shapes, first=len(has[0]))
-        return groups
+        return groups.without_failed() if self.algorithm.mask_failed else groups
 
     def _shares(self) -> list[float]:
         return [explorer.share for explorer in self.explorers]

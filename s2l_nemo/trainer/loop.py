@@ -23,7 +23,7 @@ Where the defaults depart from the paper:
 - The explorer samples during training, with the sampling keys of the learner unless it has its own. The paper samples
   it ahead of time.
 - T_mix = 1, where the formula divides by 0, is one step of the explorer alone. T_mix = 0 is plain GRPO.
-- A group of equal rewards has advantage exactly 0. A check that fails is worth 0.
+- A group of equal rewards has advantage exactly 0. A check that fails is worth 0 (`algorithm.mask_failed`).
 - An epoch's last prompts, too few for a batch, are left out, so that no batch holds a prompt twice (`algorithm.order`).
 
 Who waits for whom. Time runs to the right, and a phase begins once all before it have ended:
@@ -225,7 +225,7 @@ class Trainer:
         if self.explorer_filter is not None:
             with clock("explorer_filter"):
                 filtered = self.explorer_filter(sampled.groups, sampled.prompts, step)
-                sampled = replace(sampled, groups=filtered)
+                sampled = replace(sampled, groups=filtered.without_failed() if self.algorithm.mask_failed else filtered)
         if last:
             self.progress.outcomes.append(outcome_of(sampled))
         if self.explorer_ahead and step < self.algorithm.steps:
