@@ -227,7 +227,8 @@ def reserved_kv(cfg: Config, learner: ModelShape, explorers: Sequence[ModelShape
 
     Each takes `engine.memory_fraction` of what is free once its weights are there, and no more than
     `rollout.max_batch_rows` whole sequences need. vLLM takes that fraction of the whole memory, with weights and all,
-    whatever its rows need; it does not start if so much is not free (v1/worker/utils.py, `request_memory`). The actor has weights, gradients and master weights by then. Moments
+    whatever its rows need; it does not start if so much is not free (v1/worker/utils.py, `request_memory`). The actor
+    has weights, gradients and master weights by then. Moments
     come with the first optimizer step: they are not there yet, and must be offloaded while engines generate.
     """
     apart = _engines_apart(cfg)
