@@ -209,7 +209,11 @@ def assumptions(cfg: Config, assumed: cost.Assumed) -> Iterator[str]:
         yield f"  policy={assumed.policy.value} of the engines' scheduler"
     yield f"  refit_gb_s={assumed.refit_gb_s:g} GB/s into each engine; grading, data and checkpoints are not counted"
     if cfg.algorithm.refill_rounds:
-        yield f"  algorithm.refill_rounds={cfg.algorithm.refill_rounds}: groups that are replaced are not counted"
+        rounds, factor = cfg.algorithm.refill_rounds, cost.asked_over_trained(cfg, assumed)
+        yield (
+            f"  equal={assumed.equal:g} of the groups have equal rewards: with algorithm.refill_rounds={rounds} "
+            f"rollouts take {factor:.2f} times as long (1 to {1 + rounds} times, for equal=0 to 1)"
+        )
     if cfg.algorithm.rescue_first is not None:
         yield f"  algorithm.rescue_first={cfg.algorithm.rescue_first}: explorers are counted as if every group failed"
     yield "  * at full bandwidth, with 90% of the memory for this engine alone"

@@ -45,6 +45,9 @@ class EngineKind:
     served: bool = False  # engines are server processes; else each rank's process holds a copy of both
     tensor_parallel: bool = False  # one engine uses engine.tensor_parallel_size GPUs
     reserves_kv_memory: bool = False  # the KV cache takes engine.memory_fraction of a GPU, and bounds the rows
+    fraction_of_whole: bool = False  # that fraction is of the whole memory, for the whole engine; else of what is free
+    server_has_context: bool = False  # a tensor-parallel learner's server uses a GPU besides those of its workers
+    discards_when_asleep: bool = False  # the weights of a sleeping learner are gone; else they are in host memory
     counts_gpus: bool = False  # it reads CUDA_VISIBLE_DEVICES as numbers, and knows no UUID and no MIG device
     releases_memory_on_sleep: bool = False  # the actor trains in the memory of sleeping engines
     hugging_face_only: bool = False  # it reads no other format than Hugging Face folders
@@ -73,6 +76,7 @@ ENGINES: Registry[EngineKind] = Registry(
             served=True,
             tensor_parallel=True,
             reserves_kv_memory=True,
+            server_has_context=True,
             counts_gpus=True,  # Ray's workers
             releases_memory_on_sleep=True,
             hugging_face_only=True,
@@ -83,6 +87,8 @@ ENGINES: Registry[EngineKind] = Registry(
             served=True,
             tensor_parallel=True,
             reserves_kv_memory=True,
+            fraction_of_whole=True,
+            discards_when_asleep=True,
             releases_memory_on_sleep=True,
             hugging_face_only=True,
         ),

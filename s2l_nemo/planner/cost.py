@@ -18,7 +18,7 @@ from s2l_nemo.config.schema import ActivationCheckpointing, Config, ExplorerSour
 from s2l_nemo.engines.kinds import ENGINES, EngineKind
 from s2l_nemo.engines.options import Placement
 from s2l_nemo.errors import UserError
-from s2l_nemo.fields import COUNT, POSITIVE, POSITIVE_COUNT, SHARE, key
+from s2l_nemo.fields import COUNT, POSITIVE, POSITIVE_COUNT, SHARE, between, key
 from s2l_nemo.models.flops import ForwardFlops, flops_of
 from s2l_nemo.models.shape import ModelShape
 from s2l_nemo.planner.memory import explorer_engines, gpus_of_engine, longest_sequence, reserved_kv
@@ -85,6 +85,9 @@ class PlanOptions(AssumedOptions):
     """The keys of tools/plan.py."""
 
     gpu: GpuName | None = key(None, "kind of GPU; null: all of them side by side")
+    equal: float = key(
+        0.5, "share of the groups of equal rewards, which algorithm.refill_rounds replaces", between(0, 1)
+    )
 
 
 @dataclass(frozen=True)
@@ -97,6 +100,7 @@ class Assumed:
     mfu: float
     refit_gb_s: float
     policy: SchedulerPolicy = SchedulerPolicy.max_utilization
+    equal: float = 0.5  # of groups whose rewards are all equal
 
     @property
     def context(self) -> float:
@@ -115,7 +119,8 @@ def assumed_of(options: AssumedOptions, cfg: Config) -> Assumed:
     ):
         if value > most:
             raise UserError(f"{name}={value} is more than {limit}={most}: lower the one or raise the other")
-    return Assumed(length, prompt, options.bandwidth, options.mfu, options.refit_gb_s, options.policy)
+    equal = options.equal if isinstance(options, PlanOptions) else PlanOptions().equal
+    return Assumed(length, prompt, options.bandwidth, options.mfu, options.refit_gb_s, options.policy, equal)
 
 
 def kv_bytes_per_token(shape: ModelShape, size: int) -> int:
@@ -157,6 +162,15 @@ def responses_of_a_prompt(cfg: Config, assumed: Assumed, samples: int | None = N
     if tokens is not None:
         size = max(1.0, (tokens - assumed.prompt) / assumed.length)
     return min(float(cfg.algorithm.group_size if samples is None else samples), size)
+
+
+def asked_over_trained(cfg: Config, assumed: Assumed) -> float:
+    """Groups that are sampled over those that are trained on: 1 + z + z^2 + ..., a term for each refill round.
+
+    Dynamic sampling asks as many further prompts as groups are of equal rewards, and again for those that still are.
+    `assumed.equal` is z, the share of such groups. No more prompts than the data has are asked.
+    """
+    return float(sum(assumed.equal**number for number in range(cfg.algorithm.refill_rounds + 1)))
 
 
 def share_ahead(cfg: Config, updates: int) -> float:
@@ -289,7 +303,8 @@ def step_seconds(
 ) -> StepSeconds:
     """One step in which explorers sample `explorer_samples` of each group of G, with the rates of their engines.
 
-    Engines of several explorers share the same GPUs, so their times add up. With two updates a step, nobody samples at
+    Engines of several explorers share the same GPUs, so their times add up. Refill rounds sample
+    `asked_over_trained` times as many groups as are trained on. With two updates a step, nobody samples at
     the same time, each part computes its own prompts, and each ends with a refit.
 
     Log-probs take a forward pass of the reference if there is a KL term, and one of the policy for `share_ahead`. An
@@ -297,7 +312,7 @@ def step_seconds(
     checkpointing repeats the layers. A pipeline of p stages idles for p − 1 of m + p − 1 micro-batches.
     """
     config = cfg.algorithm
-    of_one = config.prompts_per_step * assumed.length
+    of_one = config.prompts_per_step * assumed.length * asked_over_trained(cfg, assumed)
     samples = samples_of_engines(cfg, explorer_samples)
     rate = assumed.mfu * gpu.peak * cfg.trainer.devices * cfg.trainer.num_nodes / (1 + idle_stages(cfg, assumed))
     of_layers = 4 if cfg.model.activation_checkpointing == ActivationCheckpointing.full else 3

@@ -226,17 +226,23 @@ def reserved_kv(cfg: Config, learner: ModelShape, explorers: Sequence[ModelShape
     """What engines of a kind that reserves KV memory find when they start: actor first, then explorers, then learner.
 
     Each takes `engine.memory_fraction` of what is free once its weights are there, and no more than
-    `rollout.max_batch_rows` whole sequences need. The actor has weights, gradients and master weights by then. Moments
+    `rollout.max_batch_rows` whole sequences need. vLLM takes that fraction of the whole memory, with weights and all,
+    whatever its rows need; it does not start if so much is not free (v1/worker/utils.py, `request_memory`). The actor
+    has weights, gradients and master weights by then. Moments
     come with the first optimizer step: they are not there yet, and must be offloaded while engines generate.
     """
-    own = _engines_apart(cfg)
+    apart = _engines_apart(cfg)
     trained, size = _parameters_of_rank(cfg, learner), cfg.model.precision.element_bytes
     of_actor, of_explorer, of_learner = _overheads(cfg)
     actor = of_actor + trained * (size + 4) + (4 * trained // data_parallel_size(cfg) if size == 2 else 0)
-    free = of_explorers = gpu_memory - (0 if own else actor)
+    free = of_explorers = gpu_memory - (0 if apart else actor)
 
     def takes(shape: ModelShape, free: int, overhead: int) -> int:
-        left = free - engine_weights(cfg, shape) - overhead
+        kind, whole = ENGINES[cfg.engine.kind], int(cfg.engine.memory_fraction * gpu_memory)
+        own = engine_weights(cfg, shape) + overhead
+        if kind.fraction_of_whole:
+            return max(0, whole - own) if whole <= free else 0
+        left = free - own
         bound = cfg.rollout.max_batch_rows * longest_sequence(cfg) * shape.kv_elements_per_token * size
         return max(0, min(int(cfg.engine.memory_fraction * left), bound // gpus_of_engine(cfg)))
 
@@ -244,7 +250,7 @@ def reserved_kv(cfg: Config, learner: ModelShape, explorers: Sequence[ModelShape
     for shape in explorers:
         found.append(takes(shape, of_explorers, of_explorer))
         of_explorers -= engine_weights(cfg, shape) + of_explorer + found[-1]
-    return ReservedKv(tuple(found), takes(learner, free if own else of_explorers, of_learner))
+    return ReservedKv(tuple(found), takes(learner, free if apart else of_explorers, of_learner))
 
 
 def _engines_apart(cfg: Config) -> bool:
@@ -286,7 +292,7 @@ def _overheads(cfg: Config) -> tuple[int, int, int]:
     if not kind.served:
         return of_process, 0, 0
     of_engine = of_process + (GRAPHS if kind.reserves_kv_memory else 0)
-    of_learner = of_engine + (CONTEXT if kind.tensor_parallel else 0)
+    of_learner = of_engine + (CONTEXT if kind.server_has_context else 0)
     return of_process, of_engine, of_learner
 
 
@@ -304,7 +310,7 @@ def host_memory_by_part(cfg: Config, learner: ModelShape, explorers: Sequence[Mo
 
     torch's allocator of pinned memory rounds each block up to a power of two, and the weights of a rank are one block.
     TensorRT-LLM 1.2 copies the weights of all engines to pinned memory when they sleep, those of the learner too,
-    which a refit then replaces.
+    which a refit then replaces. vLLM discards those of the learner (sleep level 2).
     """
     ranks, size = cfg.trainer.devices, cfg.model.precision.element_bytes
     trained = _parameters_of_rank(cfg, learner)
@@ -313,8 +319,10 @@ def host_memory_by_part(cfg: Config, learner: ModelShape, explorers: Sequence[Mo
         parts[HostPart.moments] = ranks * (8 * trained // data_parallel_size(cfg))
     if cfg.model.offload_weights:
         parts[HostPart.weights] = ranks * power_of_two(trained * size)
-    if ENGINES[cfg.engine.kind].releases_memory_on_sleep and not _engines_apart(cfg):
-        of_gpu = sum(engine_weights(cfg, shape) for shape in (learner, *explorers))
+    kind = ENGINES[cfg.engine.kind]
+    if kind.releases_memory_on_sleep and not _engines_apart(cfg):
+        asleep = explorers if kind.discards_when_asleep else (learner, *explorers)
+        of_gpu = sum(engine_weights(cfg, shape) for shape in asleep)
         parts[HostPart.engines] = cfg.engine.replicas_per_node * gpus_of_engine(cfg) * of_gpu
     if cfg.algorithm.kl_coef > 0:
         parts[HostPart.reference] = ranks * trained * size

@@ -134,3 +134,23 @@ def test_host_memory() -> None:
     assert one[HostPart.weights] == 8 * 16 * GIB  # 15.26 GiB a rank
     bare = paper("model.offload_optimizer=false", "algorithm.kl_coef=0", "engine.kind=embedded")
     assert host_memory_by_part(bare, LEARNER, [EXPLORER]) == {}
+
+
+def test_vllm_takes_its_fraction_of_the_whole_memory_with_weights_and_all() -> None:
+    """0.2 of 80 GiB are 16. A refit goes through host memory, so the learner's server has no context of its own."""
+    cfg = paper("engine.kind=vllm")
+    found = reserved_kv(cfg, LEARNER, [EXPLORER], H100.memory)
+    of_explorer, of_learner = (shape.parameters / GIB for shape in (EXPLORER, LEARNER))  # 2 bytes on each of 2 GPUs
+    assert gib(found.explorers[0]) == pytest.approx(16 - of_explorer - 2.0, abs=1e-6)
+    assert gib(found.learner) == pytest.approx(16 - of_learner - 2.0, abs=1e-6)
+    unbounded = reserved_kv(paper("engine.kind=vllm", "rollout.max_batch_rows=1"), LEARNER, [EXPLORER], H100.memory)
+    assert unbounded == found  # TensorRT-LLM takes no more than its rows can need
+    parts = host_memory_by_part(cfg, LEARNER, [EXPLORER])
+    assert parts[HostPart.engines] == 4 * 2 * EXPLORER.parameters  # the learner's weights are not kept
+
+
+def test_vllm_does_not_start_where_its_fraction_is_not_free() -> None:
+    """Beside the actor's 28.2 GiB, 0.4 of 80 GiB are free once, and not twice."""
+    found = reserved_kv(paper("engine.kind=vllm", "engine.memory_fraction=0.4"), LEARNER, [EXPLORER], H100.memory)
+    assert found.explorers[0] > 0
+    assert found.learner == 0

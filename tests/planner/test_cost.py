@@ -310,3 +310,18 @@ def test_weights_that_do_not_fit_have_no_full_rate() -> None:
 def test_lengths_above_the_limit_are_refused(overrides: dict[str, Any], named: str) -> None:
     with pytest.raises(UserError, match=f"{named} is more than rollout.max_"):
         cost.assumed_of(cost.PlanOptions(**overrides), paper())
+
+
+@pytest.mark.parametrize(("rounds", "equal", "factor"), [(0, 0.5, 1), (1, 0.5, 1.5), (3, 0.2, 1.248), (2, 1, 3)])
+def test_refill_rounds_are_rollouts_and_nothing_else(rounds: int, equal: float, factor: float) -> None:
+    """z of the groups are asked anew, z of these once more, and so on: 1 + z + z^2 + z^3."""
+    options = cost.PlanOptions(equal=equal)
+    learner, explorer = public_shapes()["Qwen3-8B"], public_shapes()["Qwen3-1.7B"]
+    steps = []
+    for keys in ([], [f"algorithm.refill_rounds={rounds}"]):
+        cfg = load_config(["--config-name", "paper", *keys], CONF)
+        steps.append(cost.predict(cfg, learner, [explorer], cost.GPUS[1], cost.assumed_of(options, cfg)).steps[3])
+    without, refilled = steps
+    assert refilled.explorer == pytest.approx(factor * without.explorer)
+    assert refilled.learner == pytest.approx(factor * without.learner)
+    assert (refilled.logprobs, refilled.update, refilled.refit) == (without.logprobs, without.update, without.refit)

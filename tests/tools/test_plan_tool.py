@@ -71,7 +71,8 @@ def test_several_explorers_have_rows_of_their_own() -> None:
 def test_what_rewards_decide_is_said() -> None:
     keys = ["algorithm.refill_rounds=2", "algorithm.rescue_first=4", "algorithm.schedule.name=constant"]
     text = run("conf=paper", "gpu=H100", *keys).stdout
-    assert "algorithm.refill_rounds=2: groups that are replaced are not counted" in text
+    words = " ".join(text.split())
+    assert "with algorithm.refill_rounds=2 rollouts take 1.75 times as long (1 to 3 times, for equal=0 to 1)" in words
     assert "algorithm.rescue_first=4: explorers are counted as if every group failed" in text
 
 

@@ -63,7 +63,8 @@ class Claim:
         if self.measured is None:
             return f"{self.title}: nothing was measured that could decide it."
         difference = f"the difference in {self.metric} is {signed(self.measured[0])}"
-        what = f"{difference}, 95 % interval {self.interval}, {self.basis}"
+        over = " over problems alone" if self.seeds == 1 and self.problems else ""
+        what = f"{difference}, 95 % interval{over} {self.interval}, {self.basis}"
         match self.verdict:
             case Verdict.reproduced:
                 return f"{self.title}: {what}. The rule below counts this as agreement."
@@ -83,8 +84,9 @@ class Claim:
 
     @property
     def basis(self) -> str:
-        """How many seeds and problems, in words."""
-        return f"{counted(self.seeds, 'seed')}, {counted(self.problems, 'problem')}"
+        """How many seeds and problems, in words. FLOP have no problems."""
+        of_seeds = counted(self.seeds, "seed")
+        return of_seeds if self.problems == 0 else f"{of_seeds}, {counted(self.problems, 'problem')}"
 
 
 def counted(number: int | None, what: str) -> str:

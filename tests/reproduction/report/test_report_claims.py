@@ -31,8 +31,13 @@ def read(tmp_path: Path, **changed: Any) -> Claim:
         ),
         (
             {"verdict": "not_reproduced", "difference": -0.06, "low": -0.11, "high": -0.01, "seeds": [4]},
-            "Not reproduced at this size: the difference in pass@1 is -0.060, 95 % interval -0.110 to -0.010, 1 seed, "
-            "4 problems. The rule below counts this as disagreement.",
+            "Not reproduced at this size: the difference in pass@1 is -0.060, 95 % interval over problems alone -0.110 "
+            "to -0.010, 1 seed, 4 problems. The rule below counts this as disagreement.",
+        ),
+        (
+            {"seeds": 3, "problems": 0},
+            "Undecided at this size: the difference in pass@1 is +0.010, 95 % interval -0.050 to +0.070, 3 seeds. The "
+            "rule below decides neither way.",
         ),
         (
             {"seeds": None},
