@@ -167,7 +167,7 @@ def _values(gold: Any, answer: Any) -> list[tuple[Any, Any]] | None:
     if not symbols:
         values = constant(gold), constant(answer)
         return None if None in values else [values]
-    discrete = gold.has(*_DISCRETE) or answer.has(*_DISCRETE)
+    discrete = _is_discrete(gold) or _is_discrete(answer)
     found: list[tuple[Any, Any]] = []
     for shift in range(len(_POINTS)):
         left, right = _sample(gold, symbols, shift, discrete), _sample(answer, symbols, shift, discrete)
@@ -178,6 +178,14 @@ def _values(gold: Any, answer: Any) -> list[tuple[Any, Any]] | None:
     return found if len(found) >= 3 else None
 
 
+def _is_discrete(expression: Any) -> bool:
+    """Whether an expression is about naturals: by its functions, or as a sum or product up to a variable."""
+    series = expression.atoms(sympy.Sum, sympy.Product)
+    return expression.has(*_DISCRETE) or any(
+        end.free_symbols for one in series for limits in one.limits for end in limits[1:]
+    )
+
+
 @lru_cache(maxsize=4096)
 def _sample(expression: Any, symbols: tuple[Any, ...], shift: int, discrete: bool) -> Any:
     """The value of an expression at one of the sample points, as `_value` gives it."""
@@ -186,6 +194,8 @@ def _sample(expression: Any, symbols: tuple[Any, ...], shift: int, discrete: boo
         place = (shift + 3 * index) % len(_POINTS)
         top, bottom = (_NATURALS[place] + index, 1) if discrete else _POINTS[place]
         point[symbol] = sympy.Rational(top + index, bottom)
+    if discrete and expression.has(sympy.Sum, sympy.Product):  # these have no value until they are written out
+        return _value(expression.xreplace(point).doit(), None)
     return _value(expression, point)
 
 

@@ -50,6 +50,7 @@ _TEXT = re.compile(r"\\text\{([^{}]*)\}")
 _PRODUCT = re.compile(r"(?<=[\d})])\(|(?<=\\pi)\(")
 _CONSTANT = re.compile(r"(.*[^+\s])\+ ?(C|c|K|k|(?:C|c|K|k)_(?:\w|\{\w+\})|\\text\{constant\}|\\text\{const\.?\})")
 _TIME = re.compile(r"(\d{1,2}):([0-5]\d)(?::([0-5]\d))?")
+_OF_ZERO = re.compile(r"^-?\\(?:sin|tan|arcsin|arctan|sinh|tanh) ?(?:0|\{0\}|\(0\))(?:\^\\circ ?)?$")
 _ZERO = re.compile(r"(?<![\d.])0(?![\d.])")
 _LABEL_OF_POINT = re.compile(r"^[A-Z](?=\()")
 _LETTER = re.compile(r"[A-Za-z]|\\[a-z]+")
@@ -338,7 +339,8 @@ def _same_ratios(gold: str, answer: str) -> bool:
     if gold_unit is not None and unit is not None and gold_unit != unit:
         return False
     times = [_TIME.fullmatch(text) for text in (gold, answer)]
-    if any(times):
+    # `4:10` may be a ratio where the gold answer is 2:5, `4:05` is none.
+    if times[0] or (times[1] and (times[1][2].startswith("0") or not COLON.search(gold))):
         clocks = [[int(part) for part in match.groups() if part] for match in times if match]
         return len(clocks) == 2 and clocks[0] == clocks[1]
     golds, answers = split(gold, COLON), split(answer, COLON)
@@ -392,7 +394,7 @@ def _same_values(gold: str, answer: str) -> bool:
     value, unit = split_unit(answer, also=gold_unit)
     if gold_unit is not None and unit is not None and gold_unit != unit:
         return False
-    if exact_number(gold_value) == 0 and exact_number(value) is None and _ZERO.search(value):
+    if exact_number(gold_value) == 0 and exact_number(value) is None and _ZERO.search(_OF_ZERO.sub("", value)):
         return False  # something times 0
     if _NAMED_SET.fullmatch(gold_value):
         return False

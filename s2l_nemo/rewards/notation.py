@@ -53,7 +53,7 @@ def _rules(*rules: tuple[str, str, str]) -> list[_Rule]:
 _DELIMITERS = _rules(
     ("**", r"^\*\*(.*)\*\*$", r"\1"),
     ("$", r"\$\s*,\s*\$", ", "),
-    ("\\$", r"\\\$", r"\\dollar "),
+    ("\\$", r"(?:(?<![A-Za-z])U\.?S\.?\s*)?\\\$", r"\\dollar "),
     ("$ \\", r"\$|(?<!\\)\\[()\[\]]", " "),
     (r"\left \right \middle \big \Big", r"\\(?:left|right|middle|[bB]igg?[lrm]?)(?![A-Za-z])\s*\.?", ""),
     (
@@ -259,8 +259,9 @@ def _trimmed(text: str) -> str:
     text = text.strip().rstrip(".,;").strip()
     if quoted := _QUOTED.fullmatch(text):
         text = next(group for group in quoted.groups() if group is not None).strip()
-    if underlined := _UNDERLINED.fullmatch(text):
-        text = underlined[1]
+    for _ in range(2):
+        if underlined := _UNDERLINED.fullmatch(text):
+            text = underlined[1][1:-1].strip()
     text = _without_braces(text)
     if whole := _WHOLE_TEXT.fullmatch(text):
         text = whole.group(1).strip().removesuffix(".")

@@ -27,7 +27,7 @@ _REFUSED = re.compile(
     r"[?;:<>=&#@\"`]|\d +[\d.]|\d_|"
     r"(?:[\d})]|\\pi ?)'|\\circ ?(?:[_!'\d(\[]|\\\{)|"  # a number has no derivative
     r"\^\^|"  # what is raised twice
-    r"[})]\d+(?![\d^])|\\pi ?\d|[\d})](?:\\\{|\[)|"  # a second number beside the first
+    r"[})]\d+(?![\d^])|\\pi ?\d+(?![\d^])|[\d})](?:\\\{|\[)|"  # a second number beside the first
     r"(?:[\d})]|\\(?:pi|circ) ?)\([+-]?(?:[\d.^%{} ]|\\(?:circ|frac|sqrt|pi|%))+\)|"
     r"^0[+-]|^\[[^\[\]]*\]$"  # 0 that adds nothing
 )

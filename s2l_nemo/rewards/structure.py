@@ -101,12 +101,18 @@ def braced(text: str) -> str | None:
 
 
 def rows(text: str) -> list[list[str]] | None:
-    """The rows of a matrix; a tuple is a column. None for anything else."""
+    """The rows of a matrix, also of `[[1,2],[3,4]]`; a tuple is a column. None for anything else."""
     if match := _MATRIX.fullmatch(text):
         lines = [line for line in re.split(r"\\\\(?:\[[^\]]*\])?", match.group(2)) if line.strip()]
         return [[cell.strip() for cell in line.split("&")] for line in lines]
     components = ordered(text)
-    return None if components is None or components[0] != "()" else [[cell] for cell in components[1]]
+    if components is None:
+        return None
+    if components[0] == "()":
+        return [[cell] for cell in components[1]]
+    lines_of = [ordered(line) for line in components[1]]
+    whole = [line[1] for line in lines_of if line is not None and line[0] == "[]"]
+    return whole if components[0] == "[]" and len(whole) == len(lines_of) else None
 
 
 def members(text: str) -> list[str]:

@@ -22,6 +22,7 @@ _SYMBOLS = {
     "⁄": "/", "∕": "/", "∅": r"\emptyset ", "≈": r"\approx ", "∠": r"\angle ", "△": r"\triangle ",
     "∖": r"\setminus ",
     "或": " or ", "和": " and ", "与": " and ", "、": ", ", "。": ".", "“": '"', "”": '"', "‘": "'", "’": "'",
+    "٫": ".", "٬": ",", "٪": "%",
     "⟨": r"\langle ", "⟩": r"\rangle ",
 }  # fmt: skip
 _KEPT = {  # characters that NFKC would turn into a bare letter or digit
@@ -44,7 +45,7 @@ _POWERS = {"平方": "square ", "立方": "cubic ", None: ""}
 
 def to_ascii(text: str) -> str:
     """Turns full-width digits and their like into ASCII and mathematical signs into LaTeX. Other letters stay."""
-    text = "".join(_KEPT.get(character, character) for character in text if unicodedata.category(character) != "Cf")
+    text = "".join(_plain(character) for character in text if unicodedata.category(character) != "Cf")
     text = _SUPERSCRIPT.sub(lambda match: f"^{{{unicodedata.normalize('NFKC', match.group())}}}", text)
     text = _SUBSCRIPT.sub(lambda match: f"_{{{unicodedata.normalize('NFKC', match.group())}}}", text)
     text = _VULGAR.sub(_vulgar_fraction, text)
@@ -52,6 +53,13 @@ def to_ascii(text: str) -> str:
     text = _UNIT.sub(lambda match: match[1] + _POWERS[match[2]] + _CHINESE[match[3]], text)
     text = "".join(_SYMBOLS.get(character, character) for character in text)
     return text.replace(r"\sqrt (", r"\sqrt(")
+
+
+def _plain(character: str) -> str:
+    """A digit of any script as an ASCII digit; what must not become a bare letter as LaTeX."""
+    if character in _KEPT:
+        return _KEPT[character]
+    return str(unicodedata.decimal(character)) if unicodedata.category(character) == "Nd" else character
 
 
 def _vulgar_fraction(match: re.Match[str]) -> str:

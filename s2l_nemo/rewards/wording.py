@@ -1,4 +1,4 @@
-r"""Answers that are words for something else: `six`, `all real numbers`, `3 to 4`, `July 4th`, `1010_{\text{two}}`."""
+r"""Answers that are words for something else: `six`, `two thirds`, `all real numbers`, `1010_{\text{two}}`."""
 
 from __future__ import annotations
 
@@ -19,6 +19,13 @@ _WHOLE_SET = re.compile(
     re.IGNORECASE,
 )
 _SETS = {"real": "R", "integer": "Z", "rational": "Q", "complex": "C", "natural": "N"}
+_NO_SET = re.compile(r"no solution|(?:the )?(?:empty|null) set", re.IGNORECASE)
+_PARTS = {
+    "half": 2, "third": 3, "quarter": 4, "fourth": 4, "fifth": 5, "sixth": 6, "seventh": 7, "eighth": 8, "ninth": 9,
+    "tenth": 10,
+}  # fmt: skip
+_FRACTION = re.compile(rf"([a-z]+)-(?:({'|'.join(_PARTS)})s?|halves)")
+_HUNDREDS = re.compile(r"([a-z]+)-hundred(?:-([a-z-]+))?")
 _RATIO = re.compile(r"(\d+) ?(?:\\text\{ ?to ?\}|to) ?(\d+)")
 _MONTHS = (
     "January", "February", "March", "April", "May", "June", "July", "August", "September", "October", "November",
@@ -37,8 +44,10 @@ def plain(text: str) -> str:
     if text[0].isdigit():
         ratio = _RATIO.fullmatch(text)
         return text if ratio is None else f"{ratio[1]}:{ratio[2]}"
-    if (number := _NUMBERS.get(text.lower().replace(" ", "-"))) is not None:
-        return str(number)
+    if (number := _number(text.lower().replace(" ", "-"))) is not None:
+        return number
+    if _NO_SET.fullmatch(text):
+        return r"\emptyset "
     if named := _WHOLE_SET.fullmatch(text):
         return rf"\mathbb{{{_SETS[named[1].lower()]}}}"
     date = _DATE.fullmatch(re.sub(r"^\\text\{([^{}]*)\}", r"\1", text))
@@ -46,6 +55,18 @@ def plain(text: str) -> str:
         return text
     month = next(name for name in _MONTHS if name[:3].lower() == date["month"][:3].lower())
     return f"{month} {int(date['day'])}" + (f", {date['year']}" if date["year"] else "")
+
+
+def _number(words: str) -> str | None:
+    """`twenty-one`, `two-hundred-five` and `three-quarters` in digits."""
+    if words in _NUMBERS:
+        return str(_NUMBERS[words])
+    if (hundreds := _HUNDREDS.fullmatch(words)) and 0 < _NUMBERS.get(hundreds[1], 0) < 10:
+        rest = _NUMBERS.get(hundreds[2] or "zero")
+        return None if rest is None else str(100 * _NUMBERS[hundreds[1]] + rest)
+    if (fraction := _FRACTION.fullmatch(words)) and _NUMBERS.get(fraction[1], 0) > 0:
+        return rf"\frac{{{_NUMBERS[fraction[1]]}}}{{{_PARTS[fraction[2] or 'half']}}}"
+    return None
 
 
 def with_base(text: str) -> str:

@@ -214,3 +214,24 @@ def test_step_and_prompt_decide_between_equal_rollouts(tmp_path: Path, stop: Sto
         expected.append(match_learner_diversity(tokens[:4], answers[:4], tokens[4:], answers[4:], 2, seed))
     assert found == expected
     assert len({tuple(one) for one in found}) > 1
+
+
+@pytest.mark.parametrize("candidates", [None, 5])
+def test_the_filter_takes_nothing_of_a_group_that_is_masked(
+    tmp_path: Path, stop: StopRequest, candidates: int | None
+) -> None:
+    def fails_last(request: SampleRequest) -> Answer:
+        return Answer((9, 4, 4, 7)) if request.sample_id == 5 else LEARNER
+
+    def again(request: SampleRequest) -> Answer:
+        return EXPLORER[request.sample_id % 3]
+
+    run = filtered_run(
+        tmp_path, stop, explorer=3, learner=3, candidates=candidates, by_learner=fails_last, by_explorer=again
+    )
+    run.trainer.algorithm = replace(run.trainer.algorithm, mask_failed=True)
+    run.trainer.sampler.algorithm = run.trainer.algorithm
+    metrics, groups, _ = run.trainer.train_step(1)
+    assert metrics["reward/grader_errors"] == 1
+    assert kept(groups.own[0].completions) == [False] * 6
+    assert not groups.kept_PG.any()
