@@ -176,7 +176,7 @@ def format_x(axes: Axes, axis: Axis) -> None:
 
 def _columns(names: Sequence[str]) -> int:
     longest = max(map(len, names), default=0)
-    return 1 if longest > 24 else 2 if longest > 13 else 3
+    return 1 if longest > 28 else 2 if longest > 13 else 3
 
 
 def _table(found: Sequence[Curve], axis: Axis) -> tuple[list[str], list[list[Cell]]]:
