@@ -116,7 +116,8 @@ def test_twice_gives_the_same_bytes_and_k_takes_the_first_samples(outputs: Path)
 
 def test_custom_rewards_and_partial_marks(outputs: Path, tmp_path: Path) -> None:
     (tmp_path / "my_rewards.py").write_text(
-        "def half(response, answer, prompt):\n    return 1 / 0 if prompt == 'd' else {'a': 1.0, 'b': 0.5}.get(prompt, 0.0)\n"
+        "def half(response, answer, prompt):\n"
+        "    return 1 / 0 if prompt == 'd' else {'a': 1.0, 'b': 0.5}.get(prompt, 0.0)\n"
     )
     arguments = (f"evaluate.rescore={outputs}", "rewards.fn=my_rewards:half")
     done = run_process("recipes/evaluate.py", *arguments, environment={"PYTHONPATH": str(tmp_path)})

@@ -48,9 +48,9 @@ def server_environment(environ: Mapping[str, str], python: str, devices: str | N
 def writable_folders(environ: Mapping[str, str], uid: int, temporary: Path) -> dict[str, str]:
     """A home and folders for caches below `temporary`, for a user who cannot write to HOME; else nothing.
 
-    NeMo makes a folder in the home when it is imported. The made-up user of a container has HOME=/ and often no name. Kernels that are compiled at run time need a cache,
-    and some packages the user's name. Whatever of this is set already stays, but HOME. Raises UserError if another user
-    owns the folder.
+    NeMo makes a folder in the home when it is imported. The made-up user of a container has HOME=/ and often no name.
+    Kernels that are compiled at run time need a cache, and some packages the user's name. Whatever of this is set
+    already stays, but HOME. Raises UserError if another user owns the folder.
     """
     if os.access(environ.get("HOME", ""), os.W_OK | os.X_OK):
         return {}
