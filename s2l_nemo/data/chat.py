@@ -90,8 +90,8 @@ def apply_template(
         ) from error
     if not all(text.strip() for text in texts):
         raise UserError(
-            "the tokenizer's chat template makes an empty text of a prompt: give the tokenizer another template, or set "
-            "data.format=base"
+            "the tokenizer's chat template makes an empty text of a prompt: give the tokenizer another template, or "
+            "set data.format=base"
         )
     return texts
 
