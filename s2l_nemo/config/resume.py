@@ -62,7 +62,7 @@ def _same_place(name: str, before: Any, after: Any) -> bool:
     is_path = key.facts.path if key is not None else name.endswith(".path")
     if not is_path or not all(isinstance(value, str) and value for value in (before, after)):
         return False
-    return os.path.realpath(before) == os.path.realpath(after)
+    return bool(os.path.realpath(before) == os.path.realpath(after))
 
 
 def _may_change(name: str, new: Values) -> bool:
