@@ -43,6 +43,9 @@ def between(low: float, high: float) -> Range:
 COUNT, POSITIVE_COUNT = at_least(0), at_least(1)
 NON_NEGATIVE, POSITIVE = at_least(0), above(0)
 BELOW_ONE = Range(lambda value: 0 <= value < 1, "at least 0 and less than 1")
+SEED = between(0, 2**32 - 1)  # what numpy takes
+TEMPERATURE = at_least(0.001)  # logits over less overflow; engines sample the likeliest token with less
+TEMPERATURE_OR_GREEDY = Range(lambda value: value == 0 or TEMPERATURE.holds(value), "0 or at least 0.001")
 SHARE = Range(lambda value: 0 < value <= 1, "greater than 0 and at most 1")
 PROPER_SHARE = Range(lambda value: 0 < value < 1, "greater than 0 and less than 1")
 

@@ -96,7 +96,7 @@ def test_a_mistake_is_one_line(
         ({"SLURM_NTASKS": "2", "SLURM_PROCID": "0"}, "SLURM_NTASKS=2 without SLURM_LOCALID: start the run with srun"),
     ],
 )
-def test_what_another_job_has_left_over_is_one_line(
+def test_f04_what_another_job_has_left_over_is_one_line(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, refusal: Refusal, family: list[str], variables: dict[str, str],
     message: str,
 ) -> None:  # fmt: skip
@@ -136,7 +136,7 @@ def test_empty_data_set(family: list[str], tmp_path: Path, refusal: Refusal) -> 
     assert line == f"error: no train prompts from {tmp_path / 'empty.jsonl'}: it has none"
 
 
-def test_explorer_with_another_eos_or_tokenizer_is_refused_with_both_named(
+def test_r20_explorer_with_another_eos_or_tokenizer_is_refused_with_both_named(
     family: list[str], tmp_path: Path, refusal: Refusal
 ) -> None:
     explorer = write_qwen3(tmp_path / "other", seed=1, hidden=32)

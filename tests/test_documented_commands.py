@@ -103,10 +103,15 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     home = tmp_path_factory.mktemp("clone")
     (home / "models" / "tiny").mkdir(parents=True)
     large, small = (
-        write_qwen3(home / "models" / "tiny" / "learner"),
-        write_qwen3(home / "models" / "tiny" / "explorer", seed=1, hidden=32),
+        write_qwen3(home / "models" / "tiny" / "learner", max_position_embeddings=8192),
+        write_qwen3(home / "models" / "tiny" / "explorer", seed=1, hidden=32, max_position_embeddings=8192),
     )
-    for name, model in (("Qwen3-8B-Base", large), ("Qwen3-8B-S2L", large), ("Qwen3-1.7B-Base", small)):
+    for name, model in (
+        ("Qwen3-8B-Base", large),
+        ("Qwen3-8B-S2L", large),
+        ("Qwen3-1.7B-Base", small),
+        ("Qwen3-4B-Base", small),
+    ):
         (home / "models" / name).symlink_to(model)
     rows = "".join(f'{{"prompt": "What is {n} + 1?", "question": "{n}?", "answer": "{n + 1}"}}\n' for n in range(100))
     for name in ("dapo_17k/train", "math_500/test", *(f"benchmarks/{name}" for name in BENCHMARKS)):

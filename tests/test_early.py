@@ -107,18 +107,18 @@ CASES = {
         prepare=lambda folder: (folder / "link").symlink_to(folder / "nowhere"),
     ),
     "run that must be there": Case("run.resume=must", ("run.resume=must",)),
-    "F16 wandb is not installed": Case(
+    "f16 wandb is not installed": Case(
         "pip install wandb", ("logging.wandb_project=x", "logging.wandb_mode=offline"), WANDB
     ),
-    "F17 unknown WANDB_MODE": Case("WANDB_MODE=loud is unknown", ("logging.wandb_project=x",), {"WANDB_MODE": "loud"}),
+    "f17 unknown WANDB_MODE": Case("WANDB_MODE=loud is unknown", ("logging.wandb_project=x",), {"WANDB_MODE": "loud"}),
     "rewards.fn without a module": Case("there is no module no_such", ("rewards.fn=no_such:f",)),
     "rewards.fn that is no path": Case("is no import path", ("rewards.fn=even",)),
     "rewards.fn without the name": Case("early_rewards has no none", ("rewards.fn=early_rewards:none",), {}, rewards),
     "rewards.fn that is a number": Case("must be a function", ("rewards.fn=early_rewards:number",), {}, rewards),
-    "F20 rewards.fn of two arguments": Case(
+    "f20 rewards.fn of two arguments": Case(
         "takes (response, answer), must take (response, answer, prompt)", ("rewards.fn=early_rewards:two",), {}, rewards
     ),
-    "F20 rewards.fn of four arguments": Case(
+    "f20 rewards.fn of four arguments": Case(
         "missing a required argument: 'weight'", ("rewards.fn=early_rewards:more",), {}, rewards
     ),
     "rewards.fn whose module fails": Case("KeyError: 'left over'", ("rewards.fn=early_broken:f",), {}, rewards),
@@ -129,7 +129,7 @@ CASES = {
     "damaged parquet": Case("cut.parquet: no parquet file", of_data("cut.parquet"), {}, data),
     "fewer prompts than a step": Case("algorithm.prompts_per_step=4, but", of_data("two.jsonl"), {}, data),
     "no such benchmark": Case("no benchmark 'aime99'", ("validation.sets=[aime99]", "validation.data={folder}")),
-    "F11 token without a row": Case(
+    "f11 token without a row": Case(
         "has '<extra>' as token 5000, and vocab_size=", (), {}, lambda folder: change_tokenizer(folder, add_token)
     ),
     "damaged tokenizer.json": Case(

@@ -88,10 +88,10 @@ def lower_case(begun: Begun) -> None:
 
 
 CHANGES: dict[str, tuple[Callable[[Begun], object], str]] = {
-    "F06 learner": (lambda run: write_weights(run, seed=5), "another learner (model.path="),
-    "F07 training data": (lambda run: write_rows(run.folder / "train.jsonl", 20), "rows 20, before rows 40"),
+    "f06 learner": (lambda run: write_weights(run, seed=5), "another learner (model.path="),
+    "f07 training data": (lambda run: write_rows(run.folder / "train.jsonl", 20), "rows 20, before rows 40"),
     "training answers": (lambda run: write_rows(run.folder / "train.jsonl", 40, plus=1), "another training_data (data"),
-    "F08 validation data": (
+    "f08 validation data": (
         lambda run: write_rows(run.folder / "valid.jsonl", 8, plus=1),
         "another validation_data (data.valid_path=",
     ),
@@ -112,7 +112,7 @@ def write_weights(begun: Begun, seed: int) -> None:
 
 
 @pytest.mark.parametrize("case", CHANGES)
-def test_what_was_replaced_is_named(begun: Begun, case: str) -> None:
+def test_f06_f07_f08_what_was_replaced_is_named(begun: Begun, case: str) -> None:
     change, message = CHANGES[case]
     change(begun)
     had_nemo = "nemo" in sys.modules

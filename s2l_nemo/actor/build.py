@@ -13,7 +13,7 @@ from nemo.collections.nlp.parts.megatron_trainer_builder import MegatronTrainerB
 from nemo_aligner.utils.train_script_utils import init_distributed, init_using_ptl
 
 from s2l_nemo.actor.actor import S2LActor
-from s2l_nemo.actor.model_config import nemo_config
+from s2l_nemo.actor.model_config import nemo_config, nemo_seed
 from s2l_nemo.actor.offload import Offload
 from s2l_nemo.config.schema import ModelConfig
 from s2l_nemo.models.open import Model
@@ -63,7 +63,7 @@ def build_actor(
         sequence_length=sequence_length,
         global_batch_size=global_batch_size,
         optimizer_steps=optimizer_steps,
-        seed=seed,
+        seed=nemo_seed(seed),
     )
     trainer: Any = MegatronTrainerBuilder(cfg).create_trainer()
     actor = S2LActor(cfg.model, trainer)
@@ -71,7 +71,7 @@ def build_actor(
     # NeMo derives the length of its schedule from a data loader. The trainer of this project feeds batches itself.
     placeholder: Any = [0] * global_batch_size
     init_using_ptl(trainer, actor, torch.utils.data.DataLoader(placeholder), placeholder)
-    model_parallel_cuda_manual_seed(seed)
+    model_parallel_cuda_manual_seed(nemo_seed(seed))
     actor.load_weights(learner)
     actor.offload_optimizer = model.offload_optimizer
     actor.offload = Offload(actor.parameters_by_name().values()) if model.offload_weights else None

@@ -121,3 +121,12 @@ def optimizer(optim: OptimConfig, optimizer_steps: int) -> dict[str, Any]:
             "max_steps": optimizer_steps,
         },
     }
+
+
+def nemo_seed(seed: int) -> int:
+    """A `run.seed` (0 to 2^32 - 1) as NeMo takes it: positive, and with room for what it adds for pipeline stages.
+
+    Seeds below 2^31 but 0 are kept. Nothing that is sampled depends on it.
+    """
+    largest = 2**31 - 1
+    return seed if 1 <= seed <= largest else seed % largest + 1

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from enum import Enum
 
-from s2l_nemo.fields import COUNT, NON_NEGATIVE, POSITIVE_COUNT, SHARE, between, key
+from s2l_nemo.fields import COUNT, POSITIVE_COUNT, SHARE, TEMPERATURE_OR_GREEDY, between, key
 
 
 class Mode(str, Enum):
@@ -34,7 +34,7 @@ class Asking:
     proofs: bool = key(True, "also olympiadbench's proofs, whose answer is a sentence that no grader judges fairly")
     limit: int | None = key(None, "only the first problems of each benchmark", POSITIVE_COUNT)
     max_tokens: int | None = key(None, "tokens of a response; null: the benchmark's", POSITIVE_COUNT)
-    temperature: float | None = key(None, "sampling temperature; null: the mode's; 0 is greedy", NON_NEGATIVE)
+    temperature: float | None = key(None, "sampling temperature; null: the mode's; 0 is greedy", TEMPERATURE_OR_GREEDY)
     top_p: float | None = key(
         None, "sample among the likeliest tokens of this total probability; null: the mode's", SHARE
     )

@@ -11,7 +11,7 @@ from s2l_nemo.config.checks import check_lone_engine, check_ranges
 from s2l_nemo.config.schema import RewardsConfig, TemplateConfig
 from s2l_nemo.engines.options import EngineConfig
 from s2l_nemo.errors import UserError
-from s2l_nemo.fields import COUNT, POSITIVE_COUNT, key
+from s2l_nemo.fields import POSITIVE_COUNT, SEED, key
 from s2l_nemo.hub.names import Kind, hub_name
 from s2l_nemo.models.precision import Precision
 
@@ -50,7 +50,7 @@ class EvaluateConfig:
         POSITIVE_COUNT,
     )
     name: str | None = key(None, "name of the result; null: the model's or the folder's own")
-    seed: int = key(1, "seed of samples and of bootstrap intervals", COUNT)
+    seed: int = key(1, "seed of samples and of bootstrap intervals", SEED)
     evaluate: EvaluateOptions = field(default_factory=EvaluateOptions)
     engine: EngineConfig = field(default_factory=EngineConfig)
     data: TemplateConfig = field(default_factory=TemplateConfig)

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from s2l_nemo.config.checks import check_ranges
 from s2l_nemo.config.schema import FOLDER, DataConfig
 from s2l_nemo.errors import UserError
-from s2l_nemo.fields import COUNT, POSITIVE, POSITIVE_COUNT, at_least, key
+from s2l_nemo.fields import POSITIVE, POSITIVE_COUNT, SEED, TEMPERATURE, at_least, key
 from s2l_nemo.models.precision import Precision
 
 
@@ -23,7 +23,7 @@ class ProbeConfig:
     prompts: int = key(16, "held-out prompts; intervals are over them", at_least(2))
     samples: int = key(16, "rollouts of each prompt, by each policy", at_least(2))
     temperature: float = key(
-        1.0, "of the baseline and of the explorer; at 1 the baseline's scores have mean 0", POSITIVE
+        1.0, "of the baseline and of the explorer; at 1 the baseline's scores have mean 0", TEMPERATURE
     )
     high_temperature: float = key(
         1.5, "of the token-level perturbation (Eq. 5); the paper's baseline has 1.5", POSITIVE
@@ -34,7 +34,7 @@ class ProbeConfig:
     max_prompt_length: int = key(64, "tokens; longer prompts are left out", POSITIVE_COUNT)
     max_response_length: int = key(96, "tokens; longer responses are cut", POSITIVE_COUNT)
     rows: int = key(16, "rollouts that are sampled or differentiated at once", POSITIVE_COUNT)
-    seed: int = key(1, "seed of samples, directions, perturbations and bootstrap intervals", COUNT)
+    seed: int = key(1, "seed of samples, directions, perturbations and bootstrap intervals", SEED)
     precision: Precision = key(Precision.fp32, "number format of the models; second derivatives in bf16 are rough")
     data: DataConfig = field(default_factory=DataConfig)
 

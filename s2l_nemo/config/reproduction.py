@@ -9,7 +9,7 @@ from pathlib import Path
 from s2l_nemo.config.checks import check_ranges
 from s2l_nemo.config.schema import FOLDER
 from s2l_nemo.errors import UserError
-from s2l_nemo.fields import key
+from s2l_nemo.fields import SEED, key
 
 
 class Scale(str, Enum):
@@ -47,8 +47,8 @@ def check_reproduce_config(cfg: ReproduceConfig) -> None:
     for name, values in (("experiments", list(cfg.experiments)), ("seeds", [str(seed) for seed in cfg.seeds])):
         if len(set(values)) < len(values):
             raise UserError(f"{name}=[{','.join(values)}]: give each once")
-    if any(seed < 0 for seed in cfg.seeds):
-        raise UserError(f"seeds=[{','.join(map(str, cfg.seeds))}]: must be at least 0")
+    if not all(map(SEED.holds, cfg.seeds)):
+        raise UserError(f"seeds=[{','.join(map(str, cfg.seeds))}]: must be {SEED.wanted}")
     if cfg.submit and not cfg.slurm:
         raise UserError("submit=true with slurm=false: set slurm=true too, or leave submit out")
     if cfg.slurm and cfg.scale is not Scale.paper:

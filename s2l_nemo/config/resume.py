@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -44,7 +45,7 @@ def check_resume(run_dir: Path, old_yaml: str, new_yaml: str, steps_done: int) -
         if name == T_MIX:
             before = _t_mix(old)
             after = before if after is None else after
-        if before != after:
+        if before != after and not _same_place(name, before, after):
             raise UserError(
                 f"run.dir={run_dir} was started with {name}={_shown(before)}, now {_shown(after)}; "
                 f"set {name}={_shown(before)} to continue it, or choose another run.dir"
@@ -53,6 +54,15 @@ def check_resume(run_dir: Path, old_yaml: str, new_yaml: str, steps_done: int) -
         raise UserError(
             f"algorithm.steps={new['algorithm.steps']}, but run.dir={run_dir} has done {steps_done}; raise it"
         )
+
+
+def _same_place(name: str, before: Any, after: Any) -> bool:
+    """Whether two values of a path lead to the same file or folder, as `models/x/` and the absolute path of it do."""
+    key = all_keys().get(name)
+    is_path = key.facts.path if key is not None else name.endswith(".path")
+    if not is_path or not all(isinstance(value, str) and value for value in (before, after)):
+        return False
+    return bool(os.path.realpath(before) == os.path.realpath(after))
 
 
 def _may_change(name: str, new: Values) -> bool:

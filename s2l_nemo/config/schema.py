@@ -13,10 +13,12 @@ from s2l_nemo.engines.options import EngineConfig
 from s2l_nemo.fields import (
     BELOW_ONE,
     COUNT,
-    NON_NEGATIVE,
     POSITIVE,
     POSITIVE_COUNT,
+    SEED,
     SHARE,
+    TEMPERATURE,
+    TEMPERATURE_OR_GREEDY,
     Range,
     at_least,
     between,
@@ -137,7 +139,7 @@ TEXT = Range(lambda value: bool(value.strip()), "a text, or null for none")
 @dataclass
 class RunConfig:
     dir: str = key("runs/tiny", "where everything of this run is written", FOLDER, may_change=True, path=True)
-    seed: int = key(1, "data order, sampling seeds and every other random choice", COUNT)
+    seed: int = key(1, "data order, sampling seeds and every other random choice", SEED)
     dry_run: bool = key(False, "print the plan of the run and stop", may_change=True)
     resume: Resume = key(
         Resume.auto, "if there is a checkpoint, auto continues, never refuses; must needs one", may_change=True
@@ -255,7 +257,7 @@ class ExplorerConfig:
         POSITIVE_COUNT,
         may_change=True,
     )
-    temperature: float | None = key(None, "sampling temperature; null: rollout.temperature", POSITIVE)
+    temperature: float | None = key(None, "sampling temperature; null: rollout.temperature", TEMPERATURE)
     top_p: float | None = key(None, "as rollout.top_p; null: the same", SHARE)
     top_k: int | None = key(None, "as rollout.top_k; null: the same", COUNT)
     max_response_length: int | None = key(
@@ -266,7 +268,7 @@ class ExplorerConfig:
 
 @dataclass
 class RolloutConfig:
-    temperature: float = key(1.0, "sampling temperature of explorer and learner", POSITIVE)
+    temperature: float = key(1.0, "sampling temperature of explorer and learner", TEMPERATURE)
     top_p: float = key(1.0, "sample among the likeliest tokens of this total probability; 1: all", SHARE)
     top_k: int = key(0, "sample among this many likeliest tokens; 0: all", COUNT)
     max_prompt_length: int = key(64, "tokens; longer prompts are filtered out and counted", POSITIVE_COUNT)
@@ -284,10 +286,7 @@ class RolloutConfig:
         False, "as the released code: no mixed groups, but an update on the explorer's, then one on the learner's"
     )
     replay: str | None = key(
-        None,
-        "folder of a store that gives the learner's part of each group, without engines; null: the learner samples it",
-        FOLDER,
-        path=True,
+        None, "store that gives the learner's part of groups, without engines; null: it samples", FOLDER, path=True
     )
     explorer_filter: ExplorerFilter = key(
         ExplorerFilter.none, "leave out explorer rollouts until they are as the learner's"
@@ -390,7 +389,7 @@ class ValidationConfig:
     every: int = key(10, "steps between validations; 0: only before and after training", COUNT, may_change=True)
     prompts: int = key(256, "how many held-out prompts are asked; 0: no validation", COUNT, may_change=True)
     samples: int = key(4, "answers per prompt", POSITIVE_COUNT, may_change=True)
-    temperature: float = key(1.0, "sampling temperature of validation; 0 is greedy", NON_NEGATIVE, may_change=True)
+    temperature: float = key(1.0, "of sampling in validation; 0 is greedy", TEMPERATURE_OR_GREEDY, may_change=True)
     sets: list[str] = key(
         list, "benchmarks that every validation asks besides, in their own mode (validation.options)", may_change=True
     )

@@ -9,7 +9,7 @@ from s2l_nemo.config.checks import check_logprobs, check_lone_engine, check_rang
 from s2l_nemo.config.schema import FOLDER, DataConfig, RewardsConfig
 from s2l_nemo.engines.options import EngineConfig
 from s2l_nemo.errors import UserError
-from s2l_nemo.fields import COUNT, POSITIVE, POSITIVE_COUNT, SHARE, key
+from s2l_nemo.fields import COUNT, POSITIVE_COUNT, SEED, SHARE, TEMPERATURE, key
 from s2l_nemo.models.precision import Precision
 
 
@@ -17,7 +17,7 @@ from s2l_nemo.models.precision import Precision
 class StoredRollout:
     """The keys of a training run's `rollout` that decide what a store holds."""
 
-    temperature: float = key(1.0, "sampling temperature", POSITIVE)
+    temperature: float = key(1.0, "sampling temperature", TEMPERATURE)
     top_p: float = key(1.0, "sample among the likeliest tokens of this total probability; 1: all", SHARE)
     top_k: int = key(0, "sample among this many likeliest tokens; 0: all", COUNT)
     max_prompt_length: int = key(64, "tokens; longer prompts are filtered out and counted", POSITIVE_COUNT)
@@ -36,7 +36,7 @@ class SampleConfig:
         "models/tiny/explorer", "the explorer: a Hugging Face folder or name, NeMo folder or .nemo file", path=True
     )
     samples: int = key(16, "rollouts of each prompt, with those that the store has", POSITIVE_COUNT)
-    seed: int = key(1, "run.seed of the runs whose live explorer would draw the same samples", COUNT)
+    seed: int = key(1, "run.seed of the runs whose live explorer would draw the same samples", SEED)
     explorer: int = key(1, "number of this explorer among those of a run, from 1", POSITIVE_COUNT)
     shard: str = key("1/1", "this job's share of the prompts: 3/8 is the third of eight jobs")
     chunk: int | None = key(

@@ -49,7 +49,30 @@ def render(rows: Sequence[Row], tokenizer: PreTrainedTokenizerFast, data: DataCo
         [*([] if system is None else [_turn("system", system)]), _turn("user", question)]
         for system, question in zip(systems, questions, strict=True)
     ]
-    return apply_template(tokenizer, chats, variables)
+    texts = apply_template(tokenizer, chats, variables)
+    _refuse_a_lost_system_message(tokenizer, chats, texts, variables)
+    return texts
+
+
+def _refuse_a_lost_system_message(
+    tokenizer: PreTrainedTokenizerFast,
+    chats: Sequence[list[dict[str, str]]],
+    texts: Sequence[str],
+    variables: Mapping[str, Any],
+) -> None:
+    """Raises UserError if the template makes the same text of a chat with a system message and of one without it."""
+    found = next((index for index, chat in enumerate(chats) if len(chat) > 1 and chat[0]["content"].strip()), None)
+    if found is None:
+        return
+    try:
+        (without,) = apply_template(tokenizer, [chats[found][1:]], variables)
+    except UserError:  # it needs one
+        return
+    if texts[found] == without:
+        raise UserError(
+            "the tokenizer's chat template leaves out the system message (data.system_prompt, data.system_key): set "
+            "both to null and put its text into data.instruction, or give the tokenizer another template"
+        )
 
 
 def apply_template(
@@ -65,6 +88,11 @@ def apply_template(
             f"the tokenizer's chat template refuses the prompts: {error}; see data.system_prompt and "
             "data.chat_template_kwargs, or set data.format=base"
         ) from error
+    if not all(text.strip() for text in texts):
+        raise UserError(
+            "the tokenizer's chat template makes an empty text of a prompt: give the tokenizer another template, or "
+            "set data.format=base"
+        )
     return texts
 
 

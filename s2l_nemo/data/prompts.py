@@ -39,6 +39,14 @@ class PromptSet:
     skipped: list[BadRow] = field(default_factory=list)
     unasked: Mapping[Extract, int] = field(default_factory=dict)
 
+    def left_out(self, limit: int) -> str:
+        """What is not among the prompts and why, in words that follow their number. `limit` is in tokens."""
+        text = f", {self.filtered} over {limit} tokens left out" if self.filtered else ""
+        if self.skipped:
+            worst = "; ".join(f"line {row.line}: {row.reason}" for row in self.skipped[:3])
+            text += f", {len(self.skipped)} malformed rows left out ({worst})"
+        return text
+
 
 def load_prompts(
     data: DataConfig,

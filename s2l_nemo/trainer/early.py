@@ -22,6 +22,7 @@ from s2l_nemo.data.prompts import read_split
 from s2l_nemo.data.rows import Rows
 from s2l_nemo.errors import UserError
 from s2l_nemo.models.open import Model
+from s2l_nemo.platform.host import allow_open_files, check_interface
 from s2l_nemo.platform.launchers import check_launcher, rank_environment
 from s2l_nemo.records.directory import check_run_dir
 from s2l_nemo.records.wandb_start import check_wandb
@@ -65,10 +66,12 @@ def read_early(cfg: Config) -> Early:
 
 
 def check_host(cfg: Config) -> None:
-    """Raises UserError if a launcher has started other ranks than the run has, or the servers' Python is missing."""
+    """Raises UserError if a launcher has started other ranks than the run has, or this machine lacks what it needs."""
     started = rank_environment(os.environ)
     if started is not None:
         check_launcher({**os.environ, **started}, cfg.trainer.devices, cfg.trainer.num_nodes, cfg.run.max_restarts)
+    allow_open_files()
+    check_interface(os.environ)
     if cfg.engine.python is not None and shutil.which(cfg.engine.python) is None:
         raise UserError(f"engine.python={cfg.engine.python} cannot be run: give a Python interpreter")
 

@@ -422,10 +422,7 @@ def announce(recorder: Recorder, cfg: Config, inputs: Inputs, resumed: Checkpoin
     replicas = torch.distributed.get_world_size() // (
         model.tensor_model_parallel_size * model.pipeline_model_parallel_size
     )
-    filtered = f", {train.filtered} over {cfg.rollout.max_prompt_length} tokens left out" if train.filtered else ""
-    if train.skipped:
-        worst = "; ".join(f"line {row.line}: {row.reason}" for row in train.skipped[:3])
-        filtered += f", {len(train.skipped)} malformed rows left out ({worst})"
+    limit = cfg.rollout.max_prompt_length
     facts: dict[str, object] = {
         "learner": model.path,
         **{one.name: shown(one) for one in explorers_of(cfg)},
@@ -435,7 +432,8 @@ def announce(recorder: Recorder, cfg: Config, inputs: Inputs, resumed: Checkpoin
         f"on {'GPU' if torch.cuda.is_available() else 'CPU'}, {model.precision.value}",
         "batch": f"{cfg.algorithm.prompts_per_step} prompts x {cfg.algorithm.group_size} samples a step",
         "schedule": f"{cfg.algorithm.schedule.name}, {cfg.algorithm.steps} steps",
-        "data": f"{len(train.prompts)} training prompts{filtered}, {len(valid.prompts)} held out",
+        "data": f"{len(train.prompts)} training prompts{train.left_out(limit)}, "
+        f"{len(valid.prompts)} held out{valid.left_out(limit)}",
         **set_facts(inputs.sets),
         "run": f"{cfg.run.dir}, {f'continues after step {resumed.step}' if resumed else 'new'}, seed {cfg.run.seed}",
     }

@@ -89,6 +89,11 @@ def check_machine(cfg: Config, on_gpu: bool) -> None:
         raise UserError("trainer.accelerator=gpu, but PyTorch sees no CUDA device; set trainer.accelerator=cpu")
     if cfg.trainer.accelerator == Accelerator.cpu and on_gpu:
         raise UserError("trainer.accelerator=cpu on a machine with CUDA: start it with CUDA_VISIBLE_DEVICES= set empty")
+    if cfg.model.transformer_engine and not on_gpu:
+        raise UserError(
+            "model.transformer_engine=true needs a GPU, and PyTorch sees no CUDA device: set "
+            "model.transformer_engine=false"
+        )
     if on_gpu:
         check_gpus(cfg, visible_gpus(os.environ, torch.cuda.device_count()))
 

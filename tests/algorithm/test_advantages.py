@@ -70,7 +70,7 @@ def test_split_with_a_single_sample_gives_it_zero() -> None:
 @pytest.mark.parametrize("baseline", Baseline)
 @pytest.mark.parametrize("norm", AdvantageNorm)
 @pytest.mark.parametrize("rewards", [[0.1] * 3, [1.0], [0.7] * 7])
-def test_equal_rewards_are_exactly_zero(
+def test_r19_equal_rewards_are_exactly_zero(
     std: AdvantageStd, baseline: Baseline, norm: AdvantageNorm, rewards: list[float]
 ) -> None:
     # The mean of three times 0.1 is not 0.1 in floats.

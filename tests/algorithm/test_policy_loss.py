@@ -173,7 +173,7 @@ def test_kl_of_the_reference_itself_is_zero(estimator: KLEstimator) -> None:
         ("k3", 1.0, math.e - 2, 1 - math.e), ("k3", 1.5, 1.0, 0.0), ("k3", -5.0, 1.0, 0.0),
     ],
 )  # fmt: skip
-def test_kl_clamp(estimator: str, difference: float, value: float, slope: float) -> None:
+def test_f32_kl_clamp(estimator: str, difference: float, value: float, slope: float) -> None:
     logprobs = torch.tensor(-2.0, requires_grad=True)
     kl = kl_penalty(logprobs, torch.tensor(-2.0 + difference), KLEstimator(estimator), 1.0)
     assert kl.item() == pytest.approx(value, rel=1e-5)

@@ -4,8 +4,10 @@ import json
 from pathlib import Path
 from typing import Any
 
+import numpy
 import pytest
 
+from s2l_nemo.actor.model_config import nemo_seed
 from s2l_nemo.config.checks import check_config, check_model_files
 from s2l_nemo.config.keys import all_keys
 from s2l_nemo.config.load import load_config
@@ -304,7 +306,7 @@ def test_model_files(
     ("content", "fragment"),
     [(None, "has no config.json"), ("{", "is not JSON"), ("[1]", "not a JSON object"), ("[" * 100000, "is not JSON")],
 )
-def test_a_broken_model_folder(tmp_path: Path, content: str | None, fragment: str) -> None:
+def test_f12_a_broken_model_folder(tmp_path: Path, content: str | None, fragment: str) -> None:
     if content is not None:
         (tmp_path / "config.json").write_text(content)
     with pytest.raises(UserError, match=fragment):
@@ -312,5 +314,25 @@ def test_a_broken_model_folder(tmp_path: Path, content: str | None, fragment: st
 
 
 @pytest.mark.parametrize("engine", ["embedded", "server"])
-def test_truncated_sampling_with_engines_whose_log_probs_know_of_it(engine: str) -> None:
+def test_f24_truncated_sampling_with_engines_whose_log_probs_know_of_it(engine: str) -> None:
     check_config(load_config([f"engine.kind={engine}", "rollout.top_p=0.9", "rollout.top_k=20"], CONF))
+
+
+@pytest.mark.parametrize("seed", [-1, 2**32])
+def test_f03_a_seed_that_libraries_do_not_take_is_one_line(seed: int) -> None:
+    assert error_of([f"run.seed={seed}"]) == f"run.seed={seed}: must be from 0 to 4294967295"
+
+
+@pytest.mark.parametrize("seed", [0, 1, 2**31 - 1, 2**31, 2**32 - 1])
+def test_f03_every_other_seed_is_one_for_nemo_too(seed: int) -> None:
+    check_config(tp2([f"run.seed={seed}"]))
+    own = nemo_seed(seed)
+    assert own == {0: 1, 2**31: 2, 2**32 - 1: 2}.get(seed, seed)
+    for stage in (0, 1000):
+        numpy.random.RandomState(own + 100 * stage)
+        assert own + 100 * stage > 0  # what NeMo asks for
+
+
+@pytest.mark.parametrize("key", ["rollout.temperature", "explorer.temperature", "validation.temperature"])
+def test_f29_a_temperature_that_logits_cannot_be_divided_by_is_one_line(key: str) -> None:
+    assert error_of([f"{key}=1e-40"]).startswith(f"{key}=1e-40: must be ")

@@ -196,7 +196,7 @@ BOMB = "a: &a [x, x]\n" + "".join(
         ("a: " + "[" * 100_000, ["mine.yaml:1", "nested more than"]),
     ],
 )
-def test_mistakes_in_files(conf: Path, text: str, fragments: list[str]) -> None:
+def test_r25_mistakes_in_files(conf: Path, text: str, fragments: list[str]) -> None:
     (conf / "mine.yaml").write_text(text)
     message = error_of(["--config-name", "mine"], conf)
     for fragment in fragments:

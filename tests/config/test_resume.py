@@ -50,7 +50,7 @@ def refusal(old: str, new: str, steps_done: int = 6) -> str:
         ("data.reasoning_gym.params.size=3", "data.reasoning_gym.params.size=null, now 3"),
     ],
 )
-def test_another_value_is_refused(change: str, message: str) -> None:
+def test_r09_another_value_is_refused(change: str, message: str) -> None:
     text = refusal(config(), config(change))
     assert text.startswith(f"run.dir=runs/a was started with {message}")
     assert text.endswith(" to continue it, or choose another run.dir")
@@ -121,7 +121,7 @@ def test_fewer_steps_than_done_are_refused() -> None:
 OLD = config(without=("model.optim.eps", "algorithm.adv_norm", "algorithm.schedule.t_mix", "data.reasoning_gym"))
 
 
-def test_a_key_that_an_earlier_version_did_not_have_had_its_default() -> None:
+def test_f22_a_key_that_an_earlier_version_did_not_have_had_its_default() -> None:
     assert "adv_norm" not in OLD
     check_resume(Path("runs/a"), OLD, config(), 6)
     check_resume(Path("runs/a"), OLD, config("algorithm.schedule.t_mix=8"), 6)
@@ -166,3 +166,19 @@ def test_the_keys_that_may_change() -> None:
         "data.cache_dir",
         "rewards.workers", "rewards.cpu_s", "rewards.wall_s", "rewards.memory_mb", "rewards.batch_s",
     }  # fmt: skip
+
+
+def test_f23_another_way_to_the_same_place_is_no_difference(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    for name in ("large", "other"):
+        (tmp_path / "models" / name).mkdir(parents=True)
+    (tmp_path / "link").symlink_to(tmp_path / "models" / "large")
+    old = config("model.path=models/large", "explorers.a.path=models/large", "data.mix.b.path=models/large")
+    for same in ("models/large/", f"{tmp_path}/models/large", "./models//large", "link", "models/other/../large"):
+        check_resume(Path("runs/a"), old, config(*(f"{key}={same}" for key in PLACES)), 6)
+    for key in PLACES:
+        changed = [f"{one}=models/{'other' if one == key else 'large'}" for one in PLACES]
+        assert f"{key}=models/large, now models/other" in refusal(old, config(*changed))
+
+
+PLACES = ("model.path", "explorers.a.path", "data.mix.b.path")

@@ -75,7 +75,7 @@ def test_variables_of_the_template(tmp_path: Path, make_tokenizer: MakeTokenizer
         texts(tmp_path, tokenizer, row, chat_template_kwargs=off, format=PromptFormat.base)
 
 
-def test_a_template_may_refuse(tmp_path: Path, make_tokenizer: MakeTokenizer) -> None:
+def test_f10_a_template_may_refuse(tmp_path: Path, make_tokenizer: MakeTokenizer) -> None:
     template = "{% if messages[0]['role'] == 'system' %}{{ raise_exception('no system role') }}{% endif %}" + TEMPLATE
     with pytest.raises(UserError, match=r"chat template refuses the prompts: no system role; see data\.system_prompt"):
         texts(tmp_path, make_tokenizer(template), {"prompt": "a", "answer": "1"}, system_prompt="Be brief.")
@@ -134,3 +134,20 @@ def test_prompts_that_do_not_ask_are_counted_as_the_model_gets_them(
 
     assert without_box() == 1
     assert without_box(instruction=BOX) == without_box(system_prompt=BOX) == without_box(BOX + TEMPLATE) == 0
+
+
+def test_f10_an_empty_template_is_one_line(tmp_path: Path, make_tokenizer: MakeTokenizer) -> None:
+    for template in ("", "{# nothing #}"):
+        with pytest.raises(UserError, match="chat template"):
+            texts(tmp_path, make_tokenizer(template), {"prompt": "a", "answer": "1"})
+
+
+def test_f26_a_template_that_leaves_out_the_system_message_is_refused(
+    tmp_path: Path, make_tokenizer: MakeTokenizer
+) -> None:
+    deaf = make_tokenizer("{% for m in messages if m['role'] == 'user' %}u>{{ m['content'] }}|{% endfor %}a>")
+    row = {"prompt": "a", "answer": "1"}
+    assert texts(tmp_path, deaf, row) == ["u>a|a>"]
+    for rows, options in (([row], {"system_prompt": "All."}), ([row, {**row, "s": "Own."}], {"system_key": "s"})):
+        with pytest.raises(UserError, match=r"leaves out the system message .* put its text into data\.instruction"):
+            texts(tmp_path, deaf, *({"s": None, **one} for one in rows), **options)

@@ -66,7 +66,7 @@ def read(path: Path, on_bad_row: OnBadRow = OnBadRow.error, **keys: str) -> list
 
 @pytest.mark.parametrize(("fault", "reason"), FAULTS, ids=[reason[:40] for _, reason in FAULTS])
 @pytest.mark.parametrize("position", [0, 1])
-def test_a_fault_is_an_error_with_its_line_or_is_skipped_and_counted(
+def test_r24_a_fault_is_an_error_with_its_line_or_is_skipped_and_counted(
     tmp_path: Path, fault: bytes, reason: str, position: int
 ) -> None:
     path = tmp_path / "p.jsonl"

@@ -86,7 +86,7 @@ def test_a_loaded_optimizer_leaves_the_device_before_engines_sample(
 
 
 @pytest.mark.parametrize(("tp", "pp", "world"), [(1, 1, 1), (1, 1, 2), (2, 2, 4)])
-def test_another_layout_continues_with_the_same_numbers(
+def test_r08_another_layout_continues_with_the_same_numbers(
     folder: Path, saved: tuple[Path, list[dict[str, Any]]], tp: int, pp: int, world: int
 ) -> None:
     checkpoint, expected = saved

@@ -88,7 +88,7 @@ def bad_gradient_on_one_rank(folder: Path, tp: int, pp: int, bad: float, in_loss
 @pytest.mark.parametrize(("tp", "pp", "bad", "in_loss"), [
     (1, 1, float("nan"), False), (2, 1, float("inf"), False), (1, 2, float("nan"), False), (1, 1, float("nan"), True),
 ])  # fmt: skip
-def test_nan_on_one_rank_lets_all_skip_the_update(folder: Path, tp: int, pp: int, bad: float, in_loss: bool) -> None:
+def test_r18_nan_on_one_rank_lets_all_skip(folder: Path, tp: int, pp: int, bad: float, in_loss: bool) -> None:
     found = run_ranks(bad_gradient_on_one_rank, 2, folder, tp, pp, bad, in_loss)
     assert found == [{"skipped": 1.0, "same": True, "good": [0.0, 0.0]}] * 2
 
@@ -106,7 +106,7 @@ def test_a_weight_that_is_not_finite_is_seen_by_all(folder: Path, tp: int, pp: i
     assert run_ranks(bad_weight_on_one_rank, 2, folder, tp, pp) == [(True, False)] * 2
 
 
-def test_a_learning_rate_that_destroys_the_model_ends_the_run_with_a_line(family: list[str], tmp_path: Path) -> None:
+def test_f02_a_rate_that_destroys_the_model_ends_the_run_with_a_line(family: list[str], tmp_path: Path) -> None:
     run = tmp_path / "run"
     options = ["model.optim.lr=1e30", "checkpoint.keep=1", "run.max_skipped=1", f"run.dir={run}", *layout(1, 1, 2)]
     with pytest.raises(
@@ -137,7 +137,7 @@ def final_does_not_fit(folder: Path, out: Path) -> None:
 
 
 @pytest.mark.parametrize("save", [save_twice, final_does_not_fit])
-def test_a_file_that_cannot_be_written_is_one_line(folder: Path, tmp_path: Path, save: Any) -> None:
+def test_f18_a_file_that_cannot_be_written_is_one_line(folder: Path, tmp_path: Path, save: Any) -> None:
     line = r"^exit code 2: error: [^\n]*(File too large|could not be written to its end)[^\n]*ulimit -f[^\n]*\n$"
     with pytest.raises(RanksFailed, match=line):
         run_ranks(save, 2, folder, tmp_path)
@@ -183,7 +183,7 @@ def repeated_run(overrides: list[str], grader: Any, stderr: Path, restarts: int)
 
 
 @pytest.mark.parametrize(("lives", "restarts", "code"), [(2, 2, 0), (2, 1, 1)])
-def test_a_run_that_loses_ranks_ends_as_one_that_does_not(
+def test_r17_a_run_that_loses_ranks_ends_as_one_that_does_not(
     family: list[str], tmp_path: Path, lives: int, restarts: int, code: int
 ) -> None:
     kills = [tmp_path / f"life{n}" for n in range(lives)]
@@ -221,7 +221,7 @@ def finished(family: list[str], tmp_path_factory: pytest.TempPathFactory) -> tup
     return common, run
 
 
-def test_a_finished_run_can_be_extended_and_delivers_again(finished: tuple[list[str], Path]) -> None:
+def test_f01_a_finished_run_can_be_extended_and_delivers_again(finished: tuple[list[str], Path]) -> None:
     common, run = finished
     before, delivered = read_metrics(run / "metrics.jsonl"), (run / "final.nemo").read_bytes()
     run_ranks(train, 1, [*common, "algorithm.steps=7", "validation.prompts=3"])

@@ -129,7 +129,7 @@ def whole(family: list[str], tmp_path_factory: pytest.TempPathFactory) -> tuple[
     return run, run_ranks(train, 2, [*family, f"run.dir={run}", *layout(2, 1, 2)], None, True)[0]
 
 
-def test_run_directory(whole: tuple[Path, dict[str, Any]]) -> None:
+def test_r21_run_directory(whole: tuple[Path, dict[str, Any]]) -> None:
     run, result = whole
     assert result["step"] == 6
     metrics = read_metrics(run / "metrics.jsonl")
@@ -165,7 +165,7 @@ def test_rollouts_carry_source_version_and_whole_groups(whole: tuple[Path, dict[
     assert all(len(row.token_ids) == len(row.logprobs) for row in rows)
 
 
-def test_resume_across_t_mix_is_bit_for_bit(
+def test_r01_resume_across_t_mix_is_bit_for_bit(
     family: list[str], whole: tuple[Path, dict[str, Any]], tmp_path: Path
 ) -> None:
     expected_run, expected = whole
@@ -182,7 +182,7 @@ def test_resume_across_t_mix_is_bit_for_bit(
         assert rollouts(run, step) == rollouts(expected_run, step)
 
 
-def test_a_signal_finishes_the_step_saves_and_can_be_resumed(
+def test_f15_a_signal_finishes_the_step_saves_and_can_be_resumed(
     family: list[str], whole: tuple[Path, dict[str, Any]], tmp_path: Path
 ) -> None:
     _, expected = whole

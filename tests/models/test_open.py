@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from safetensors.torch import load_file
 
 from s2l_nemo.config.checks import check_model_files
 from s2l_nemo.config.load import load_config
@@ -16,7 +17,7 @@ from s2l_nemo.errors import UserError
 from s2l_nemo.models.open import open_model
 from s2l_nemo.planner.plan import render_plan
 from tests.character_tokenizer import character_tokenizer
-from tests.distributed.models import write_internlm2
+from tests.distributed.models import write_internlm2, write_qwen3
 
 CONF = Path(__file__).parents[2] / "conf"
 INTERNLM2: dict[str, Any] = {
@@ -162,7 +163,36 @@ def test_weights_and_tokenizer_are_opened_once(tmp_path: Path) -> None:
     assert model.stop_token_ids
 
 
-def test_faults_of_the_weights_show_when_they_are_asked_for(models: dict[str, Path]) -> None:
+def test_f12_faults_of_the_weights_show_when_they_are_asked_for(models: dict[str, Path]) -> None:
     model = open_model("model.path", str(models["folder"]))
     with pytest.raises(UserError, match="safetensors"):
         _ = model.checkpoint
+
+
+def damaged(folder: Path, how: str) -> Path:
+    file = folder / "model.safetensors"
+    content = file.read_bytes()
+    match how:
+        case "pointer of LFS":
+            file.write_text("version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 9\n")
+        case "no weights":
+            file.unlink()
+        case ".bin alone":
+            file.rename(folder / "pytorch_model.bin")
+        case "cut file":
+            file.write_bytes(content[:-100])
+        case _:
+            file.rename(folder / "model-00001-of-00002.safetensors")
+            names = load_file(folder / "model-00001-of-00002.safetensors")
+            index = dict.fromkeys(names, "model-00001-of-00002.safetensors") | {"x": "model-00002-of-00002.safetensors"}
+            (folder / "model.safetensors.index.json").write_text(json.dumps({"weight_map": index}))
+    return folder
+
+
+@pytest.mark.parametrize("how", ["pointer of LFS", "no weights", ".bin alone", "cut file", "missing shard"])
+@pytest.mark.parametrize("key", ["model.path", "explorer.path"])
+def test_f12_a_damaged_model_is_one_line_whoever_it_is(tmp_path: Path, key: str, how: str) -> None:
+    folder = damaged(write_qwen3(tmp_path / "model", layers=1), how)
+    with pytest.raises(UserError) as caught:
+        _ = open_model(key, str(folder)).checkpoint
+    assert str(folder) in str(caught.value)

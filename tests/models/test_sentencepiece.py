@@ -195,7 +195,7 @@ def as_llama(folder: Path) -> Path:
 
 
 @pytest.mark.parametrize("form", [lambda folder: folder, as_llama], ids=["as on the hub", "as llama"])
-def test_a_folder_with_a_tokenizer_model_only(internlm2: Path, model: bytes, form: Write) -> None:
+def test_c02_a_folder_with_a_tokenizer_model_only(internlm2: Path, model: bytes, form: Write) -> None:
     folder = form(internlm2)
     opened = open_model("model.path", str(folder))
     text = "<|im_start|>the number is 17<|im_end|>"

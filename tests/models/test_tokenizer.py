@@ -58,7 +58,7 @@ REMOTE = '{"tokenizer_class": "InternLM2Tokenizer", ' + AUTO_MAP + "}"
         ('{"eos_token": "|"}', '{"model_type": "remote", %s}'),
     ],
 )
-def test_code_in_the_folder_never_runs(checkpoint: MakeCheckpoint, tokenizer_config: str, config: str) -> None:
+def test_r12_code_in_the_folder_never_runs(checkpoint: MakeCheckpoint, tokenizer_config: str, config: str) -> None:
     folder = checkpoint("learner", config=config.replace("%s", AUTO_MAP))
     (folder / "tokenizer_config.json").write_text(tokenizer_config.replace("%s", AUTO_MAP))
     (folder / "remote.py").write_text(EXECUTE)

@@ -33,7 +33,7 @@ def test_how_ranks_end() -> None:
 
 
 @pytest.mark.parametrize("number", REMEDIES, ids=lambda number: errno.errorcode[number])
-def test_what_is_wrong_with_a_file_is_one_line(number: int) -> None:
+def test_r06_what_is_wrong_with_a_file_is_one_line(number: int) -> None:
     failure = raised(OSError(number, os.strerror(number), "/runs/x"))
     line = f"error: /runs/x: {os.strerror(number)}: {REMEDIES[number]}; run the same command to continue"
     assert failure == Failure(USER_ERROR, line)

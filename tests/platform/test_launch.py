@@ -91,7 +91,7 @@ LOSES_ITS_PEER = """
         ("raise SystemExit(3)", "rank 0 failed:\nTraceback"),  # nobody knows better
     ],
 )
-def test_not_what_the_loss_of_a_rank_did_to_others_but_its_own_error_is_shown(end: str, shown: str) -> None:
+def test_f27_not_what_the_loss_of_a_rank_did_to_others_but_its_own_error_is_shown(end: str, shown: str) -> None:
     _, _, err = run(LOSES_ITS_PEER.format(end=end))
     assert err.startswith(shown)
     assert ("gloo" in err) == end.endswith("SystemExit(3)")
@@ -119,13 +119,13 @@ MISTAKE = Failure(USER_ERROR, "error: one line")
         ([], [0, 143], [], Failure(143)),
     ],
 )  # fmt: skip
-def test_the_failure_that_explains_the_others(
+def test_r15_the_failure_that_explains_the_others(
     failures: list[Failure], exit_codes: list[int | None], received: list[int], expected: Failure | None
 ) -> None:
     assert first_failure(failures, exit_codes, received) == expected
 
 
-def test_a_process_that_outlives_its_rank_does_not_hold_up_the_end() -> None:
+def test_r13_a_process_that_outlives_its_rank_does_not_hold_up_the_end() -> None:
     code, out, err = run(
         """
         child = os.fork()

@@ -61,7 +61,7 @@ def test_half_of_slurm_is_refused(missing: str) -> None:
 
 
 @pytest.mark.parametrize(("given", "missing"), [("RANK", "WORLD_SIZE"), ("WORLD_SIZE", "RANK")])
-def test_half_of_torchrun_is_refused(given: str, missing: str) -> None:
+def test_f05_half_of_torchrun_is_refused(given: str, missing: str) -> None:
     with pytest.raises(UserError, match=f"{given}=0 is set and {missing} is not.*unset RANK"):
         rank_environment({given: "0"})
 
@@ -88,7 +88,7 @@ def test_what_fits() -> None:
         ({"MASTER_ADDR": ""}, 4, r"MASTER_ADDR is not"),
     ],
 )
-def test_what_does_not_fit_is_one_line_at_once(changed: dict[str, str], devices: int, message: str) -> None:
+def test_f05_what_does_not_fit_is_one_line_at_once(changed: dict[str, str], devices: int, message: str) -> None:
     with pytest.raises(UserError, match=message) as refusal:
         check_launcher(TORCHRUN | changed, devices, num_nodes=1, max_restarts=0)
     assert "unset RANK" in str(refusal.value)

@@ -101,7 +101,7 @@ def test_a_missing_rank_0_is_named(address: str) -> None:
 
 
 @pytest.mark.parametrize("number", [0, 1])
-def test_who_waits_answers_to_a_signal(number: int) -> None:
+def test_f04_who_waits_answers_to_a_signal(number: int) -> None:
     process = rank(number, 2, free_port(), 600)
     assert process.stdout is not None
     process.stdout.readline()

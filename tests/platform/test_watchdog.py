@@ -122,7 +122,7 @@ WATCHED = """
 
 
 @pytest.mark.parametrize("which", [0, 1])
-def test_a_stopped_rank_is_named_with_its_stack_and_ends_the_run(which: int) -> None:
+def test_r14_a_stopped_rank_is_named_with_its_stack_and_ends_the_run(which: int) -> None:
     stops = "os.kill(os.getpid(), signal.SIGSTOP)"
     # its neighbour should have seen it here before
     body = WATCHED.format(world=3, limit=8.0, which=which, work=f"time.sleep(4); {stops}")
@@ -133,7 +133,7 @@ def test_a_stopped_rank_is_named_with_its_stack_and_ends_the_run(which: int) -> 
     assert "in work_of_rank" in err
 
 
-def test_a_slow_rank_is_told_and_the_run_goes_on() -> None:
+def test_r16_a_slow_rank_is_told_and_the_run_goes_on() -> None:
     code, out, err = run(WATCHED.format(world=2, limit=30.0, which=1, work="time.sleep(9)"))
     assert (code, err) == (0, "")
     assert out.count("rank 1 is slow: another has waited") == 1

@@ -103,7 +103,7 @@ def test_a_damaged_checkpoint_does_not_count(tmp_path: Path, damage: Callable[[P
         (damage_marker_content, "COMPLETE.json is damaged"),
     ],
 )
-def test_what_was_complete_and_is_not_is_named(tmp_path: Path, damage: Callable[[Path], None], reason: str) -> None:
+def test_r05_what_was_complete_and_is_not_is_named(tmp_path: Path, damage: Callable[[Path], None], reason: str) -> None:
     publish(tmp_path, 1)
     publish(tmp_path, 2)
     assert unfit_checkpoints(tmp_path) == {}
@@ -141,7 +141,7 @@ def test_what_is_set_aside_counts_no_more(tmp_path: Path) -> None:
     assert names(tmp_path) == ["step_000001", "step_000002.damaged"]
 
 
-def test_the_same_step_is_replaced(tmp_path: Path) -> None:
+def test_r03_the_same_step_is_replaced(tmp_path: Path) -> None:
     publish(tmp_path, 1, "old")
     publish(tmp_path, 1, "newer")
     assert names(tmp_path) == ["step_000001"]
@@ -154,7 +154,7 @@ class Killed(BaseException):
 
 
 @pytest.mark.parametrize("call", range(40))
-def test_a_kill_while_saving_a_step_again_leaves_a_complete_one(
+def test_r02_a_kill_while_saving_a_step_again_leaves_a_complete_one(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, call: int
 ) -> None:
     publish(tmp_path, 1, "old")

@@ -81,7 +81,7 @@ def test_continues_from_the_newest_complete_checkpoint(tmp_path: Path, resume: R
     assert [path.name for path in run_dir.rollouts.iterdir()] == ["step_000009.parquet"]
 
 
-def test_a_damaged_checkpoint_is_named_and_the_one_before_it_is_used(tmp_path: Path) -> None:
+def test_r04_a_damaged_checkpoint_is_named_and_the_one_before_it_is_used(tmp_path: Path) -> None:
     run_dir = started(tmp_path, step=3)
     save(run_dir, 6)
     save(run_dir, 9)
@@ -179,7 +179,7 @@ def test_a_finished_run_without_checkpoints_is_not_emptied(tmp_path: Path) -> No
 
 
 @pytest.mark.parametrize("resume", [Resume.auto, Resume.never, Resume.must])
-def test_a_foreign_directory_is_left_alone(tmp_path: Path, resume: Resume) -> None:
+def test_f29_a_foreign_directory_is_left_alone(tmp_path: Path, resume: Resume) -> None:
     (tmp_path / "thesis.tex").write_text("years")
     (tmp_path / "config.yaml").write_text("a: 1")
     before = tree(tmp_path)

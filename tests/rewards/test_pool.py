@@ -105,7 +105,7 @@ def run(pool: WorkerPool, names: list[str]) -> list[Outcome]:
     return pool.run([(name, "", "") for name in names])
 
 
-def test_hostile_answers_cost_only_their_own_row() -> None:
+def test_r22_hostile_answers_cost_only_their_own_row() -> None:
     before = descendants(os.getpid())
     grader = MathGrader(RewardsConfig(cpu_s=1.0, wall_s=10.0, memory_mb=256))
     items = []
@@ -125,7 +125,7 @@ def test_hostile_answers_cost_only_their_own_row() -> None:
     assert descendants(os.getpid()) == before
 
 
-def test_every_way_to_fail_has_its_reason(functions: str) -> None:
+def test_r23_every_way_to_fail_has_its_reason(functions: str) -> None:
     rewards = RewardsConfig(cpu_s=0.5, wall_s=60.0, memory_mb=200, workers=2)
     pool = WorkerPool(rewards, functions)
     names = ["memory", "swallowed memory", "recursion", "digits", "crash", "exit", "spin"]

@@ -69,7 +69,7 @@ def test_of_several_updates_the_good_ones_count(tmp_path: Path, stop: StopReques
     assert run.trainer.progress.skipped == 0
 
 
-def test_too_many_in_a_row_end_the_run_and_the_good_checkpoint_stays(tmp_path: Path, stop: StopRequest) -> None:
+def test_f02_too_many_in_a_row_end_the_run_and_the_good_checkpoint_stays(tmp_path: Path, stop: StopRequest) -> None:
     actor = ScriptedActor(grad_norms=lambda update: math.nan if update >= 1 else 1.0)
     run = run_of(tmp_path, stop, actor, max_skipped=2, checkpoint=CheckpointConfig(every=1, keep=0))
     with pytest.raises(UserError, match=r"3 updates in a row up to step 4, more than run\.max_skipped=2: lower"):

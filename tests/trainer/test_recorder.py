@@ -339,7 +339,7 @@ def test_a_damaged_validation_is_a_report_that_fails(
     assert plotted  # another report is still made
 
 
-def test_final_nemo_is_written_whole_or_not_at_all(recorder: Recorder, output: io.StringIO) -> None:
+def test_f18_final_nemo_is_written_whole_or_not_at_all(recorder: Recorder, output: io.StringIO) -> None:
     folder = recorder.run_dir.path
     final = folder / "final.nemo"
     final.write_text("of an earlier run")

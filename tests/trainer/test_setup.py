@@ -101,6 +101,16 @@ def test_facts_of_a_run_that_continues(tmp_path: Path) -> None:
     assert found["run"] == f"{tmp_path}/run, continues after step 12, seed 5"
 
 
+def test_f09_what_is_left_out_is_said_of_both_data_sets(tmp_path: Path) -> None:
+    output = io.StringIO()
+    recorder = scripted_recorder(tmp_path, ScriptedTime(), output)
+    valid = PromptSet(prompts(9), 4, [BadRow(3, "no answer")])
+    announce(recorder, config(tmp_path), Inputs(cast(Any, None), PromptSet(prompts(5), 0), valid), None)
+    assert (
+        "1 training prompts, 1 held out, 4 over 64 tokens left out, 1 malformed rows left out (line 3: no answer)\n"
+    ) in output.getvalue()
+
+
 def test_warnings_follow_the_facts(tmp_path: Path) -> None:
     output = io.StringIO()
     recorder = scripted_recorder(tmp_path, ScriptedTime(), output)
@@ -263,7 +273,7 @@ def test_a_whole_run_is_summarised_and_delivered(
     assert is_closed(scripted)
 
 
-def test_a_report_that_fails_comes_after_the_weights_and_shows_in_the_exit_code(
+def test_f01_a_report_that_fails_comes_after_the_weights_and_shows_in_the_exit_code(
     tmp_path: Path, scripted: Run, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def fails(_: RunDir) -> list[Path]:

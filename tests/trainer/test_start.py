@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +13,8 @@ import pytest
 from s2l_nemo.config.schema import Accelerator, Config, Resume, RunConfig
 from s2l_nemo.errors import UserError
 from s2l_nemo.trainer import start
+
+ROOT = Path(__file__).resolve().parents[2]
 
 
 def config(devices: int, **engine: Any) -> Config:
@@ -101,3 +106,36 @@ def test_a_restart_of_torchrun_continues_too(monkeypatch: pytest.MonkeyPatch) ->
     assert codes_of(0, max_restarts=0) == (0, [Resume.never])
     monkeypatch.setenv("TORCHELASTIC_RESTART_COUNT", "1")
     assert codes_of(0, max_restarts=0) == (0, [Resume.auto])
+
+
+def test_f13_who_has_no_home_gets_one_before_nemo_looks_for_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", "/dev/null/none")
+    for name in ("XDG_CACHE_HOME", "TRITON_CACHE_DIR", "FLASHINFER_WORKSPACE_BASE", "TORCHINDUCTOR_CACHE_DIR"):
+        monkeypatch.setenv(name, "")
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    nothing: Any = None
+    with pytest.raises(UserError, match="cannot be run"):
+        start.start(config(1, kind="server", python=f"{tmp_path}/python"), nothing)
+    assert os.environ["HOME"] == f"{tmp_path}/s2l_nemo_{os.getuid()}"
+
+
+@pytest.mark.nemo
+def test_f13_nemo_is_imported_by_who_has_no_home(tmp_path: Path) -> None:
+    code = (
+        "from s2l_nemo.engines.served.environment import use_writable_folders\n"
+        "from s2l_nemo.trainer.start import preload\n"
+        "use_writable_folders()\npreload()\n"
+    )
+    environment = {**os.environ, "HOME": "/dev/null/none", "TMPDIR": str(tmp_path)}
+    command = [sys.executable, "-c", code]
+    done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stderr) == (0, "")
+
+
+def test_f25_transformer_engine_without_a_gpu_is_one_line() -> None:
+    cfg = config(1)
+    cfg.model.transformer_engine = True
+    with pytest.raises(
+        UserError, match=r"^model\.transformer_engine=true needs a GPU, and PyTorch sees no CUDA device"
+    ):
+        start.check_machine(cfg, on_gpu=False)

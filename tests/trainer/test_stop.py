@@ -23,7 +23,7 @@ def without_nohup() -> Iterator[None]:
 
 
 @pytest.mark.parametrize("signum", STOP_SIGNALS)
-def test_the_first_signal_is_remembered(stop: StopRequest, signum: signal.Signals) -> None:
+def test_r07_the_first_signal_is_remembered(stop: StopRequest, signum: signal.Signals) -> None:
     assert stop.agreed() == 0
     os.kill(os.getpid(), signum)
     assert stop.agreed() == signum
@@ -37,7 +37,7 @@ def test_the_second_signal_ends_the_process(second: signal.Signals) -> None:
 
 
 @pytest.mark.parametrize("warning", WARNINGS)
-def test_what_comes_after_a_warning_lets_the_run_save(warning: signal.Signals) -> None:
+def test_f15_what_comes_after_a_warning_lets_the_run_save(warning: signal.Signals) -> None:
     """Slurm sends the signal that it was told, SIGTERM at the end of the time, and SIGKILL half a minute later."""
     assert exit_code_after(warning, warning, signal.SIGTERM, warning) == 0
 

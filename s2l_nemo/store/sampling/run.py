@@ -209,10 +209,7 @@ def _decoder(model: Model) -> Callable[[Sequence[int]], str]:
 
 def _shown(cfg: SampleConfig, read: PromptSet, precision: Precision, on_gpu: bool) -> dict[str, object]:
     rollout = cfg.rollout
-    left_out = f", {read.filtered} over {rollout.max_prompt_length} tokens left out" if read.filtered else ""
-    if read.skipped:
-        worst = "; ".join(f"line {row.line}: {row.reason}" for row in read.skipped[:3])
-        left_out += f", {len(read.skipped)} malformed rows left out ({worst})"
+    left_out = read.left_out(rollout.max_prompt_length)
     return {
         "model": f"{cfg.model} on {'GPU' if on_gpu else 'CPU'}, {precision.value}, engine.kind={cfg.engine.kind}",
         "prompts": f"{len(read.prompts)}{left_out}; this job has shard={cfg.shard}",

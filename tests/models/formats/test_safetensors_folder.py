@@ -254,7 +254,7 @@ def test_tensor_in_two_shards(tmp_path: Path) -> None:
         (raw({}, 1), "is too long: its header says 10 bytes, it has 11"),
     ],
 )
-def test_damaged_file(tmp_path: Path, content: bytes, piece: str) -> None:
+def test_r11_damaged_file(tmp_path: Path, content: bytes, piece: str) -> None:
     (tmp_path / "a.safetensors").write_bytes(content)
     (tmp_path / INDEX).write_text(json.dumps({"weight_map": {"x": "a.safetensors"}}))
     message = refusal(tmp_path)

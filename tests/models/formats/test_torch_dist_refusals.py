@@ -72,7 +72,7 @@ def test_an_item_that_would_run_code_is_refused(checkpoint: Path, tmp_path: Path
         b"",
     ],
 )
-def test_any_other_pickle_is_refused(checkpoint: Path, code: bytes) -> None:
+def test_r10_any_other_pickle_is_refused(checkpoint: Path, code: bytes) -> None:
     (checkpoint / ".metadata").write_bytes(code)
     with pytest.raises(UserError):
         reader(checkpoint)
