@@ -142,7 +142,7 @@ def test_toy_runs_take_the_models_of_their_family(family: ToyFamily) -> None:
         (["experiments=[grpo_14b]"], "experiments: grpo_14b needs models that scale=toy does not have"),
         (["experiments=[grpo,grpo]"], "experiments=[grpo,grpo]: give each once"),
         (["seeds=[2,2]"], "seeds=[2,2]: give each once"),
-        (["seeds=[-1]"], "seeds=[-1]: must be at least 0"),
+        (["seeds=[-1]"], "seeds=[-1]: must be from 0 to 4294967295"),
         (["seeds=[a]"], "seeds=['a']: expected list of integer"),
         (["scale=huge"], "scale=huge: expected toy | paper"),
         (["dir=' '"], "dir= : must be the path of a folder"),
