@@ -53,7 +53,7 @@ def test_what_is_no_shard(text: str) -> None:
         (["samples=0"], "samples=0: must be at least 1"),
         (["explorer=0"], "explorer=0: must be at least 1"),
         (["shard=9/8"], "shard=9/8"),
-        (["rollout.temperature=0"], "rollout.temperature=0.0: must be greater than 0"),
+        (["rollout.temperature=0"], "rollout.temperature=0.0: must be at least 0.001"),
         (["output=''"], "output=: must be the path of a folder"),
         (["engine.replicas_per_node=2"], "start one job for each with shard=1/N to shard=N/N"),
         (["engine.placement=separate"], "there is no trainer and no learner here"),

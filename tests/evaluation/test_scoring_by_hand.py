@@ -35,6 +35,7 @@ def test_what_grading_keeps() -> None:
         tokens=[1, 2, 3, 4, 6],
         truncated=[False, True, False, False, False],
         grader_errors=1,
+        why_failed="killed",
     )
 
 

@@ -79,7 +79,7 @@ OTHERS = {
     "platform.watchdog": "what other ranks of this run say of themselves",
     "records.plots": "summary.json that this run has just written",
     "probes.measuring.run": "its own configuration, as text",
-    "rewards.golds": "a gold that data.rows has read",
+    "data.golds": "a gold that data.rows has read",
     "rewards.worker": "the grader's own processes",
     "toy_worlds.publish": "family.json of the folder that it writes",
 }

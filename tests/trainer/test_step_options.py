@@ -94,7 +94,7 @@ class ExplorerOnly:
     adv_eps: float
 
     def __call__(self, rewards_PG: torch.Tensor, source_PG: torch.Tensor, kept_PG: torch.Tensor) -> torch.Tensor:
-        assert (rewards_PG.dtype, source_PG.dtype, kept_PG.dtype) == (torch.float32, torch.int64, torch.bool)
+        assert (rewards_PG.dtype, source_PG.dtype, kept_PG.dtype) == (torch.float64, torch.int64, torch.bool)
         return (rewards_PG + self.adv_eps) * (source_PG == 1) * kept_PG
 
 
