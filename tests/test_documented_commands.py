@@ -8,6 +8,7 @@ otherwise.
 from __future__ import annotations
 
 import functools
+import json
 import os
 import re
 import signal
@@ -24,6 +25,7 @@ from typing import Any
 import pytest
 
 from s2l_nemo.data.benchmarks import BENCHMARKS
+from tests.character_tokenizer import TEMPLATE
 from tests.commands import Done, run_here
 from tests.distributed.models import write_qwen3
 from tests.documented import NOWHERE, PAGES, ROOT, Command, Kind, Mistake, commands_of, documented, mistakes, swapped
@@ -106,6 +108,9 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
         write_qwen3(home / "models" / "tiny" / "learner", max_position_embeddings=8192),
         write_qwen3(home / "models" / "tiny" / "explorer", seed=1, hidden=32, max_position_embeddings=8192),
     )
+    for model in (large, small):  # as the real ones
+        settings = json.loads((model / "tokenizer_config.json").read_text())
+        (model / "tokenizer_config.json").write_text(json.dumps(settings | {"chat_template": TEMPLATE}))
     for name, model in (
         ("Qwen3-8B-Base", large),
         ("Qwen3-8B-S2L", large),
