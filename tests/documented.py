@@ -13,10 +13,13 @@ from s2l_nemo.config.diversity import DiversityConfig
 from s2l_nemo.config.evaluation import EvaluateConfig
 from s2l_nemo.config.keys import Key, all_keys, mapping_of
 from s2l_nemo.config.load import NO_GROUPS
+from s2l_nemo.config.probe import ProbeConfig
+from s2l_nemo.config.reproduction import ReproduceConfig
 from s2l_nemo.config.schema import Config
 from s2l_nemo.config.store import ImportConfig, RunStoreConfig, SampleConfig
 from s2l_nemo.planner.cost import PlanOptions
 from s2l_nemo.planner.simulation.options import SimulateOptions
+from tools.show_rollouts import ShowOptions
 
 ROOT = Path(__file__).resolve().parent.parent
 PAGES = (ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").rglob("*.md")))
@@ -26,8 +29,11 @@ SCHEMAS: dict[str, tuple[type, ...]] = {  # of commands that take key=value; the
     "recipes/evaluate.py": (EvaluateConfig,),
     "recipes/sample_explorer.py": (SampleConfig,),
     "recipes/diversity.py": (DiversityConfig,),
+    "recipes/probe.py": (ProbeConfig,),
+    "recipes/reproduce.py": (ReproduceConfig,),
     "tools/plan.py": (PlanOptions, Config),
     "tools/simulate.py": (SimulateOptions, Config),
+    "tools/show_rollouts.py": (ShowOptions,),
     "tools/import_store.py": (ImportConfig,),
     "tools/store_of_run.py": (RunStoreConfig,),
 }
