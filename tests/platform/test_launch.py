@@ -20,7 +20,12 @@ from s2l_nemo.platform.launch import STOP_SIGNALS, first_failure, launch, torchr
 ROOT = Path(__file__).resolve().parents[2]
 
 
-def start(body: str, world: int = 2, before: Callable[[], object] | None = None) -> subprocess.Popen[str]:
+def heeds_hangups() -> None:
+    """Undoes what `nohup make test` leaves to all processes."""
+    signal.signal(signal.SIGHUP, signal.SIG_DFL)
+
+
+def start(body: str, world: int = 2, before: Callable[[], object] = heeds_hangups) -> subprocess.Popen[str]:
     """A process that forks `world` ranks running `body`, with `rank` set. `before` runs in it before Python starts."""
     code = (
         "import os, signal, sys, time\nos.environ['TORCH_CPP_LOG_LEVEL'] = 'ERROR'\n"  # as in the recipe

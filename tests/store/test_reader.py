@@ -229,6 +229,21 @@ def test_rollouts_beyond_8_gib_are_found(tmp_path: Path, first: int) -> None:
     store.close()
 
 
+@pytest.mark.parametrize("longest", [65535, 65536, 70000])
+def test_lengths_that_two_bytes_hold_and_longer_ones(tmp_path: Path, longest: int) -> None:
+    tokens = np.arange(longest + 1, dtype=np.int32)
+    words = [tokens[:longest], np.full(longest, 0.5, np.float32), tokens[-1:], np.full(1, 0.25, np.float32)]
+    (tmp_path / "data.bin").write_bytes(b"".join(word.tobytes() for word in words))
+    rows_R = np.zeros(2, ROW)
+    rows_R["sample"], rows_R["length"], rows_R["offset"] = [0, 1], [longest, 1], [0, 8 * longest]
+    store = Store(tmp_path, facts_of(), Index(rows_R, np.zeros(2, np.float32), (tmp_path / "data.bin").open("rb", 0)))
+    assert store.lengths(0).tolist() == [longest, 1]
+    long, short = store.draw(0, [0, 1], source=Source.EXPLORER)
+    assert long.token_ids.tolist() == tokens[:longest].tolist()
+    assert (short.token_ids.tolist(), short.logprobs.tolist()) == ([longest], [0.25])
+    store.close()
+
+
 def test_a_file_that_is_cut_while_it_is_open_is_noticed(tmp_path: Path) -> None:
     folder = write_store(tmp_path / "store")
     store = Store.open(folder)
