@@ -225,7 +225,7 @@ class Trainer:
         if self.explorer_filter is not None:
             with clock("explorer_filter"):
                 filtered = self.explorer_filter(sampled.groups, sampled.prompts, step)
-                sampled = replace(sampled, groups=filtered.without_failed() if self.algorithm.mask_failed else filtered)
+                sampled = replace(sampled, groups=filtered)
         if last:
             self.progress.outcomes.append(outcome_of(sampled))
         if self.explorer_ahead and step < self.algorithm.steps:

@@ -27,7 +27,7 @@ from s2l_nemo.models.open import open_model, tokenizer_hash
 from s2l_nemo.records.versions import versions
 from s2l_nemo.store.facts import StoreFacts, hash_prompts, write_facts
 from s2l_nemo.store.prompts import write_prompts
-from s2l_nemo.store.sampling.run import check_whole, sampling_params
+from s2l_nemo.store.sampling.run import check_and_index, sampling_params
 from s2l_nemo.store.shards import FOLDER, Rollout, Shard, write_shard
 from s2l_nemo.types import Prompt, SamplingParams
 
@@ -75,7 +75,7 @@ def import_store(cfg: ImportConfig) -> None:
     count = publish(folder, facts, prompts, tokenise(found, model.tokenizer, params))
     left_out = len(read.prompts) - len(prompts)
     out.print(f"{folder}: {count:,} rollouts of {len(prompts):,} prompts, without log-probs", soft_wrap=True)
-    check_whole(folder, out)
+    check_and_index(folder, out)
     if left_out:
         out.print(
             f"{left_out:,} prompts of the data set have no rollouts in {source} and were left out", soft_wrap=True

@@ -25,7 +25,7 @@ from s2l_nemo.records.dump import rollout_batches
 from s2l_nemo.records.versions import versions
 from s2l_nemo.store.facts import StoreFacts, hash_prompts
 from s2l_nemo.store.sampling.imported import publish
-from s2l_nemo.store.sampling.run import check_whole, sampling_params
+from s2l_nemo.store.sampling.run import check_and_index, sampling_params
 from s2l_nemo.store.shards import Rollout
 from s2l_nemo.types import SamplingParams
 
@@ -79,7 +79,7 @@ def store_of_run(cfg: RunStoreConfig) -> None:
         f"{folder}: {count:,} rollouts of {len(drawn):,} prompts by {cfg.source}, steps 1 to {last} of {cfg.run}",
         soft_wrap=True,
     )
-    check_whole(folder, out)
+    check_and_index(folder, out)
     if len(files) < last:
         out.print(
             f"{last - len(files)} of these steps have no rollouts (logging.rollouts_every): training from this store "

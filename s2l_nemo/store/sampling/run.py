@@ -123,10 +123,10 @@ def sample(cfg: SampleConfig) -> None:
             engine.close()
         stored = stored_samples(folder, facts, [prompt.prompt_id for prompt in read.prompts])
         if all(len(samples) >= cfg.samples for samples in stored.values()):  # other jobs may still be at work
-            check_whole(folder, out)
+            check_and_index(folder, out)
 
 
-def check_whole(folder: Path, out: Console) -> None:
+def check_and_index(folder: Path, out: Console) -> None:
     """Opens the store, which checks every rollout, and leaves the index that its reader wants (`store/index.py`)."""
     with contextlib.closing(Store.open(folder)) as store:
         out.print(f"checked: {folder} has {store.rollouts:,} whole rollouts", soft_wrap=True)
