@@ -26,12 +26,10 @@ LABEL org.opencontainers.image.title="s2l-nemo" \
 # the first `python3` of the PATH, which must be the one that it is installed for.
 ENV PIP_CONSTRAINT="" PIP_NO_CACHE_DIR=1 PIP_DISABLE_PIP_VERSION_CHECK=1 PATH=/opt/trainer/bin:$PATH
 
-# Exactly the lock without torch, and no dependencies: nothing may replace what the image has compiled.
-COPY requirements.lock /opt/s2l_nemo/
+# Exactly the lock without torch, by its hashes, and no dependencies: nothing may replace what the image has compiled.
+COPY requirements.hashes /opt/s2l_nemo/
 RUN /usr/bin/python3 -m venv --without-pip --system-site-packages /opt/trainer \
- && sed '/^torch==/d' /opt/s2l_nemo/requirements.lock > /tmp/requirements.txt \
- && python -m pip install --no-deps -r /tmp/requirements.txt \
- && rm /tmp/requirements.txt
+ && python -m pip install --no-deps --require-hashes -r /opt/s2l_nemo/requirements.hashes
 
 COPY pyproject.toml README.md LICENSE /opt/s2l_nemo/
 COPY conf /opt/s2l_nemo/conf
@@ -70,10 +68,10 @@ WORKDIR /workspace
 HEALTHCHECK --interval=5m --timeout=1m CMD /opt/trainer/bin/python -c pass
 
 FROM trainer AS engines
-COPY requirements-engines.lock /opt/s2l_nemo/
+COPY requirements-engines.hashes /opt/s2l_nemo/
 # --no-index installs nothing: it fails where the image and the lock together lack something that Ray needs.
 RUN /usr/bin/python3 -m venv --without-pip --system-site-packages /opt/engines \
- && /opt/engines/bin/python -m pip install --no-deps -r /opt/s2l_nemo/requirements-engines.lock \
+ && /opt/engines/bin/python -m pip install --no-deps --require-hashes -r /opt/s2l_nemo/requirements-engines.hashes \
  && /opt/engines/bin/python -m pip install --no-index "ray[default]==2.54.1"
 
 # tensorrt_llm asks for libcuda.so.1 and libnvidia-ml.so.1, which come with a driver; the toolkit's stub stands in for the

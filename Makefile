@@ -19,12 +19,15 @@ MEGATRON := 0.11.0 0.12.3 0.13.1 0.14.0 0.15.3 0.16.1
 SEED ?= 1
 RUN ?= runs/demo-seed$(SEED)
 INPUTS ?= 100000
+# A file whose hash is not PyPI's is refused. HASHES=no believes an index that builds its own.
+HASHES ?= yes
+LOCKED := $(if $(filter no,$(HASHES)),-r requirements.lock,--require-hashes -r requirements.hashes)
 
 # Tests start hundreds of processes; without cached bytecode each would compile the package anew.
 unexport PYTHONDONTWRITEBYTECODE
 
 .PHONY: demo reproduce test test-fast test-312 test-vllm test-megatron fuzz commands image-check mutants lint format \
-  typecheck bench setup lock clean
+  typecheck bench setup lock hashes clean
 
 demo: setup  ## a tiny family, then S2L-PO at DP 2 on this machine, then plots
 	$(BIN)/python tools/make_tiny_family.py
@@ -84,13 +87,13 @@ bench: setup
 
 setup: $(STAMP)
 
-# torch first and with its own dependencies, which differ between a CPU and a CUDA build; then everything else exactly
-# as locked.
-$(STAMP): requirements.lock pyproject.toml
+# Everything exactly as locked; then torch with its own dependencies, which differ between a CPU and a CUDA build. torch
+# has no hashes here: each index has builds of its own.
+$(STAMP): requirements.lock requirements.hashes pyproject.toml
 	@$(PYTHON) -c 'import sys; sys.exit(0 if (3, 10) <= sys.version_info < (3, 13) else "Python 3.10 to 3.12 needed (3.11 is tested), this is %d.%d; set PYTHON=" % sys.version_info[:2])'
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(PIP) install --no-deps $(LOCKED)
 	$(PIP) install -c requirements.lock torch
-	$(PIP) install --no-deps -r requirements.lock
 	$(PIP) install --no-deps --no-build-isolation -e .
 	@touch $@
 
@@ -121,6 +124,18 @@ lock:  ## resolves requirements.in anew in a scratch environment
 	{ sed -n '/^#/p' requirements.lock; .lock-venv/bin/python -m pip freeze --all \
 	  | sed 's/+cpu//' | grep -v '^pip==' | sort -f; } > requirements.lock.new
 	mv requirements.lock.new requirements.lock && rm -rf .lock-venv
+	$(MAKE) hashes
+
+hashes:  ## asks PyPI for the hashes of all files of the locked versions
+	rm -rf .lock-venv && $(PYTHON) -m venv .lock-venv
+	.lock-venv/bin/python -m pip -q install uv
+	set -e; for it in requirements requirements-engines; do \
+	  { echo "# SHA-256 of every file that PyPI has of the versions in $$it.lock, torch left out (\`make hashes\`)."; \
+	    sed '/^torch==/d' $$it.lock | .lock-venv/bin/uv pip compile --system-certs --no-config --no-cache -q --no-deps \
+	      --generate-hashes --no-header --no-annotate --python-version 3.11 - ; } > $$it.hashes.new; \
+	  mv $$it.hashes.new $$it.hashes; \
+	done
+	rm -rf .lock-venv
 
 clean:
 	rm -rf $(VENV) .venv-vllm .venv-fast .venv-312 mutants .mypy_cache .ruff_cache .pytest_cache

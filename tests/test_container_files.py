@@ -56,22 +56,20 @@ def test_all_that_the_build_may_see_is_copied() -> None:
 
 
 def test_the_engines_lock_has_the_ray_that_the_build_asks_for() -> None:
-    lock = dict(pin.split("==") for pin in image_check.pins(ROOT / "requirements-engines.lock", set()))
-    (engines,) = [run for run in of("RUN") if "requirements-engines.lock" in run]
-    assert "--no-deps -r" in engines
+    lock = dict(pin.split("==") for pin in image_check.pins(ROOT / "requirements-engines.hashes"))
+    (engines,) = [run for run in of("RUN") if "requirements-engines.hashes" in run]
+    assert "--no-deps --require-hashes -r" in engines
     assert f'--no-index "ray[default]=={lock["ray"]}"' in engines
     assert satisfies(lock["ray"], TENSORRT_LLM["ray"])
     assert not {"torch", "tensorrt_llm", "transformers", "protobuf"} & lock.keys()  # the image's own stay
 
 
 def test_the_trainer_gets_the_lock_without_torch() -> None:
-    (run,) = [rest for rest in of("RUN") if "requirements.lock" in rest]
-    assert "--no-deps -r" in run
-    (pattern,) = re.findall(r"sed '(.*?)'", run)
-    lock = (ROOT / "requirements.lock").read_text().splitlines()
-    kept = subprocess.run(["sed", pattern], input="\n".join(lock), capture_output=True, text=True, check=True).stdout
-    dropped = [line for line in lock if line not in kept.splitlines()]
-    assert {line.partition("==")[0] for line in dropped} == image_check.FROM_IMAGE
+    (run,) = [rest for rest in of("RUN") if "requirements.hashes" in rest]
+    assert "--no-deps --require-hashes -r" in run
+    names = {pin.partition("==")[0] for pin in image_check.pins(ROOT / "requirements.hashes")}
+    assert "torch" not in names
+    assert {"numpy", "megatron-core"} < names
 
 
 def test_both_environments_are_imported_at_the_end_of_the_build() -> None:
@@ -148,12 +146,16 @@ def test_sound_lines_are_taken(tmp_path: Path) -> None:
 
 
 def test_a_lock_is_read_pin_by_pin(tmp_path: Path) -> None:
-    lock = tmp_path / "requirements.lock"
-    lock.write_text("# why\nTorch==2.13.0+cpu\nray==2.54.1\n")
-    assert image_check.pins(lock, {"torch"}) == ["ray==2.54.1"]
-    lock.write_text("ray>=2\n")
-    with pytest.raises(ValueError, match="'ray>=2' is not NAME==VERSION"):
-        image_check.pins(lock, set())
+    lock = tmp_path / "requirements.hashes"
+    hashes = [f"--hash=sha256:{digit * 64}" for digit in "0a"]
+    lock.write_text(f"# why\nTorch==2.13.0+cpu\nray==2.54.1 \\\n    {hashes[0]} \\\n    {hashes[1]}\n")
+    found = image_check.pins(lock)
+    assert list(found) == ["Torch==2.13.0+cpu", "ray==2.54.1"]
+    assert found["ray==2.54.1"].split() == ["ray==2.54.1", *hashes]
+    for line in ("ray>=2", "ray==2 --hash=sha256:0", "ray==2 -e ."):
+        lock.write_text(f"{line}\n")
+        with pytest.raises(ValueError, match=f"'{line}' is not NAME==VERSION with hashes"):
+            image_check.pins(lock)
 
 
 def test_image_check_ends_with_1_where_something_is_wrong(tmp_path: Path) -> None:

@@ -3,7 +3,11 @@
 from __future__ import annotations
 
 import ast
+import os
 import re
+import subprocess
+import sys
+import zipfile
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -13,13 +17,14 @@ from omegaconf import OmegaConf
 from s2l_nemo.algorithm.options import IMPORTANCE
 from s2l_nemo.config.schema import Config, RewardsConfig
 from s2l_nemo.rewards.pool import WorkerPool
+from tools import image_check
 
 ROOT = Path(__file__).resolve().parent.parent
 ROWS = re.findall(
     r"^\| (?!shown)(\w.+) \| (.+) \|$", (ROOT / "docs/security.md").read_text(encoding="utf-8"), re.MULTILINE
 )
 NAMED = re.compile(r"`(tests/[\w/]+\.py)::(\w+)`")
-LOCKS = ("requirements.lock", "requirements-engines.lock")
+LOCKS = ("requirements", "requirements-engines")
 
 
 def names_in(file: str) -> set[str]:
@@ -120,23 +125,53 @@ def test_the_presets_send_nothing() -> None:
 # Supply chain
 
 
-def pins(name: str) -> list[str]:
-    lines = (ROOT / name).read_text(encoding="utf-8").splitlines()
-    return [line for line in lines if line.strip() and not line.startswith("#")]
+@pytest.mark.parametrize("name", LOCKS)
+def test_the_locks_pin_every_package(name: str) -> None:
+    locked = image_check.pins(ROOT / f"{name}.lock")
+    assert all(pin == line for pin, line in locked.items())  # the hashes are in the file beside it
+    hashed = image_check.pins(ROOT / f"{name}.hashes")
+    assert {canonical(pin) for pin in locked if not pin.startswith("torch==")} == {canonical(pin) for pin in hashed}
 
 
 @pytest.mark.parametrize("name", LOCKS)
-def test_the_locks_pin_every_package(name: str) -> None:
-    assert pins(name)
-    for line in pins(name):
-        assert re.match(r"[\w.-]+(\[[\w,-]+\])?==[\w.!+-]+", line), line
-    texts = [(ROOT / file).read_text(encoding="utf-8") for file in ("Makefile", "Dockerfile")]
-    assert any(
-        re.search(rf"--no-deps.*{re.escape(name)}", text) or f"-r {name}" in text or name in text for text in texts
-    )
+def test_every_package_but_torch_has_hashes(name: str) -> None:
+    for pin, line in image_check.pins(ROOT / f"{name}.hashes").items():
+        assert "--hash=sha256:" in line, pin
 
 
-def test_the_page_says_whether_the_locks_have_hashes() -> None:
-    with_hashes = all("--hash=sha256:" in line for name in LOCKS for line in pins(name))
-    says_none = "They hold no hashes yet" in (ROOT / "docs/security.md").read_text(encoding="utf-8")
-    assert with_hashes != says_none
+def canonical(pin: str) -> str:
+    """NAME==VERSION, the name as package indexes write it."""
+    name, _, version = pin.partition("==")
+    return f"{re.sub(r'[-_.]+', '-', name).lower()}=={version}"
+
+
+def installing(*arguments: str) -> list[str]:
+    """The lines with which `make setup` would install the lock."""
+    command = ["make", "-n", "-W", "requirements.lock", "setup", *arguments]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True)
+    return [line.partition("install ")[2] for line in done.stdout.splitlines() if " install " in line]
+
+
+def test_setup_installs_the_lock_by_its_hashes_first() -> None:
+    first, *others = installing()
+    assert first == "--no-deps --require-hashes -r requirements.hashes"
+    assert "-c requirements.lock torch" in others
+    assert installing("HASHES=no") == ["--no-deps -r requirements.lock", *others]
+
+
+def test_a_file_with_another_hash_is_refused(tmp_path: Path) -> None:
+    """A wheel of the right name and version, as an index might serve it that somebody has broken into."""
+    pin, line = next(item for item in image_check.pins(ROOT / "requirements.hashes").items() if "typeguard" in item[0])
+    name, _, version = pin.partition("==")
+    with zipfile.ZipFile(tmp_path / f"{name}-{version}-py3-none-any.whl", "w") as wheel:
+        metadata = f"Metadata-Version: 2.1\nName: {name}\nVersion: {version}\n"
+        wheel.writestr(f"{name}-{version}.dist-info/METADATA", metadata)
+        wheel.writestr(f"{name}-{version}.dist-info/WHEEL", "Wheel-Version: 1.0\nTag: py3-none-any\n")
+    served = [sys.executable, "-m", "pip", "download", "--no-index", "-f", str(tmp_path), "-d", str(tmp_path / "out")]
+    environment = {**os.environ, "PIP_CONFIG_FILE": os.devnull}
+    for text, refused in ((line, True), (pin, False)):
+        (tmp_path / "lock").write_text(text)
+        whole = [*served, "--no-deps", *(["--require-hashes"] if refused else []), "-r", str(tmp_path / "lock")]
+        done = subprocess.run(whole, capture_output=True, text=True, check=False, env=environment)
+        assert (done.returncode != 0) is refused, done.stderr
+        assert ("DO NOT MATCH THE HASHES" in done.stderr) is refused

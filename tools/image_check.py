@@ -25,8 +25,7 @@ WORDS = {"ARG", "CMD", "COPY", "ENV", "FROM", "HEALTHCHECK", "LABEL", "RUN", "VO
 IMAGE = re.compile(r"(?:[\w.-]+(?::\d+)?/)?[\w./-]+(?::[\w.-]+)?(?:@sha256:[0-9a-f]{64})?")
 PYTHON = "3.12"  # of NVIDIA's images since 24.11
 GLIBC = 39  # 2.39, of Ubuntu 24.04
-FROM_IMAGE = {"torch"}  # which the Dockerfile takes out of the trainer's lock
-LOCKS = {"requirements.lock": FROM_IMAGE, "requirements-engines.lock": set[str]()}
+LOCKS = ("requirements.hashes", "requirements-engines.hashes")
 RAY = "ray[default]"  # what the engines' lock is there for
 
 
@@ -146,13 +145,14 @@ def health_faults(rest: str) -> Iterator[str]:
     yield from shell_faults(code) if word else ["CMD is missing"]
 
 
-def pins(lock: Path, without: set[str]) -> list[str]:
-    """NAME==VERSION of every line of a lock but those of the packages `without`. Raises ValueError for another line."""
-    lines = [line for line in lock.read_text(encoding="utf-8").splitlines() if line and not line.startswith("#")]
-    other = [line for line in lines if not re.fullmatch(r"[\w.-]+==[\w.+!-]+", line)]
-    if other:
-        raise ValueError(f"{lock.name}: {other[0]!r} is not NAME==VERSION")
-    return [line for line in lines if line.partition("==")[0].lower() not in without]
+def pins(lock: Path) -> dict[str, str]:
+    """The line of each NAME==VERSION of a lock, with its hashes if it has any. Raises ValueError for another line."""
+    lines = lock.read_text(encoding="utf-8").replace("\\\n", "").splitlines()
+    found = {line.split()[0]: line for line in lines if line and not line.startswith("#")}
+    for line in found.values():
+        if not re.fullmatch(r"[\w.-]+==[\w.+!-]+(\s+--hash=sha256:[0-9a-f]{64})*", line):
+            raise ValueError(f"{lock.name}: {line[:60]!r} is not NAME==VERSION with hashes")
+    return found
 
 
 def platforms() -> list[str]:
@@ -171,13 +171,17 @@ def pip(command: str, *arguments: str) -> str | None:
     return (errors or done.stderr.strip().splitlines() or [f"pip {command} exited with {done.returncode}"])[-1]
 
 
-def download_faults(lock: Path, without: set[str]) -> Iterator[str]:
-    """Downloads all of a lock for the image, each file as a wheel or as source, and says what came."""
-    wanted = pins(lock, without)
-    with tempfile.TemporaryDirectory() as folder:
-        if pip("download", "--no-deps", "-d", folder, *wanted) is not None:  # one that fails hides the others
-            for pin in wanted:
-                if fault := pip("download", "--no-deps", "-d", folder, pin):
+def download_faults(lock: Path) -> Iterator[str]:
+    """Downloads all of a lock for the image, each file as a wheel or as source, and says what came. Checks hashes."""
+    with tempfile.TemporaryDirectory() as folder, tempfile.NamedTemporaryFile("w", suffix=".txt") as one:
+        options = ["--no-deps", "--require-hashes", "-d", folder]
+        if pip("download", *options, "-r", str(lock)) is not None:  # one that fails hides the others
+            for pin, line in pins(lock).items():
+                one.seek(0)
+                one.truncate()
+                one.write(line)
+                one.flush()
+                if fault := pip("download", *options, "-r", one.name):
                     yield f"{lock.name}: {pin}: {fault}"
         files = sorted(Path(folder).iterdir())
         sources = [path.name for path in files if path.suffix != ".whl"]
@@ -201,8 +205,8 @@ def main(argv: Sequence[str], root: Path = ROOT) -> int:
     faults = list(faults_of((root / "Dockerfile").read_text(), (root / ".dockerignore").read_text(), root))
     print(f"Dockerfile: {len(instructions((root / 'Dockerfile').read_text()))} instructions, {len(faults)} faults")
     if not options.offline:
-        for name, without in LOCKS.items():
-            faults += download_faults(root / name, without)
+        for name in LOCKS:
+            faults += download_faults(root / name)
         faults += engine_faults(root / "requirements-engines.lock")
     for fault in faults:
         print(fault, file=sys.stderr)
