@@ -4,9 +4,13 @@ from __future__ import annotations
 
 import argparse
 import difflib
+import os
 import re
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any, NoReturn
+
+from s2l_nemo.errors import UserError
 
 _NUMBER = re.compile(r"-\d+(\.\d+)?")
 
@@ -35,3 +39,26 @@ class Parser(argparse.ArgumentParser):
     def error(self, message: str) -> NoReturn:
         """Ends the command."""
         self.exit(2, f"error: {' '.join(message.split())}; --help lists what there is\n")
+
+
+def at_home(text: str) -> str:
+    """A path in which `~` and `~user` at the begin are that home. Raises UserError if there is no such home."""
+    expanded = os.path.expanduser(text)
+    if expanded.startswith("~"):
+        raise UserError(f"{text}: {text.partition('/')[0]} has no home folder: write the path out")
+    return expanded
+
+
+def name_or_path(text: str) -> str:
+    """`type=` of an option that takes a path or the name of something elsewhere."""
+    if not text:  # an unset variable of a shell; as a path it would be the working directory
+        raise argparse.ArgumentTypeError("is empty: give a path")
+    try:
+        return at_home(text)
+    except UserError as error:
+        raise argparse.ArgumentTypeError(str(error)) from None
+
+
+def a_path(text: str) -> Path:
+    """`type=` of an option that takes a path."""
+    return Path(name_or_path(text))

@@ -16,7 +16,7 @@ ROOT = Path(__file__).resolve().parent.parent
 ROOMS: dict[str, set[str]] = {
     # floor 1: plain data
     "errors": set(),
-    "arguments": set(),
+    "arguments": {"errors"},
     "registry": {"errors"},
     "fields": {"registry"},
     "files": {"errors"},
@@ -35,7 +35,7 @@ ROOMS: dict[str, set[str]] = {
         "errors", "fields", "models", "models.checkpoints", "models.formats", "models.open", "registry", "splitmix",
         "types",
     },
-    "config": {"algorithm", "engines", "errors", "fields", "hub", "models", "models.open", "types"},
+    "config": {"algorithm", "arguments", "engines", "errors", "fields", "hub", "models", "models.open", "types"},
     "planner": {"algorithm", "config", "engines", "errors", "fields", "hub", "models", "models.open"},
     # floor 3: what touches processes, devices and runs
     "data": {"config", "errors", "files", "hub", "types"},

@@ -13,7 +13,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # runs from a clone without installation
 
-from s2l_nemo.arguments import Parser
+from s2l_nemo.arguments import Parser, a_path, name_or_path
 from s2l_nemo.platform.environment import Machine, Package, Verdict, as_json, judge, look
 
 WIDTH = 120
@@ -22,8 +22,10 @@ Row = tuple[str, str, str]
 
 def main(argv: list[str]) -> int:
     parser = Parser(__doc__)
-    parser.add_argument("--engine-python", help="interpreter of the engine servers, as engine.python")
-    parser.add_argument("--folder", type=Path, default=Path(), help="where runs will be written (default: here)")
+    parser.add_argument(
+        "--engine-python", type=name_or_path, help="interpreter of the engine servers, as engine.python"
+    )
+    parser.add_argument("--folder", type=a_path, default=Path(), help="where runs will be written (default: here)")
     parser.add_argument("--json", action="store_true", help="print JSON")
     options = parser.parse_args(argv)
     if not options.folder.is_dir():

@@ -18,7 +18,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # runs from a c
 from rich.console import Console
 from rich.table import Table
 
-from s2l_nemo.arguments import Parser
+from s2l_nemo.arguments import Parser, a_path
 from s2l_nemo.errors import UserError
 from s2l_nemo.evaluation.compare import Difference, differences, label, load_all
 from s2l_nemo.evaluation.console import console
@@ -27,8 +27,10 @@ from s2l_nemo.evaluation.steps import is_curve, load_curves, shared_steps
 
 def main(argv: list[str]) -> int:
     parser = Parser(__doc__)
-    parser.add_argument("results", type=Path, nargs="+", metavar="RESULT", help="folder result/NAME_TIME or BENCH.json")
-    parser.add_argument("--plot", type=Path, metavar="FILE", help="draw pass@k of all of them into this .png")
+    parser.add_argument(
+        "results", type=a_path, nargs="+", metavar="RESULT", help="folder result/NAME_TIME or BENCH.json"
+    )
+    parser.add_argument("--plot", type=a_path, metavar="FILE", help="draw pass@k of all of them into this .png")
     parser.add_argument("--seed", type=int, default=0, help="of the bootstrap; default 0")
     options = parser.parse_args(argv)
     try:

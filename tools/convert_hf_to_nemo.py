@@ -12,7 +12,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # runs from a clone without installation
 
-from s2l_nemo.arguments import Parser
+from s2l_nemo.arguments import Parser, a_path
 from s2l_nemo.hub.files import model_folder
 from s2l_nemo.models.checkpoints.command import DTYPES, check_paths, run_command, write_output
 from s2l_nemo.models.checkpoints.open import open_checkpoint
@@ -22,12 +22,12 @@ from s2l_nemo.models.files import left_out
 
 def main(argv: list[str]) -> int:
     parser = Parser(__doc__)
-    parser.add_argument("--input", type=Path, required=True, help="Hugging Face folder of safetensors, or name")
-    parser.add_argument("--output", type=Path, required=True, help="new folder, or new .nemo file")
+    parser.add_argument("--input", type=a_path, required=True, help="Hugging Face folder of safetensors, or name")
+    parser.add_argument("--output", type=a_path, required=True, help="new folder, or new .nemo file")
     formats = [form.value for form in Format]
     parser.add_argument("--format", choices=formats, help="default: nemo if --output ends in .nemo, else nemo-dir")
     parser.add_argument("--dtype", choices=DTYPES, help="cast the weights; default: as they are")
-    parser.add_argument("--merge-adapter", type=Path, metavar="FOLDER", help="a LoRA adapter of peft to merge")
+    parser.add_argument("--merge-adapter", type=a_path, metavar="FOLDER", help="a LoRA adapter of peft to merge")
     parser.add_argument("--tp", type=int, default=1, help="tensor parallelism written into model_config.yaml")
     parser.add_argument("--pp", type=int, default=1, help="pipeline parallelism written into model_config.yaml")
     parser.add_argument("--force", action="store_true", help="replace an existing output")

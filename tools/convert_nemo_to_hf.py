@@ -14,7 +14,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # runs from a clone without installation
 
-from s2l_nemo.arguments import Parser
+from s2l_nemo.arguments import Parser, a_path
 from s2l_nemo.errors import UserError
 from s2l_nemo.hub.files import model_folder
 from s2l_nemo.models.checkpoints.command import DTYPES, check_paths, parse_size, run_command, write_output
@@ -27,11 +27,13 @@ from s2l_nemo.records.checkpoints import weights_of
 
 def main(argv: list[str]) -> int:
     parser = Parser(__doc__)
-    parser.add_argument("--input", type=Path, required=True, help="NeMo folder, .nemo file, Megatron folder, or a run")
-    parser.add_argument("--output", type=Path, required=True, help="new Hugging Face folder")
+    parser.add_argument(
+        "--input", type=a_path, required=True, help="NeMo folder, .nemo file, Megatron folder, or a run"
+    )
+    parser.add_argument("--output", type=a_path, required=True, help="new Hugging Face folder")
     parser.add_argument("--as-llama", action="store_true", help="InternLM2.5 under Llama's names, for engines")
     parser.add_argument(
-        "--hf-files", type=Path, help="folder or name, of config.json and tokenizer if --input has none"
+        "--hf-files", type=a_path, help="folder or name, of config.json and tokenizer if --input has none"
     )
     parser.add_argument("--dtype", choices=DTYPES, help="cast the weights; default: as they are")
     parser.add_argument("--max-shard-size", type=parse_size, default="5GB", help="of a safetensors file; default 5GB")

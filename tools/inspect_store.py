@@ -19,7 +19,7 @@ from rich.console import Console
 from rich.progress import track
 from rich.table import Table
 
-from s2l_nemo.arguments import Parser
+from s2l_nemo.arguments import Parser, a_path
 from s2l_nemo.errors import UserError
 from s2l_nemo.evaluation.console import console
 from s2l_nemo.evaluation.scoring import curve_points
@@ -36,8 +36,8 @@ RESAMPLES = 1000  # of the bootstrap: a store has thousands of prompts
 
 def main(argv: list[str]) -> int:
     parser = Parser(__doc__)
-    parser.add_argument("folder", type=Path, help="of recipes/sample_explorer.py or tools/import_store.py")
-    parser.add_argument("--index", type=Path, help="folder of the index; default FOLDER/index")
+    parser.add_argument("folder", type=a_path, help="of recipes/sample_explorer.py or tools/import_store.py")
+    parser.add_argument("--index", type=a_path, help="folder of the index; default FOLDER/index")
     parser.add_argument("--diversity-prompts", type=int, default=64, help="0: no diversity; default 64")
     parser.add_argument("--seed", type=int, default=0, help="which prompts those are; default 0")
     options = parser.parse_args(argv)

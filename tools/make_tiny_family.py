@@ -27,7 +27,7 @@ import torch
 from rich.console import Console
 from typing_extensions import assert_never
 
-from s2l_nemo.arguments import Parser
+from s2l_nemo.arguments import Parser, a_path
 from s2l_nemo.errors import UserError
 from s2l_nemo.evaluation.pass_curves import curve_table
 from s2l_nemo.measures.statistics import Interval
@@ -63,7 +63,7 @@ class World(str, Enum):
 def main(arguments: Sequence[str] | None = None) -> int:
     parser = Parser("Makes a tiny Qwen3 family, learner and explorer.")
     parser.add_argument("--world", type=World, choices=list(World), default=World.plain, metavar="{plain,coverage}")
-    parser.add_argument("--output", type=Path, help="folder (default: models/tiny or models/coverage)")
+    parser.add_argument("--output", type=a_path, help="folder (default: models/tiny or models/coverage)")
     parser.add_argument("--seed", type=int, default=1, help="of text and weights (default: %(default)s)")
     parser.add_argument("--force", action="store_true", help="make it again even if it is up to date")
     options = parser.parse_args(arguments)

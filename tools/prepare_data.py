@@ -32,7 +32,7 @@ from rich.progress import MofNCompleteColumn, Progress, TextColumn, TimeElapsedC
 from rich.table import Table
 
 import s2l_nemo
-from s2l_nemo.arguments import Parser
+from s2l_nemo.arguments import Parser, a_path, name_or_path
 from s2l_nemo.config.schema import AnswerKind, RewardsConfig
 from s2l_nemo.data.benchmarks import INSTRUCTIONS, benchmark_record
 from s2l_nemo.data.normalize import question_key, strip_wrapper, why_unanswerable
@@ -85,8 +85,8 @@ def main(argv: list[str]) -> int:
 
 def parse(argv: list[str]) -> argparse.Namespace:
     parser = Parser(__doc__)
-    parser.add_argument("--source", required=True, help="file, or name on the Hugging Face hub")
-    parser.add_argument("--output", type=Path, required=True, help="new JSONL file")
+    parser.add_argument("--source", type=name_or_path, required=True, help="file, or name on the Hugging Face hub")
+    parser.add_argument("--output", type=a_path, required=True, help="new JSONL file")
     parser.add_argument(
         "--format",
         choices=("auto", "dapo", "plain", "benchmark"),
@@ -99,7 +99,9 @@ def parse(argv: list[str]) -> argparse.Namespace:
     parser.add_argument("--limit", type=positive, help="read only so many rows of the source")
     parser.add_argument("--valid", type=positive, default=0, help="hold out so many rows in OUTPUT_valid.jsonl")
     parser.add_argument("--seed", type=int, default=1, help="draws the rows held out")
-    parser.add_argument("--exclude", nargs="+", default=[], help="drop the questions of these files (benchmarks)")
+    parser.add_argument(
+        "--exclude", type=name_or_path, nargs="+", default=[], help="drop the questions of these files (benchmarks)"
+    )
     parser.add_argument(
         "--instruction",
         nargs="?",

@@ -21,6 +21,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # runs from a c
 
 from rich.console import Console
 
+from s2l_nemo.arguments import at_home
 from s2l_nemo.config.checks import check_ranges
 from s2l_nemo.config.load import load_values
 from s2l_nemo.errors import UserError
@@ -46,7 +47,7 @@ def main(argv: list[str]) -> int:
     try:
         options = load_values(argv[1:], ShowOptions, str(__doc__))
         check_ranges(options, ShowOptions)
-        run_dir = RunDir(Path(argv[0]))
+        run_dir = RunDir(Path(at_home(argv[0])))
         groups = read_groups(rollout_file(run_dir, options.step), options.prompt)[: options.count]
         if options.html is not None:
             write_html(Path(options.html), groups)

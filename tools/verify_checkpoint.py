@@ -16,7 +16,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # runs from a c
 from rich.console import Console
 from rich.table import Column, Table
 
-from s2l_nemo.arguments import Parser
+from s2l_nemo.arguments import Parser, a_path
 from s2l_nemo.hub.files import model_folder
 from s2l_nemo.models.checkpoints.command import DTYPES, byte_progress, run_command
 from s2l_nemo.models.checkpoints.compare import Difference, compare, compared_bytes
@@ -28,9 +28,11 @@ SHOWN = 40  # differences that the table lists
 
 def main(argv: list[str]) -> int:
     parser = Parser(__doc__)
-    parser.add_argument("a", type=Path, help="Hugging Face folder or name, NeMo folder, .nemo file or Megatron folder")
-    parser.add_argument("b", type=Path, help="the same")
-    parser.add_argument("--hf-files", type=Path, help="folder of config.json, for a checkpoint that has none")
+    parser.add_argument(
+        "a", type=a_path, help="Hugging Face folder or name, NeMo folder, .nemo file or Megatron folder"
+    )
+    parser.add_argument("b", type=a_path, help="the same")
+    parser.add_argument("--hf-files", type=a_path, help="folder of config.json, for a checkpoint that has none")
     parser.add_argument("--dtype", choices=DTYPES, help="compare after a cast, as the conversion with --dtype does it")
     options = parser.parse_args(argv)
     options.a, options.b = (Path(model_folder("checkpoint", str(path))) for path in (options.a, options.b))

@@ -6,7 +6,6 @@ and `data.instruction=Put it into \\boxed{}.` mean what they say.
 
 from __future__ import annotations
 
-import os
 import re
 import shlex
 import typing
@@ -17,6 +16,7 @@ from typing import Any
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.errors import HydraException
 
+from s2l_nemo.arguments import at_home
 from s2l_nemo.config.keys import Key, all_keys, mapping_of
 from s2l_nemo.errors import UserError
 
@@ -111,7 +111,7 @@ def home_path(name: str, value: Any) -> Any:
     """
     if not isinstance(value, str) or not value.startswith("~"):
         return value
-    expanded = os.path.expanduser(value)
-    if expanded.startswith("~"):
-        raise UserError(f"{name}={value}: {value.partition('/')[0]} has no home folder: write the path out")
-    return expanded
+    try:
+        return at_home(value)
+    except UserError as error:
+        raise UserError(f"{name}={error}") from None
