@@ -19,6 +19,7 @@ from s2l_nemo.errors import UserError  # noqa: E402
 from s2l_nemo.evaluation.diversity_table import FORMULAS, measure, render  # noqa: E402
 from s2l_nemo.evaluation.plots import plot_diversity  # noqa: E402
 from s2l_nemo.files import write_json_atomic  # noqa: E402
+from s2l_nemo.platform.failures import refusal  # noqa: E402
 
 
 def main(argv: list[str]) -> int:
@@ -31,8 +32,8 @@ def main(argv: list[str]) -> int:
         models = [row.to_json() for row in rows]
         write_json_atomic(output / "diversity.json", {"formulas": FORMULAS, "models": models})
         plot_diversity(rows, output / "diversity.png")
-    except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
+    except (UserError, OSError) as error:
+        print(f"error: {refusal(error)}", file=sys.stderr)
         return 2
     console = Console(width=None if sys.stdout.isatty() else 120, highlight=False, markup=False, emoji=False)
     console.print(render(rows), *FORMULAS, f"written: {output}/diversity.json, diversity.png", sep="\n")

@@ -24,6 +24,7 @@ os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")  # its threads would no
 from s2l_nemo.config.evaluation import EvaluateConfig, check_evaluate_config  # noqa: E402
 from s2l_nemo.config.load import load_values  # noqa: E402
 from s2l_nemo.errors import UserError  # noqa: E402
+from s2l_nemo.platform.failures import refusal  # noqa: E402
 from s2l_nemo.platform.launch import leave_on_signals  # noqa: E402
 
 
@@ -44,8 +45,8 @@ def main(argv: list[str]) -> int:
             from s2l_nemo.evaluation.run import evaluate
 
             evaluate(cfg)
-    except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
+    except (UserError, OSError) as error:
+        print(f"error: {refusal(error)}", file=sys.stderr)
         return 2
     return 0
 

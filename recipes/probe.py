@@ -19,6 +19,7 @@ os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")  # its threads would no
 from s2l_nemo.config.load import load_values  # noqa: E402
 from s2l_nemo.config.probe import ProbeConfig, check_probe_config  # noqa: E402
 from s2l_nemo.errors import UserError  # noqa: E402
+from s2l_nemo.platform.failures import refusal  # noqa: E402
 from s2l_nemo.platform.launch import leave_on_signals  # noqa: E402
 
 
@@ -30,8 +31,8 @@ def main(argv: list[str]) -> int:
         from s2l_nemo.probes.measuring.run import probe  # late: its libraries take seconds
 
         probe(cfg)
-    except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
+    except (UserError, OSError) as error:
+        print(f"error: {refusal(error)}", file=sys.stderr)
         return 2
     return 0
 

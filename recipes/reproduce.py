@@ -23,6 +23,7 @@ from s2l_nemo.config.load import load_config, load_values  # noqa: E402
 from s2l_nemo.config.reproduction import ReproduceConfig, Scale, check_reproduce_config, root_of  # noqa: E402
 from s2l_nemo.config.schema import Config  # noqa: E402
 from s2l_nemo.errors import UserError  # noqa: E402
+from s2l_nemo.platform.failures import refusal  # noqa: E402
 from s2l_nemo.reproduction.experiments import CONFIG_NAMES  # noqa: E402
 from s2l_nemo.reproduction.ledger import Ledger  # noqa: E402
 from s2l_nemo.reproduction.plan import PROBLEMS, make_plan  # noqa: E402
@@ -46,8 +47,8 @@ def main(argv: list[str]) -> int:
             out.print(f"interrupted: the same command continues; {ledger.root}/plan.json says how far it is")
             return code
         return code + judge(cfg, out)
-    except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
+    except (UserError, OSError) as error:
+        print(f"error: {refusal(error)}", file=sys.stderr)
         return 2
 
 

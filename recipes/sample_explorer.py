@@ -23,6 +23,7 @@ os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")  # its threads would no
 from s2l_nemo.config.load import load_values  # noqa: E402
 from s2l_nemo.config.store import SampleConfig, check_sample_config  # noqa: E402
 from s2l_nemo.errors import UserError  # noqa: E402
+from s2l_nemo.platform.failures import refusal  # noqa: E402
 from s2l_nemo.platform.launch import leave_on_signals  # noqa: E402
 
 
@@ -34,8 +35,8 @@ def main(argv: list[str]) -> int:
         from s2l_nemo.store.sampling.run import sample  # late: its libraries take seconds
 
         sample(cfg)
-    except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
+    except (UserError, OSError) as error:
+        print(f"error: {refusal(error)}", file=sys.stderr)
         return 2
     return 0
 

@@ -23,6 +23,7 @@ from s2l_nemo.errors import UserError
 from s2l_nemo.evaluation.compare import Difference, differences, label, load_all
 from s2l_nemo.evaluation.console import console
 from s2l_nemo.evaluation.steps import is_curve, load_curves, shared_steps
+from s2l_nemo.platform.failures import refusal
 
 
 def main(argv: list[str]) -> int:
@@ -50,8 +51,8 @@ def main(argv: list[str]) -> int:
 
             plot_pass_at_k([result for one in results for result in one.values()], options.plot)
             out.print(f"written to {options.plot}", soft_wrap=True)
-    except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
+    except (UserError, OSError) as error:
+        print(f"error: {refusal(error)}", file=sys.stderr)
         return 2
     return 0
 

@@ -18,6 +18,7 @@ os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")
 from s2l_nemo.config.load import load_values
 from s2l_nemo.config.store import ImportConfig, check_import_config
 from s2l_nemo.errors import UserError
+from s2l_nemo.platform.failures import refusal
 
 
 def main(argv: list[str]) -> int:
@@ -27,8 +28,8 @@ def main(argv: list[str]) -> int:
         from s2l_nemo.store.sampling.imported import import_store  # late: its libraries take seconds
 
         import_store(cfg)
-    except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
+    except (UserError, OSError) as error:
+        print(f"error: {refusal(error)}", file=sys.stderr)
         return 2
     return 0
 

@@ -25,6 +25,7 @@ from s2l_nemo.evaluation.console import console
 from s2l_nemo.evaluation.scoring import curve_points
 from s2l_nemo.measures.diversity import DiversityScores, Samples, diversity
 from s2l_nemo.measures.statistics import bootstrap_mean, pass_at_k
+from s2l_nemo.platform.failures import refusal
 from s2l_nemo.rewards.answers import normalize_answer
 from s2l_nemo.store.facts import sampling_json
 from s2l_nemo.store.reader import Store
@@ -56,8 +57,8 @@ def main(argv: list[str]) -> int:
         if options.diversity_prompts > 0 and store.samples > 1:
             print_diversity(out, store, notes, options.diversity_prompts, options.seed)
         print_settings(out, store, sorted({one.engine for one in notes}))
-    except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
+    except (UserError, OSError) as error:
+        print(f"error: {refusal(error)}", file=sys.stderr)
         return 2
     return 0
 

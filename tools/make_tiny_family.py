@@ -31,6 +31,7 @@ from s2l_nemo.arguments import Parser, a_path
 from s2l_nemo.errors import UserError
 from s2l_nemo.evaluation.pass_curves import curve_table
 from s2l_nemo.measures.statistics import Interval
+from s2l_nemo.platform.failures import refusal
 from s2l_nemo.toy_worlds.coverage import CoverageRecipe
 from s2l_nemo.toy_worlds.plain import PlainRecipe
 from s2l_nemo.toy_worlds.publish import Recipe, publish
@@ -74,8 +75,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         facts = publish(options.world.recipe(options.seed), output, options.force, console)
     except (UserError, OSError) as error:
-        console.print(f"error: {error}", style="red", markup=False, soft_wrap=True)
-        return 1
+        print(f"error: {refusal(error)}", file=sys.stderr)
+        return 2
     except KeyboardInterrupt:
         console.print(f"interrupted: {output} is as it was")
         return 130

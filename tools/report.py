@@ -15,6 +15,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # runs from a c
 
 from s2l_nemo.arguments import Parser, a_path
 from s2l_nemo.errors import UserError
+from s2l_nemo.platform.failures import refusal
 from s2l_nemo.reproduction.report.page import write_report
 
 
@@ -23,8 +24,8 @@ def main(argv: list[str]) -> int:
     parser.add_argument("root", type=a_path, metavar="ROOT", help="folder of EXPERIMENT/seed_N/, or that of one run")
     try:
         page = write_report(parser.parse_args(argv).root)
-    except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
+    except (UserError, OSError) as error:
+        print(f"error: {refusal(error)}", file=sys.stderr)
         return 2
     print(f"written: {page}, and its pictures and data in {page.parent}/report")
     return 0

@@ -26,6 +26,7 @@ from s2l_nemo.config.checks import check_ranges
 from s2l_nemo.config.load import load_values
 from s2l_nemo.errors import UserError
 from s2l_nemo.fields import COUNT, POSITIVE_COUNT, key
+from s2l_nemo.platform.failures import refusal
 from s2l_nemo.records.directory import RunDir
 from s2l_nemo.records.transcript import read_groups, to_console, write_html
 
@@ -53,8 +54,8 @@ def main(argv: list[str]) -> int:
             write_html(Path(options.html), groups)
             print(f"written to {options.html}")
             return 0
-    except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
+    except (UserError, OSError) as error:
+        print(f"error: {refusal(error)}", file=sys.stderr)
         return 2
     console = Console(width=None if sys.stdout.isatty() else WIDTH, highlight=False)
     for group in groups:

@@ -79,6 +79,14 @@ def about_files(error: BaseException) -> str | None:
     return None
 
 
+def refusal(error: UserError | OSError) -> str:
+    """The line of what a person can mend. Raises the error itself if it is of another kind."""
+    line = str(error) if isinstance(error, UserError) else about_files(error)
+    if line is None:
+        raise error
+    return line
+
+
 def _causes(error: BaseException) -> Iterator[BaseException]:
     """An exception and all that it was raised from, each once."""
     seen: set[int] = set()

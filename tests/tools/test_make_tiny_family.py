@@ -186,7 +186,7 @@ def test_a_foreign_folder_is_left_alone(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="is no family of this tool"):
         publish(QUICK, tmp_path, force=True)
     assert (tmp_path / "thesis.txt").read_text() == "precious"
-    assert tool.main(["--output", str(tmp_path)]) == 1
+    assert tool.main(["--output", str(tmp_path)]) == 2
 
 
 def test_a_failure_leaves_the_old_family_and_nothing_else(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
