@@ -16,9 +16,11 @@ from s2l_nemo.models.checkpoints.compare import compare
 from s2l_nemo.models.checkpoints.open import open_checkpoint
 from s2l_nemo.models.checkpoints.to_nemo import Format
 from s2l_nemo.models.families import FAMILIES, EngineForm, Family
-from s2l_nemo.models.hf_config import shape_from_config_json
+from s2l_nemo.models.formats.dtypes import FLOAT32
+from s2l_nemo.models.hf_config import config_of_shape, shape_from_config_json
 from s2l_nemo.models.names import LLAMA, Rule, Table
 from s2l_nemo.models.nemo_config import architecture, check_same_figures, shape_from_nemo
+from s2l_nemo.models.nemo_keys import with_nemo_defaults
 from s2l_nemo.models.open import open_model
 from s2l_nemo.models.rope import Llama3Scaling, RopeScaling, RopeType, YarnScaling
 from s2l_nemo.models.shape import public_shape
@@ -166,6 +168,44 @@ def test_positions_of_both_configurations_must_agree(meant: RopeScaling | None, 
         return
     with pytest.raises(UserError, match=r"positions are scaled by .* do not belong together"):
         check_same_figures(PATH, config, small_shape(rope_scaling=meant))
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (
+            {"kv_channels": None, "num_attention_heads": 3, "num_query_groups": 3},
+            "num_attention_heads=3 does not divide",
+        ),
+        ({"kv_channels": None, "hidden_size": 1}, "num_attention_heads=2 does not divide hidden_size=1"),
+        ({"num_query_groups": 3}, "num_query_groups=3 does not divide num_attention_heads=2"),
+        ({"rotary_base": 1}, "rotary_base=1 must be a number greater than 1"),
+        ({"rotary_base": 2**64}, "rotary_base=a number of more than 64 bits must be"),
+        ({"kv_channels": 10**400}, "kv_channels=a number of more than 64 bits must be"),
+        ({"layernorm_epsilon": 10**400}, "layernorm_epsilon=a number of more than 64 bits must be"),
+        ({"scale_positional_embedding": True, "scale_factor": 0}, "factor=0 must be a positive number"),
+        ({"scale_positional_embedding": True, "scale_factor": "a"}, "factor=a must be a positive number"),
+        ({"scale_positional_embedding": True, "low_freq_factor": 4.0}, "high_freq_factor=4.0 must be above"),
+        ({"scale_positional_embedding": True, "old_context_len": 10**400}, "must be a positive integer"),
+    ],
+)
+def test_figures_that_are_divided_by_or_overflow(change: dict[str, Any], message: str) -> None:
+    config = architecture(small_shape(family="llama", hidden=4)) | change
+    with pytest.raises(UserError, match=message):
+        shape_from_nemo(PATH, with_nemo_defaults(PATH, config), 2)
+
+
+def test_a_base_whose_logarithm_is_zero() -> None:
+    config = config_of_shape(small_shape(), FLOAT32) | {"rope_theta": 1}
+    with pytest.raises(UserError, match=r"rope_theta=1\.0 must be greater than 1"):
+        shape_from_config_json(PATH, config)
+
+
+@pytest.mark.parametrize("name", ["factor", "original_max_position_embeddings", "attention_factor", "beta_fast"])
+def test_a_figure_of_positions_that_would_overflow(name: str) -> None:
+    scaling = {"rope_type": "yarn", "factor": 2.0, "original_max_position_embeddings": 4, name: 10**400}
+    with pytest.raises(UserError, match=name):
+        shape_from_config_json(PATH, config_of_shape(small_shape(), FLOAT32) | {"rope_scaling": scaling})
 
 
 def test_nemo_figures_of_no_table() -> None:

@@ -29,6 +29,7 @@ from s2l_nemo.models.formats.torch_dist import TorchDistReader
 from s2l_nemo.models.formats.torch_pickle import Call, Global, Persistent, pickled
 from s2l_nemo.models.formats.torch_unpickle import IN_ITEM, IN_METADATA, unpickle
 from s2l_nemo.models.formats.yaml_config import read_yaml_mapping
+from s2l_nemo.models.frequencies import inverse_frequencies
 from s2l_nemo.models.hf_config import config_of_shape, engine_config, with_dtype
 from s2l_nemo.models.nemo_config import architecture, shape_from_nemo
 from s2l_nemo.models.nemo_keys import check_keys, with_nemo_defaults
@@ -92,6 +93,7 @@ def config_json(folder: Path) -> Harness:
         model = open_model("model.path", str(folder))
         assert model.shape.heads % model.shape.kv_heads == 0
         json.dumps(engine_config(with_dtype(model.config, BFLOAT16), model.shape))
+        inverse_frequencies(128, model.shape.rope_theta, model.shape.rope_scaling)
 
     seeds = [json.dumps(config_of_shape(shape, FLOAT32)).encode() for shape in SHAPES]
     return Harness(seeds, read, folder / "config.json", json_damage)
@@ -101,7 +103,10 @@ def model_config_yaml(folder: Path) -> Harness:
     def read(content: bytes) -> None:
         path = folder / "model_config.yaml"
         config = with_nemo_defaults(path, read_yaml_mapping(content, str(path)))
-        check_keys(path, config, shape_from_nemo(path, config, 8))
+        shape = shape_from_nemo(path, config, 8)
+        check_keys(path, config, shape)
+        assert shape.heads % shape.kv_heads == 0
+        inverse_frequencies(128, shape.rope_theta, shape.rope_scaling)
 
     seeds = [json.dumps(architecture(shape)).encode() for shape in SHAPES if shape.family != "internlm2"]
     plain = [yaml.safe_dump(json.loads(seed)).encode() for seed in seeds]
