@@ -10,7 +10,7 @@ import functools
 import os
 import shutil
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pytest
 import torch
@@ -33,6 +33,9 @@ from tests.distributed.conversion import to_hf, to_nemo
 from tests.distributed.ranks import run_ranks
 from tests.distributed.test_layouts import TEMPERATURE, hugging_face_logprobs
 from tests.distributed.test_training import CONF
+
+if TYPE_CHECKING:
+    from s2l_nemo.actor.actor import S2LActor
 
 VARIABLE = "REAL_MODELS"
 FOLDER = Path(os.environ.get(VARIABLE, "absent"))
@@ -91,7 +94,7 @@ def batch_of(asked: list[SampleRequest], completions: list[Any]) -> TrainBatch:
     )
 
 
-def actor_of(checkpoint: Path, tp: int, pp: int) -> Any:
+def actor_of(checkpoint: Path, tp: int, pp: int) -> S2LActor:
     from s2l_nemo.actor.build import build_actor, init_process_groups
 
     config = ModelConfig(path=str(checkpoint), tensor_model_parallel_size=tp, pipeline_model_parallel_size=pp)
@@ -131,7 +134,7 @@ def through_the_actor(checkpoint: Path, path: Path, refit: Path, batch: TrainBat
     actor.prepare_for_training_step()
     sums = actor.get_loss_and_metrics(batch, loss, LossScale(int(batch.mask_BS.sum()), len(batch), 64), TEMPERATURE)
     actor.finish_training_step()
-    updated = {**sums, **actor.optimizer_step()}
+    updated = {**sums, **actor.optimizer_step(sums["loss_sum"])}
     actor.finish_training()
     after_BS, _ = actor.infer(batch, TEMPERATURE)
     for number, bucket in enumerate(actor.export_weights()):
