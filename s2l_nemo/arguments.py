@@ -42,7 +42,7 @@ class Parser(argparse.ArgumentParser):
 
 
 def at_home(text: str) -> str:
-    """A path in which `~` and `~user` at the begin are that home. Raises UserError if there is no such home."""
+    """A path whose `~` or `~user` at its start is replaced by that home. Raises UserError if there is no such home."""
     expanded = os.path.expanduser(text)
     if expanded.startswith("~"):
         raise UserError(f"{text}: {text.partition('/')[0]} has no home folder: write the path out")
