@@ -10,7 +10,7 @@ from s2l_nemo.errors import UserError
 from s2l_nemo.models.families import FAMILIES
 from s2l_nemo.models.formats.dtypes import DTYPES, WEIGHTS, Dtype
 from s2l_nemo.models.rope import hf_rope_scaling, rope_scaling_of
-from s2l_nemo.models.shape import ModelShape
+from s2l_nemo.models.shape import ModelShape, check_divides
 
 
 def shape_from_config_json(path: Path, content: Mapping[str, Any]) -> ModelShape:
@@ -30,9 +30,13 @@ def shape_from_config_json(path: Path, content: Mapping[str, Any]) -> ModelShape
     if FAMILIES[name].states_head_dim or given.get("head_dim") is not None:
         head_dim = _figure(path, given, "head_dim")
     else:
-        _check_divides(path, "num_attention_heads", heads, "hidden_size", hidden)
+        check_divides(path, "num_attention_heads", heads, "hidden_size", hidden)
         head_dim = hidden // heads
-    _check_divides(path, "num_key_value_heads", kv_heads, "num_attention_heads", heads)
+    check_divides(path, "num_key_value_heads", kv_heads, "num_attention_heads", heads)
+    # transformers 5 moved theta to rope_parameters
+    theta = _positive(path, {**given, **(content.get("rope_parameters") or {})}, "rope_theta")
+    if theta <= 1:  # the logarithm of it is divided by
+        raise UserError(f"{path}: rope_theta={theta} must be greater than 1: fetch the model again")
     tied = given.get("tie_word_embeddings", False)
     if not isinstance(tied, bool):
         raise UserError(f"{path}: tie_word_embeddings={tied} must be true or false: fetch the model again")
@@ -48,8 +52,7 @@ def shape_from_config_json(path: Path, content: Mapping[str, Any]) -> ModelShape
         ffn=_figure(path, given, "intermediate_size"),
         max_positions=_figure(path, given, "max_position_embeddings"),
         tied=tied,
-        # transformers 5 moved theta to rope_parameters
-        rope_theta=_positive(path, {**given, **(content.get("rope_parameters") or {})}, "rope_theta"),
+        rope_theta=theta,
         rms_norm_eps=_positive(path, given, "rms_norm_eps"),
         rope_scaling=rope_scaling,
     )
@@ -67,11 +70,6 @@ def _positive(path: Path, given: Mapping[str, Any], name: str) -> float:
     if not isinstance(value, int | float) or isinstance(value, bool) or not 0 < value < 1e300:
         raise UserError(f"{path}: {name}={_shown(value)} must be a positive number: fetch the model again")
     return float(value)
-
-
-def _check_divides(path: Path, name: str, value: int, whole_name: str, whole: int) -> None:
-    if whole % value:
-        raise UserError(f"{path}: {name}={value} does not divide {whole_name}={whole}: correct config.json")
 
 
 def _shown(value: Any) -> str:

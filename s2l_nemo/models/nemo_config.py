@@ -18,9 +18,10 @@ from s2l_nemo.models.rope import (
     RopeScaling,
     YarnScaling,
     hf_rope_scaling,
+    llama3_scaling,
     rope_scaling_of,
 )
-from s2l_nemo.models.shape import ModelShape
+from s2l_nemo.models.shape import ModelShape, check_divides
 
 PRECISION = {BFLOAT16: "bf16", FLOAT16: "16", FLOAT32: "32"}
 
@@ -39,11 +40,11 @@ _FIGURES = {  # field of ModelShape: key of NeMo
     "qk_norm": "qk_layernorm",  # NeMo restores without the norms, and without a word, if this is not set
     "qkv_bias": "qkv_bias",
 }
-_LLAMA3 = {  # field of Llama3Scaling: key of NeMo, and what NeMo takes for one that is absent
+_LLAMA3 = {  # key of config.json: key of NeMo, and what NeMo takes for one that is absent
     "factor": ("scale_factor", 8.0),
     "low_freq_factor": ("low_freq_factor", 1.0),
     "high_freq_factor": ("high_freq_factor", 4.0),
-    "original_max_positions": ("old_context_len", 8192),
+    "original_max_position_embeddings": ("old_context_len", 8192),
 }
 _IS_LLAMA3 = "scale_positional_embedding"
 _YARN = "rope_scaling"  # a key of this project, as in config.json: NeMo 2.4 knows no YaRN
@@ -75,7 +76,8 @@ def _positions(shape: ModelShape) -> dict[str, Any]:
         case None:
             return {_IS_LLAMA3: False}
         case Llama3Scaling():
-            return {_IS_LLAMA3: True, **{key: getattr(scaling, field) for field, (key, _) in _LLAMA3.items()}}
+            given = hf_rope_scaling(scaling) or {}
+            return {_IS_LLAMA3: True, **{key: given[name] for name, (key, _) in _LLAMA3.items()}}
         case YarnScaling():
             softmax_scale = scaling.attention_factor**2 / math.sqrt(shape.head_dim)
             return {_IS_LLAMA3: False, _YARN: hf_rope_scaling(scaling), "softmax_scale": softmax_scale}
@@ -89,7 +91,7 @@ def rope_scaling_from_nemo(path: Path, config: Mapping[str, Any]) -> RopeScaling
     Raises UserError if it cannot be read.
     """
     if config.get(_IS_LLAMA3):
-        return Llama3Scaling(**{field: config.get(key, default) for field, (key, default) in _LLAMA3.items()})
+        return llama3_scaling(path, {name: config.get(key, default) for name, (key, default) in _LLAMA3.items()})
     return rope_scaling_of(path, config, STRETCHED)
 
 
@@ -120,12 +122,14 @@ def shape_from_nemo(path: Path, config: Mapping[str, Any], vocab: int) -> ModelS
     family = _family_of_nemo(path, config, has)
     values["kv_heads"] = values["kv_heads"] or values["heads"]
     if values["head_dim"] is None and values["hidden"] and values["heads"]:
+        check_divides(path, _FIGURES["heads"], values["heads"], _FIGURES["hidden"], values["hidden"])
         values["head_dim"] = values["hidden"] // values["heads"]
     values["vocab"] = values["vocab"] or vocab
     values["tied"] = bool(values["tied"])
     missing = [_FIGURES[field] for field, value in values.items() if value is None]
     if missing:
         raise UserError(f"{path} has no {', '.join(missing)}: give the model_config.yaml that belongs to the weights")
+    check_divides(path, _FIGURES["kv_heads"], values["kv_heads"], _FIGURES["heads"], values["heads"])
     return ModelShape(family=family, **values, rope_scaling=rope_scaling_from_nemo(path, config))
 
 

@@ -6,7 +6,6 @@ A key that is not understood may change what the model computes, so it must have
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -24,7 +23,7 @@ _INTEGERS = (
     "num_layers", "hidden_size", "ffn_hidden_size", "num_attention_heads", "num_query_groups", "kv_channels",
     "max_position_embeddings", "override_vocab_size",
 )  # fmt: skip
-_NUMBERS = ("rotary_base", "layernorm_epsilon")
+_NUMBERS = {"rotary_base": (1, 1e300), "layernorm_epsilon": (0, 1e300)}  # must lie between; log(rotary_base) divides
 _SWITCHES = ("share_embeddings_and_output_weights", "qk_layernorm", "qkv_bias")
 _NEUTRAL: Mapping[str, tuple[Any, ...]] = {  # of keys whose neutral value is not empty
     "seq_len_interpolation_factor": (1,),
@@ -81,9 +80,10 @@ def with_nemo_defaults(path: Path, config: Mapping[str, Any]) -> dict[str, Any]:
         if key in _SWITCHES:
             good = isinstance(value, bool)
         else:
-            good = is_number and 0 < value < math.inf and (key in _NUMBERS or isinstance(value, int))
+            low, high = _NUMBERS.get(key, (0, 2**31))
+            good = is_number and low < value < high and (key in _NUMBERS or isinstance(value, int))
         if not good:
-            kind = "true or false" if key in _SWITCHES else "a positive number"
+            kind = "true or false" if key in _SWITCHES else f"a number greater than {low}"
             kind = "a positive integer" if key in _INTEGERS else kind
             raise UserError(f"{path}: {key}={_shown(value)} must be {kind}: correct it")
     return complete

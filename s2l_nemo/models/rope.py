@@ -37,6 +37,7 @@ _KEYS: Mapping[RopeType, Set[str]] = {
                               "attention_factor", "attn_factor", "mscale", "mscale_all_dim"}),
     RopeType.DYNAMIC: frozenset({"factor"}),
 }  # fmt: skip
+_LARGEST = 2**31  # of all figures, so that none overflows when it is squared or multiplied
 _COMMON = frozenset({"type", "rope_type", "rope_theta"})  # transformers 5 has theta among them
 
 
@@ -91,7 +92,7 @@ def rope_scaling_of(path: Path, config: Mapping[str, Any], accepted: Set[RopeTyp
         case RopeType.PLAIN | RopeType.DYNAMIC:
             return None
         case RopeType.LLAMA3:
-            return _llama3(path, given)
+            return llama3_scaling(path, given)
         case RopeType.YARN:
             return _yarn(path, given, config)
         case _:
@@ -139,7 +140,8 @@ def _type_of(path: Path, given: Mapping[str, Any], accepted: Set[RopeType]) -> R
     return RopeType(name)
 
 
-def _llama3(path: Path, given: Mapping[str, Any]) -> Llama3Scaling:
+def llama3_scaling(path: Path, given: Mapping[str, Any]) -> Llama3Scaling:
+    """Llama 3.1's scaling, from its figures as config.json has them. Raises UserError as `rope_scaling_of`."""
     scaling = Llama3Scaling(
         factor=_positive(path, given, "factor"),
         low_freq_factor=_positive(path, given, "low_freq_factor"),
@@ -158,7 +160,8 @@ def _yarn(path: Path, given: Mapping[str, Any], config: Mapping[str, Any]) -> Ya
     """Libraries take the factor from `factor` or from the two lengths, so both must say the same."""
     factor, original = _positive(path, given, "factor"), _original(path, given)
     longest = config.get("max_position_embeddings")
-    if not isinstance(longest, int) or not math.isclose(longest, factor * original, rel_tol=1e-6):
+    stated = isinstance(longest, int) and 0 < longest < _LARGEST
+    if not stated or not math.isclose(longest, factor * original, rel_tol=1e-6):
         raise UserError(
             f"{path}: rope_scaling.factor={factor}, but max_position_embeddings={longest} is not {factor} x "
             f"original_max_position_embeddings={original}, and libraries differ in which of them they read: set "
@@ -194,7 +197,7 @@ def _attention_factor(path: Path, given: Mapping[str, Any], factor: float) -> fl
 
 def _positive(path: Path, given: Mapping[str, Any], name: str, default: float | None = None) -> float:
     value = given.get(name) or default  # transformers takes the default for null, too
-    if not isinstance(value, int | float) or isinstance(value, bool) or not 0 < value < math.inf:
+    if not isinstance(value, int | float) or isinstance(value, bool) or not 0 < value < _LARGEST:
         raise UserError(
             f"{path}: rope_scaling.{name}={given.get(name)} must be a positive number: fetch the model again"
         )
@@ -203,7 +206,7 @@ def _positive(path: Path, given: Mapping[str, Any], name: str, default: float | 
 
 def _original(path: Path, given: Mapping[str, Any]) -> int:
     value = given.get("original_max_position_embeddings")
-    if not isinstance(value, int) or isinstance(value, bool) or value < 1:
+    if not isinstance(value, int) or isinstance(value, bool) or not 1 <= value < _LARGEST:
         raise UserError(
             f"{path}: rope_scaling.original_max_position_embeddings={value} must be a positive integer: add the length "
             "that the model was trained on before its positions were stretched"

@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+from s2l_nemo.errors import UserError
 from s2l_nemo.models.families import FAMILIES
 from s2l_nemo.models.names import DOWN, EMBEDDING, GATE_UP, K_NORM, OUTPUT, PROJECTION, Q_NORM, QKV, QKV_BIAS, Rule
 from s2l_nemo.models.rope import RopeScaling
@@ -75,6 +76,12 @@ class ModelShape:
     def kv_elements_per_token(self) -> int:
         """Elements that the KV cache keeps of one token."""
         return 2 * self.layers * self.kv
+
+
+def check_divides(path: Path, name: str, value: int, whole_name: str, whole: int) -> None:
+    """Raises UserError, which begins with `path`, unless one figure divides another."""
+    if whole % value:
+        raise UserError(f"{path}: {name}={value} does not divide {whole_name}={whole}: correct it")
 
 
 def full_shape(rule: Rule, shape: ModelShape) -> tuple[int, ...]:

@@ -29,6 +29,7 @@ from s2l_nemo.models.formats.torch_dist import TorchDistReader
 from s2l_nemo.models.formats.torch_pickle import Call, Global, Persistent, pickled
 from s2l_nemo.models.formats.torch_unpickle import IN_ITEM, IN_METADATA, unpickle
 from s2l_nemo.models.formats.yaml_config import read_yaml_mapping
+from s2l_nemo.models.frequencies import inverse_frequencies
 from s2l_nemo.models.hf_config import config_of_shape, engine_config, with_dtype
 from s2l_nemo.models.nemo_config import architecture, shape_from_nemo
 from s2l_nemo.models.nemo_keys import check_keys, with_nemo_defaults
@@ -42,6 +43,7 @@ from tests.fuzz.reader import Harness, Reader
 from tests.models.formats.torch_dist import Box, write_by_torch
 from tests.models.shapes import small_shape
 
+GENERATION = "generation_config.json"
 FAMILIES = ("qwen3", "qwen2", "llama", "internlm2")
 SHAPES = [
     *(small_shape(family=family) for family in FAMILIES),
@@ -92,6 +94,7 @@ def config_json(folder: Path) -> Harness:
         model = open_model("model.path", str(folder))
         assert model.shape.heads % model.shape.kv_heads == 0
         json.dumps(engine_config(with_dtype(model.config, BFLOAT16), model.shape))
+        inverse_frequencies(128, model.shape.rope_theta, model.shape.rope_scaling)
 
     seeds = [json.dumps(config_of_shape(shape, FLOAT32)).encode() for shape in SHAPES]
     return Harness(seeds, read, folder / "config.json", json_damage)
@@ -101,7 +104,10 @@ def model_config_yaml(folder: Path) -> Harness:
     def read(content: bytes) -> None:
         path = folder / "model_config.yaml"
         config = with_nemo_defaults(path, read_yaml_mapping(content, str(path)))
-        check_keys(path, config, shape_from_nemo(path, config, 8))
+        shape = shape_from_nemo(path, config, 8)
+        check_keys(path, config, shape)
+        assert shape.heads % shape.kv_heads == 0
+        inverse_frequencies(128, shape.rope_theta, shape.rope_scaling)
 
     seeds = [json.dumps(architecture(shape)).encode() for shape in SHAPES if shape.family != "internlm2"]
     plain = [yaml.safe_dump(json.loads(seed)).encode() for seed in seeds]
@@ -217,12 +223,13 @@ def tokenizer_file(name: str) -> Callable[[Path], Harness]:
 
     def prepare(folder: Path) -> Harness:
         character_tokenizer(alphabet="ab|?~ >").save_pretrained(folder)
-        (folder / "generation_config.json").write_text('{"eos_token_id": [1, 2], "temperature": 0.6}')
+        (folder / GENERATION).write_text('{"eos_token_id": [1, 2], "temperature": 0.6}')
         (folder / "config.json").write_text("{}")
 
+        whole = load_tokenizer(folder)
+
         def read(_: bytes) -> None:
-            tokenizer = load_tokenizer(folder)
-            stop_token_ids(folder, tokenizer)
+            stop_token_ids(folder, whole if name == GENERATION else load_tokenizer(folder))  # which does not read it
 
         return Harness([(folder / name).read_bytes()], read, folder / name, json_damage, may_write=True)
 
@@ -280,7 +287,7 @@ READERS = (
     Reader("adapter-config", ("models.checkpoints.places",), adapter),
     Reader("tokenizer-json", ("models.tokenizer",), tokenizer_file("tokenizer.json"), 25),
     Reader("tokenizer-config", ("models.tokenizer",), tokenizer_file("tokenizer_config.json"), 25),
-    Reader("generation-config", ("models.tokenizer",), tokenizer_file("generation_config.json"), 25),
+    Reader("generation-config", ("models.tokenizer",), tokenizer_file(GENERATION)),
     Reader("chat-template", ("data.chat",), chat_template),
     Reader("sentencepiece", ("models.sentencepiece",), sentencepiece),
 )
