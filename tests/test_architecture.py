@@ -20,6 +20,7 @@ ROOMS: dict[str, set[str]] = {
     "registry": {"errors"},
     "fields": {"registry"},
     "files": {"errors"},
+    "plain_yaml": set(),
     "types": set(),
     "splitmix": set(),
     "hub": {"errors", "files"},
@@ -27,7 +28,7 @@ ROOMS: dict[str, set[str]] = {
     "measures": set(),
     "probes": {"measures"},
     "algorithm": {"errors", "fields", "registry", "splitmix", "types"},
-    "models.formats": {"errors", "files"},
+    "models.formats": {"errors", "files", "plain_yaml"},
     "models": {"errors", "models.formats", "registry"},
     "models.checkpoints": {"errors", "models", "models.formats"},
     "models.open": {"errors", "hub", "models", "models.checkpoints"},
@@ -35,7 +36,9 @@ ROOMS: dict[str, set[str]] = {
         "errors", "fields", "models", "models.checkpoints", "models.formats", "models.open", "registry", "splitmix",
         "types",
     },
-    "config": {"algorithm", "arguments", "engines", "errors", "fields", "hub", "models", "models.open", "types"},
+    "config": {
+        "algorithm", "arguments", "engines", "errors", "fields", "hub", "models", "models.open", "plain_yaml", "types",
+    },
     "planner": {"algorithm", "config", "engines", "errors", "fields", "hub", "models", "models.open"},
     # floor 3: what touches processes, devices and runs
     "data": {"config", "errors", "files", "hub", "types"},
@@ -68,7 +71,9 @@ ROOMS: dict[str, set[str]] = {
     "reproduction": {
         "config", "data", "errors", "evaluation", "files", "measures", "platform", "records", "trainer",
     },
-    "reproduction.report": {"errors", "evaluation", "files", "measures", "records", "reproduction", "trainer"},
+    "reproduction.report": {
+        "errors", "evaluation", "files", "measures", "plain_yaml", "records", "reproduction", "trainer",
+    },
     # families that are trained on this machine
     "toy_worlds": {
         "config", "data", "errors", "evaluation", "measures", "models.open", "rewards", "types",

@@ -5,15 +5,13 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Mapping
+from functools import cache
 from pathlib import Path
 from typing import Any
 
-import yaml
-from omegaconf import OmegaConf
-
 from s2l_nemo.algorithm.schedule import SCHEDULES
 from s2l_nemo.config.keys import all_keys, mapping_of
-from s2l_nemo.config.load import check_plain
+from s2l_nemo.config.load import read_plain, resolved_yaml, with_defaults
 from s2l_nemo.config.schema import Config
 from s2l_nemo.errors import UserError
 
@@ -90,16 +88,20 @@ def _t_mix(values: Values) -> int:
 
 def _values(config_yaml: str) -> Values:
     """Every key of the schema with the file's value, or with its default if the file has none, and all other keys."""
-    defaults = OmegaConf.to_yaml(OmegaConf.structured(Config))
-    if config_yaml.strip():
-        check_plain(Path("config.yaml of the run"), config_yaml.encode(errors="surrogateescape"))
-    values = _flatten(yaml.safe_load(defaults)) | _flatten(yaml.safe_load(config_yaml) or {})
+    given = read_plain(Path("config.yaml of the run"), config_yaml.encode(errors="surrogateescape"))
+    values = _default_values() | _flatten(given)
     for name, kinds in _READ.items():
         if type(values[name]) not in kinds:
             raise UserError(
                 f"config.yaml of the run says {name}={values[name]!r:.80}: restore it, or choose another run.dir"
             )
     return values
+
+
+@cache
+def _default_values() -> Values:
+    """As YAML gives them back, which has texts for enums."""
+    return _flatten(read_plain(Path("defaults"), resolved_yaml(with_defaults(Config, {})).encode()))
 
 
 def _flatten(config: Mapping[str, Any], prefix: str = "") -> Values:

@@ -73,7 +73,6 @@ def _checked(records: Iterator[tuple[int, Record | str]]) -> Iterator[tuple[int,
 def _parquet_records(
     path: Path, keys: Collection[str] | None, others: Collection[str]
 ) -> Iterator[tuple[int, Record | BadRow]]:
-    import pyarrow as pa
     import pyarrow.parquet as pq
 
     try:
@@ -86,13 +85,13 @@ def _parquet_records(
                 for record in _batch_records(batch):
                     row += 1
                     yield row, BadRow(row, record) if isinstance(record, str) else record
-    except pa.ArrowException as error:
-        raise UserError(
-            f"cannot read prompts from {path}: no parquet file, or a damaged one ({_line(error)})"
-        ) from error
     except OSError as error:
         reason = error.strerror or _line(error)
         raise UserError(f"cannot read prompts from {path}: {reason}; correct the path") from error
+    except Exception as error:  # a damaged file may fail anywhere in pyarrow, in many ways
+        raise UserError(
+            f"cannot read prompts from {path}: no parquet file, or a damaged one ({_line(error)})"
+        ) from error
 
 
 def _columns(keys: Collection[str], names: Collection[str]) -> set[str]:

@@ -203,8 +203,10 @@ def _kept(asked: str, hub: Hub, name: HubName, commit: str) -> dict[str, int | N
     listing, folder = storage / "listings" / f"{commit}.json", storage / "snapshots" / commit
     if listing.is_file():
         try:
-            files: dict[str, int | None] = dict(json.loads(listing.read_text(encoding="utf-8")))
-        except (ValueError, TypeError):
+            files: dict[str, int | None] = json.loads(listing.read_text(encoding="utf-8"))
+            if not isinstance(files, dict):
+                raise TypeError("no object")
+        except (ValueError, TypeError, RecursionError):
             raise UserError(f"{asked}: {listing} is damaged: remove it") from None
     elif hub.is_offline and folder.is_dir() and not list(storage.glob("blobs/*.incomplete")):
         files = {path.relative_to(folder).as_posix(): None for path in folder.rglob("*") if path.is_file()}

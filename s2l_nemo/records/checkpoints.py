@@ -191,7 +191,9 @@ def _checksums(folder: Path, names: Sequence[str]) -> dict[str, int]:
                 checksum = zlib.crc32(memoryview(piece)[:size], checksum)
         return checksum
 
-    with ThreadPoolExecutor(8) as pool:
+    if not names:
+        return {}
+    with ThreadPoolExecutor(min(8, len(names))) as pool:
         return dict(zip(names, pool.map(of, names), strict=True))
 
 

@@ -11,13 +11,11 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import cast
 
-from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from typing_extensions import assert_never
 
-from s2l_nemo.config.load import check_plain
+from s2l_nemo.config.load import read_plain, with_defaults
 from s2l_nemo.config.resume import check_resume
 from s2l_nemo.config.schema import Config, Resume
 from s2l_nemo.errors import UserError
@@ -109,9 +107,7 @@ def read_config(key: str, path: str | Path) -> Config:
     """The configuration of a run. Raises UserError, which names `key`, if it is not there, or not of this version."""
     file = RunDir(Path(path)).config
     try:
-        content = file.read_bytes()
-        check_plain(file, content)
-        return cast(Config, OmegaConf.merge(OmegaConf.structured(Config), OmegaConf.create(content.decode())))
+        return with_defaults(Config, read_plain(file, file.read_bytes()))
     except (OSError, ValueError, OmegaConfBaseException) as error:
         reason = (str(error).splitlines() or [type(error).__name__])[0]
         raise UserError(f"{key}={path}: cannot read {file}: {reason}") from None

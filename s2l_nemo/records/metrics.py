@@ -44,6 +44,7 @@ REQUIRED_KEYS = (
     "throughput/train_tokens_per_s",
 )
 Value = float | int | None
+_LARGEST = 1e100  # that is read: more is no figure of a run, and sums and squares of it overflow
 log = logging.getLogger(__name__)
 
 
@@ -137,7 +138,7 @@ def read_metrics(path: Path) -> list[dict[str, Any]]:
 
 
 def _is_value(value: object) -> bool:
-    return value is None or (type(value) in (int, float) and abs(value) < math.inf)  # type: ignore[arg-type]
+    return value is None or (type(value) in (int, float) and abs(value) < _LARGEST)  # type: ignore[arg-type]
 
 
 def _finite_or_none(step: int, key: str, value: Value) -> Value:

@@ -40,6 +40,7 @@ ROW = np.dtype(
 Rows = npt.NDArray[np.void]
 Rewards = npt.NDArray[np.float32]
 _ARRAYS = ("rows.npy", "rewards.npy")
+_BLOCK = 2**20  # rows that are checked at a time
 OnShard = Callable[[int, int], None]  # shards done, shards in all
 
 
@@ -63,13 +64,13 @@ def open_index(
     """
     shards = shard_paths(folder)
     path = home / _key(shards, facts)
-    index = _read(path)
+    index = _read(path, facts)
     if index is not None:
         return index
     try:
         home.mkdir(parents=True, exist_ok=True)
         with locked(home / "lock", wait=True):
-            index = _read(path)  # another process may have made it
+            index = _read(path, facts)  # another process may have made it
             if index is None:
                 _make(path, shards, facts, prompt_ids(), on_shard)
     except OSError as error:
@@ -77,7 +78,7 @@ def open_index(
             f"cannot write the index {home}: {error.strerror}; make the folder writable, free some space, or give the "
             "index another folder"
         ) from error
-    index = index or _read(path)
+    index = index or _read(path, facts)
     assert index is not None
     return index
 
@@ -99,21 +100,54 @@ def _hash_file(path: Path) -> str:
     return digest.hexdigest()
 
 
-def _read(path: Path) -> Index | None:
-    """None if there is no index, or one that is damaged."""
+def _read(path: Path, facts: StoreFacts) -> Index | None:
+    """None if there is no index, or one that is damaged: it may come with a store from elsewhere."""
     try:
         head = json.loads((path / "index.json").read_bytes())
         size = head["data_bytes"]
         if {name: _hash_file(path / name) for name in _ARRAYS} != head["sha256"]:
             return None
         data = (path / "data.bin").open("rb", buffering=0)
-    except (FileNotFoundError, NotADirectoryError, ValueError, KeyError, TypeError):
+    except (FileNotFoundError, NotADirectoryError, ValueError, KeyError, TypeError, RecursionError):
         return None
-    if os.fstat(data.fileno()).st_size != size:
+    arrays = _arrays(path)
+    if os.fstat(data.fileno()).st_size != size or arrays is None or not _fit(arrays[0], size, facts.has_logprobs):
         data.close()
         return None
-    rows_R, rewards_R = (np.load(path / name, mmap_mode="r", allow_pickle=False) for name in _ARRAYS)
-    return Index(rows_R, rewards_R, data)
+    return Index(*arrays, data)
+
+
+def _arrays(path: Path) -> tuple[Rows, Rewards] | None:
+    """Both arrays, mapped; None if they are none of ours."""
+    try:
+        rows_R, rewards_R = (
+            np.lib.format.open_memmap(path / name, mode="r")  # type: ignore[no-untyped-call]
+            for name in _ARRAYS
+        )
+    except OSError:
+        raise
+    except Exception:  # the head of an array is read with Python's own parser, which fails in many ways
+        return None
+    is_ours = rows_R.dtype == ROW and rewards_R.dtype == np.float32 and rows_R.ndim == 1
+    return (rows_R, rewards_R) if is_ours and rows_R.shape == rewards_R.shape else None
+
+
+def _fit(rows_R: Rows, size: int, has_logprobs: bool) -> bool:
+    """Whether rows ascend, with samples from 0, and lie within data of `size` bytes. Looks at some at a time."""
+    if any(rows_R[:1]["sample"] != 0) or any(rows_R[:1]["prompt_id"] < 0):
+        return False
+    for first in range(0, len(rows_R), _BLOCK):
+        part_R = rows_R[first : first + _BLOCK]
+        bytes_R = (8 if has_logprobs else 4) * part_R["length"].astype(np.int64)
+        inside_R = (part_R["offset"] >= 0) & (bytes_R >= 0) & (part_R["offset"] <= size - bytes_R)
+        after_R = rows_R[first + 1 : first + _BLOCK + 1]
+        before_R = part_R[: len(after_R)]
+        same_R = after_R["prompt_id"] == before_R["prompt_id"]
+        ordered_R = same_R | (after_R["prompt_id"] > before_R["prompt_id"])
+        counted_R = after_R["sample"] == np.where(same_R, before_R["sample"].astype(np.int64) + 1, 0)
+        if not (inside_R & (part_R["offset"] % 4 == 0)).all() or not (ordered_R & counted_R).all():
+            return False
+    return True
 
 
 def _make(

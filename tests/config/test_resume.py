@@ -56,6 +56,21 @@ def test_r09_another_value_is_refused(change: str, message: str) -> None:
     assert text.endswith(" to continue it, or choose another run.dir")
 
 
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        (f"run: {{seed: 0x{'f' * 5000}}}", ":1: an integer of more than 64 bits"),
+        (f"zzz: [0x{'f' * 5000}]", ":1: an integer of more than 64 bits"),
+        ("algorithm: {kl_coef: 2020-99-99}", "was started with algorithm.kl_coef=2020-99-99"),
+        ("a: !!bool x", ": not valid YAML: KeyError"),
+        ("a: !!timestamp x", ": not valid YAML: AttributeError"),
+        ("a: &a [x]\nb: *a", ":2: *a refers to an anchor: write it out"),
+    ],
+)
+def test_a_value_of_the_file_that_cannot_be_read_or_shown(text: str, message: str) -> None:
+    assert message in refusal(text, config())
+
+
 def test_the_first_difference_in_the_order_of_the_schema_is_named() -> None:
     assert "run.seed=1, now 2" in refusal(config(), config("algorithm.group_size=8", "run.seed=2"))
 

@@ -188,6 +188,14 @@ def test_bad_text_in_parquet_is_found_in_its_row(tmp_path: Path) -> None:
     assert [bad.line for bad in rows.skipped] == [2, 4]
 
 
+def test_a_parquet_column_whose_name_is_no_text(tmp_path: Path) -> None:
+    path = tmp_path / "p.parquet"
+    pq.write_table(pa.table({"prompt": ["a"], "answer": ["1"]}), path, store_schema=False)
+    path.write_bytes(path.read_bytes().replace(b"answer", b"\xff" * 6))
+    with pytest.raises(UserError, match=r"p\.parquet: no parquet file, or a damaged one"):
+        read(path)
+
+
 def test_files_that_cannot_be_read_at_all(tmp_path: Path) -> None:
     path = tmp_path / "p.parquet"
     pq.write_table(dapo_like(3000), path)

@@ -58,13 +58,12 @@ PARSERS = {
     "tarfile.open", "gzip.open", "zipfile.ZipFile", "np.load", "numpy.load", "torch.load", "OmegaConf.load",
     "csv.reader",
     "pickle.loads", "numpy.frombuffer", "np.frombuffer", "torch.frombuffer", "read_json_object", "read_yaml_mapping",
-    "AutoTokenizer.from_pretrained", "check_plain", "unpickle", "read_records",
+    "AutoTokenizer.from_pretrained", "load_plain", "read_plain", "unpickle", "read_records",
 }  # fmt: skip
 OTHERS = {
     "files": "what others call to read JSON",
     "models.formats.torch_pickle": "it writes",
     "models.checkpoints.to_hugging_face": "config.json that models.hf_config has read",
-    "config.load": "the user's own configuration: tests/config/test_config_load.py",
     "trainer.ranks": "arrays of other ranks of this run",
     "actor.export": "final.nemo of this run, to which it adds files",
     "engines.served.process": "the first line of a server that this process has started",

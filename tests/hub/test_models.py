@@ -254,7 +254,7 @@ def test_what_is_no_size(hub: StandIn, size: str) -> None:
 def test_a_damaged_listing_is_named(hub: StandIn) -> None:
     hub.add(f"models/{NAME}", ONE)
     (listing,) = (take().parents[1] / "listings").iterdir()
-    for damaged in ("{", "[1]", '"ab"', "3"):
+    for damaged in ("{", "[1]", '"ab"', "3", "[[1, 2]]", "[" * 100_000):
         listing.write_text(damaged)
         assert f"{listing} is damaged: remove it" in refusal()
     listing.write_text('{"../x.json": 2}')

@@ -17,6 +17,7 @@ from s2l_nemo.models.checkpoints.open import open_checkpoint
 from s2l_nemo.models.checkpoints.to_nemo import Format
 from s2l_nemo.models.families import FAMILIES, EngineForm, Family
 from s2l_nemo.models.formats.dtypes import FLOAT32
+from s2l_nemo.models.formats.yaml_config import read_yaml_mapping
 from s2l_nemo.models.hf_config import config_of_shape, shape_from_config_json
 from s2l_nemo.models.names import LLAMA, Rule, Table
 from s2l_nemo.models.nemo_config import architecture, check_same_figures, shape_from_nemo
@@ -193,6 +194,16 @@ def test_figures_that_are_divided_by_or_overflow(change: dict[str, Any], message
     config = architecture(small_shape(family="llama", hidden=4)) | change
     with pytest.raises(UserError, match=message):
         shape_from_nemo(PATH, with_nemo_defaults(PATH, config), 2)
+
+
+BOMB = "a0: &a0 [x]\n" + "".join(f"a{n}: &a{n} [{', '.join([f'*a{n - 1}'] * 10)}]\n" for n in range(1, 9))
+
+
+@pytest.mark.parametrize("text", [f"{BOMB}activation: *a8\n", f"activation: 0x{'f' * 5000}\n"])
+def test_a_value_that_cannot_be_shown(text: str) -> None:
+    """Of a few bytes a hundred million names, or a number that Python does not print."""
+    with pytest.raises(UserError, match=r"refers to an anchor|an integer of more than 64 bits"):
+        read_yaml_mapping(text.encode(), "model_config.yaml")
 
 
 def test_a_base_whose_logarithm_is_zero() -> None:

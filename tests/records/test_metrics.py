@@ -94,6 +94,13 @@ def test_a_bad_line_in_the_middle_is_named(run_dir: RunDir) -> None:
         read_metrics(run_dir.metrics)
 
 
+@pytest.mark.parametrize("value", ["1e101", "1" + "0" * 400, "-1e400", "NaN", "true"])
+def test_a_value_with_which_nothing_can_be_computed_is_named(run_dir: RunDir, value: str) -> None:
+    run_dir.metrics.write_text(f'{{"step": 1, "loss": {value}}}\n')
+    with pytest.raises(UserError, match="line 1 has no step, or a value that is no number; remove that line"):
+        read_metrics(run_dir.metrics)
+
+
 def test_wandb_missing_names_the_fix(run_dir: RunDir, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "wandb", None)  # makes the import fail
     with pytest.raises(UserError, match="pip install wandb"):

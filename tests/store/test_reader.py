@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import hashlib
+import io
+import json
 import os
 import shutil
+from collections.abc import Callable
 from dataclasses import replace
 from multiprocessing import get_context
 from pathlib import Path
@@ -211,6 +215,56 @@ def test_a_damaged_index_is_made_again(tmp_path: Path, name: str, damage: str) -
         content = path.read_bytes()
         path.write_bytes(content[:-1] if damage == "cut" else b"{}" + content)
     assert tokens_of(Store.open(folder).draw(5, [1], source=Source.EXPLORER)) == [[5, STOP]]
+
+
+def npy(header: str) -> bytes:
+    """A file of numpy's format 1.0 with this head and no items."""
+    padded = header + " " * (-(len(header) + 11) % 64) + "\n"
+    return b"\x93NUMPY\x01\x00" + len(padded).to_bytes(2, "little") + padded.encode()
+
+
+def changed(field: str, value: int) -> Callable[[Any], bytes]:
+    def change(rows_R: Any) -> bytes:
+        file, copy_R = io.BytesIO(), rows_R.copy()
+        copy_R[field][1] = value
+        np.save(file, copy_R)
+        return file.getvalue()
+
+    return change
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda _: b"no array",
+        lambda _: npy("{'descr': '|O', 'fortran_order': False, 'shape': (2,)}"),
+        lambda _: npy("{'descr': '<f4', 'fortran_order': False, 'shape': (9999999999999,)}"),
+        lambda _: npy("[" * 3000),
+        changed("length", 2**31 - 1),
+        changed("length", -1),
+        changed("offset", 2**62),
+        changed("offset", -4),
+        changed("offset", 1),
+        changed("sample", 5),
+        changed("prompt_id", -1),
+        changed("prompt_id", 2**62),
+    ],
+)
+def test_an_index_of_a_stranger_with_right_checksums_is_made_again(
+    tmp_path: Path, change: Callable[[Any], bytes]
+) -> None:
+    folder = write_store(tmp_path / "store")
+    Store.open(folder).close()
+    [path] = (folder / "index").glob("*/rows.npy")
+    path.write_bytes(content := change(np.load(path)))
+    head = json.loads((path.parent / "index.json").read_text())
+    head["sha256"]["rows.npy"] = hashlib.sha256(content).hexdigest()
+    (path.parent / "index.json").write_text(json.dumps(head))
+    made: list[int] = []
+    store = Store.open(folder, on_shard=lambda done, total: made.append(done))
+    assert made
+    assert tokens_of(store.draw(5, [1], source=Source.EXPLORER)) == [[5, STOP]]
+    store.close()
 
 
 @pytest.mark.parametrize("first", [0, 8 << 30, 9 << 30])

@@ -134,6 +134,8 @@ def test_an_import_of_one_response_a_line(model: Path, tmp_path: Path) -> None:
         ({"prompt": "0 + 1?", "responses": ["8"], "scores": []}, "one score, a number, for each of the 1 responses"),
         ({"prompt": "0 + 1?", "responses": ["8"]}, "one score"),
         ({"prompt": "0 + 1?", "responses": ["8"], "scores": ["1"]}, "one score"),
+        ({"prompt": "0 + 1?", "responses": ["8"], "scores": [10**400]}, "one score"),
+        ({"prompt": "0 + 1?", "responses": [[2**31]], "scores": [1]}, "'responses' must be a list of texts"),
         ({"prompt": "0 + 1?", "responses": [], "scores": []}, "'responses' must be a list of texts"),
         ({"prompt": "0 + 1?", "responses": [3], "scores": [1]}, "'responses' must be a list of texts"),
         ({"prompt": "0 + 1?", "answers": ["8"]}, "neither 'responses' nor 'response', there are ['answers', 'prompt']"),

@@ -125,10 +125,10 @@ def _checked(layout: Layout) -> list[dict[str, Any]]:
             raise ValueError(f"a tensor has no name, or a type that is none of {', '.join(_DTYPES)}")
         shape, offset, itemsize = place.get("shape"), place.get("offset"), _DTYPES[place["dtype"]].itemsize
         if not isinstance(shape, list) or not all(map(_is_size, [*shape, offset])) or offset % itemsize:
-            raise ValueError(f"{place['name']:.80} has shape {shape!r:.80} at {offset!r:.80}")
+            raise ValueError(f"{place['name']!r:.80} has shape {shape!r:.80} at {offset!r:.80}")
         if offset + math.prod(shape) * itemsize > layout["size"] or math.prod(size or 1 for size in shape) >= 2**60:
             raise ValueError(
-                f"{place['name']:.80} of shape {shape!r:.80} at {offset} ends behind byte {layout['size']}"
+                f"{place['name']!r:.80} of shape {shape!r:.80} at {offset} ends behind byte {layout['size']}"
             )
     return places
 

@@ -14,12 +14,11 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import yaml
-
 from s2l_nemo.errors import UserError
 from s2l_nemo.evaluation.results import BenchmarkResult, read_result
 from s2l_nemo.evaluation.steps import is_curve, read_curve
 from s2l_nemo.files import read_json_object
+from s2l_nemo.plain_yaml import NotPlain, load_plain
 from s2l_nemo.records.directory import RunDir
 from s2l_nemo.records.metrics import read_metrics
 from s2l_nemo.trainer.validation import read_validation
@@ -236,10 +235,9 @@ def read_yaml(path: Path) -> dict[str, Any]:
     if not path.is_file():
         return {}
     try:
-        content = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise UserError(f"{path} is damaged ({str(error).splitlines()[0]}): restore it or take the run away") from None
-    return content if isinstance(content, dict) else {}
+        return load_plain(path.read_bytes()) or {}
+    except NotPlain as error:
+        raise UserError(f"{path} is damaged ({error}): restore it or take the run away") from None
 
 
 def read_object(path: Path) -> dict[str, Any]:

@@ -7,7 +7,6 @@ none: only importance rules that do not read them may train on it.
 
 from __future__ import annotations
 
-import math
 import shutil
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
@@ -33,6 +32,7 @@ from s2l_nemo.types import Prompt, SamplingParams
 
 ENGINE = "imported"  # in the place of the kind of engine
 SHARD_ROLLOUTS = 4096
+_LARGEST = 3.4e38  # score that a store, which has float32, can hold
 
 
 @dataclass
@@ -135,12 +135,15 @@ def _row(record: dict[str, Any]) -> tuple[str, list[str | list[int]], list[float
 
 
 def _is_response(value: object) -> bool:
-    is_ids = isinstance(value, list) and all(isinstance(one, int) and not isinstance(one, bool) for one in value)
-    return isinstance(value, str) or is_ids
+    return isinstance(value, str) or (isinstance(value, list) and all(map(_is_token_id, value)))
+
+
+def _is_token_id(value: object) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and 0 <= value < 2**31
 
 
 def _is_score(value: object) -> bool:
-    return isinstance(value, int | float) and math.isfinite(value)
+    return isinstance(value, int | float) and abs(value) < _LARGEST
 
 
 def tokenise(found: dict[int, Imported], tokenizer: Any, params: SamplingParams) -> Iterator[Rollout]:

@@ -43,6 +43,7 @@ from tests.fuzz.reader import Harness, Reader
 from tests.models.formats.torch_dist import Box, write_by_torch
 from tests.models.shapes import small_shape
 
+GENERATION = "generation_config.json"
 FAMILIES = ("qwen3", "qwen2", "llama", "internlm2")
 SHAPES = [
     *(small_shape(family=family) for family in FAMILIES),
@@ -222,12 +223,13 @@ def tokenizer_file(name: str) -> Callable[[Path], Harness]:
 
     def prepare(folder: Path) -> Harness:
         character_tokenizer(alphabet="ab|?~ >").save_pretrained(folder)
-        (folder / "generation_config.json").write_text('{"eos_token_id": [1, 2], "temperature": 0.6}')
+        (folder / GENERATION).write_text('{"eos_token_id": [1, 2], "temperature": 0.6}')
         (folder / "config.json").write_text("{}")
 
+        whole = load_tokenizer(folder)
+
         def read(_: bytes) -> None:
-            tokenizer = load_tokenizer(folder)
-            stop_token_ids(folder, tokenizer)
+            stop_token_ids(folder, whole if name == GENERATION else load_tokenizer(folder))  # which does not read it
 
         return Harness([(folder / name).read_bytes()], read, folder / name, json_damage, may_write=True)
 
@@ -285,7 +287,7 @@ READERS = (
     Reader("adapter-config", ("models.checkpoints.places",), adapter),
     Reader("tokenizer-json", ("models.tokenizer",), tokenizer_file("tokenizer.json"), 25),
     Reader("tokenizer-config", ("models.tokenizer",), tokenizer_file("tokenizer_config.json"), 25),
-    Reader("generation-config", ("models.tokenizer",), tokenizer_file("generation_config.json"), 25),
+    Reader("generation-config", ("models.tokenizer",), tokenizer_file(GENERATION)),
     Reader("chat-template", ("data.chat",), chat_template),
     Reader("sentencepiece", ("models.sentencepiece",), sentencepiece),
 )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import re
 from collections import Counter
@@ -15,6 +16,7 @@ from rich.console import Console
 
 from s2l_nemo.config.asking import Mode
 from s2l_nemo.config.schema import Config, Resume
+from s2l_nemo.errors import UserError
 from s2l_nemo.evaluation.answers import stated_answer
 from s2l_nemo.evaluation.compare import differences, label
 from s2l_nemo.evaluation.folder import find_folder
@@ -29,6 +31,7 @@ from s2l_nemo.records.dump import rollout_table, write_rollouts
 from s2l_nemo.records.metrics import read_metrics
 from s2l_nemo.records.transcript import facts, read_groups, title, to_console
 from s2l_nemo.store.facts import read_facts
+from s2l_nemo.store.index import _read
 from s2l_nemo.store.prompts import read_prompts
 from s2l_nemo.store.reader import Store
 from s2l_nemo.store.sampling.recorded import _has_logprobs, _rollouts
@@ -44,11 +47,15 @@ def run_config(folder: Path) -> Harness:
     """config.yaml, in all that read it: tools, evaluations, and a run that goes on."""
     started = OmegaConf.to_yaml(OmegaConf.structured(Config))
 
+    reads: Sequence[Callable[[], object]] = (
+        lambda: read_config("run", folder),
+        lambda: models_of_run(folder, ["all"]),
+        lambda: prompts_asked(folder),
+        lambda: check_run_dir(folder, Resume.auto, started),
+    )
+
     def read(_: bytes) -> None:
-        read_config("run", folder)
-        models_of_run(folder, ["all"])
-        prompts_asked(folder)
-        check_run_dir(folder, Resume.auto, started)
+        each(reads)
 
     _checkpoint(folder, 1)
     (folder / "versions.json").write_text('{"packages": {"s2l_nemo": "0.1.0"}}')
@@ -75,6 +82,18 @@ def run_versions(folder: Path) -> Harness:
         commits()
 
     return Harness([seed], read, folder / "versions.json", json_damage)
+
+
+def each(reads: Sequence[Callable[[], object]]) -> None:
+    """Makes every reading, so that one that refuses a file does not hide it from the next. Raises the first refusal."""
+    refusals = []
+    for read in reads:
+        try:
+            read()
+        except UserError as error:
+            refusals.append(error)
+    if refusals:
+        raise refusals[0]
 
 
 def _checkpoint(folder: Path, step: int) -> Path:
@@ -227,15 +246,26 @@ def store_shard(folder: Path) -> Harness:
 
 
 def store_index(name: str) -> Callable[[Path], Harness]:
-    """A file of the cache beside a store: a damaged one is made anew."""
+    """A file of the cache beside a store, with the checksums that it would have: it may come with the store.
+
+    A damaged one would be made anew from the shards, which tests/store/test_index.py does: here it is only refused.
+    """
 
     def prepare(folder: Path) -> Harness:
-        store = write_store(folder / "store")
+        store, facts = write_store(folder / "store"), facts_of()
         Store.open(store).close()
         (index,) = (path for path in (store / "index").iterdir() if path.is_dir())
+        head = json.loads((index / "index.json").read_bytes())
 
-        def read(_: bytes) -> None:
-            opened = Store.open(store)
+        def read(content: bytes) -> None:
+            if name != "index.json":
+                sums = {**head["sha256"], name: hashlib.sha256(content).hexdigest()}
+                (index / "index.json").write_text(json.dumps({**head, "sha256": sums}))
+            found = _read(index, facts)
+            if found is None:
+                raise UserError("it would be made anew")
+            opened = Store(store, facts, found)
+            opened.draw_all(*zip(*all_rollouts(opened), strict=True), sample_ids=range(opened.rollouts), source=0)
             opened.close()
 
         mutate = json_damage if name.endswith(".json") else damage
@@ -244,8 +274,17 @@ def store_index(name: str) -> Callable[[Path], Harness]:
     return prepare
 
 
+def all_rollouts(store: Store) -> list[tuple[int, int]]:
+    """Every prompt id with every position of it."""
+    return [(prompt, position) for prompt, count in store.counts.items() for position in range(count)]
+
+
 READERS = (
-    Reader("run-config", ("records.directory", "config.resume", "evaluation.steps"), run_config),
+    Reader(
+        "run-config",
+        ("plain_yaml", "config.load", "config.resume", "records.directory", "evaluation.steps"),
+        run_config,
+    ),
     Reader("run-versions", ("records.directory", "records.versions"), run_versions),
     Reader("checkpoint-marker", ("records.checkpoints",), checkpoint_marker),
     Reader("run-summary", ("records.directory",), run_summary),
@@ -260,4 +299,5 @@ READERS = (
     Reader("store-shard", ("store.shards",), store_shard),
     Reader("store-index-json", ("store.index",), store_index("index.json")),
     Reader("store-index-rows", ("store.index",), store_index("rows.npy")),
+    Reader("store-index-rewards", ("store.index",), store_index("rewards.npy")),
 )
