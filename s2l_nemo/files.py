@@ -48,11 +48,26 @@ def write_json_atomic(path: Path, obj: object) -> None:
     write_text_atomic(path, json.dumps(obj, indent=2, allow_nan=False) + "\n")
 
 
+def parse_json(path: Path) -> Any:
+    """The JSON in a file. Raises ValueError if it is none or has an integer of more than 64 bits, or OSError."""
+    try:
+        return json.loads(path.read_bytes(), parse_int=_integer)
+    except RecursionError:
+        raise ValueError("nested too deep") from None
+
+
+def _integer(text: str) -> int:
+    value = int(text)
+    if abs(value) >= 2**64:  # no record has one, and it overflows where it meets a float
+        raise ValueError("an integer of more than 64 bits")
+    return value
+
+
 def read_json_object(path: Path, remedy: str) -> dict[str, Any]:
     """The JSON object in a file. Raises UserError, which ends with `remedy`, if it holds anything else."""
     try:
-        value = json.loads(path.read_bytes())
-    except (OSError, ValueError, RecursionError) as error:
+        value = parse_json(path)
+    except (OSError, ValueError) as error:
         raise UserError(f"{path} cannot be read as JSON ({error}): {remedy}") from None
     if not isinstance(value, dict):
         raise UserError(f"{path} is no JSON object: {remedy}")

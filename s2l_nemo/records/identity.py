@@ -6,7 +6,6 @@ refused, or allowed by `run.allow_changed` and kept with the step after which it
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
@@ -15,7 +14,7 @@ from typing import Any
 
 from s2l_nemo.config.schema import Part
 from s2l_nemo.errors import UserError
-from s2l_nemo.files import write_json_atomic
+from s2l_nemo.files import parse_json, write_json_atomic
 from s2l_nemo.records.checkpoints import CHECKPOINTS, latest_checkpoint
 
 IDENTITY = "identity.json"
@@ -169,11 +168,11 @@ def _read(run_dir: Path) -> dict[str, Any] | None:
     if not file.is_file():
         return None
     try:
-        content: dict[str, Any] = json.loads(file.read_text(encoding="utf-8"))
+        content: dict[str, Any] = parse_json(file)
         for one in content["identity"].values():
             dict(one["facts"])
         for one in content["changed"]:
             Part(one["part"].partition("/")[0])
-    except (ValueError, TypeError, KeyError, AttributeError, RecursionError):
+    except (ValueError, TypeError, KeyError, AttributeError):
         raise UserError(f"{file} is damaged: restore it, or remove it to go on without a comparison") from None
     return content

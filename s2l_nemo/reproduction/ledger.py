@@ -6,7 +6,6 @@ one takes the job up again; the commands continue what they find. Only `done` is
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from enum import Enum
@@ -14,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from s2l_nemo.errors import UserError
-from s2l_nemo.files import read_json_object, write_json_atomic
+from s2l_nemo.files import parse_json, read_json_object, write_json_atomic
 from s2l_nemo.records.directory import RunDir
 from s2l_nemo.reproduction.plan import Job, JobKind
 
@@ -90,13 +89,13 @@ def read_plan(root: Path) -> dict[str, dict[str, Any]]:
     if not file.exists():
         return {}
     try:
-        content = json.loads(file.read_text(encoding="utf-8"))
+        content = parse_json(file)
         jobs = {str(one["name"]): dict(one) for one in content["jobs"]}
         for one in jobs.values():
             Status(one["status"])
             float(one["seconds"])
         return jobs
-    except (ValueError, OverflowError, KeyError, TypeError, RecursionError) as error:
+    except (ValueError, KeyError, TypeError) as error:
         raise UserError(
             f"{file} is no plan of recipes/reproduce.py ({error!r}): move it away; a finished run ends at once if "
             "it is started again"

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from s2l_nemo.errors import UserError
-from s2l_nemo.files import write_json_atomic
+from s2l_nemo.files import parse_json, write_json_atomic
 from s2l_nemo.types import Prompt, SamplingParams
 
 FORMAT = 1  # must change if the columns of a shard change, or what they mean
@@ -93,12 +93,12 @@ def read_facts(folder: Path) -> StoreFacts:
     """The facts in `folder`. Raises UserError if it is no store, or one of another format."""
     path = folder / NAME
     try:
-        content = json.loads(path.read_bytes())
+        content = parse_json(path)
     except FileNotFoundError:
         raise UserError(
             f"{folder} is no store of rollouts: it has no {NAME}; recipes/sample_explorer.py makes one"
         ) from None
-    except (OSError, ValueError, RecursionError) as error:
+    except (OSError, ValueError) as error:
         raise UserError(f"{path} cannot be read ({type(error).__name__}): restore it, or sample anew") from None
     return facts_of_json(content, path)
 

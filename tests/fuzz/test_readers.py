@@ -53,7 +53,7 @@ def test_the_corpus_is_of_readers_that_exist() -> None:
 
 # Functions whose first argument is what a stranger has written. A module that calls one has a reader, or a reason.
 PARSERS = {
-    "json.loads", "json.load", "yaml.load", "yaml.safe_load", "parquet.ParquetFile", "pq.ParquetFile",
+    "json.loads", "json.load", "parse_json", "yaml.load", "yaml.safe_load", "parquet.ParquetFile", "pq.ParquetFile",
     "parquet.read_table",
     "tarfile.open", "gzip.open", "zipfile.ZipFile", "np.load", "numpy.load", "torch.load", "OmegaConf.load",
     "csv.reader",

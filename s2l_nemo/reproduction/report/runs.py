@@ -6,7 +6,6 @@ in `evaluation/`. `ROOT/plan.json` may list the jobs that made them. A folder of
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -17,7 +16,7 @@ from typing import Any, NamedTuple
 from s2l_nemo.errors import UserError
 from s2l_nemo.evaluation.results import BenchmarkResult, read_result
 from s2l_nemo.evaluation.steps import is_curve, read_curve
-from s2l_nemo.files import read_json_object
+from s2l_nemo.files import parse_json, read_json_object
 from s2l_nemo.plain_yaml import NotPlain, load_plain
 from s2l_nemo.records.directory import RunDir
 from s2l_nemo.records.metrics import read_metrics
@@ -248,8 +247,8 @@ def read_object(path: Path) -> dict[str, Any]:
 def read_json(path: Path) -> Any:
     """Any JSON. Raises UserError if the file is damaged."""
     try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except (ValueError, RecursionError) as error:
+        return parse_json(path)
+    except ValueError as error:
         raise UserError(f"{path} cannot be read as JSON ({error}): {_RESTORE}") from None
 
 
