@@ -60,8 +60,10 @@ def tokenizer_json(path: Path, model: bytes, config: Mapping[str, Any]) -> str:
 
     tokenizer = _bpe(path, read_model(path, model), _added_tokens(path, config))
     bos = config.get("bos_token", "<s>")
-    bos = bos["content"] if isinstance(bos, Mapping) else bos
+    bos = bos.get("content") if isinstance(bos, Mapping) else bos
     if config.get("add_bos_token", True) and bos is not None:  # the default of InternLM2's class
+        if not isinstance(bos, str) or tokenizer.token_to_id(bos) is None:
+            raise UserError(f"{path} has no token {bos!r:.80}, with which texts would begin: fetch the model again")
         tokenizer.post_processor = processors.TemplateProcessing(
             single=f"{bos}:0 $A:0",
             pair=f"{bos}:0 $A:0 {bos}:1 $B:1",

@@ -133,6 +133,12 @@ def test_no_token_comes_first_if_the_configuration_says_so(model: bytes) -> None
     assert tokenizer.encode("the answer").ids == processor_of(model).encode("the answer")
 
 
+@pytest.mark.parametrize("bos", ["<absent>", {"content": "<absent>"}, {"content": 3}, 3])
+def test_a_first_token_that_is_no_piece(model: bytes, bos: Any) -> None:
+    with pytest.raises(UserError, match=r"^tokenizer\.model has no token .*, with which texts would begin"):
+        tokenizer_json(PATH, model, config_of(model) | {"bos_token": bos})
+
+
 @pytest.mark.parametrize(
     ("options", "fault"),
     [
