@@ -15,26 +15,23 @@ from rich.console import Console  # noqa: E402
 
 from s2l_nemo.config.diversity import DiversityConfig, check_diversity_config  # noqa: E402
 from s2l_nemo.config.load import load_values  # noqa: E402
-from s2l_nemo.errors import UserError  # noqa: E402
 from s2l_nemo.evaluation.diversity_table import FORMULAS, measure, render  # noqa: E402
 from s2l_nemo.evaluation.plots import plot_diversity  # noqa: E402
-from s2l_nemo.files import write_json_atomic  # noqa: E402
-from s2l_nemo.platform.failures import refusal  # noqa: E402
+from s2l_nemo.files import check_writable, write_json_atomic  # noqa: E402
+from s2l_nemo.platform.failures import command  # noqa: E402
 
 
+@command
 def main(argv: list[str]) -> int:
-    try:
-        cfg = load_values(argv, DiversityConfig, __doc__ or "")
-        check_diversity_config(cfg)
-        rows = measure(cfg)
-        output = Path(cfg.output)
-        output.mkdir(parents=True, exist_ok=True)
-        models = [row.to_json() for row in rows]
-        write_json_atomic(output / "diversity.json", {"formulas": FORMULAS, "models": models})
-        plot_diversity(rows, output / "diversity.png")
-    except (UserError, OSError) as error:
-        print(f"error: {refusal(error)}", file=sys.stderr)
-        return 2
+    cfg = load_values(argv, DiversityConfig, __doc__ or "")
+    check_diversity_config(cfg)
+    output = Path(cfg.output)
+    check_writable(output)  # now, and not when all is measured
+    rows = measure(cfg)
+    output.mkdir(parents=True, exist_ok=True)
+    models = [row.to_json() for row in rows]
+    write_json_atomic(output / "diversity.json", {"formulas": FORMULAS, "models": models})
+    plot_diversity(rows, output / "diversity.png")
     console = Console(width=None if sys.stdout.isatty() else 120, highlight=False, markup=False, emoji=False)
     console.print(render(rows), *FORMULAS, f"written: {output}/diversity.json, diversity.png", sep="\n")
     return 0

@@ -23,31 +23,27 @@ os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")  # its threads would no
 
 from s2l_nemo.config.evaluation import EvaluateConfig, check_evaluate_config  # noqa: E402
 from s2l_nemo.config.load import load_values  # noqa: E402
-from s2l_nemo.errors import UserError  # noqa: E402
-from s2l_nemo.platform.failures import refusal  # noqa: E402
+from s2l_nemo.platform.failures import command  # noqa: E402
 from s2l_nemo.platform.launch import leave_on_signals  # noqa: E402
 
 
+@command
 def main(argv: list[str]) -> int:
     leave_on_signals("interrupted: the same command continues the evaluation")
-    try:
-        cfg = load_values(argv, EvaluateConfig, __doc__ or "", ROOT / "conf" / "evaluate")
-        check_evaluate_config(cfg)
-        if cfg.evaluate.rescore is not None:
-            from s2l_nemo.evaluation.rescore import rescore
+    cfg = load_values(argv, EvaluateConfig, __doc__ or "", ROOT / "conf" / "evaluate")
+    check_evaluate_config(cfg)
+    if cfg.evaluate.rescore is not None:
+        from s2l_nemo.evaluation.rescore import rescore
 
-            rescore(cfg)
-        elif cfg.steps:
-            from s2l_nemo.evaluation.run_steps import evaluate_steps
+        rescore(cfg)
+    elif cfg.steps:
+        from s2l_nemo.evaluation.run_steps import evaluate_steps
 
-            evaluate_steps(cfg)
-        else:
-            from s2l_nemo.evaluation.run import evaluate
+        evaluate_steps(cfg)
+    else:
+        from s2l_nemo.evaluation.run import evaluate
 
-            evaluate(cfg)
-    except (UserError, OSError) as error:
-        print(f"error: {refusal(error)}", file=sys.stderr)
-        return 2
+        evaluate(cfg)
     return 0
 
 

@@ -18,22 +18,20 @@ os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")  # its threads would no
 
 from s2l_nemo.config.load import load_values  # noqa: E402
 from s2l_nemo.config.probe import ProbeConfig, check_probe_config  # noqa: E402
-from s2l_nemo.errors import UserError  # noqa: E402
-from s2l_nemo.platform.failures import refusal  # noqa: E402
+from s2l_nemo.files import check_writable  # noqa: E402
+from s2l_nemo.platform.failures import command  # noqa: E402
 from s2l_nemo.platform.launch import leave_on_signals  # noqa: E402
 
 
+@command
 def main(argv: list[str]) -> int:
     leave_on_signals("interrupted: nothing is written before the end")
-    try:
-        cfg = load_values(argv, ProbeConfig, __doc__ or "")
-        check_probe_config(cfg)
-        from s2l_nemo.probes.measuring.run import probe  # late: its libraries take seconds
+    cfg = load_values(argv, ProbeConfig, __doc__ or "")
+    check_probe_config(cfg)
+    check_writable(Path(cfg.output))  # now, and not when all is measured
+    from s2l_nemo.probes.measuring.run import probe  # late: its libraries take seconds
 
-        probe(cfg)
-    except (UserError, OSError) as error:
-        print(f"error: {refusal(error)}", file=sys.stderr)
-        return 2
+    probe(cfg)
     return 0
 
 

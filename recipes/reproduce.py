@@ -22,8 +22,7 @@ from s2l_nemo.config.checks import check_config  # noqa: E402
 from s2l_nemo.config.load import load_config, load_values  # noqa: E402
 from s2l_nemo.config.reproduction import ReproduceConfig, Scale, check_reproduce_config, root_of  # noqa: E402
 from s2l_nemo.config.schema import Config  # noqa: E402
-from s2l_nemo.errors import UserError  # noqa: E402
-from s2l_nemo.platform.failures import refusal  # noqa: E402
+from s2l_nemo.platform.failures import command  # noqa: E402
 from s2l_nemo.reproduction.experiments import CONFIG_NAMES  # noqa: E402
 from s2l_nemo.reproduction.ledger import Ledger  # noqa: E402
 from s2l_nemo.reproduction.plan import PROBLEMS, make_plan  # noqa: E402
@@ -32,24 +31,21 @@ from s2l_nemo.reproduction.slurm import submit, write_scripts  # noqa: E402
 from s2l_nemo.reproduction.table import JobTable, render  # noqa: E402
 
 
+@command
 def main(argv: list[str]) -> int:
     out = Console(width=None if sys.stdout.isatty() else 160, highlight=False, markup=False, emoji=False)
-    try:
-        cfg = load_values(argv, ReproduceConfig, __doc__ or "")
-        check_reproduce_config(cfg)
-        ledger = Ledger(root_of(cfg), make_plan(cfg, checked))
-        if cfg.dry_run:
-            return show(ledger, out)
-        if cfg.slurm:
-            return to_slurm(cfg, ledger, out)
-        code = 0 if cfg.judge_only else run(cfg, ledger, out)
-        if code > 1:
-            out.print(f"interrupted: the same command continues; {ledger.root}/plan.json says how far it is")
-            return code
-        return code + judge(cfg, out)
-    except (UserError, OSError) as error:
-        print(f"error: {refusal(error)}", file=sys.stderr)
-        return 2
+    cfg = load_values(argv, ReproduceConfig, __doc__ or "")
+    check_reproduce_config(cfg)
+    ledger = Ledger(root_of(cfg), make_plan(cfg, checked))
+    if cfg.dry_run:
+        return show(ledger, out)
+    if cfg.slurm:
+        return to_slurm(cfg, ledger, out)
+    code = 0 if cfg.judge_only else run(cfg, ledger, out)
+    if code > 1:
+        out.print(f"interrupted: the same command continues; {ledger.root}/plan.json says how far it is")
+        return code
+    return code + judge(cfg, out)
 
 
 def checked(arguments: list[str]) -> Config:

@@ -22,22 +22,18 @@ os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")  # its threads would no
 
 from s2l_nemo.config.load import load_values  # noqa: E402
 from s2l_nemo.config.store import SampleConfig, check_sample_config  # noqa: E402
-from s2l_nemo.errors import UserError  # noqa: E402
-from s2l_nemo.platform.failures import refusal  # noqa: E402
+from s2l_nemo.platform.failures import command  # noqa: E402
 from s2l_nemo.platform.launch import leave_on_signals  # noqa: E402
 
 
+@command
 def main(argv: list[str]) -> int:
     leave_on_signals("interrupted: the same command continues the store")
-    try:
-        cfg = load_values(argv, SampleConfig, __doc__ or "", ROOT / "conf" / "store")
-        check_sample_config(cfg)
-        from s2l_nemo.store.sampling.run import sample  # late: its libraries take seconds
+    cfg = load_values(argv, SampleConfig, __doc__ or "", ROOT / "conf" / "store")
+    check_sample_config(cfg)
+    from s2l_nemo.store.sampling.run import sample  # late: its libraries take seconds
 
-        sample(cfg)
-    except (UserError, OSError) as error:
-        print(f"error: {refusal(error)}", file=sys.stderr)
-        return 2
+    sample(cfg)
     return 0
 
 

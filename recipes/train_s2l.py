@@ -20,37 +20,27 @@ os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 from s2l_nemo.config.checks import check_config, check_model_files  # noqa: E402
 from s2l_nemo.config.load import load_config  # noqa: E402
-from s2l_nemo.errors import UserError  # noqa: E402
 from s2l_nemo.planner.plan import render_plan  # noqa: E402
-from s2l_nemo.platform.failures import USER_ERROR, about_files  # noqa: E402
+from s2l_nemo.platform.failures import command  # noqa: E402
 from s2l_nemo.platform.launch import leave_on_signals  # noqa: E402
 from s2l_nemo.records.directory import pin_commits  # noqa: E402
 from s2l_nemo.trainer.early import check_early  # noqa: E402
 
 
+@command
 def main(argv: list[str]) -> int:
     leave_on_signals()
-    try:
-        cfg = load_config(argv, ROOT / "conf")
-        check_config(cfg)
-        pin_commits(cfg.run.dir)
-        if cfg.run.dry_run:
-            print(render_plan(cfg))
-            return 0
-        models = check_model_files(cfg)
-        early = check_early(cfg, models)
-        from s2l_nemo.trainer.start import start  # imports torch
+    cfg = load_config(argv, ROOT / "conf")
+    check_config(cfg)
+    pin_commits(cfg.run.dir)
+    if cfg.run.dry_run:
+        print(render_plan(cfg))
+        return 0
+    models = check_model_files(cfg)
+    early = check_early(cfg, models)
+    from s2l_nemo.trainer.start import start  # imports torch
 
-        return start(cfg, models, early)
-    except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return USER_ERROR
-    except OSError as error:
-        line = about_files(error)
-        if line is None:
-            raise
-        print(f"error: {line}", file=sys.stderr)
-        return USER_ERROR
+    return start(cfg, models, early)
 
 
 if __name__ == "__main__":

@@ -1,6 +1,34 @@
-"""The error that a user sees. Apart from `types` so that reading a config does not import torch."""
+"""The errors that a user sees. Apart from `types` so that reading a config does not import torch."""
+
+from __future__ import annotations
+
+import errno
+import os
 
 LONGEST = 2000  # characters of a message; a list of names may be long, a value of a damaged file may be anything
+
+# What a person can mend about a file or the machine, and how.
+REMEDIES = {
+    errno.ENOSPC: "free space or inodes there, or choose another place",
+    errno.EDQUOT: "free some of your quota, or choose another place",
+    errno.EFBIG: "raise the limit of file sizes (ulimit -f), or choose another file system",
+    errno.EROFS: "choose a place that can be written",
+    errno.EACCES: "give yourself the right to it, or choose another place",
+    errno.EPERM: "give yourself the right to it, or choose another place",
+    errno.EIO: "check the disk or the network, and try again",
+    errno.ESTALE: "mount the network file system again",
+    errno.EMFILE: "raise the limit of open files (ulimit -n)",
+    errno.ENFILE: "close files of other programs",
+    errno.ENOMEM: "free some memory",
+    errno.ENAMETOOLONG: "choose a shorter name",
+    errno.ENOENT: "correct the path, or see whether someone has moved or removed it",
+    errno.ENOTDIR: "correct the path, or see whether someone has put a file in place of a folder",
+    errno.EISDIR: "give a file, or move the folder away",
+    errno.EEXIST: "choose another name, or move away what is there",
+    errno.ENOTEMPTY: "choose another name, or move away what is there",
+    errno.ELOOP: "correct the symbolic links, which lead in a circle",
+}
+OTHERWISE = "check the path and try again"  # about a file, with a number that is not in the table
 
 
 class UserError(ValueError):
@@ -22,3 +50,23 @@ def one_line(message: str) -> str:
     if len(text) > LONGEST:
         text = f"{text[: LONGEST * 3 // 4]} ... {text[-LONGEST // 4 :]}"
     return text
+
+
+def system_refusal(error: OSError) -> str | None:
+    """One line of what the system has refused, where, and what to do; None for what is not about a file.
+
+    An error that names no file, with a number that the table does not know, is of a socket or a process, or a bug of
+    ours: a person has nothing to mend, and its traceback is what we need.
+    """
+    if error.errno is None or isinstance(error, ConnectionError):
+        return None
+    where = " -> ".join(os.fsdecode(one) for one in (error.filename, error.filename2) if _is_path(one))
+    remedy = REMEDIES.get(error.errno, OTHERWISE if where else None)
+    if remedy is None:
+        return None
+    return one_line(f"{where}: {error.strerror}: {remedy}" if where else f"{error.strerror}: {remedy}")
+
+
+def _is_path(name: object) -> bool:
+    """Whether an OSError's `filename` is one: it may be the number of a descriptor, too."""
+    return isinstance(name, str | bytes | os.PathLike)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import shutil
@@ -26,12 +27,19 @@ def sync(path: Path) -> None:
 
 @contextmanager
 def replacing(path: Path) -> Iterator[Path]:
-    """Yields a temporary path in the same folder. On success the file there takes the place of `path`."""
+    """Yields a temporary path in the same folder. On success the file there takes the place of `path`.
+
+    An OSError about the temporary file names `path`, which is what a person has given.
+    """
     temporary = path.with_name(f"{TEMPORARY}{path.name}.{os.getpid()}")
     try:
         yield temporary
         sync(temporary)
         os.replace(temporary, path)
+    except OSError as error:
+        if str(error.filename) == str(temporary):
+            error.filename, error.filename2 = str(path), None  # the latter: of a rename that failed
+        raise
     finally:
         temporary.unlink(missing_ok=True)
     sync(path.parent)
@@ -72,6 +80,20 @@ def read_json_object(path: Path, remedy: str) -> dict[str, Any]:
     if not isinstance(value, dict):
         raise UserError(f"{path} is no JSON object: {remedy}")
     return value
+
+
+def check_writable(path: Path) -> None:
+    """Raises OSError if a folder, or the one in which it would be made, cannot be written. Changes nothing."""
+    existing = path.absolute()
+    while not os.path.lexists(existing):
+        existing = existing.parent
+    if not existing.is_dir():
+        number = errno.ENOENT if existing.is_symlink() else errno.ENOTDIR  # a link that leads nowhere
+    elif not os.access(existing, os.W_OK | os.X_OK):
+        number = errno.EROFS if os.statvfs(existing).f_flag & os.ST_RDONLY else errno.EACCES
+    else:
+        return
+    raise OSError(number, os.strerror(number), str(existing))
 
 
 def check_free_space(path: str | Path, needed_bytes: int) -> None:

@@ -114,7 +114,7 @@ def test_a_file_that_cannot_be_read_is_one_line(
 
     monkeypatch.setattr("s2l_nemo.trainer.setup.load_prompts", unreadable)
     assert refusal(*SMALL, *family, f"run.dir={tmp_path / 'run'}") == (
-        "error: /data/train.jsonl: Permission denied: allow it or choose another folder"
+        "error: /data/train.jsonl: Permission denied: give yourself the right to it, or choose another place"
     )
 
 

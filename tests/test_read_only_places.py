@@ -5,6 +5,7 @@ Tests may run as root, to whom all is allowed: the processes here give up root's
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 import subprocess
@@ -48,6 +49,7 @@ def closed(tmp_path: Path) -> Iterator[Path]:
 def rows(tmp_path: Path) -> str:
     file = tmp_path / "rows.jsonl"
     file.write_text('{"prompt": "1+1=", "answer": "2"}\n{"prompt": "1+2=", "answer": "3"}\n', encoding="utf-8")
+    (tmp_path / "bench.jsonl").write_text('{"question": "1+1=", "answer": "2"}\n', encoding="utf-8")
     return str(file)
 
 
@@ -62,18 +64,84 @@ COMMANDS = {
     "prepare": ["tools/prepare_data.py", "--source", "{rows}", "--output", "{out}.jsonl"],
     "sample": ["recipes/sample_explorer.py", "model={model}", "data.path={rows}", "output={out}"],
     "tiny_family": ["tools/make_tiny_family.py", "--output", "{out}"],
-}
+    "to_hf": ["tools/convert_nemo_to_hf.py", "--input", "{model}", "--output", "{out}"],
+    "evaluate": [
+        "recipes/evaluate.py", "model={model}", "evaluate.data={folder}", "benchmarks=[bench]", "k=1",
+        "evaluate.dir={out}",
+    ],
+    "probe": ["recipes/probe.py", "model={model}", "output={out}"],
+    "diversity": ["recipes/diversity.py", "runs=[{folder},{model}]", "output={out}"],
+    "reproduce": ["recipes/reproduce.py", "experiments=[grpo]", "dir={out}"],
+}  # fmt: skip
+BOTH = ["train", "to_nemo", "prepare", "sample", "tiny_family"]
 
 
-@pytest.mark.parametrize("below", ["new", "a/b"])
-@pytest.mark.parametrize("command", COMMANDS)
+@pytest.mark.parametrize(("command", "below"), [*((one, "new") for one in COMMANDS), *((one, "a/b") for one in BOTH)])
 def test_a_place_that_cannot_be_written_is_one_line(
     closed: Path, rows: str, model: str, command: str, below: str
 ) -> None:
-    done = run(*(one.format(model=model, rows=rows, out=closed / below) for one in COMMANDS[command]))
+    folder = Path(rows).parent
+    done = run(*(one.format(model=model, rows=rows, folder=folder, out=closed / below) for one in COMMANDS[command]))
     assert done.returncode == 2, done.stderr
     (line,) = done.stderr.splitlines()
     assert line.startswith("error: ")
     assert str(closed) in line
     assert "unknown" not in line  # the mistake is the place
     assert not any(closed.iterdir())
+
+
+@pytest.mark.parametrize("script", ["tools/plan.py", "tools/simulate.py"])
+def test_what_writes_nothing_works_in_a_closed_folder_without_a_home(closed: Path, script: str) -> None:
+    small = [] if script == "tools/plan.py" else ["gpus=[8]", "steps=2"]
+    done = run(script, "conf=paper", *small, cwd=str(closed), without=("HOME",))
+    assert (done.returncode, done.stderr) == (0, "")
+    assert not any(closed.iterdir())
+
+
+@pytest.fixture(scope="module")
+def closed_clone(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """A clone that is not this user's: nothing in it may be written."""
+    clone = tmp_path_factory.mktemp("clone")
+    for name in ("conf", "recipes", "s2l_nemo"):
+        shutil.copytree(ROOT / name, clone / name, ignore=shutil.ignore_patterns("__pycache__"))
+    folders = [clone, *(path for path in clone.rglob("*") if path.is_dir())]
+    for folder in folders:
+        folder.chmod(0o555)
+    yield clone
+    for folder in folders:
+        folder.chmod(0o755)
+
+
+def test_a_run_from_anothers_clone_without_a_home_through_a_link(
+    closed: Path, closed_clone: Path, tmp_path: Path, model: str
+) -> None:
+    (tmp_path / "disk").mkdir()
+    (tmp_path / "link").symlink_to("disk")
+    keys = [*SMALL, f"model.path={model}", f"explorer.path={model}", f"run.dir={tmp_path / 'link' / 'run'}"]
+    script = str(closed_clone / "recipes" / "train_s2l.py")
+    done = run(script, *keys, cwd=str(closed), without=("HOME", "PYTHONPATH"))
+    assert done.returncode == 0, done.stderr
+    real = tmp_path / "disk" / "run"
+    assert (real / "final.nemo").is_file()
+    assert [json.loads(line)["step"] for line in (real / "metrics.jsonl").read_text().splitlines()] == [1]
+    assert not any(closed.iterdir())
+    assert not list(closed_clone.rglob("__pycache__"))
+
+
+@pytest.mark.usefixtures("rows")
+def test_links_in_a_circle_are_one_line(tmp_path: Path, model: str) -> None:
+    circle = tmp_path / "circle"
+    circle.symlink_to(circle)
+    for command in (
+        ["tools/convert_hf_to_nemo.py", "--input", str(circle), "--output", str(tmp_path / "out")],
+        ["tools/convert_hf_to_nemo.py", "--input", model, "--output", str(circle)],
+        ["tools/prepare_data.py", "--source", str(circle), "--output", str(tmp_path / "out.jsonl")],
+        ["recipes/evaluate.py", f"model={circle}", f"evaluate.data={tmp_path}", "benchmarks=[bench]", "k=1"],
+        ["recipes/train_s2l.py", *SMALL, f"model.path={model}", f"explorer.path={model}", f"run.dir={circle}"],
+    ):
+        done = run(*command, cwd=str(tmp_path))
+        assert done.returncode == 2, done.stderr
+        (line,) = done.stderr.splitlines()
+        assert line.startswith("error: ")
+        assert str(circle) in line
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["bench.jsonl", "circle", "rows.jsonl"]

@@ -15,11 +15,13 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # runs from a c
 
 from s2l_nemo.arguments import Parser, a_path, name_or_path
 from s2l_nemo.platform.environment import Machine, Package, Verdict, as_json, judge, look
+from s2l_nemo.platform.failures import command
 
 WIDTH = 120
 Row = tuple[str, str, str]
 
 
+@command
 def main(argv: list[str]) -> int:
     parser = Parser(__doc__)
     parser.add_argument(

@@ -23,9 +23,10 @@ from s2l_nemo.errors import UserError
 from s2l_nemo.evaluation.compare import Difference, differences, label, load_all
 from s2l_nemo.evaluation.console import console
 from s2l_nemo.evaluation.steps import is_curve, load_curves, shared_steps
-from s2l_nemo.platform.failures import refusal
+from s2l_nemo.platform.failures import command
 
 
+@command
 def main(argv: list[str]) -> int:
     parser = Parser(__doc__)
     parser.add_argument(
@@ -34,26 +35,22 @@ def main(argv: list[str]) -> int:
     parser.add_argument("--plot", type=a_path, metavar="FILE", help="draw pass@k of all of them into this .png")
     parser.add_argument("--seed", type=int, default=0, help="of the bootstrap; default 0")
     options = parser.parse_args(argv)
-    try:
-        if len(options.results) < 2:
-            raise UserError("one result: give at least two to compare")
-        if any(map(is_curve, options.results)):
-            compare_runs(options.results, options.plot, options.seed)
-            return 0
-        results = load_all(options.results)
-        compared = [differences(results[0], other, options.seed) for other in results[1:]]
-        out = console()
-        for other, found in zip(results[1:], compared, strict=True):
-            print_differences(out, label(results[0]), label(other), found)
-        out.print("95 % intervals of paired bootstrap over problems; + and -: without 0, ~: with 0", style="dim")
-        if options.plot is not None:
-            from s2l_nemo.evaluation.plots import plot_pass_at_k
+    if len(options.results) < 2:
+        raise UserError("one result: give at least two to compare")
+    if any(map(is_curve, options.results)):
+        compare_runs(options.results, options.plot, options.seed)
+        return 0
+    results = load_all(options.results)
+    compared = [differences(results[0], other, options.seed) for other in results[1:]]
+    out = console()
+    for other, found in zip(results[1:], compared, strict=True):
+        print_differences(out, label(results[0]), label(other), found)
+    out.print("95 % intervals of paired bootstrap over problems; + and -: without 0, ~: with 0", style="dim")
+    if options.plot is not None:
+        from s2l_nemo.evaluation.plots import plot_pass_at_k
 
-            plot_pass_at_k([result for one in results for result in one.values()], options.plot)
-            out.print(f"written to {options.plot}", soft_wrap=True)
-    except (UserError, OSError) as error:
-        print(f"error: {refusal(error)}", file=sys.stderr)
-        return 2
+        plot_pass_at_k([result for one in results for result in one.values()], options.plot)
+        out.print(f"written to {options.plot}", soft_wrap=True)
     return 0
 
 

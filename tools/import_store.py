@@ -17,20 +17,16 @@ os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")
 
 from s2l_nemo.config.load import load_values
 from s2l_nemo.config.store import ImportConfig, check_import_config
-from s2l_nemo.errors import UserError
-from s2l_nemo.platform.failures import refusal
+from s2l_nemo.platform.failures import command
 
 
+@command
 def main(argv: list[str]) -> int:
-    try:
-        cfg = load_values(argv, ImportConfig, __doc__ or "")
-        check_import_config(cfg)
-        from s2l_nemo.store.sampling.imported import import_store  # late: its libraries take seconds
+    cfg = load_values(argv, ImportConfig, __doc__ or "")
+    check_import_config(cfg)
+    from s2l_nemo.store.sampling.imported import import_store  # late: its libraries take seconds
 
-        import_store(cfg)
-    except (UserError, OSError) as error:
-        print(f"error: {refusal(error)}", file=sys.stderr)
-        return 2
+    import_store(cfg)
     return 0
 
 

@@ -20,12 +20,11 @@ from rich.progress import track
 from rich.table import Table
 
 from s2l_nemo.arguments import Parser, a_path
-from s2l_nemo.errors import UserError
 from s2l_nemo.evaluation.console import console
 from s2l_nemo.evaluation.scoring import curve_points
 from s2l_nemo.measures.diversity import DiversityScores, Samples, diversity
 from s2l_nemo.measures.statistics import bootstrap_mean, pass_at_k
-from s2l_nemo.platform.failures import refusal
+from s2l_nemo.platform.failures import command
 from s2l_nemo.rewards.answers import normalize_answer
 from s2l_nemo.store.facts import sampling_json
 from s2l_nemo.store.reader import Store
@@ -35,6 +34,7 @@ from s2l_nemo.types import Source
 RESAMPLES = 1000  # of the bootstrap: a store has thousands of prompts
 
 
+@command
 def main(argv: list[str]) -> int:
     parser = Parser(__doc__)
     parser.add_argument("folder", type=a_path, help="of recipes/sample_explorer.py or tools/import_store.py")
@@ -43,23 +43,17 @@ def main(argv: list[str]) -> int:
     parser.add_argument("--seed", type=int, default=0, help="which prompts those are; default 0")
     options = parser.parse_args(argv)
     out = console()
-    try:
-        store = Store.open(options.folder, index=options.index)
-        notes = [
-            read_notes(path, store.facts)
-            for path in track(
-                shard_paths(store.folder), "shards", console=out, transient=True, disable=not out.is_terminal
-            )
-        ]
-        print_counts(out, store, notes)
-        if store.samples:
-            print_pass_at_k(out, store)
-        if options.diversity_prompts > 0 and store.samples > 1:
-            print_diversity(out, store, notes, options.diversity_prompts, options.seed)
-        print_settings(out, store, sorted({one.engine for one in notes}))
-    except (UserError, OSError) as error:
-        print(f"error: {refusal(error)}", file=sys.stderr)
-        return 2
+    store = Store.open(options.folder, index=options.index)
+    notes = [
+        read_notes(path, store.facts)
+        for path in track(shard_paths(store.folder), "shards", console=out, transient=True, disable=not out.is_terminal)
+    ]
+    print_counts(out, store, notes)
+    if store.samples:
+        print_pass_at_k(out, store)
+    if options.diversity_prompts > 0 and store.samples > 1:
+        print_diversity(out, store, notes, options.diversity_prompts, options.seed)
+    print_settings(out, store, sorted({one.engine for one in notes}))
     return 0
 
 

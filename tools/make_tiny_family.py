@@ -28,10 +28,9 @@ from rich.console import Console
 from typing_extensions import assert_never
 
 from s2l_nemo.arguments import Parser, a_path
-from s2l_nemo.errors import UserError
 from s2l_nemo.evaluation.pass_curves import curve_table
 from s2l_nemo.measures.statistics import Interval
-from s2l_nemo.platform.failures import refusal
+from s2l_nemo.platform.failures import command
 from s2l_nemo.toy_worlds.coverage import CoverageRecipe
 from s2l_nemo.toy_worlds.plain import PlainRecipe
 from s2l_nemo.toy_worlds.publish import Recipe, publish
@@ -61,6 +60,7 @@ class World(str, Enum):
                 assert_never(self)
 
 
+@command
 def main(arguments: Sequence[str] | None = None) -> int:
     parser = Parser("Makes a tiny Qwen3 family, learner and explorer.")
     parser.add_argument("--world", type=World, choices=list(World), default=World.plain, metavar="{plain,coverage}")
@@ -74,9 +74,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
     started = time.monotonic()
     try:
         facts = publish(options.world.recipe(options.seed), output, options.force, console)
-    except (UserError, OSError) as error:
-        print(f"error: {refusal(error)}", file=sys.stderr)
-        return 2
     except KeyboardInterrupt:
         console.print(f"interrupted: {output} is as it was")
         return 130

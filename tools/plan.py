@@ -34,6 +34,7 @@ from s2l_nemo.planner.memory import (
     shapes_of_models,
 )
 from s2l_nemo.planner.plan import counts_of_step
+from s2l_nemo.platform.failures import command
 
 CONF = Path(__file__).resolve().parent.parent / "conf"
 OWN_KEYS = {field.name for field in fields(cost.PlanOptions)}
@@ -41,25 +42,22 @@ WIDTH = 120
 Cell = Callable[[cost.Prediction], str]
 
 
+@command
 def main(argv: list[str]) -> int:
     console = Console(width=None if sys.stdout.isatty() else WIDTH)
-    try:
-        own = [argument for argument in argv if argument.partition("=")[0] in OWN_KEYS or argument in ("-h", "--help")]
-        options = load_values(own, cost.PlanOptions, str(__doc__))
-        check_ranges(options, cost.PlanOptions)
-        cfg = load_config(["--config-name", options.conf, *(rest for rest in argv if rest not in own)], CONF)
-        check_config(cfg)
-        if cfg.rollout.replay is not None:
-            raise UserError(
-                f"rollout.replay={cfg.rollout.replay}: nothing is sampled in such a run; leave it out, or use "
-                "run.dry_run=true for its memory"
-            )
-        assumed = cost.assumed_of(options, cfg)
-        of_learner, of_explorers = figures_of_models(cfg)
-        learner, explorers = shapes_of_models(cfg)
-    except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
+    own = [argument for argument in argv if argument.partition("=")[0] in OWN_KEYS or argument in ("-h", "--help")]
+    options = load_values(own, cost.PlanOptions, str(__doc__))
+    check_ranges(options, cost.PlanOptions)
+    cfg = load_config(["--config-name", options.conf, *(rest for rest in argv if rest not in own)], CONF)
+    check_config(cfg)
+    if cfg.rollout.replay is not None:
+        raise UserError(
+            f"rollout.replay={cfg.rollout.replay}: nothing is sampled in such a run; leave it out, or use "
+            "run.dry_run=true for its memory"
+        )
+    assumed = cost.assumed_of(options, cfg)
+    of_learner, of_explorers = figures_of_models(cfg)
+    learner, explorers = shapes_of_models(cfg)
     gpus = [gpu for gpu in cost.GPUS if options.gpu in (None, cost.GpuName(gpu.name))]
     predictions = [cost.predict(cfg, learner, explorers, gpu, assumed) for gpu in gpus]
     names = [one.name for one in explorer_engines(cfg)]

@@ -16,6 +16,7 @@ from __future__ import annotations
 import argparse
 import contextlib
 import json
+import os
 import platform
 import signal
 import sys
@@ -53,6 +54,7 @@ from s2l_nemo.errors import UserError
 from s2l_nemo.files import replacing, write_json_atomic
 from s2l_nemo.hub.names import Kind, hub_name
 from s2l_nemo.hub.snapshots import open_snapshot
+from s2l_nemo.platform.failures import command
 from s2l_nemo.rewards.judge import GoldJudge
 
 OWN_INSTRUCTION = "kind"  # --instruction without a text: that of the evaluation for the kind of answer
@@ -133,7 +135,7 @@ def check_paths(options: argparse.Namespace, output: Output) -> None:
     for path in written:
         if path.exists() and not options.force:
             raise UserError(f"{path} exists: choose another --output, or replace it with --force")
-        if path.resolve() in [Path(source).resolve() for source in (options.source, *options.exclude)]:
+        if os.path.realpath(path) in [os.path.realpath(source) for source in (options.source, *options.exclude)]:
             raise UserError(f"{path} is also read: choose another --output")
     for name in ("valid", "exclude", "instruction"):
         if options.format == "benchmark" and getattr(options, name):
@@ -269,6 +271,7 @@ def print_report(report: Report, output: Output) -> None:
         print("the answers are letters: train with rewards.answer=choice")
 
 
+@command
 def run(argv: list[str]) -> int:
     """Runs the command. The exit code is 2, with one line, for a mistake of the user, and 130 or 143 for a signal."""
 
@@ -277,13 +280,7 @@ def run(argv: list[str]) -> int:
 
     for signum in (signal.SIGINT, signal.SIGTERM):
         signal.signal(signum, interrupt)
-    try:
-        return main(argv)
-    except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
-    except OSError as error:  # such as a full disk, or a folder that may not be written
-        print(f"error: {error.filename or ''}: {error.strerror}; choose another --output or free it", file=sys.stderr)
-    return 2
+    return main(argv)
 
 
 if __name__ == "__main__":

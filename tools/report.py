@@ -14,19 +14,15 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # runs from a clone without installation
 
 from s2l_nemo.arguments import Parser, a_path
-from s2l_nemo.errors import UserError
-from s2l_nemo.platform.failures import refusal
+from s2l_nemo.platform.failures import command
 from s2l_nemo.reproduction.report.page import write_report
 
 
+@command
 def main(argv: list[str]) -> int:
     parser = Parser(__doc__)
     parser.add_argument("root", type=a_path, metavar="ROOT", help="folder of EXPERIMENT/seed_N/, or that of one run")
-    try:
-        page = write_report(parser.parse_args(argv).root)
-    except (UserError, OSError) as error:
-        print(f"error: {refusal(error)}", file=sys.stderr)
-        return 2
+    page = write_report(parser.parse_args(argv).root)
     print(f"written: {page}, and its pictures and data in {page.parent}/report")
     return 0
 

@@ -26,7 +26,7 @@ from s2l_nemo.config.checks import check_ranges
 from s2l_nemo.config.load import load_values
 from s2l_nemo.errors import UserError
 from s2l_nemo.fields import COUNT, POSITIVE_COUNT, key
-from s2l_nemo.platform.failures import refusal
+from s2l_nemo.platform.failures import command
 from s2l_nemo.records.directory import RunDir
 from s2l_nemo.records.transcript import read_groups, to_console, write_html
 
@@ -41,22 +41,19 @@ class ShowOptions:
     html: str | None = key(None, "write a page instead of printing", path=True)
 
 
+@command
 def main(argv: list[str]) -> int:
     if not argv or {"-h", "--help"} & set(argv):
         print(__doc__)
         return 0 if argv else 2
-    try:
-        options = load_values(argv[1:], ShowOptions, str(__doc__))
-        check_ranges(options, ShowOptions)
-        run_dir = RunDir(Path(at_home(argv[0])))
-        groups = read_groups(rollout_file(run_dir, options.step), options.prompt)[: options.count]
-        if options.html is not None:
-            write_html(Path(options.html), groups)
-            print(f"written to {options.html}")
-            return 0
-    except (UserError, OSError) as error:
-        print(f"error: {refusal(error)}", file=sys.stderr)
-        return 2
+    options = load_values(argv[1:], ShowOptions, str(__doc__))
+    check_ranges(options, ShowOptions)
+    run_dir = RunDir(Path(at_home(argv[0])))
+    groups = read_groups(rollout_file(run_dir, options.step), options.prompt)[: options.count]
+    if options.html is not None:
+        write_html(Path(options.html), groups)
+        print(f"written to {options.html}")
+        return 0
     console = Console(width=None if sys.stdout.isatty() else WIDTH, highlight=False)
     for group in groups:
         console.print(to_console(group))

@@ -34,6 +34,7 @@ from s2l_nemo.planner.simulation.outcome import Outcome, outcome_of
 from s2l_nemo.planner.simulation.recorded import recorded_groups, recorded_lengths
 from s2l_nemo.planner.simulation.step import Played
 from s2l_nemo.planner.simulation.timeline import Phase
+from s2l_nemo.platform.failures import command
 
 CONF = Path(__file__).resolve().parent.parent / "conf"
 OWN_KEYS = {field.name for field in fields(SimulateOptions)}
@@ -55,25 +56,22 @@ MARKS = {
 }
 
 
+@command
 def main(argv: list[str]) -> int:
     console = Console(width=None if sys.stdout.isatty() else WIDTH)
-    try:
-        own = [argument for argument in argv if argument.partition("=")[0] in OWN_KEYS or argument in ("-h", "--help")]
-        options = load_values(own, SimulateOptions, str(__doc__))
-        check_ranges(options, SimulateOptions)
-        others = [argument for argument in argv if argument not in own]
-        if any(argument.startswith("trainer.num_nodes=") for argument in others):
-            raise UserError("trainer.num_nodes does nothing here: gpus= says how many nodes there are; leave it out")
-        cfg = load_config(["--config-name", options.conf, *others], CONF)
-        check_config(cfg)
-        check_given(options, cfg, {argument.partition("=")[0] for argument in own})
-        check_played(cfg)
-        question, source = asked(options, cfg)
-        sizes = {gpus: at_size(cfg, gpus) for gpus in options.gpus}
-        played = {gpus: play_all(question, its) for gpus, its in sizes.items()}
-    except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
+    own = [argument for argument in argv if argument.partition("=")[0] in OWN_KEYS or argument in ("-h", "--help")]
+    options = load_values(own, SimulateOptions, str(__doc__))
+    check_ranges(options, SimulateOptions)
+    others = [argument for argument in argv if argument not in own]
+    if any(argument.startswith("trainer.num_nodes=") for argument in others):
+        raise UserError("trainer.num_nodes does nothing here: gpus= says how many nodes there are; leave it out")
+    cfg = load_config(["--config-name", options.conf, *others], CONF)
+    check_config(cfg)
+    check_given(options, cfg, {argument.partition("=")[0] for argument in own})
+    check_played(cfg)
+    question, source = asked(options, cfg)
+    sizes = {gpus: at_size(cfg, gpus) for gpus in options.gpus}
+    played = {gpus: play_all(question, its) for gpus, its in sizes.items()}
     if options.show:
         for gpus, its in played.items():
             console.print(timeline_table(present(its), gpus, options.show), "")

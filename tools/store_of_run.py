@@ -17,20 +17,16 @@ os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")
 
 from s2l_nemo.config.load import load_values
 from s2l_nemo.config.store import RunStoreConfig, check_run_store_config
-from s2l_nemo.errors import UserError
-from s2l_nemo.platform.failures import refusal
+from s2l_nemo.platform.failures import command
 
 
+@command
 def main(argv: list[str]) -> int:
-    try:
-        cfg = load_values(argv, RunStoreConfig, __doc__ or "")
-        check_run_store_config(cfg)
-        from s2l_nemo.store.sampling.recorded import store_of_run  # late: its libraries take seconds
+    cfg = load_values(argv, RunStoreConfig, __doc__ or "")
+    check_run_store_config(cfg)
+    from s2l_nemo.store.sampling.recorded import store_of_run  # late: its libraries take seconds
 
-        store_of_run(cfg)
-    except (UserError, OSError) as error:
-        print(f"error: {refusal(error)}", file=sys.stderr)
-        return 2
+    store_of_run(cfg)
     return 0
 
 

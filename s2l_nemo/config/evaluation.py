@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import re
 from dataclasses import dataclass, field
-from pathlib import Path
 
 from s2l_nemo.config.asking import Asking, Mode
 from s2l_nemo.config.checks import check_lone_engine, check_ranges
@@ -111,4 +111,4 @@ def result_name(cfg: EvaluateConfig) -> str:
     assert path is not None  # check_evaluate_config
     if cfg.name is None and (named := hub_name(Kind.model, path)) is not None:
         return named.short
-    return Path(path).resolve().name.removesuffix(".nemo") if cfg.name is None else cfg.name
+    return os.path.basename(os.path.realpath(path)).removesuffix(".nemo") if cfg.name is None else cfg.name

@@ -2,31 +2,20 @@
 
 from __future__ import annotations
 
-import errno
 import os
+import sys
 import traceback
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import wraps
+from typing import ParamSpec
 
-from s2l_nemo.errors import UserError
+from s2l_nemo.errors import UserError, system_refusal
+
+Arguments = ParamSpec("Arguments")
 
 CRASHED = 1  # exit code: nobody knows what to do about it, but starting again may help
 USER_ERROR = 2  # exit code of a run that a mistake of the user has ended, or the disk
-# What a person can mend about a file, and how. Other numbers of OSError are of sockets and processes.
-REMEDIES = {
-    errno.ENOSPC: "free some space",
-    errno.EDQUOT: "free some space or raise the quota",
-    errno.EFBIG: "raise the limit of file sizes (ulimit -f)",
-    errno.EROFS: "choose a folder that can be written",
-    errno.EACCES: "allow it or choose another folder",
-    errno.EPERM: "allow it or choose another folder",
-    errno.EIO: "check the disk",
-    errno.ESTALE: "mount the file system again",
-    errno.EMFILE: "raise the limit of open files (ulimit -n)",
-    errno.ENAMETOOLONG: "choose a shorter name",
-    errno.ENOENT: "see whether someone has moved or removed it",
-    errno.ENOTDIR: "see whether someone has replaced it",
-}
 # How libraries say that another rank has gone: Gloo, NCCL, torch's store.
 SIGNS_OF_AFTERMATH = (
     "gloo/transport",
@@ -46,6 +35,23 @@ class Failure:
     code: int
     text: str = ""
     aftermath: bool = False
+
+
+def command(main: Callable[Arguments, int]) -> Callable[Arguments, int]:
+    """Makes a function that returns an exit code say in one line what a person can mend, and return 2 then."""
+
+    @wraps(main)
+    def run(*args: Arguments.args, **kwargs: Arguments.kwargs) -> int:
+        try:
+            return main(*args, **kwargs)
+        except Exception as error:
+            line = str(error) if isinstance(error, UserError) else about_files(error)
+            if line is None:
+                raise
+        print(f"error: {line}", file=sys.stderr)
+        return USER_ERROR
+
+    return run
 
 
 def attempt(main: Callable[[], None]) -> Failure | None:
@@ -71,20 +77,11 @@ def about_files(error: BaseException) -> str | None:
     Libraries wrap the OSError in errors of their own, and threads of a checkpoint hand over several at once.
     """
     for cause in _causes(error):
-        if isinstance(cause, OSError) and cause.errno in REMEDIES and not isinstance(cause, ConnectionError):
-            where = f"{cause.filename}: " if cause.filename else ""
-            return " ".join(f"{where}{cause.strerror}: {REMEDIES[cause.errno]}".splitlines())
+        if isinstance(cause, OSError) and (line := system_refusal(cause)) is not None:
+            return line
     if any(SIGN_OF_HALF_A_FILE in str(cause) for cause in _causes(error)):
         return "a checkpoint file could not be written to its end: free some space, or raise the quota or ulimit -f"
     return None
-
-
-def refusal(error: UserError | OSError) -> str:
-    """The line of what a person can mend. Raises the error itself if it is of another kind."""
-    line = str(error) if isinstance(error, UserError) else about_files(error)
-    if line is None:
-        raise error
-    return line
 
 
 def _causes(error: BaseException) -> Iterator[BaseException]:

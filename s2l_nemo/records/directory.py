@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import errno
 import fcntl
 import os
 import shutil
@@ -19,7 +18,7 @@ from s2l_nemo.config.load import read_plain, with_defaults
 from s2l_nemo.config.resume import check_resume
 from s2l_nemo.config.schema import Config, Resume
 from s2l_nemo.errors import UserError
-from s2l_nemo.files import TEMPORARY, read_json_object, write_json_atomic, write_text_atomic
+from s2l_nemo.files import TEMPORARY, check_writable, read_json_object, write_json_atomic, write_text_atomic
 from s2l_nemo.hub.commits import pin
 from s2l_nemo.records.checkpoints import (
     CHECKPOINTS,
@@ -159,7 +158,7 @@ def check_run_dir(path: str | Path, resume: Resume, config_yaml: str) -> None:
     run_dir = RunDir(Path(path))
     with _usable(run_dir):
         _inspect(run_dir, resume, config_yaml)
-        _check_writable(run_dir.path)
+        check_writable(run_dir.path)
 
 
 def pin_commits(path: str | Path) -> None:
@@ -205,20 +204,6 @@ def _set_damaged_aside(run_dir: RunDir, say: Callable[[str], None]) -> None:
         say(f"damaged: {reason}; the checkpoint is set aside as {set_aside(path)}")
     while (newest := latest_checkpoint(run_dir.checkpoints)) and (found := fault(newest)):
         say(f"damaged: {found}; the checkpoint is set aside as {set_aside(newest.path)}")
-
-
-def _check_writable(path: Path) -> None:
-    """Raises OSError if the folder, or the one in which it would be made, cannot be written."""
-    existing = path.absolute()
-    while not os.path.lexists(existing):
-        existing = existing.parent
-    if not existing.is_dir():
-        number = errno.ENOENT if existing.is_symlink() else errno.ENOTDIR  # a link that leads nowhere
-    elif not os.access(existing, os.W_OK | os.X_OK):
-        number = errno.EROFS if os.statvfs(existing).f_flag & os.ST_RDONLY else errno.EACCES
-    else:
-        return
-    raise OSError(number, os.strerror(number), str(existing))
 
 
 def _lock(run_dir: RunDir) -> None:

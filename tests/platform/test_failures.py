@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import ast
 import errno
 import os
 from pathlib import Path
 
 import pytest
 
-from s2l_nemo.errors import UserError
-from s2l_nemo.platform.failures import CRASHED, REMEDIES, USER_ERROR, Failure, about_files, attempt
+from s2l_nemo.errors import REMEDIES, UserError
+from s2l_nemo.platform.failures import CRASHED, USER_ERROR, Failure, about_files, attempt, command
+
+ROOT = Path(__file__).resolve().parents[2]
 
 
 def raised(error: BaseException) -> Failure | None:
@@ -42,9 +45,7 @@ def test_r06_what_is_wrong_with_a_file_is_one_line(number: int) -> None:
 def test_a_real_file_that_cannot_be_written(tmp_path: Path) -> None:
     with pytest.raises(OSError) as caught:
         (tmp_path / "no" / "such").write_text("")
-    assert about_files(caught.value) == (
-        f"{tmp_path}/no/such: No such file or directory: see whether someone has moved or removed it"
-    )
+    assert about_files(caught.value) == (f"{tmp_path}/no/such: No such file or directory: {REMEDIES[errno.ENOENT]}")
 
 
 class CheckpointException(Exception):
@@ -60,7 +61,7 @@ def test_an_error_of_a_file_that_a_library_has_wrapped() -> None:
     wrapped = RuntimeError("Worker failure")
     wrapped.__cause__ = full
     for error in (wrapped, RuntimeError("failed", full), CheckpointException({0: (wrapped, None)})):
-        assert about_files(error) == "No space left on device: free some space"
+        assert about_files(error) == f"No space left on device: {REMEDIES[errno.ENOSPC]}"
 
 
 def test_torchs_archives_keep_the_reason_to_themselves() -> None:
@@ -71,7 +72,7 @@ def test_torchs_archives_keep_the_reason_to_themselves() -> None:
     closing.__context__ = OSError(errno.ENOSPC, "No space left on device")
     wrapped = RuntimeError("Worker failure")
     wrapped.__cause__ = closing
-    assert about_files(wrapped) == "No space left on device: free some space"
+    assert about_files(wrapped) == f"No space left on device: {REMEDIES[errno.ENOSPC]}"
 
 
 def test_what_is_not_about_files_keeps_its_traceback() -> None:
@@ -96,3 +97,61 @@ def test_what_the_loss_of_another_rank_looks_like(error: BaseException, aftermat
     failure = raised(error)
     assert failure is not None
     assert failure.aftermath == aftermath
+
+
+@pytest.mark.parametrize(
+    ("error", "line"),
+    [
+        (UserError("x=1 is wrong; set it"), "x=1 is wrong; set it"),
+        (IsADirectoryError(errno.EISDIR, "Is a directory", "/out"), f"/out: Is a directory: {REMEDIES[errno.EISDIR]}"),
+        (RuntimeError("wrapped", OSError(errno.EIO, "I/O", "/x")), f"/x: I/O: {REMEDIES[errno.EIO]}"),
+    ],
+)
+def test_a_command_says_what_a_person_can_mend(error: Exception, line: str, capsys: pytest.CaptureFixture[str]) -> None:
+    @command
+    def fails() -> int:
+        raise error
+
+    assert fails() == USER_ERROR
+    assert capsys.readouterr() == ("", f"error: {line}\n")
+
+
+@pytest.mark.parametrize("error", [KeyError("a bug"), OSError(errno.ECHILD, "No child processes"), SystemExit(3)])
+def test_a_command_raises_all_else(error: BaseException) -> None:
+    @command
+    def fails() -> int:
+        raise error
+
+    with pytest.raises(type(error)) as caught:
+        fails()
+    assert caught.value is error
+
+
+def test_a_command_returns_its_own_code_and_keeps_its_name() -> None:
+    @command
+    def main(argv: list[str], *, more: int) -> int:
+        """What it does."""
+        return len(argv) + more
+
+    assert main(["a", "b"], more=1) == 3
+    assert (main.__name__, main.__doc__) == ("main", "What it does.")
+
+
+# run_command is the same for conversions, which also leave nothing behind when a signal ends them
+IN_ONE_LINE = {"command", "run_command"}
+SCRIPTS = sorted({*ROOT.glob("recipes/*.py"), *ROOT.glob("tools/*.py")} - {ROOT / "tools" / "image_check.py"})
+
+
+@pytest.mark.parametrize("path", SCRIPTS, ids=lambda path: path.stem)
+def test_every_command_for_users_is_one(path: Path) -> None:
+    """What its last line calls is `run_command`, or is marked with `command`."""
+    tree = ast.parse(path.read_text(encoding="utf-8"))
+    marked = {
+        one.name
+        for one in tree.body
+        if isinstance(one, ast.FunctionDef)
+        and any(isinstance(mark, ast.Name) and mark.id in IN_ONE_LINE for mark in one.decorator_list)
+    }
+    last = ast.unparse(tree.body[-1]).splitlines()[-1].strip()
+    called = last.removeprefix("sys.exit(").partition("(")[0]
+    assert called in marked | {"run_command"}, last

@@ -163,7 +163,8 @@ def test_no_space_is_a_users_error() -> None:
     code, _, err = run("import errno\nraise OSError(errno.ENOSPC, 'No space left on device', '/runs/x')")
     assert code == 2
     assert err.splitlines() == [
-        "error: /runs/x: No space left on device: free some space; run the same command to continue"
+        "error: /runs/x: No space left on device: free space or inodes there, or choose another place; "
+        "run the same command to continue"
     ]
 
 

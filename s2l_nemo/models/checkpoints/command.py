@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import argparse
-import errno
+import os
 import re
 import signal
 import sys
@@ -16,7 +16,7 @@ from rich.console import Console
 from rich.filesize import decimal
 from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn, TransferSpeedColumn
 
-from s2l_nemo.errors import UserError
+from s2l_nemo.errors import UserError, system_refusal
 from s2l_nemo.models.formats.dtypes import BFLOAT16, FLOAT16, FLOAT32
 from s2l_nemo.models.formats.output import Output, check_output, new_output
 
@@ -40,7 +40,10 @@ def run_command(command: Callable[[], int]) -> int:
         print(f"error: {error}", file=sys.stderr)
         return 2
     except OSError as error:
-        print(f"error: {os_error_line(error)}", file=sys.stderr)
+        line = system_refusal(error)
+        if line is None:
+            raise
+        print(f"error: {line}", file=sys.stderr)
         return 2
     except MemoryError:
         print("error: memory ran out: free some and try again", file=sys.stderr)
@@ -51,31 +54,10 @@ def run_command(command: Callable[[], int]) -> int:
         raise
 
 
-_FIXES = {
-    errno.EACCES: "give yourself the right to it, or choose another place",
-    errno.EPERM: "give yourself the right to it, or choose another place",
-    errno.EROFS: "choose a place that can be written",
-    errno.ENOSPC: "free space or inodes there, or choose another place",
-    errno.EDQUOT: "free some of your quota, or choose another place",
-    errno.EMFILE: "raise the limit of open files (ulimit -n)",
-    errno.ENFILE: "close other programs' files",
-    errno.ENAMETOOLONG: "give it a shorter name",
-    errno.EFBIG: "raise the limit of file sizes (ulimit -f), or choose another file system",
-    errno.EIO: "the disk or network failed: check it and try again",
-    errno.ESTALE: "the network file system changed: try again",
-}
-
-
-def os_error_line(error: OSError) -> str:
-    """One line of what the system refused, where, and what to do."""
-    where = f"{error.filename}: " if error.filename is not None else ""
-    fix = _FIXES.get(error.errno or 0, "check the path and try again")
-    return " ".join(f"{where}{error.strerror or error}: {fix}".splitlines())
-
-
 def check_paths(source: Path, output: Path, *, tar: bool, force: bool) -> None:
     """Raises UserError if the output may not be written, before anything is read."""
-    inside, outside = output.resolve(), source.resolve()
+    # unlike Path.resolve, which raises RuntimeError for links that lead in a circle (before Python 3.13)
+    inside, outside = (Path(os.path.realpath(path)) for path in (output, source))
     if inside == outside or outside in inside.parents or inside in outside.parents:
         raise UserError(f"--output {output} and --input {source} overlap: choose an output beside the input")
     check_output(output, tar=tar, force=force)

@@ -209,7 +209,7 @@ def new_output(
     folder is missing, and where the disk is too full.
     """
     if path.is_symlink():
-        path = path.resolve()  # what a link points to is replaced, and not the link
+        path = Path(os.path.realpath(path))  # what a link points to is replaced, and not the link
     _clear_stale(path)
     check_output(path, tar=tar, force=force)
     check_free_space(path, sum(plan.values()))

@@ -20,7 +20,7 @@ import yaml
 from safetensors.torch import load_file, save_file
 
 from s2l_nemo.errors import UserError
-from s2l_nemo.models.checkpoints.command import os_error_line, run_command
+from s2l_nemo.models.checkpoints.command import run_command
 from s2l_nemo.models.checkpoints.open import open_checkpoint
 from s2l_nemo.models.checkpoints.to_nemo import Format
 from s2l_nemo.models.formats.manifest import check_manifest
@@ -173,7 +173,7 @@ def test_c09_what_the_system_refuses_is_one_line(hf: Path, tmp_path: Path, capsy
     assert run_command(lambda: convert_hf_to_nemo.main(arguments)) == 2
     error = capsys.readouterr().err
     assert error.count("\n") == 1
-    assert "give it a shorter name" in error
+    assert "choose a shorter name" in error
     assert not os.listdir(tmp_path)
 
     def fails() -> int:
@@ -181,8 +181,6 @@ def test_c09_what_the_system_refuses_is_one_line(hf: Path, tmp_path: Path, capsy
 
     assert run_command(fails) == 2
     assert capsys.readouterr().err.count("\n") == 1
-    for code in (28, 122, 24, 30, 5, 116, 99):
-        assert "\n" not in os_error_line(OSError(code, os.strerror(code), "place"))
 
 
 def test_c10_force_onto_a_link_replaces_what_it_points_to(hf: Path, tmp_path: Path) -> None:
