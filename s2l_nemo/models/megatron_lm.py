@@ -1,6 +1,7 @@
 """What Megatron-LM's own loader reads beside the weights of a checkpoint, and what it has to be told.
 
-Source: `megatron/training/checkpointing.py` and `arguments.py` of NVIDIA/Megatron-LM, tags core_v0.11.0 to core_v0.19.0.
+Source: `megatron/training/checkpointing.py` and `arguments.py` of NVIDIA/Megatron-LM, tags core_v0.11.0 to
+core_v0.19.0.
 """
 
 from __future__ import annotations
@@ -64,8 +65,8 @@ _LLAMA3 = (1.0, 4.0, 8192)  # slow, fast and original positions: constants of it
 def load_arguments(shape: ModelShape, dtype: Dtype) -> list[str]:
     """Arguments that Megatron-LM needs beside `--load`.
 
-    `--use-checkpoint-args` reads sizes from the checkpoint, but none of the others. Without them its loader says nothing
-    and goes on with another model: it leaves the norms of heads out, or divides by another epsilon.
+    `--use-checkpoint-args` reads sizes from the checkpoint, but none of the others. Without them its loader says
+    nothing and goes on with another model: it leaves the norms of heads out, or adds another epsilon.
     """
     arguments = ["--use-checkpoint-args", "--norm-epsilon", repr(shape.rms_norm_eps)]
     if shape.qk_norm:

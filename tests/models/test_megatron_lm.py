@@ -1,4 +1,4 @@
-"""What Megatron-LM's own loader reads beside the weights. `tests/releases/test_megatron_lm.py` runs the loader itself."""
+"""What Megatron-LM's own loader reads beside the weights. tests/releases/test_megatron_lm.py runs the loader itself."""
 
 from __future__ import annotations
 

@@ -1,10 +1,10 @@
 """Run by tests beside a clone of Megatron-LM: its own `pretrain_gpt.py` model, loader and writer, on gloo ranks.
 
-    PYTHONPATH=CLONE:REPOSITORY python -m tests.releases.megatron_lm RANKS TOKENS OUTPUT ARGUMENTS...
+    PYTHONPATH=CLONE:REPOSITORY python -m tests.releases.megatron_lm TOKENS OUTPUT ARGUMENTS...
 
-ARGUMENTS are Megatron-LM's. TOKENS is a safetensors file with `tokens` [B, T]. OUTPUT is an empty folder. There come
-`root/`, which Megatron-LM's `save_checkpoint` has written, and `computed.safetensors`: `inv_freq` of its rotary
-positions and, without pipeline parallelism, `logprobs` [B, T - 1].
+One process for each rank, with the variables that torchrun sets. ARGUMENTS are Megatron-LM's. TOKENS is a safetensors
+file with `tokens` [B, T]. OUTPUT is a folder. There come `root/`, written by Megatron-LM's `save_checkpoint`, and
+`computed.safetensors`: `inv_freq` of its rotary positions and, without pipeline parallelism, `logprobs` [B, T - 1].
 
 Megatron-LM runs without CUDA by `s2l_nemo.platform.cpu` and the replacements of `hide_cuda`. Its own code is unchanged.
 """
@@ -12,8 +12,6 @@ Megatron-LM runs without CUDA by `s2l_nemo.platform.cpu` and the replacements of
 from __future__ import annotations
 
 import functools
-import os
-import socket
 import sys
 import typing
 from importlib import import_module
@@ -24,7 +22,6 @@ from typing import Any, cast
 import torch
 import typing_extensions
 from safetensors.torch import load_file, save_file
-from torch.multiprocessing.spawn import spawn
 
 from s2l_nemo.platform import cpu
 from tests.releases.release import give_torch_its_arguments, logprobs_of
@@ -57,12 +54,12 @@ def initialize() -> None:
         checkpointing.is_te_min_version = lambda *_, **__: False  # 0.12 asks for the version, installed or not
 
 
-def work(rank: int, ranks: int, port: int, tokens: Path, output: Path, arguments: list[str]) -> None:
-    os.environ |= {"RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": str(ranks)}
-    os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "CUDA_DEVICE_MAX_CONNECTIONS": "1"}
-    sys.argv = ["pretrain_gpt.py", *arguments, "--save", str(output / "root")]
+def main() -> None:
+    tokens, output = map(Path, sys.argv[1:3])
+    sys.argv[1:] = [*sys.argv[3:], "--save", str(output / "root"), "--save-interval", "1"]
     hide_cuda()
     initialize()
+    print(Path(import_module("megatron.core").__file__ or "").parent)
     give_torch_its_arguments()
     from megatron.core.enums import ModelType
     from megatron.training.checkpointing import save_checkpoint
@@ -81,22 +78,11 @@ def work(rank: int, ranks: int, port: int, tokens: Path, output: Path, arguments
     if get_args().pipeline_model_parallel_size == 1:
         model[0].eval()
         computed["logprobs"] = logprobs_of(model[0], load_file(tokens)["tokens"])
-    if rank == 0:
+    if get_args().rank == 0:
         save_file({name: tensor.contiguous() for name, tensor in computed.items()}, output / "computed.safetensors")
     save_checkpoint(1, model, optimizer, scheduler, 0)
     torch.distributed.barrier()
     torch.distributed.destroy_process_group()
-
-
-def main() -> None:
-    ranks, tokens, output, *arguments = sys.argv[1:]
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    import megatron.core
-
-    print(megatron.core.__version__, megatron.core.__file__)
-    spawn(work, (int(ranks), port, Path(tokens), Path(output), arguments), nprocs=int(ranks))
 
 
 if __name__ == "__main__":

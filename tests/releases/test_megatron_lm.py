@@ -6,6 +6,7 @@ MEGATRON_LM names a clone at any tag from core_v0.11.0 on (`make test-megatron-l
 from __future__ import annotations
 
 import os
+import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -31,10 +32,13 @@ pytestmark = pytest.mark.skipif(
 )
 
 # Without Transformer Engine and Apex, and without fused kernels.
-HERE = """--transformer-impl local --use-cpu-initialization --distributed-backend gloo --no-masked-softmax-fusion
---no-bias-swiglu-fusion --no-bias-dropout-fusion --no-rope-fusion --no-gradient-accumulation-fusion
---no-persist-layer-norm --tokenizer-type NullTokenizer --vocab-size 99 --micro-batch-size 1 --lr 1e-6 --train-iters 1
---lr-decay-style constant --no-save-optim --no-save-rng""".split()
+HERE = [
+    *("--transformer-impl", "local", "--use-cpu-initialization", "--distributed-backend", "gloo"),
+    *(f"--no-{name}-fusion" for name in ("masked-softmax", "bias-swiglu", "bias-dropout", "rope")),
+    *("--no-gradient-accumulation-fusion", "--no-persist-layer-norm", "--no-save-optim", "--no-save-rng"),
+    *("--tokenizer-type", "NullTokenizer", "--vocab-size", "99"),
+    *("--micro-batch-size", "1", "--lr", "1e-6", "--train-iters", "1", "--lr-decay-style", "constant"),
+]
 STRETCHED = LLAMA3 | {"original_max_position_embeddings": 8192}  # Megatron-LM knows no other
 
 
@@ -76,21 +80,33 @@ def expected(folder: Path, tokens_BT: torch.Tensor) -> dict[str, torch.Tensor]:
 
 
 def run_loader(root: Path, tokens: Path, output: Path, ranks: int, arguments: list[str]) -> str:
-    """Standard output of the run. It fails with standard error."""
+    """Standard output of the first rank. It fails with standard error of the first rank that failed."""
     output.mkdir()
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = str(free.getsockname()[1])
     paths = [str(CLONE), str(ROOT), *filter(None, [os.environ.get("PYTHONPATH")])]
-    command = [sys.executable, "-W", "ignore", "-m", "tests.releases.megatron_lm", str(ranks), tokens, output]
-    done = subprocess.run(
-        [*command, "--load", root, *arguments, *HERE],
-        cwd=ROOT,
-        env=os.environ | {"PYTHONPATH": ":".join(paths), "OMP_NUM_THREADS": "1"},
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert done.returncode == 0, done.stderr
-    assert f"{CLONE}/megatron/core" in done.stdout  # not the one of the environment
-    return done.stdout
+    shared = {"PYTHONPATH": ":".join(paths), "OMP_NUM_THREADS": "1", "CUDA_DEVICE_MAX_CONNECTIONS": "1"}
+    shared |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port, "WORLD_SIZE": str(ranks)}
+    command = [sys.executable, "-W", "ignore", "-m", "tests.releases.megatron_lm", tokens, output, "--load", root]
+    logs = [output / f"rank{rank}.log" for rank in range(ranks)]
+    processes = []
+    for rank, log in enumerate(logs):
+        with log.open("w") as file:
+            environment = os.environ | shared | {"RANK": str(rank), "LOCAL_RANK": str(rank)}
+            process = subprocess.Popen(
+                [*command, *arguments, *HERE], cwd=ROOT, env=environment, stdout=file, stderr=subprocess.STDOUT
+            )
+            processes.append(process)
+    try:
+        codes = [process.wait(timeout=600) for process in processes]
+    finally:
+        for process in processes:
+            process.kill()
+    said = [log.read_text() for log in logs]
+    assert codes == [0] * ranks, "\n".join(text[-3000:] for text in said)
+    assert f"{CLONE}/megatron/core" in said[0]  # not the one of the environment
+    return said[0]
 
 
 @pytest.mark.parametrize(
