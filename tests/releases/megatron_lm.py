@@ -17,6 +17,7 @@ import typing
 from importlib import import_module
 from importlib.util import find_spec
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any, cast
 
 import torch
@@ -35,7 +36,7 @@ def hide_cuda() -> None:
     cuda.device_count = lambda: 1  # with 0 it makes no groups of ranks
     cuda.stream = lambda stream: stream
     cuda.get_device_capability = lambda *_: (9, 0)
-    cuda.get_device_properties = lambda *_: None
+    cuda.get_device_properties = lambda *_: SimpleNamespace(major=9, minor=0)
 
 
 def initialize() -> None:

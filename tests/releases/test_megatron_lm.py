@@ -88,14 +88,18 @@ def run_loader(root: Path, tokens: Path, output: Path, ranks: int, arguments: li
     paths = [str(CLONE), str(ROOT), *filter(None, [os.environ.get("PYTHONPATH")])]
     shared = {"PYTHONPATH": ":".join(paths), "OMP_NUM_THREADS": "1", "CUDA_DEVICE_MAX_CONNECTIONS": "1"}
     shared |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port, "WORLD_SIZE": str(ranks)}
-    command = [sys.executable, "-W", "ignore", "-m", "tests.releases.megatron_lm", tokens, output, "--load", root]
+    command = [sys.executable, "-W", "ignore", "-m", "tests.releases.megatron_lm", str(tokens), str(output)]
     logs = [output / f"rank{rank}.log" for rank in range(ranks)]
     processes = []
     for rank, log in enumerate(logs):
         with log.open("w") as file:
             environment = os.environ | shared | {"RANK": str(rank), "LOCAL_RANK": str(rank)}
             process = subprocess.Popen(
-                [*command, *arguments, *HERE], cwd=ROOT, env=environment, stdout=file, stderr=subprocess.STDOUT
+                [*command, "--load", str(root), *arguments, *HERE],
+                cwd=ROOT,
+                env=environment,
+                stdout=file,
+                stderr=subprocess.STDOUT,
             )
             processes.append(process)
     try:
