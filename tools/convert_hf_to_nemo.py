@@ -47,7 +47,9 @@ def main(argv: list[str]) -> int:
         arguments = ["--load", str(options.output), *load_arguments(source.shape, source.dtype)]
         print(f"Megatron-LM loads it with {shlex.join(arguments)}")
         if not knows_positions(source.shape):
-            print("Megatron-LM up to 0.18 has no arguments for its rope_scaling and goes on with others", file=sys.stderr)
+            print(
+                "Megatron-LM up to 0.18 has no arguments for its rope_scaling and goes on with others", file=sys.stderr
+            )
     return 0
 
 
