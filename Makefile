@@ -26,8 +26,8 @@ LOCKED := $(if $(filter no,$(HASHES)),-r requirements.lock,--require-hashes -r r
 # Tests start hundreds of processes; without cached bytecode each would compile the package anew.
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: demo reproduce test test-fast test-312 test-vllm test-megatron fuzz commands image-check mutants lint format \
-  typecheck bench setup lock hashes clean
+.PHONY: demo reproduce test test-fast test-312 test-vllm test-megatron test-megatron-lm fuzz commands image-check mutants \
+  lint format typecheck bench setup lock hashes clean
 
 demo: setup  ## a tiny family, then S2L-PO at DP 2 on this machine, then plots
 	$(BIN)/python tools/make_tiny_family.py
@@ -55,6 +55,10 @@ test-vllm: setup .venv-vllm/.installed  ## engines of the real vLLM, on this mac
 
 test-megatron: setup $(foreach it,$(MEGATRON),.megatron/$(it)/.installed)  ## checkpoints of each release of megatron-core
 	MEGATRON_RELEASES=$(abspath .megatron) $(BIN)/python -m pytest tests/releases
+
+test-megatron-lm: setup .megatron-lm/.installed  ## Megatron-LM's own loader: MEGATRON_LM=CLONE
+	@test -n "$(MEGATRON_LM)" || { echo "test-megatron-lm: MEGATRON_LM=/path/to/a/clone of NVIDIA/Megatron-LM needed"; exit 1; }
+	MEGATRON_LM="$(MEGATRON_LM)" PYTHONPATH=$(abspath .megatron-lm) $(BIN)/python -m pytest tests/releases/test_megatron_lm.py
 
 fuzz: $(FAST)/.installed  ## damaged inputs for every reader of outside files: INPUTS= of each, SEED=; goes on if cut off
 	$(FAST)/bin/python -m tests.fuzz --inputs $(INPUTS) --seed $(SEED) --json runs/fuzz-$(SEED)-$(INPUTS).json --keep
@@ -110,6 +114,11 @@ $(STAMP): requirements.lock requirements.hashes pyproject.toml
 # Beside torch of .venv; none of its other needs is installed.
 .megatron/%/.installed: $(STAMP)
 	$(PIP) install --no-deps --target $(@D) megatron-core==$*
+	@touch $@
+
+# What Megatron-LM imports from 0.16 on.
+.megatron-lm/.installed: $(STAMP)
+	$(PIP) install --target $(@D) pydantic triton
 	@touch $@
 
 .venv-vllm/.installed:

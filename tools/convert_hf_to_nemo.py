@@ -7,6 +7,7 @@ It takes Qwen3, Qwen2, Llama and InternLM2 models (docs/conversion.md), builds n
 
 from __future__ import annotations
 
+import shlex
 import sys
 from pathlib import Path
 
@@ -18,6 +19,7 @@ from s2l_nemo.models.checkpoints.command import DTYPES, check_paths, run_command
 from s2l_nemo.models.checkpoints.open import open_checkpoint
 from s2l_nemo.models.checkpoints.to_nemo import Format, NemoExport
 from s2l_nemo.models.files import left_out
+from s2l_nemo.models.megatron_lm import knows_positions, load_arguments
 
 
 def main(argv: list[str]) -> int:
@@ -41,6 +43,13 @@ def main(argv: list[str]) -> int:
     if absent:
         print(f"left out, as no part of the model: {', '.join(absent)}", file=sys.stderr)
     write_output(options.output, plan.files, plan.write, tar=form.tar, force=options.force)
+    if form is Format.MEGATRON:
+        arguments = ["--load", str(options.output), *load_arguments(source.shape, source.dtype)]
+        print(f"Megatron-LM loads it with {shlex.join(arguments)}")
+        if not knows_positions(source.shape):
+            print(
+                "Megatron-LM up to 0.18 has no arguments for its rope_scaling and goes on with others", file=sys.stderr
+            )
     return 0
 
 

@@ -13,16 +13,14 @@ from s2l_nemo.models.checkpoints.checkpoint import Checkpoint
 from s2l_nemo.models.checkpoints.nemo import CONVERSION
 from s2l_nemo.models.checkpoints.places import CONFIG, RELEASE, TRACKER, WEIGHTS
 from s2l_nemo.models.files import HF_FILES
-from s2l_nemo.models.formats.dtypes import BFLOAT16, FLOAT16, Dtype
 from s2l_nemo.models.formats.output import Output, content_size, write_content
 from s2l_nemo.models.formats.regions import Region
 from s2l_nemo.models.formats.rows import Rows, take
 from s2l_nemo.models.formats.torch_dist_writer import ChunkPlan, TorchDistPlan
-from s2l_nemo.models.formats.torch_pickle import Global, Instance
 from s2l_nemo.models.layout import Entry, entries
+from s2l_nemo.models.megatron_lm import common_items
 from s2l_nemo.models.names import DOWN, GATE_UP, PROJECTION, QKV
 from s2l_nemo.models.nemo_config import checkpoint_config
-from s2l_nemo.models.rope import Llama3Scaling
 from s2l_nemo.models.shape import ModelShape, full_shape
 
 
@@ -79,7 +77,7 @@ class NemoExport:
             for layer in range(shape.layers)
             for name in _EXTRA_STATE
         ]
-        common = _common(shape, checkpoint.dtype) if megatron else {}
+        common = common_items(shape, checkpoint.dtype) if megatron else {}
         folder = RELEASE if megatron else WEIGHTS
         self._weights = TorchDistPlan(list(self._chunks), checkpoint.dtype, objects, f"{folder}/", common)
         self.files: dict[str, int] = {name: content_size(content) for name, content in self._small.items()}
@@ -110,53 +108,6 @@ class NemoExport:
         entry, start = self._chunks[chunk]
         rows = self._checkpoint.rows(entry)
         return take(rows, start, start + (chunk.sizes[0] if entry.layer is None else chunk.sizes[1]))
-
-
-def _common(shape: ModelShape, dtype: Dtype) -> dict[str, object]:
-    """What Megatron-LM's `load_checkpoint` and `--use-checkpoint-args` read of common.pt (its `checkpointing.py`)."""
-    arguments = {
-        "num_layers": shape.layers,
-        "hidden_size": shape.hidden,
-        "ffn_hidden_size": shape.ffn,
-        "num_attention_heads": shape.heads,
-        "group_query_attention": shape.kv_heads != shape.heads,
-        "num_query_groups": shape.kv_heads,
-        "kv_channels": shape.head_dim,
-        "max_position_embeddings": shape.max_positions,
-        "seq_length": min(shape.max_positions, 4096),
-        "padded_vocab_size": shape.vocab,
-        "make_vocab_size_divisible_by": 1,
-        "position_embedding_type": "rope",
-        "add_position_embedding": False,
-        "use_rotary_position_embeddings": True,
-        "rotary_base": int(shape.rope_theta) if shape.rope_theta.is_integer() else shape.rope_theta,
-        "rotary_percent": 1.0,
-        "rotary_interleaved": False,
-        "normalization": "RMSNorm",
-        "norm_epsilon": shape.rms_norm_eps,
-        "qk_layernorm": shape.qk_norm,
-        "swiglu": True,
-        "squared_relu": False,
-        "apply_layernorm_1p": False,
-        "add_bias_linear": False,
-        "add_qkv_bias": shape.qkv_bias,
-        "apply_query_key_layer_scaling": False,
-        "untie_embeddings_and_output_weights": not shape.tied,
-        "attention_dropout": 0.0,
-        "hidden_dropout": 0.0,
-        "bf16": dtype == BFLOAT16,
-        "fp16": dtype == FLOAT16,
-        "params_dtype": Global(f"torch {dtype.name}"),
-        "ckpt_format": "torch_dist",
-        "tensor_model_parallel_size": 1,
-        "pipeline_model_parallel_size": 1,
-        "no_save_optim": True,
-        "no_save_rng": True,
-    }
-    if isinstance(shape.rope_scaling, Llama3Scaling):
-        arguments |= {"use_rope_scaling": True, "rope_scaling_factor": shape.rope_scaling.factor}
-    namespace = Instance(Global("argparse Namespace"), arguments)
-    return {"args": namespace, "checkpoint_version": 3.0, "iteration": 0}
 
 
 def check_divides(shape: ModelShape, tp_size: int, pp_size: int) -> None:
