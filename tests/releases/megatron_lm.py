@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import functools
 import sys
-import typing
 from importlib import import_module
 from importlib.util import find_spec
 from pathlib import Path
@@ -21,11 +20,10 @@ from types import SimpleNamespace
 from typing import Any, cast
 
 import torch
-import typing_extensions
 from safetensors.torch import load_file, save_file
 
 from s2l_nemo.platform import cpu
-from tests.releases.release import give_torch_its_arguments, logprobs_of
+from tests.releases.release import give_python_its_names, give_torch_its_arguments, logprobs_of
 
 
 def hide_cuda() -> None:
@@ -41,7 +39,7 @@ def hide_cuda() -> None:
 
 def initialize() -> None:
     """Megatron-LM's own start, but for what it compiles: kernels, and the index of its data sets."""
-    cast(Any, typing).override = typing_extensions.override  # 0.18 and later are for Python 3.12
+    give_python_its_names()
     cast(Any, import_module("megatron.training.initialize"))._compile_dependencies = lambda: None
     arguments, initializing = (
         import_module("megatron.training.arguments"),

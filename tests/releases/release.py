@@ -10,12 +10,14 @@ from __future__ import annotations
 
 import os
 import sys
+import typing
 from argparse import Namespace
 from inspect import signature
 from pathlib import Path
 from typing import Any, cast
 
 import torch
+import typing_extensions
 from safetensors.torch import load_file, save_file
 from torch.multiprocessing.spawn import spawn
 
@@ -93,6 +95,7 @@ def logprobs_of(model: Any, tokens_BT: torch.Tensor) -> torch.Tensor:
 
 def work(rank: int, root: Path, tokens: Path, output: Path) -> None:
     os.environ |= {"RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": str(TP)}
+    give_python_its_names()
     cpu.install()
     from megatron.core import dist_checkpointing, parallel_state, tensor_parallel
 
@@ -119,6 +122,11 @@ def work(rank: int, root: Path, tokens: Path, output: Path) -> None:
     torch.distributed.destroy_process_group()
 
 
+def give_python_its_names() -> None:
+    """Releases from 0.17 on are for Python 3.12. Of what 3.11 lacks they use this name alone."""
+    cast(Any, typing).override = typing_extensions.override
+
+
 def give_torch_its_arguments() -> None:
     """Releases before 0.13 call a private function of torch without the arguments that torch 2.7 has added."""
     from megatron.core.dist_checkpointing.strategies import filesystem_async
@@ -137,6 +145,7 @@ def give_torch_its_arguments() -> None:
 
 def main() -> None:
     root, tokens, output = map(Path, sys.argv[1:])
+    give_python_its_names()
     import megatron.core
 
     print(megatron.core.__version__, megatron.core.__file__)

@@ -53,10 +53,11 @@ def test_a_release_loads_ours_and_ours_reads_its_own(
     save_file({"tokens": tokens_BT}, tmp_path / "tokens.safetensors")
     output = tmp_path / "output"
     output.mkdir()
+    path = os.pathsep.join(map(str, [FOLDER / release, ROOT, os.environ.get("PYTHONPATH", "")]))
     done = subprocess.run(
         [sys.executable, "-m", "tests.releases.release", root, tmp_path / "tokens.safetensors", output],
         cwd=ROOT,
-        env=os.environ | {"PYTHONPATH": f"{FOLDER / release}:{ROOT}", "OMP_NUM_THREADS": "1"},
+        env=os.environ | {"PYTHONPATH": path, "OMP_NUM_THREADS": "1"},
         capture_output=True,
         text=True,
         check=False,

@@ -7,7 +7,6 @@ A message is four bytes of header length, a JSON header, then raw little-endian 
 from __future__ import annotations
 
 import json
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from typing import Any
@@ -120,7 +119,7 @@ def _sampling_params(values: Any) -> SamplingParams:
     if not all(type(number) is int and 0 <= number < 2**31 for number in whole):
         raise ValueError("max_new_tokens, top_k and stop_token_ids must be whole numbers")
     numbers = (params.temperature, params.top_p, params.presence_penalty)
-    if not all(type(number) in (int, float) and abs(number) < math.inf for number in numbers):
+    if not all(type(number) in (int, float) and abs(number) < 2**31 for number in numbers):
         raise ValueError("temperature, top_p and presence_penalty must be numbers")
     if params.max_new_tokens < 1 or params.temperature < 0 or not 0 < params.top_p <= 1:
         raise ValueError("max_new_tokens, temperature or top_p is out of range")

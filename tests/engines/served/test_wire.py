@@ -124,6 +124,7 @@ def test_any_bytes_are_a_message_or_refused(body: bytes) -> None:
         {"params": {"max_new_tokens": 2.5, "stop_token_ids": []}},
         {"params": {"max_new_tokens": 2, "stop_token_ids": ["a"]}},
         {"params": {"max_new_tokens": 2, "stop_token_ids": [], "temperature": float("nan")}},
+        {"params": {"max_new_tokens": 2, "stop_token_ids": [], "temperature": 10**25}},
         {"params": {"max_new_tokens": 2, "stop_token_ids": [], "top_p": 0}},
         {"params": {"temperature": 1.0}},
         {"params": {"unknown": 1}},
