@@ -118,6 +118,15 @@ class Run:
             temporary=sum(1 for _ in self.scratch.rglob("*")),
         )
 
+    def left(self) -> list[str]:
+        """What still runs of all that this run's lives have started, once the last one has ended."""
+        found = []
+        for one in psutil.process_iter():
+            with contextlib.suppress(psutil.Error):
+                if one.environ().get("TMPDIR", "").startswith(str(self.scratch)):
+                    found.append(f"{one.status()}: {' '.join(one.cmdline())}")
+        return found
+
     def end(self) -> None:
         with contextlib.suppress(ProcessLookupError):
             os.killpg(self.process.pid, signal.SIGKILL)
@@ -195,6 +204,7 @@ def train(run: Run, options: argparse.Namespace, faults: Sequence[Fault]) -> dic
         "faults": happened,
         "not_inflicted": [fault for _, fault in due],
         "restarts_of_engines": sum(line["engine/restarts"] for line in metrics),
+        "left_processes": run.left(),
         "left_in_shared_memory": len(list(Path("/dev/shm").iterdir())),
         "left_temporary": sorted(str(path.relative_to(run.scratch)) for path in run.scratch.rglob("*")),
         "slopes_in_1000_steps": slopes(samples),
@@ -266,7 +276,8 @@ def main() -> int:
     if options.output:
         settings = {key: value for key, value in vars(options).items() if key != "output"}
         options.output.write_text(json.dumps({"settings": settings, "results": figures}, indent=2) + "\n")
-    return 1 if figures["differences"]["final.nemo"] else 0
+    left = figures["disturbed"]["left_processes"] + figures["undisturbed"]["left_processes"]
+    return 1 if left or figures["differences"]["final.nemo"] else 0
 
 
 if __name__ == "__main__":

@@ -214,8 +214,10 @@ NEMO_FAULTS: dict[str, tuple[Callable[[Path], Any], list[str]]] = {
     ),
     "other figures": (lower_layers, ["decoder.layers", "(4, 64)", "5 layers"]),
     "hostile yaml": (
-        lambda folder: (folder / "model_config.yaml").write_text("!!python/object/apply:os.system ['touch EXECUTED']"),
-        ["model_config.yaml", "not YAML"],
+        lambda folder: (folder / "model_config.yaml").write_text(
+            "a: !!python/object/apply:os.system ['touch EXECUTED']"
+        ),
+        ["model_config.yaml:1", "not valid YAML"],
     ),
 }  # fmt: skip
 
