@@ -187,8 +187,9 @@ def test_every_line_of_a_block_is_a_command() -> None:
 
 @pytest.mark.parametrize("target", [command for command in documented() if command.program == "make"], ids=str)
 def test_a_documented_target_exists(target: Command) -> None:
-    for name in target.arguments:
-        ask = ["make", "--dry-run", "--always-make", name]
+    variables = [argument for argument in target.arguments if "=" in argument]
+    for name in (argument for argument in target.arguments if "=" not in argument):
+        ask = ["make", "--dry-run", "--always-make", name, *variables]
         assert subprocess.run(ask, cwd=ROOT, capture_output=True, timeout=100, check=False).returncode == 0
         typo = subprocess.run(
             ["make", swapped(name)], cwd=ROOT, capture_output=True, text=True, timeout=100, check=False
