@@ -118,7 +118,6 @@ class ServerProcess:
 
     def _end(self) -> None:
         os.kill(self._process.pid, signal.SIGTERM)
-        os.kill(self._process.pid, signal.SIGCONT)  # or a supervisor that was stopped would not notice
         self.wait(_END_S)
         os.killpg(self._process.pid, signal.SIGKILL)  # until it is reaped, its number cannot be another group's
         self._process.wait()

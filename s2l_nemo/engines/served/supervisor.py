@@ -1,8 +1,7 @@
 """The process between the trainer and an engine: the trainer's child and the engine's parent.
 
 It ends the engine and all that the engine has started. It does so when the engine has ended, when the trainer is gone
-for whatever reason, and on SIGTERM. If it is killed itself, the engine ends with it; if it stands still, the end of the
-trainer wakes it. It needs nothing but the standard
+for whatever reason, and on SIGTERM. If it is killed itself, the engine ends with it. It needs nothing but the standard
 library and does nothing but wait, so an engine that hangs in C code cannot keep it from its work.
 
 The engine has a temporary folder of its own as TMPDIR, which goes with it: a killed Ray cannot remove its files.
@@ -32,7 +31,6 @@ def supervise() -> int | None:
     trainer, supervisor = os.getppid(), os.getpid()
     folder = tempfile.mkdtemp(prefix="s2l")  # short: the names of sockets are bounded
     ctypes.CDLL(None).prctl(_PR_SET_CHILD_SUBREAPER, 1)  # what the engine leaves behind becomes a child of this process
-    ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGCONT)  # nothing to one that runs
     signal.pthread_sigmask(signal.SIG_BLOCK, _SIGNALS)
     engine = os.fork()
     if engine == 0:

@@ -8,7 +8,6 @@ import sys
 from pathlib import Path
 from typing import Any
 
-import psutil
 import pytest
 
 from s2l_nemo.engines.served.environment import ROOT
@@ -89,31 +88,6 @@ def test_an_engine_that_cannot_be_loaded(tmp_path: Path) -> None:
     assert "(explorer.path=nowhere) did not start: " in message
     assert f"the log {tmp_path / 'explorer.log'} ends with: " in message
     assert "Traceback" in (tmp_path / "explorer.log").read_text()
-
-
-ENGINE = """
-import sys, time
-from s2l_nemo.engines.served.supervisor import supervise
-status = supervise()
-if status is not None:
-    sys.exit(status)
-print('{"port": 1}', flush=True)
-time.sleep(1000)
-"""
-
-
-def test_a_stopped_supervisor_ends_its_engine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    (tmp_path / "engine.py").write_text(ENGINE)
-    (tmp_path / "temporary").mkdir()
-    monkeypatch.setenv("TMPDIR", str(tmp_path / "temporary"))
-    monkeypatch.setenv("PYTHONPATH", str(ROOT))
-    process = start(tmp_path, f"exec {sys.executable} {tmp_path}/engine.py")
-    [supervisor] = psutil.Process().children()
-    [engine] = supervisor.children()
-    supervisor.suspend()
-    process.end()
-    assert not engine.is_running()
-    assert list((tmp_path / "temporary").iterdir()) == []  # it was the supervisor that ended the engine
 
 
 def test_the_supervisor_imports_no_torch() -> None:

@@ -129,15 +129,6 @@ def test_a_stopped_engine_ends_too(processes: Processes) -> None:
     until(processes.gone)
 
 
-def test_a_stopped_supervisor_ends_with_its_trainer(processes: Processes) -> None:
-    """Found by benchmarks/soak.py: engines outlived a run, one of whose supervisors had been stopped."""
-    os.kill(processes.supervisor, signal.SIGSTOP)
-    until(lambda: "T (stopped)" in Path(f"/proc/{processes.supervisor}/status").read_text())
-    os.kill(processes.trainer, signal.SIGKILL)
-    until(processes.gone)
-    assert list(processes.temporary.iterdir()) == []
-
-
 def test_the_engine_ends_with_a_killed_supervisor(processes: Processes) -> None:
     os.kill(processes.supervisor, signal.SIGKILL)
     until(lambda: not alive(processes.engine))
