@@ -7,6 +7,7 @@ import json
 import os
 import secrets
 import select
+import shutil
 import signal
 import subprocess
 import tempfile
@@ -51,10 +52,11 @@ class ServerProcess:
         launch.log.parent.mkdir(parents=True, exist_ok=True)
         environment = server_environment(os.environ, launch.python, launch.devices)
         environment |= writable_folders(os.environ, os.getuid(), Path(tempfile.gettempdir()))
+        self._folder = tempfile.mkdtemp(prefix="s2l")  # short: the names of sockets are bounded
         with launch.log.open("ab") as log:
             try:
                 self._process = subprocess.Popen(
-                    [launch.python, "-m", "s2l_nemo.engines.served.server"],
+                    [launch.python, "-m", "s2l_nemo.engines.served.server", self._folder],
                     stdin=subprocess.PIPE,  # stays open: its end tells the server that the trainer is gone
                     stdout=subprocess.PIPE,
                     stderr=log,
@@ -62,6 +64,7 @@ class ServerProcess:
                     start_new_session=True,  # Ctrl-C is for the trainer
                 )
             except OSError as error:
+                os.rmdir(self._folder)
                 raise UserError(
                     f"engine.python={launch.python} cannot be run ({error.strerror}): give a Python interpreter"
                 ) from None
@@ -118,6 +121,7 @@ class ServerProcess:
 
     def _end(self) -> None:
         os.kill(self._process.pid, signal.SIGTERM)
+        os.kill(self._process.pid, signal.SIGCONT)  # or a supervisor that was stopped would not notice
         self.wait(_END_S)
         os.killpg(self._process.pid, signal.SIGKILL)  # until it is reaped, its number cannot be another group's
         self._process.wait()
@@ -126,6 +130,7 @@ class ServerProcess:
             while time.monotonic() < deadline:
                 os.killpg(self._process.pid, 0)
                 time.sleep(0.01)
+        shutil.rmtree(self._folder, ignore_errors=True)  # a supervisor that was killed has left it
         for stream in (self._process.stdin, self._process.stdout):
             assert stream is not None
             with contextlib.suppress(BrokenPipeError):

@@ -1,5 +1,6 @@
-"""An engine in a process of its own: `python -m s2l_nemo.engines.served.server`, started and watched by `process`.
+"""An engine in a process of its own: `python -m s2l_nemo.engines.served.server FOLDER`, which `process` starts.
 
+FOLDER takes the engine's temporary files and is removed with it.
 Standard input brings one JSON object: {"maker": the name of an EngineMaker, "settings": EngineSettings, "token": ...}.
 Standard output gets one line once the model is loaded and the server listens: {"port": n}, or {"error": "..."}.
 Everything else that the engine prints goes to standard error, a log file. What the server answers is in `endpoints`.
@@ -29,7 +30,7 @@ _WAVES = 8
 
 
 def main() -> int:
-    status = supervise()
+    status = supervise(sys.argv[1])
     return serve() if status is None else status
 
 

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import os
+import signal
 import subprocess
 import sys
+import tempfile
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
 
 from s2l_nemo.engines.served.environment import ROOT
@@ -55,10 +58,13 @@ def refusal(tmp_path: Path, script: str | None = None, **changes: Any) -> str:
     return str(caught.value)
 
 
-def test_an_interpreter_that_is_not_there(tmp_path: Path) -> None:
+def test_an_interpreter_that_is_not_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "temporary").mkdir()
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "temporary"))
     assert refusal(tmp_path, python="/nowhere/python") == (
         "engine.python=/nowhere/python cannot be run (No such file or directory): give a Python interpreter"
     )
+    assert list((tmp_path / "temporary").iterdir()) == []
 
 
 def test_a_process_that_ends(tmp_path: Path) -> None:
@@ -88,6 +94,47 @@ def test_an_engine_that_cannot_be_loaded(tmp_path: Path) -> None:
     assert "(explorer.path=nowhere) did not start: " in message
     assert f"the log {tmp_path / 'explorer.log'} ends with: " in message
     assert "Traceback" in (tmp_path / "explorer.log").read_text()
+
+
+ENGINE = """
+import sys, time
+from s2l_nemo.engines.served.supervisor import supervise
+status = supervise(sys.argv[3])
+if status is not None:
+    sys.exit(status)
+print('{"port": 1}', flush=True)
+time.sleep(1000)
+"""
+
+
+@pytest.fixture
+def process(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> ServerProcess:
+    """With an engine that has loaded nothing, and the temporary folder `temporary`."""
+    (tmp_path / "engine.py").write_text(ENGINE)
+    (tmp_path / "temporary").mkdir()
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "temporary"))
+    monkeypatch.setenv("PYTHONPATH", str(ROOT))
+    return start(tmp_path, f'exec {sys.executable} {tmp_path}/engine.py "$@"')
+
+
+def test_a_stopped_supervisor_ends_its_engine(tmp_path: Path, process: ServerProcess) -> None:
+    [supervisor] = psutil.Process().children()
+    [engine] = supervisor.children()
+    supervisor.suspend()
+    process.end()
+    assert not engine.is_running()
+    assert process._process.returncode == 128 + signal.SIGTERM  # it was the supervisor that ended the engine
+    assert list((tmp_path / "temporary").iterdir()) == []
+
+
+def test_a_killed_supervisor_leaves_no_folder(tmp_path: Path, process: ServerProcess) -> None:
+    [supervisor] = psutil.Process().children()
+    [engine] = supervisor.children()
+    assert len(list((tmp_path / "temporary").iterdir())) == 1
+    supervisor.kill()
+    process.end()
+    assert not engine.is_running() or engine.status() == psutil.STATUS_ZOMBIE
+    assert list((tmp_path / "temporary").iterdir()) == []
 
 
 def test_the_supervisor_imports_no_torch() -> None:

@@ -9,15 +9,18 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
+
+from s2l_nemo.engines.served import supervisor
 
 ROOT = Path(__file__).resolve().parents[3]
 # An engine with a temporary file, and a worker in a session of its own, which nobody waits for.
 ENGINE = """
 import os, subprocess, sys, tempfile, time
 from s2l_nemo.engines.served.supervisor import supervise
-status = supervise()
+status = supervise(tempfile.mkdtemp())
 if status is not None:
     sys.exit(status)
 tempfile.mkstemp()
@@ -129,6 +132,34 @@ def test_a_stopped_engine_ends_too(processes: Processes) -> None:
     until(processes.gone)
 
 
+def test_a_stopped_supervisor_ends_with_its_trainer(processes: Processes) -> None:
+    """Found by benchmarks/soak.py: engines outlived a run, one of whose supervisors had been stopped."""
+    os.kill(processes.supervisor, signal.SIGSTOP)
+    until(lambda: "T (stopped)" in Path(f"/proc/{processes.supervisor}/status").read_text())
+    os.kill(processes.trainer, signal.SIGKILL)
+    until(processes.gone)
+    assert list(processes.temporary.iterdir()) == []
+
+
 def test_the_engine_ends_with_a_killed_supervisor(processes: Processes) -> None:
     os.kill(processes.supervisor, signal.SIGKILL)
     until(lambda: not alive(processes.engine))
+
+
+def test_a_process_that_ends_while_the_list_is_read(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Found at random: the supervisor fell over another process of the machine, and its engine's workers stayed."""
+    gone = f"/proc/{os.getppid()}/stat"
+
+    def fails_for_one(function: Any) -> Any:
+        def call(path: Any, *arguments: Any, **options: Any) -> Any:
+            if str(path) == gone:
+                raise ProcessLookupError(3, "No such process", gone)
+            return function(path, *arguments, **options)
+
+        return call
+
+    monkeypatch.setattr(os, "stat", fails_for_one(os.stat))
+    monkeypatch.setattr(Path, "read_bytes", fails_for_one(Path.read_bytes))
+    child = subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE)
+    assert child.pid in supervisor._children()
+    child.communicate()
