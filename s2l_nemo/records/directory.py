@@ -107,7 +107,9 @@ def read_config(key: str, path: str | Path) -> Config:
     file = RunDir(Path(path)).config
     try:
         return with_defaults(Config, read_plain(file, file.read_bytes()))
-    except (OSError, ValueError, OmegaConfBaseException) as error:
+    except OSError as error:
+        raise UserError(f"{key}={path} is no folder of a run ({file}: {error.strerror}): give a run.dir") from None
+    except (ValueError, OmegaConfBaseException) as error:
         reason = (str(error).splitlines() or [type(error).__name__])[0]
         raise UserError(f"{key}={path}: cannot read {file}: {reason}") from None
 

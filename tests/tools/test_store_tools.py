@@ -223,7 +223,7 @@ class TestStoreOfRun:
         ("arguments", "message"),
         [
             ([], "run=null: give the folder of a run"),
-            (["run=nowhere"], "run=nowhere: cannot read nowhere/config.yaml"),
+            (["run=nowhere"], "run=nowhere is no folder of a run (nowhere/config.yaml: No such file or directory)"),
             (["run={run}", "source=small"], "source=small: that run had learner, explorer; choose one of them"),
             (["run={run}", "output={run}"], "output={run} exists: an import makes a new store"),
         ],

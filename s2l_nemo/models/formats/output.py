@@ -215,24 +215,37 @@ def new_output(
     check_free_space(path, sum(plan.values()))
     temporary = path.with_name(f".{path.name}.tmp-{_here()}-{os.getpid()}")
     output: FolderOutput | TarOutput | None = None
-    try:
-        output = (TarOutput if tar else FolderOutput)(temporary, plan, progress)
-        yield output
-        output.finish()
-        output.close()
-        check_output(path, tar=tar, force=force)  # another conversion may have been faster
-        if isinstance(output, TarOutput):
-            manifest = path.with_name(f"{path.name}.sha256")
-            manifest.unlink(missing_ok=True)
-            os.replace(temporary, path)
-            manifest.write_text(manifest_line(output.digest, path.name), encoding="utf-8", errors="surrogateescape")
-        else:
-            _replace_folder(temporary, path)
-        sync(path.parent)
-    finally:
-        if output is not None and temporary.exists():
+    with _errors_about(path, temporary):
+        try:
+            output = (TarOutput if tar else FolderOutput)(temporary, plan, progress)
+            yield output
+            output.finish()
             output.close()
-        _remove(temporary)
+            check_output(path, tar=tar, force=force)  # another conversion may have been faster
+            if isinstance(output, TarOutput):
+                manifest = path.with_name(f"{path.name}.sha256")
+                manifest.unlink(missing_ok=True)
+                os.replace(temporary, path)
+                manifest.write_text(manifest_line(output.digest, path.name), encoding="utf-8", errors="surrogateescape")
+            else:
+                _replace_folder(temporary, path)
+            sync(path.parent)
+        finally:
+            if output is not None and temporary.exists():
+                output.close()
+            _remove(temporary)
+
+
+@contextmanager
+def _errors_about(path: Path, temporary: Path) -> Iterator[None]:
+    """An OSError about `temporary` or a file in it names `path`, which is what a person has given."""
+    try:
+        yield
+    except OSError as error:
+        name = str(error.filename)
+        if name.startswith(str(temporary)):
+            error.filename, error.filename2 = str(path) + name.removeprefix(str(temporary)), None
+        raise
 
 
 def check_output(path: Path, *, tar: bool, force: bool) -> None:

@@ -102,6 +102,24 @@ def test_an_error_leaves_everything_as_it_was(tmp_path: Path, tar: bool, existin
 
 
 @pytest.mark.parametrize("tar", [False, True])
+def test_an_error_names_what_was_asked_for(tmp_path: Path, tar: bool) -> None:
+    """And not the temporary file beside it."""
+    file = tmp_path / ("o" * 250)  # with more in its name it is too long
+    with pytest.raises(OSError, match="File name too long") as caught:
+        fill(file, tar=tar)
+    assert (caught.value.filename, caught.value.filename2) == (str(file), None)
+    folder = tmp_path / "out"
+    with (
+        pytest.raises(OSError, match="File name too long") as caught,
+        new_output(folder, {"n" * 300: 1}, tar=False, force=False) as output,
+        output.file("n" * 300),
+    ):
+        pass
+    assert caught.value.filename.startswith(str(folder / ("n" * 300)))
+    assert os.listdir(tmp_path) == []
+
+
+@pytest.mark.parametrize("tar", [False, True])
 def test_less_than_planned_is_a_bug(tmp_path: Path, tar: bool) -> None:
     with pytest.raises(AssertionError, match="'z'"):
         fill_all_but_one(tmp_path / "out", tar=tar)

@@ -81,7 +81,7 @@ def test_folders_that_are_no_runs(tmp_path: Path) -> None:
     write_step(tmp_path, 1, [[3]], 0)
     with pytest.raises(UserError, match="has no steps after the first"):
         recorded_steps("calibrate", tmp_path, 7)
-    with pytest.raises(UserError, match="cannot read"):
+    with pytest.raises(UserError, match="is no folder of a run"):
         read_config("calibrate", tmp_path)
     (tmp_path / "config.yaml").write_text("nothing: 1\n")
     with pytest.raises(UserError, match="cannot read"):
