@@ -41,6 +41,7 @@ after the other. The next step waits for the refit, so the learner's engine neve
 
 from __future__ import annotations
 
+import gc
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
@@ -181,6 +182,7 @@ class Trainer:
         started = self.now()
         self.rollouts.sleep()  # after a validation, engines are where the actor's weights must go
         self.recorder.save(self.actor, self.progress)
+        gc.collect()  # a save leaves configurations and tensors in circles
         self.limit.timed_save(self.now() - started)
 
     def train_step(self, step: int) -> tuple[Metrics, StepGroups, torch.Tensor]:

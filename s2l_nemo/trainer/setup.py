@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import datetime
+import gc
 import os
 import signal
 from collections.abc import Callable, Mapping, Sequence
@@ -96,6 +97,8 @@ def run_training(cfg: Config, inputs: Inputs, save_before: float | None = None) 
     trainer = build_trainer(cfg, inputs, StopRequest)
     trainer.limit.at = save_before
     recorder = trainer.recorder
+    gc.collect()
+    gc.freeze()  # a collection then looks at nothing but what the steps have made
     try:
         received = trainer.fit()
         reported = True
