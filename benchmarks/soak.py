@@ -7,8 +7,8 @@ For the last the run lies in a small tmpfs, which needs root. The run ends with 
 and the same command goes on. Then comes the same run without a fault; final weights must be equal bit for bit.
 
 Each `--sample` steps it counts processes, open files, shared memory, temporary files and the memory of ranks. A slope
-is fitted over all lives of the process together, each with a level of its own. Needs the tiny family. The exit code is 1
-if anything is left or differs.
+is fitted over all lives of the process together, each with a level of its own. The exit code is 1 if anything is left
+or differs. Needs the tiny family.
 """
 
 from __future__ import annotations
@@ -27,6 +27,7 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from enum import StrEnum
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -198,17 +199,21 @@ def train(run: Run, options: argparse.Namespace, faults: Sequence[Fault]) -> dic
             happened.append({"step": run.step, "fault": fault, "life": run.life})
             inflict(fault, run, rng)
         time.sleep(0.02)
-    metrics = [json.loads(line) for line in (run.folder / "metrics.jsonl").read_text().splitlines()]
+    restarts = [json.loads(line)["engine/restarts"] for line in (run.folder / "metrics.jsonl").read_text().splitlines()]
     return {
         "seconds": time.perf_counter() - began,
         "lives": run.life + 1,
         "exit_codes": dict(codes),
         "faults": happened,
         "not_inflicted": [fault for _, fault in due],
-        "restarts_of_engines": sum(line["engine/restarts"] for line in metrics),
+        "restarts_of_engines": sum(max(0, after - before) for before, after in pairwise([0, *restarts])),
         "left_processes": run.left(),
         "left_in_shared_memory": len(list(Path("/dev/shm").iterdir())),
-        "left_temporary": sorted(str(path.relative_to(run.scratch)) for path in run.scratch.rglob("*")),
+        "left_temporary": sorted(
+            str(path.relative_to(run.scratch))
+            for path in run.scratch.rglob("*")
+            if not path.name.startswith("torchinductor_")  # torch's cache, one for all runs of a user
+        ),
         "slopes_in_1000_steps": slopes(samples),
         "samples": [asdict(one) for one in samples],
     }

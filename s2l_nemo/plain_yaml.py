@@ -57,7 +57,7 @@ def load_plain(content: bytes) -> dict[Any, Any] | None:
     """The mapping that a YAML text in UTF-8 holds; None if it holds nothing.
 
     Raises NotPlain for anything else: references, which can double a document with every line, merges, repeated keys,
-    Python's objects, nesting deeper than MAX_DEPTH, integers of more than 64 bits.
+    Python's objects, nesting deeper than MAX_DEPTH, integers of more than 64 bits, NUL characters.
     """
     try:
         text = content.decode("utf-8")
@@ -84,6 +84,8 @@ def _check_events(text: str) -> None:
             raise NotPlain(f"*{event.anchor} refers to an anchor: write it out", _line(event.start_mark))
         if depth == 0 and isinstance(event, yaml.NodeEvent) and not isinstance(event, yaml.MappingStartEvent):
             raise NotPlain("must hold key: value pairs")
+        if isinstance(event, yaml.ScalarEvent) and "\0" in event.value:
+            raise NotPlain("a NUL character, which no path may have", _line(event.start_mark))
         depth += isinstance(event, yaml.CollectionStartEvent) - isinstance(event, yaml.CollectionEndEvent)
         if depth > MAX_DEPTH:
             raise NotPlain(f"nested more than {MAX_DEPTH} levels deep", _line(event.start_mark))

@@ -194,6 +194,7 @@ BOMB = "a: &a [x, x]\n" + "".join(
         ("a: !!bool x\n", ["mine.yaml: not valid YAML: KeyError"]),
         ("a: !!timestamp x\n", ["mine.yaml: not valid YAML: AttributeError"]),
         (f"a: 1\nb: 0x{'f' * 5000}\n", ["mine.yaml:2: an integer of more than 64 bits"]),
+        ('run:\n  dir: "a\\0b"\n', ["mine.yaml:2: a NUL character"]),
         ("run:\n  dir: ${oops\n", ["mine.yaml"]),
         ("defaults:\n  - family: missing\n", ["mine.yaml", "family/missing"]),
         ("a: " + "[" * 100_000, ["mine.yaml:1", "nested more than"]),
