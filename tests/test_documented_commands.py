@@ -25,6 +25,7 @@ from typing import Any
 import pytest
 
 from s2l_nemo.data.benchmarks import BENCHMARKS
+from s2l_nemo.toy_worlds.publish import FACTS
 from tests.character_tokenizer import TEMPLATE
 from tests.commands import Done, run_here
 from tests.distributed.models import write_qwen3
@@ -104,6 +105,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A clone as the pages take it to be: models, data and benchmarks under the names that they use."""
     home = tmp_path_factory.mktemp("clone")
     (home / "models" / "tiny").mkdir(parents=True)
+    (home / "models" / "tiny" / FACTS).write_text('{"key": "of an older recipe"}')
     large, small = (
         write_qwen3(home / "models" / "tiny" / "learner", max_position_embeddings=8192),
         write_qwen3(home / "models" / "tiny" / "explorer", seed=1, hidden=32, max_position_embeddings=8192),
@@ -149,12 +151,13 @@ def line_of(done: Done) -> str:
 
 @pytest.mark.parametrize("command", SHOWN, ids=str)
 def test_a_documented_command_is_understood(folder: Path, command: Command) -> None:
-    """It works, begins to, or names a file of its own that is not here."""
+    """It works, begins to, or names a file of its own or of its preset that is not here."""
     outcome = as_shown(folder, command)
     if isinstance(outcome, str) or not outcome.stderr or command.is_part:
         return
     line = line_of(outcome)
     values = [part for argument in command.arguments for part in re.split(r"[=\[\],]", argument) if part]
+    values += [word for word in re.split(r"[=\s]", line) if word.startswith("/")]  # of the image, in a preset
     absent = [value for value in values if not (folder / value).exists()]
     assert any(value in line for value in absent), line
 
