@@ -150,7 +150,7 @@ def test_help_lists_the_options() -> None:
         ([*SERVED, "gpus=[8]", "engine_gpus=3"], "engine_gpus=3 is no multiple of engine.tensor_parallel_size=2"),
         (["conf=paper", "gpus=[8]", "recorded=no/such"], "recorded=no/such has no rollouts"),
         (["conf=paper", "gpus=[8]", "recorded=a", "length=5"], "length=5 does nothing, because the lengths are those"),
-        (["conf=paper", "gpus=[8]", "calibrate=[no/such]"], "calibrate=no/such is no folder of a run (no/such/config.yaml: "),
+        (["conf=paper", "gpus=[8]", "calibrate=[no/such]"], "calibrate=no/such is no folder of a run (no/such/config"),
         (["conf=paper", "gpus=[8]", "calibrate=[a]", "mfu=0.3"], "mfu=0.3 does nothing, because calibrate"),
         (["conf=paper", "trainer.num_node=2"], "unknown key trainer.num_node=2"),
         (["conf=paper", "trainer.num_nodes=2"], "trainer.num_nodes does nothing here: gpus= says"),
