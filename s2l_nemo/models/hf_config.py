@@ -33,8 +33,10 @@ def shape_from_config_json(path: Path, content: Mapping[str, Any]) -> ModelShape
         check_divides(path, "num_attention_heads", heads, "hidden_size", hidden)
         head_dim = hidden // heads
     check_divides(path, "num_key_value_heads", kv_heads, "num_attention_heads", heads)
-    # transformers 5 moved theta to rope_parameters
-    theta = _positive(path, {**given, **(content.get("rope_parameters") or {})}, "rope_theta")
+    moved = content.get("rope_parameters") or {}  # where transformers 5 has theta
+    if not isinstance(moved, Mapping):
+        raise UserError(f"{path}: rope_parameters={moved} must be an object: fetch the model again")
+    theta = _positive(path, {**given, **moved}, "rope_theta")
     if theta <= 1:  # the logarithm of it is divided by
         raise UserError(f"{path}: rope_theta={theta} must be greater than 1: fetch the model again")
     tied = given.get("tie_word_embeddings", False)

@@ -266,3 +266,9 @@ def test_nemo_figures_of_no_family() -> None:
 def test_a_family_that_nobody_registered(model_type: Any) -> None:
     with pytest.raises(UserError, match="is not supported: give a qwen3, internlm2, llama or qwen2 model"):
         shape_from_config_json(PATH, {"model_type": model_type})
+
+
+def test_rope_parameters_that_are_no_object() -> None:
+    """Found by tests/models/test_fuzz.py."""
+    with pytest.raises(UserError, match=r"rope_parameters=\[None\] must be an object"):
+        shape_from_config_json(PATH, config_of_shape(small_shape(), FLOAT32) | {"rope_parameters": [None]})

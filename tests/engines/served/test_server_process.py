@@ -118,7 +118,7 @@ def process(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> ServerProcess:
 
 
 def test_a_stopped_supervisor_ends_its_engine(tmp_path: Path, process: ServerProcess) -> None:
-    [supervisor] = psutil.Process().children()
+    supervisor = psutil.Process(process._process.pid)
     [engine] = supervisor.children()
     supervisor.suspend()
     process.end()
@@ -128,7 +128,7 @@ def test_a_stopped_supervisor_ends_its_engine(tmp_path: Path, process: ServerPro
 
 
 def test_a_killed_supervisor_leaves_no_folder(tmp_path: Path, process: ServerProcess) -> None:
-    [supervisor] = psutil.Process().children()
+    supervisor = psutil.Process(process._process.pid)
     [engine] = supervisor.children()
     assert len(list((tmp_path / "temporary").iterdir())) == 1
     supervisor.kill()
