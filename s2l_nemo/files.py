@@ -26,23 +26,33 @@ def sync(path: Path) -> None:
 
 
 @contextmanager
+def errors_about(path: Path, temporary: Path) -> Iterator[None]:
+    """An OSError about `temporary` or a file in it names `path`, which is what a person has given."""
+    try:
+        yield
+    except OSError as error:
+        name = str(error.filename)
+        if name.startswith(str(temporary)):
+            error.filename = str(path) + name.removeprefix(str(temporary))
+            error.filename2 = None  # of a rename that failed
+        raise
+
+
+@contextmanager
 def replacing(path: Path) -> Iterator[Path]:
     """Yields a temporary path in the same folder. On success the file there takes the place of `path`.
 
     An OSError about the temporary file names `path`, which is what a person has given.
     """
     temporary = path.with_name(f"{TEMPORARY}{path.name}.{os.getpid()}")
-    try:
-        yield temporary
-        sync(temporary)
-        os.replace(temporary, path)
-    except OSError as error:
-        if str(error.filename) == str(temporary):
-            error.filename, error.filename2 = str(path), None  # the latter: of a rename that failed
-        raise
-    finally:
-        temporary.unlink(missing_ok=True)
-    sync(path.parent)
+    with errors_about(path, temporary):
+        try:
+            yield temporary
+            sync(temporary)
+            os.replace(temporary, path)
+        finally:
+            temporary.unlink(missing_ok=True)
+        sync(path.parent)
 
 
 def write_text_atomic(path: Path, text: str) -> None:

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from s2l_nemo.errors import UserError
-from s2l_nemo.files import check_free_space, sync
+from s2l_nemo.files import check_free_space, errors_about, sync
 from s2l_nemo.models.formats.regions import Region
 from s2l_nemo.models.formats.rows import FileRows, MemoryRows, Part, Rows
 
@@ -215,7 +215,7 @@ def new_output(
     check_free_space(path, sum(plan.values()))
     temporary = path.with_name(f".{path.name}.tmp-{_here()}-{os.getpid()}")
     output: FolderOutput | TarOutput | None = None
-    with _errors_about(path, temporary):
+    with errors_about(path, temporary):
         try:
             output = (TarOutput if tar else FolderOutput)(temporary, plan, progress)
             yield output
@@ -234,18 +234,6 @@ def new_output(
             if output is not None and temporary.exists():
                 output.close()
             _remove(temporary)
-
-
-@contextmanager
-def _errors_about(path: Path, temporary: Path) -> Iterator[None]:
-    """An OSError about `temporary` or a file in it names `path`, which is what a person has given."""
-    try:
-        yield
-    except OSError as error:
-        name = str(error.filename)
-        if name.startswith(str(temporary)):
-            error.filename, error.filename2 = str(path) + name.removeprefix(str(temporary)), None
-        raise
 
 
 def check_output(path: Path, *, tar: bool, force: bool) -> None:
