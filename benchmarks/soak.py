@@ -219,9 +219,10 @@ def train(run: Run, options: argparse.Namespace, faults: Sequence[Fault]) -> dic
     }
 
 
-def slopes(samples: Sequence[Sample]) -> dict[str, float]:
-    """Least squares over steps, with a level for each life, without the steps of its warm-up."""
-    found = {}
+def slopes(samples: Sequence[Sample]) -> dict[str, float | None]:
+    """Least squares over steps, with a level for each life, without the steps of its warm-up. None: there were no more
+    steps."""
+    found: dict[str, float | None] = {}
     for name in ("processes", "files", "ranks_mb", "servers_mb", "shared", "temporary"):
         x: list[float] = []
         y: list[float] = []
@@ -232,7 +233,7 @@ def slopes(samples: Sequence[Sample]) -> dict[str, float]:
                 steps, values = np.array([one.step for one in mine]), np.array([getattr(one, name) for one in mine])
                 x += (steps - steps.mean()).tolist()
                 y += (values - values.mean()).tolist()
-        found[name] = 1000 * float(np.dot(x, y) / np.dot(x, x)) if x else float("nan")
+        found[name] = 1000 * float(np.dot(x, y) / np.dot(x, x)) if x else None
     return found
 
 

@@ -85,7 +85,7 @@ def _check_events(text: str) -> None:
         if depth == 0 and isinstance(event, yaml.NodeEvent) and not isinstance(event, yaml.MappingStartEvent):
             raise NotPlain("must hold key: value pairs")
         if isinstance(event, yaml.ScalarEvent) and "\0" in event.value:
-            raise NotPlain("a NUL character, which no path may have", _line(event.start_mark))
+            raise NotPlain("a NUL character: take it out", _line(event.start_mark))
         depth += isinstance(event, yaml.CollectionStartEvent) - isinstance(event, yaml.CollectionEndEvent)
         if depth > MAX_DEPTH:
             raise NotPlain(f"nested more than {MAX_DEPTH} levels deep", _line(event.start_mark))

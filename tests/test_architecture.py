@@ -76,7 +76,7 @@ ROOMS: dict[str, set[str]] = {
     },
     # families that are trained on this machine
     "toy_worlds": {
-        "config", "data", "errors", "evaluation", "measures", "models.open", "rewards", "types",
+        "config", "data", "errors", "evaluation", "files", "measures", "models.open", "rewards", "types",
     },
 }  # fmt: skip
 FOLDERS = ("s2l_nemo", "recipes", "tools", "benchmarks")

@@ -62,14 +62,24 @@ def tokenizer_json(path: Path, model: bytes, config: Mapping[str, Any]) -> str:
     bos = config.get("bos_token", "<s>")
     bos = bos.get("content") if isinstance(bos, Mapping) else bos
     if config.get("add_bos_token", True) and bos is not None:  # the default of InternLM2's class
-        if not isinstance(bos, str) or tokenizer.token_to_id(bos) is None:
+        first = _id_of(tokenizer, bos)
+        if first is None:
             raise UserError(f"{path} has no token {bos!r:.80}, with which texts would begin: fetch the model again")
         tokenizer.post_processor = processors.TemplateProcessing(
             single=f"{bos}:0 $A:0",
             pair=f"{bos}:0 $A:0 {bos}:1 $B:1",
-            special_tokens=[(bos, tokenizer.token_to_id(bos))],
+            special_tokens=[(bos, first)],
         )
     return str(tokenizer.to_str())
+
+
+def _id_of(tokenizer: Tokenizer, token: Any) -> int | None:
+    """None: there is no such token, or it is no text."""
+    try:
+        index: int | None = tokenizer.token_to_id(token)
+    except (TypeError, UnicodeEncodeError):
+        return None
+    return index
 
 
 def read_model(path: Path, model: bytes) -> SentencePieceModel:

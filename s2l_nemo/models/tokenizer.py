@@ -107,7 +107,8 @@ def sentencepiece_json(path: str, files: Mapping[str, Callable[[], bytes]]) -> s
     if not {"tokenizer.model", "tokenizer_config.json"} <= files.keys() or "tokenizer.json" in files:
         return None
     config = read_json_object(files["tokenizer_config.json"](), Path(path, "tokenizer_config.json"))
-    if config.get("tokenizer_class") not in CLASSES:
+    name = config.get("tokenizer_class")
+    if not isinstance(name, str) or name not in CLASSES:
         return None
     return tokenizer_json(Path(path, "tokenizer.model"), files["tokenizer.model"](), config)
 

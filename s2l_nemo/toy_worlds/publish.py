@@ -17,10 +17,12 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from s2l_nemo.data import arithmetic, word_problems
 from s2l_nemo.errors import UserError
+from s2l_nemo.files import read_json_object
 from s2l_nemo.toy_worlds.coverage import CoverageRecipe
 from s2l_nemo.toy_worlds.plain import PlainRecipe
 
 FACTS = "family.json"
+MODELS = ("learner", "explorer")
 Recipe = PlainRecipe | CoverageRecipe
 
 
@@ -43,7 +45,7 @@ def publish(recipe: Recipe, output: Path, force: bool, console: Console) -> dict
     if output.exists() and not facts_path.is_file() and (not output.is_dir() or any(output.iterdir())):
         raise UserError(f"{output} exists and is no family of this tool: choose another --output or remove it")
     if facts_path.is_file() and not force:
-        facts: dict[str, Any] = json.loads(facts_path.read_text())
+        facts = _read_facts(facts_path)
         if facts["key"] == key_of(recipe):
             console.print(f"{output} is up to date; --force makes it again")
             return facts
@@ -56,6 +58,15 @@ def publish(recipe: Recipe, output: Path, force: bool, console: Console) -> dict
         if output.exists():
             output.rename(Path(scratch) / "old")
         new.rename(output)
+    return facts
+
+
+def _read_facts(path: Path) -> dict[str, Any]:
+    """Raises UserError if the file does not say of which recipe the family is and what it scored."""
+    remedy = "--force makes the family again"
+    facts = read_json_object(path, remedy)
+    if not isinstance(facts.get("key"), str) or not all(isinstance(facts.get(name), dict) for name in MODELS):
+        raise UserError(f"{path} lacks key or figures of {' and '.join(MODELS)}: {remedy}")
     return facts
 
 

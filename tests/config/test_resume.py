@@ -64,7 +64,7 @@ def test_r09_another_value_is_refused(change: str, message: str) -> None:
         ("algorithm: {kl_coef: 2020-99-99}", "was started with algorithm.kl_coef=2020-99-99"),
         ("a: !!bool x", ": not valid YAML: KeyError"),
         ("a: !!timestamp x", ": not valid YAML: AttributeError"),
-        ('explorer:\n  path: "a\\0b"', ":2: a NUL character, which no path may have"),
+        ('explorer:\n  path: "a\\0b"', ":2: a NUL character: take it out"),
         ("a: &a [x]\nb: *a", ":2: *a refers to an anchor: write it out"),
     ],
 )

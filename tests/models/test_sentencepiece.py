@@ -133,7 +133,7 @@ def test_no_token_comes_first_if_the_configuration_says_so(model: bytes) -> None
     assert tokenizer.encode("the answer").ids == processor_of(model).encode("the answer")
 
 
-@pytest.mark.parametrize("bos", ["<absent>", {"content": "<absent>"}, {"content": 3}, 3])
+@pytest.mark.parametrize("bos", ["<absent>", {"content": "<absent>"}, {"content": 3}, 3, "\ud800"])
 def test_a_first_token_that_is_no_piece(model: bytes, bos: Any) -> None:
     with pytest.raises(UserError, match=r"^tokenizer\.model has no token .*, with which texts would begin"):
         tokenizer_json(PATH, model, config_of(model) | {"bos_token": bos})
@@ -212,8 +212,9 @@ def test_c02_a_folder_with_a_tokenizer_model_only(internlm2: Path, model: bytes,
     assert not list(internlm2.parent.rglob("EXECUTED"))
 
 
-def test_another_class_of_remote_code_is_refused(internlm2: Path) -> None:
+@pytest.mark.parametrize("name", ["OtherTokenizer", ["InternLM2Tokenizer"], 7])
+def test_another_class_of_remote_code_is_refused(internlm2: Path, name: Any) -> None:
     config = json.loads((internlm2 / "tokenizer_config.json").read_text())
-    (internlm2 / "tokenizer_config.json").write_text(json.dumps(config | {"tokenizer_class": "OtherTokenizer"}))
+    (internlm2 / "tokenizer_config.json").write_text(json.dumps(config | {"tokenizer_class": name}))
     with pytest.raises(UserError, match=r"would need remote code, which is never run: add its tokenizer\.json"):
         load_tokenizer(internlm2)

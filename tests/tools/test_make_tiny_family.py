@@ -189,6 +189,18 @@ def test_a_foreign_folder_is_left_alone(tmp_path: Path) -> None:
     assert tool.main(["--output", str(tmp_path)]) == 2
 
 
+@pytest.mark.parametrize("content", ["", "[1]", "{}", '{"key": 1}', '{"key": "a", "learner": {}}', "[" * 9999])
+def test_a_damaged_family_json_is_one_line_and_force_makes_it_again(
+    content: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "family.json").write_text(content)
+    assert tool.main(["--output", str(tmp_path)]) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert str(tmp_path / "family.json") in line
+    assert line.endswith("--force makes the family again")
+    assert (tmp_path / "family.json").read_text() == content
+
+
 def test_a_failure_leaves_the_old_family_and_nothing_else(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     output = tmp_path / "tiny"
     publish(QUICK, output)

@@ -19,6 +19,7 @@ from s2l_nemo.data.chat import apply_template
 from s2l_nemo.engines.hf_folder import HfFolder
 from s2l_nemo.models.checkpoints.open import open_checkpoint
 from s2l_nemo.models.checkpoints.places import find_torch_dist, foreign
+from s2l_nemo.models.families import FAMILIES
 from s2l_nemo.models.files import hf_files_folder
 from s2l_nemo.models.formats.dtypes import BFLOAT16, FLOAT32
 from s2l_nemo.models.formats.manifest import read_manifest
@@ -36,17 +37,17 @@ from s2l_nemo.models.nemo_keys import check_keys, with_nemo_defaults
 from s2l_nemo.models.open import open_model
 from s2l_nemo.models.rope import Llama3Scaling, YarnScaling
 from s2l_nemo.models.sentencepiece import tokenizer_json
-from s2l_nemo.models.tokenizer import load_tokenizer, stop_token_ids
+from s2l_nemo.models.shape import ModelShape
+from s2l_nemo.models.tokenizer import load_tokenizer, sentencepiece_json, stop_token_ids
 from tests.character_tokenizer import TEMPLATE, character_tokenizer
 from tests.fuzz.mutate import damage, json_damage, mixed, pickle_programs, safetensors_damage, tar_damage
 from tests.fuzz.reader import Harness, Reader
 from tests.models.formats.torch_dist import Box, write_by_torch
 from tests.models.shapes import small_shape
 
-GENERATION = "generation_config.json"
-FAMILIES = ("qwen3", "qwen2", "llama", "internlm2")
+GENERATION, TOKENIZER_CONFIG = "generation_config.json", "tokenizer_config.json"
 SHAPES = [
-    *(small_shape(family=family) for family in FAMILIES),
+    *(small_shape(family=family) for family in FAMILIES.names()),
     small_shape(family="llama", rope_scaling=Llama3Scaling(8.0, 1.0, 4.0, 8), tied=False),
     small_shape(family="qwen3", max_positions=32, rope_scaling=YarnScaling(4.0, 8, 32.0, 1.0, 1.1)),
 ]
@@ -89,6 +90,20 @@ def engine_folder(folder: Path) -> Harness:
     return Harness([seed], lambda _: HfFolder(folder).weight_hash(torch.float32), path, json_damage)
 
 
+def older_config(shape: ModelShape) -> dict[str, Any]:
+    """A config.json with every key that is looked for, as transformers 4 writes it."""
+    absent = dict.fromkeys((*FAMILIES[shape.family].refused, "quantization_config", "auto_map"))
+    return {**absent, "hidden_act": "silu", "eos_token_id": [1, 2], **config_of_shape(shape, FLOAT32)}
+
+
+def newer_config(shape: ModelShape) -> dict[str, Any]:
+    """The same as transformers 5 writes it."""
+    config = older_config(shape)
+    scaling = config.pop("rope_scaling") or {"rope_type": "default"}
+    parameters = {**scaling, "rope_theta": config.pop("rope_theta")}
+    return {**config, "rope_parameters": parameters, "dtype": config.pop("torch_dtype")}
+
+
 def config_json(folder: Path) -> Harness:
     def read(_: bytes) -> None:
         model = open_model("model.path", str(folder))
@@ -96,7 +111,7 @@ def config_json(folder: Path) -> Harness:
         json.dumps(engine_config(with_dtype(model.config, BFLOAT16), model.shape))
         inverse_frequencies(128, model.shape.rope_theta, model.shape.rope_scaling)
 
-    seeds = [json.dumps(config_of_shape(shape, FLOAT32)).encode() for shape in SHAPES]
+    seeds = [json.dumps(form(shape)).encode() for shape in SHAPES for form in (older_config, newer_config)]
     return Harness(seeds, read, folder / "config.json", json_damage)
 
 
@@ -110,6 +125,8 @@ def model_config_yaml(folder: Path) -> Harness:
         inverse_frequencies(128, shape.rope_theta, shape.rope_scaling)
 
     seeds = [json.dumps(architecture(shape)).encode() for shape in SHAPES if shape.family != "internlm2"]
+    written = [{"encoder_seq_length": 32, **json.loads(seed)} for seed in seeds]  # by NeMo
+    seeds += [json.dumps(with_nemo_defaults(folder, config)).encode() for config in written]
     plain = [yaml.safe_dump(json.loads(seed)).encode() for seed in seeds]
     return Harness([*seeds, *plain], read, None, json_damage)  # JSON is YAML
 
@@ -231,7 +248,11 @@ def tokenizer_file(name: str) -> Callable[[Path], Harness]:
         def read(_: bytes) -> None:
             stop_token_ids(folder, whole if name == GENERATION else load_tokenizer(folder))  # which does not read it
 
-        return Harness([(folder / name).read_bytes()], read, folder / name, json_damage, may_write=True)
+        seeds = [(folder / name).read_bytes()]
+        if name == TOKENIZER_CONFIG:  # with the keys that are looked for, too
+            classes: dict[str, Any] = {"tokenizer_class": "PreTrainedTokenizerFast", "auto_map": {}, "bos_token": None}
+            seeds.append(json.dumps({**json.loads(seeds[0]), **classes, "added_tokens_decoder": {}}).encode())
+        return Harness(seeds, read, folder / name, json_damage, may_write=True)
 
     return prepare
 
@@ -249,6 +270,27 @@ def chat_template(_folder: Path) -> Harness:
 
 
 def sentencepiece(folder: Path) -> Harness:
+    config = {"tokenizer_class": "InternLM2Tokenizer", "bos_token": "<s>"}
+    return Harness([few_pieces()], lambda content: tokenizer_json(folder / "tokenizer.model", content, config))
+
+
+def sentencepiece_config(folder: Path) -> Harness:
+    """tokenizer_config.json of a model that has a tokenizer.model and no tokenizer.json."""
+    model = few_pieces()
+
+    def read(content: bytes) -> None:
+        sentencepiece_json(str(folder), {"tokenizer.model": lambda: model, "tokenizer_config.json": lambda: content})
+
+    token = {"lstrip": False, "normalized": False, "rstrip": False, "single_word": False, "special": True}
+    added = {"261": {"content": "<|im_end|>", **token}, "1": {"content": "<s>", **token}}
+    seeds = [
+        {"tokenizer_class": "InternLM2Tokenizer", "bos_token": "<s>", "add_bos_token": True},
+        {"tokenizer_class": "InternLM2Tokenizer", "bos_token": added["1"], "added_tokens_decoder": added},
+    ]
+    return Harness([json.dumps(seed).encode() for seed in seeds], read, None, json_damage)
+
+
+def few_pieces() -> bytes:
     """A tokenizer.model of a few pieces, written by hand in protobuf's wire format."""
 
     def field(number: int, content: bytes | int) -> bytes:
@@ -264,9 +306,7 @@ def sentencepiece(folder: Path) -> Harness:
 
     pieces = [piece("<unk>", 0, 2), piece("<s>", 0, 3), *(piece(f"<0x{byte:02X}>", 0, 6) for byte in range(256))]
     pieces += [piece("a", -1, 1), piece("b", -2, 1), piece("ab", 0, 1)]
-    model = b"".join(pieces) + field(2, field(3, 2) + field(35, 1)) + field(3, field(3, 0) + field(4, 0))
-    config = {"tokenizer_class": "InternLM2Tokenizer", "bos_token": "<s>"}
-    return Harness([model], lambda content: tokenizer_json(folder / "tokenizer.model", content, config))
+    return b"".join(pieces) + field(2, field(3, 2) + field(35, 1)) + field(3, field(3, 0) + field(4, 0))
 
 
 READERS = (
@@ -286,8 +326,9 @@ READERS = (
     Reader("manifest", ("models.formats.manifest",), manifest),
     Reader("adapter-config", ("models.checkpoints.places",), adapter),
     Reader("tokenizer-json", ("models.tokenizer",), tokenizer_file("tokenizer.json"), 25),
-    Reader("tokenizer-config", ("models.tokenizer",), tokenizer_file("tokenizer_config.json"), 25),
+    Reader("tokenizer-config", ("models.tokenizer",), tokenizer_file(TOKENIZER_CONFIG), 25),
     Reader("generation-config", ("models.tokenizer",), tokenizer_file(GENERATION)),
     Reader("chat-template", ("data.chat",), chat_template),
     Reader("sentencepiece", ("models.sentencepiece",), sentencepiece),
+    Reader("sentencepiece-config", ("models.tokenizer", "models.sentencepiece"), sentencepiece_config),
 )
