@@ -8,7 +8,8 @@ falls anywhere from the start on, the others after the first sign of training. A
 started, with which its ranks die, or one rank alone, in turns.
 
 What is compared must be equal bit for bit: the weights in `final.nemo`, each line of `metrics.jsonl` but for times, the
-rollouts of each step and the validations. Needs the tiny family (`python tools/make_tiny_family.py`).
+rollouts of each step and the validations. The figures are written after each run, so a benchmark that is cut off has
+those of the runs before. Needs the tiny family (`python tools/make_tiny_family.py`).
 """
 
 from __future__ import annotations
@@ -25,6 +26,7 @@ import sys
 import tempfile
 import time
 from collections import Counter
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -153,8 +155,8 @@ def uninterrupted(options: argparse.Namespace, run: Path, log: Path) -> float:
     return time.perf_counter() - began
 
 
-def kill_and_compare(options: argparse.Namespace, folder: Path) -> dict[str, Any]:
-    """Runs with kills until there were enough of them. Every run is compared, also the last one."""
+def kill_and_compare(options: argparse.Namespace, folder: Path, save: Callable[[dict[str, Any]], None]) -> None:
+    """Runs with kills until there were enough of them. Every run is compared, also the last one, and saved."""
     rng = random.Random(options.seed)
     whole = uninterrupted(options, folder / "whole", folder / "whole.log")
     lives: list[Life] = []
@@ -177,7 +179,7 @@ def kill_and_compare(options: argparse.Namespace, folder: Path) -> dict[str, Any
             if different:
                 differing[runs] = different
             runs += 1
-    return summary(lives, differing, runs, whole)
+            save(summary(lives, differing, runs, whole))
 
 
 def last_life(options: argparse.Namespace, run: Path, log: Path, number: int) -> Life:
@@ -211,12 +213,17 @@ def main() -> int:
     parser.add_argument("--output", type=Path, help="write the figures as JSON")
     parser.add_argument("overrides", nargs="*")
     options = parser.parse_intermixed_args()
+    settings = {key: value for key, value in vars(options).items() if key != "output"}
+    figures: dict[str, Any] = {}
+
+    def save(found: dict[str, Any]) -> None:
+        figures.update(found)
+        if options.output:
+            options.output.write_text(json.dumps({"settings": settings, "results": figures}, indent=2) + "\n")
+
     with tempfile.TemporaryDirectory() as name:
-        figures = kill_and_compare(options, Path(name))
+        kill_and_compare(options, Path(name), save)
     print(json.dumps({key: value for key, value in figures.items() if key != "lives"}, indent=2))
-    if options.output:
-        settings = {key: value for key, value in vars(options).items() if key != "output"}
-        options.output.write_text(json.dumps({"settings": settings, "results": figures}, indent=2) + "\n")
     return 1 if figures["runs_that_differ"] else 0
 
 
