@@ -89,17 +89,28 @@ def read_plan(root: Path) -> dict[str, dict[str, Any]]:
     if not file.exists():
         return {}
     try:
-        content = parse_json(file)
-        jobs = {str(one["name"]): dict(one) for one in content["jobs"]}
-        for one in jobs.values():
-            Status(one["status"])
-            float(one["seconds"])
-        return jobs
+        return {job["name"]: job for job in map(_checked, parse_json(file)["jobs"])}
     except (ValueError, KeyError, TypeError) as error:
         raise UserError(
-            f"{file} is no plan of recipes/reproduce.py ({error!r}): move it away; a finished run ends at once if "
+            f"{file} is no plan of recipes/reproduce.py ({error!r:.200}): move it away; a finished run ends at once if "
             "it is started again"
         ) from None
+
+
+_KINDS: Mapping[str, tuple[type, ...]] = {
+    "name": (str,), "experiment": (str,), "seed": (int,), "kind": (str,), "command": (str,), "seconds": (int, float),
+    "code": (int, type(None)), "slurm_id": (str, type(None)),
+}  # fmt: skip
+
+
+def _checked(one: Any) -> dict[str, Any]:
+    """A job of plan.json. Raises KeyError, TypeError or ValueError if it lacks what is read of it."""
+    job = dict(one)
+    Status(job["status"])
+    for key, kinds in _KINDS.items():
+        if type(job[key]) not in kinds:
+            raise ValueError(f"{key}={job[key]!r:.80}")
+    return job
 
 
 def _resumed(job: Job, before: Mapping[str, Any] | None) -> Entry:

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from tests.fuzz.reader import Reader
-from tests.fuzz.readers import data, models, runs, served, studies
+from tests.fuzz.readers import data, models, reports, runs, served, studies
 
 READERS: dict[str, Reader] = {
-    reader.name: reader for room in (models, data, runs, served, studies) for reader in room.READERS
+    reader.name: reader for room in (models, data, runs, served, studies, reports) for reader in room.READERS
 }

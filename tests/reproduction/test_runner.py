@@ -114,6 +114,36 @@ def test_a_damaged_plan_is_refused(tmp_path: Path, text: str) -> None:
         Ledger(tmp_path, [])
 
 
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [
+        ("command", None),
+        ("seconds", "1"),
+        ("seconds", True),
+        ("code", "0"),
+        ("slurm_id", 7),
+        ("status", ["done"]),
+        ("kind", 1),
+        ("experiment", ["s2l"]),
+        ("seed", "1"),
+        ("name", None),
+    ],
+)
+@pytest.mark.parametrize("is_absent", [False, True])
+def test_a_job_of_a_plan_that_lacks_what_the_runner_reads_is_refused(
+    tmp_path: Path, key: str, value: object, is_absent: bool
+) -> None:
+    jobs = [job(tmp_path, "one", COUNT)]
+    Ledger(tmp_path, jobs).write()
+    content = json.loads((tmp_path / "plan.json").read_text())
+    content["jobs"][0][key] = value
+    if is_absent:
+        del content["jobs"][0][key]
+    (tmp_path / "plan.json").write_text(json.dumps(content))
+    with pytest.raises(UserError, match="is no plan of recipes"):
+        Ledger(tmp_path, jobs)
+
+
 def test_a_second_runner_is_refused(tmp_path: Path) -> None:
     program = "import sys\nfrom pathlib import Path\nfrom s2l_nemo.reproduction.runner import only_one\n"
     program += "with only_one(Path(sys.argv[1])): print('free')"

@@ -283,10 +283,8 @@ def test_claims_are_of_experiments_that_exist_and_each_is_there_once_a_scale() -
 def test_claims_json(tmp_path: Path) -> None:
     for experiment, right in (("s2l", 1), ("grpo", 0)):
         write_run(tmp_path, experiment, 1, {0: [[0], [0]], 4: [[right], [0]], 8: [[right], [right]]})
-    rows = [
-        {"name": f"{name}-seed_1", "experiment": name, "seed": 1, "kind": "train", "status": "done", "seconds": 1}
-        for name in ("s2l", "grpo")
-    ]
+    common = {"seed": 1, "kind": "train", "status": "done", "command": "x", "seconds": 1, "code": 0, "slurm_id": None}
+    rows = [{"name": f"{name}-seed_1", "experiment": name, **common} for name in ("s2l", "grpo")]
     (tmp_path / "plan.json").write_text(json.dumps({"jobs": rows}))
     judge_root(tmp_path, Scale.toy)
     found = json.loads((tmp_path / "claims.json").read_text())

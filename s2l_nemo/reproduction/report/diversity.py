@@ -83,12 +83,19 @@ def model_rows(study: Study) -> list[ModelRow]:
         others = [model for name, model in by_name.items() if name not in {one.model for one in TABLE_3}]
         reason = "not comparable: the paper did not measure this model on these problems"
         return rows + [
-            ModelRow(_named(model), title, None, Interval(**model[metric]), None, reason)
+            ModelRow(_named(model), title, None, _interval(model[metric]), None, reason)
             for model in others
             for metric, title in OF_MODELS.items()
         ]
     except (KeyError, TypeError) as error:
-        raise UserError(f"{path} is not as recipes/diversity.py writes it ({error!r}): measure again") from None
+        raise UserError(f"{path} is not as recipes/diversity.py writes it ({error!r:.200}): measure again") from None
+
+
+def _interval(content: Any) -> Interval:
+    interval = Interval(**content)
+    if not all(type(value) in (int, float) for value in interval):
+        raise TypeError(f"{interval!r:.100} is no interval")
+    return interval
 
 
 def _named(model: Any) -> str:
@@ -103,7 +110,7 @@ def _paper_rows(figures: DiversityFigures, by_name: dict[str, Any]) -> list[Mode
         if model is None:
             rows.append(ModelRow(figures.model, title, printed, None, None, "not run"))
             continue
-        ours = Interval(**model[metric])
+        ours = _interval(model[metric])
         asked = (model["benchmark"], model["samples"])
         if asked != (TABLE_3_BENCHMARK, TABLE_3_SAMPLES):
             reason = f"not comparable: measured on {asked[0]}, K = {asked[1]}"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Sequence
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -30,8 +31,7 @@ def write_report(root: Path) -> Path:
     study = read_study(root)
     claims = read_claims(root / "claims.json")
     page = root / NAME
-    text = _render(study, claims, _draw(sections(study), root / FOLDER))
-    write_text_atomic(page, text)
+    write_text_atomic(page, _render(study, claims, _draw(sections(study), root / FOLDER)))
     return page
 
 
@@ -47,7 +47,8 @@ def _draw(found: Sequence[Section], folder: Path) -> list[tuple[Section, list[Dr
     return drawn
 
 
-def _render(study: Study, claims: Sequence[Claim] | None, drawn: Sequence[tuple[Section, list[Drawn]]]) -> str:
+@cache
+def _environment() -> Environment:
     environment = Environment(
         loader=PackageLoader("s2l_nemo.reproduction.report", ""),
         autoescape=True,
@@ -56,6 +57,11 @@ def _render(study: Study, claims: Sequence[Claim] | None, drawn: Sequence[tuple[
         lstrip_blocks=True,
     )
     environment.filters |= {"number": number, "safe_svg": Markup}
+    return environment
+
+
+def _render(study: Study, claims: Sequence[Claim] | None, drawn: Sequence[tuple[Section, list[Drawn]]]) -> str:
+    environment = _environment()
     style = Markup(environment.get_template("style.css").render())
     context: dict[str, Any] = {
         "style": style,
@@ -78,7 +84,8 @@ def _render(study: Study, claims: Sequence[Claim] | None, drawn: Sequence[tuple[
         "examples": groups.examples(study),
         "rule_of_examples": groups.RULE,
     }
-    return environment.get_template("page.html").render(context)
+    text = environment.get_template("page.html").render(context)
+    return text.encode(errors="replace").decode()  # half characters, of folder names or JSON, cannot be written
 
 
 def state(run: Run) -> str:

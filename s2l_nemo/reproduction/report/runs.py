@@ -26,6 +26,10 @@ _SEED = re.compile(r"seed_(\d+)")
 _STEP = re.compile(r"step_(\d+)\.json")
 _TIME = re.compile(r"_\d{8}-\d{6}$")
 _RESTORE = "restore it or take it away"
+_KINDS = {
+    "run.seed": int, "algorithm.steps": int, "algorithm.prompts_per_step": int, "algorithm.group_size": int,
+    "model.path": str, "explorer.path": str,
+}  # fmt: skip
 EVALUATED = ", checkpoints evaluated"  # ends the name of a curve
 HELD_OUT = ""  # the name of the validation on held-out prompts; others have the name of their benchmark
 
@@ -86,10 +90,7 @@ class Run:
 
     def setting(self, key: str) -> Any:
         """A value of config.yaml, such as `algorithm.steps`; None if the file or the key is not there."""
-        value: Any = self.config
-        for part in key.split("."):
-            value = value.get(part) if isinstance(value, Mapping) else None
-        return value
+        return value_at(self.config, key)
 
     @property
     def last_step(self) -> int:
@@ -177,9 +178,9 @@ def _seed_of(path: Path) -> int:
 
 def _read_run(experiment: str, seed: int | None, folder: Path, jobs: Sequence[Job]) -> Run:
     directory = RunDir(folder)
-    config = read_yaml(directory.config)
+    config = _settings(directory.config)
     if seed is None:
-        seed = int(config.get("run", {}).get("seed", 0))
+        seed = value_at(config, "run.seed") or 0
     return Run(
         experiment,
         seed,
@@ -192,6 +193,24 @@ def _read_run(experiment: str, seed: int | None, folder: Path, jobs: Sequence[Jo
         dict(_curves(folder / "evaluation")),
         [job for job in jobs if (job.experiment, job.seed) == (experiment, seed)],
     )
+
+
+def _settings(path: Path) -> dict[str, Any]:
+    """config.yaml, {} if it is not there. Raises UserError if a key that the report reads is of another type."""
+    config = read_yaml(path)
+    for key, kind in _KINDS.items():
+        value = value_at(config, key)
+        if value is not None and type(value) is not kind:
+            raise UserError(f"{path} has {key}={value!r:.80}, which is no {kind.__name__}: {_RESTORE}")
+    return config
+
+
+def value_at(config: Mapping[str, Any], key: str) -> Any:
+    """The value of a dotted key; None if it is not there."""
+    value: Any = config
+    for part in key.split("."):
+        value = value.get(part) if isinstance(value, Mapping) else None
+    return value
 
 
 def _validations(folder: Path) -> Iterator[tuple[str, dict[int, Asked]]]:
@@ -255,11 +274,14 @@ def read_json(path: Path) -> Any:
 def _read_jobs(path: Path) -> list[Job]:
     try:
         return [_job(one) for one in read_object(path).get("jobs", [])]
-    except (KeyError, TypeError, ValueError) as error:
-        raise UserError(f"{path} is no plan of the runner ({error!r}): make it anew or take it away") from None
+    except (KeyError, TypeError, ValueError, OverflowError) as error:
+        raise UserError(f"{path} is no plan of the runner ({error!r:.200}): make it anew or take it away") from None
 
 
-def _job(one: Mapping[str, Any]) -> Job:
+def _job(one: Any) -> Job:
+    if not isinstance(one, Mapping):
+        raise TypeError(f"{one!r:.40} is no job")
     command, seconds = one.get("command") or "", one.get("seconds")
     text = command if isinstance(command, str) else " ".join(map(str, command))
-    return Job(str(one["experiment"]), int(one["seed"]), str(one["status"]), text, seconds and float(seconds))
+    name, seed, status = str(one["experiment"]), int(one["seed"]), str(one["status"])
+    return Job(name, seed, status, text, None if seconds is None else float(seconds))

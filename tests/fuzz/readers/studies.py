@@ -16,8 +16,9 @@ from s2l_nemo.models.formats.safetensors_folder import SafetensorsFolder
 from s2l_nemo.models.hf_config import config_of_shape
 from s2l_nemo.models.open import open_model
 from s2l_nemo.records.identity import changed_parts
-from s2l_nemo.reproduction.ledger import read_plan
+from s2l_nemo.reproduction.ledger import Ledger
 from s2l_nemo.reproduction.outcomes import final_steps
+from s2l_nemo.reproduction.plan import Job, JobKind
 from s2l_nemo.reproduction.report.claims import read_claims
 from s2l_nemo.trainer.early import check_token_ids
 from tests.character_tokenizer import character_tokenizer
@@ -69,6 +70,16 @@ def of_json(name: str, content: Any, read: Callable[[Path], object]) -> Callable
     return prepare
 
 
+def ledger(folder: Path) -> None:
+    """The jobs of a call that goes on: one that is in the plan, and one that is not."""
+    jobs = [
+        Job(f"{name}-1", name, 1, JobKind.train, folder / name, folder / "log", ("x",), steps=4)
+        for name in ("s2l", "grpo")
+    ]
+    entries = Ledger(folder, jobs).entries.values()
+    json.dumps([entry.to_json() for entry in entries])
+
+
 def tokens_of_model(folder: Path) -> Harness:
     """tokenizer.json, as it is looked at before Transformers reads it."""
     shape = small_shape(family="qwen3", vocab=10_000)
@@ -98,11 +109,11 @@ READERS = (
         adapter_file("adapter_model.safetensors", mixed(damage, safetensors_damage)),
     ),
     Reader("run-identity", ("records.identity",), of_json("identity.json", IDENTITY, changed_parts)),
-    Reader("plan", ("reproduction.ledger",), of_json("plan.json", {"jobs": [JOB]}, read_plan)),
+    Reader("plan", ("reproduction.ledger",), of_json("plan.json", {"jobs": [JOB]}, ledger)),
     Reader("final-steps", ("reproduction.outcomes",), of_json("summary.json", {"steps": 4}, final_steps)),
     Reader(
         "claims",
-        ("reproduction.report.runs", "reproduction.report.claims"),
+        ("reproduction.report.claims",),
         of_json("claims.json", [CLAIM], lambda folder: read_claims(folder / "claims.json")),
     ),
     Reader("token-ids", ("trainer.early",), tokens_of_model, 100),

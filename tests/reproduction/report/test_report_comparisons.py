@@ -244,8 +244,9 @@ def test_other_samples_are_not_compared_with_table_3(tmp_path: Path, changed: di
     assert {(row.away, row.why_not) for row in ours} == {(None, reason)}
 
 
-def test_a_damaged_diversity_file_is_named(tmp_path: Path) -> None:
+@pytest.mark.parametrize("edit", [None, {"mean": "a", "low": 0.1, "high": 0.2}])
+def test_a_damaged_diversity_file_is_named(tmp_path: Path, edit: Any) -> None:
     write_run(tmp_path / "a/seed_1", rewards=[0.5])
-    write_diversity(tmp_path, edit=None)
+    write_diversity(tmp_path, edit=edit)
     with pytest.raises(UserError, match=r"diversity\.json is not as recipes/diversity\.py writes it"):
         model_rows(read_study(tmp_path))

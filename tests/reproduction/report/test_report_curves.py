@@ -168,7 +168,20 @@ def test_all_samplers_are_found(root: Path) -> None:
         ),
         ("s2l/seed_1/summary.json", "[]", "is no JSON object"),
         ("s2l/seed_1/config.yaml", "a: [", "config.yaml is damaged"),
+        ("s2l/seed_1/config.yaml", "run: {seed: [1]}", r"has run\.seed=\[1\], which is no int"),
+        ("s2l/seed_1/config.yaml", "model: {path: {a: 1}}", r"has model\.path=\{'a': 1\}, which is no str"),
         ("plan.json", '{"jobs": [{"seed": 1}]}', "is no plan of the runner"),
+        ("plan.json", '{"jobs": ["s2l"]}', "is no plan of the runner"),
+        (
+            "plan.json",
+            '{"jobs": [{"experiment": "a", "seed": Infinity, "status": "done"}]}',
+            "is no plan of the runner",
+        ),
+        (
+            "plan.json",
+            '{"jobs": [{"experiment": "a", "seed": 1, "status": "done", "seconds": []}]}',
+            "is no plan of the",
+        ),
     ],
 )
 def test_a_damaged_file_is_named(root: Path, file: str, content: str, message: str) -> None:
@@ -176,6 +189,12 @@ def test_a_damaged_file_is_named(root: Path, file: str, content: str, message: s
     with pytest.raises(UserError, match=message) as error:
         read_study(root)
     assert "\n" not in str(error.value)
+
+
+def test_a_run_whose_section_is_a_list_has_no_settings(root: Path) -> None:
+    (root / "s2l/seed_1/config.yaml").write_text("run: [1]\n")
+    (experiment,) = read_study(root / "s2l/seed_1").experiments
+    assert experiment.runs[0].seed == 0
 
 
 def test_nothing_to_report(tmp_path: Path) -> None:
