@@ -170,7 +170,11 @@ def _read(run_dir: Path) -> dict[str, Any] | None:
     try:
         content: dict[str, Any] = parse_json(file)
         for one in content["identity"].values():
-            dict(one["facts"])
+            for name, fact in one["facts"].items():
+                if not isinstance(fact, str):
+                    raise TypeError(name)
+                if name.startswith(ROWS):
+                    _bounds(fact)
         for one in content["changed"]:
             Part(one["part"].partition("/")[0])
     except (ValueError, TypeError, KeyError, AttributeError):

@@ -145,8 +145,12 @@ def read_validation(folder: Path, step: int) -> dict[str, Any] | None:
     ids, rows = content.get("prompt_ids"), content.get("correct")
     if not isinstance(ids, list) or not isinstance(rows, list) or not all(isinstance(row, list) for row in rows):
         raise UserError(f"{file} is no validation: {remedy}")
-    if len(ids) != len(rows) or not all(row and all(map(_is_reward, row)) for row in rows):
-        raise UserError(f"{file} has not one list of rewards for each prompt: {remedy}")
+    is_table = bool(rows) and len(ids) == len(rows) and len({len(row) for row in rows}) == 1
+    if not is_table or not all(row and all(map(_is_reward, row)) for row in rows):
+        raise UserError(f"{file} has not one list of rewards, all of one length, for each prompt: {remedy}")
+    asked = content.get("asked") or {}  # which an earlier version has not written
+    if asked and not (isinstance(asked, dict) and isinstance(asked.get("sampling"), dict) and "prompts" in asked):
+        raise UserError(f"{file} does not say what was asked: {remedy}")
     return content
 
 

@@ -107,7 +107,18 @@ def test_a_run_of_an_earlier_version_goes_on_with_one_line(run: Path) -> None:
     assert settle_identity(run, BEGAN, [], 4) == []
 
 
-@pytest.mark.parametrize("text", ["", "[]", "{}", '{"identity": {"learner": 3}, "changed": []}', '{"identity": {}}'])
+@pytest.mark.parametrize(
+    "text",
+    [
+        "",
+        "[]",
+        "{}",
+        '{"identity": {"learner": 3}, "changed": []}',
+        '{"identity": {}}',
+        '{"identity": {"learner": {"facts": {"weights": 7}}}, "changed": []}',
+        '{"identity": {"training_data": {"facts": {"rows": "many"}}}, "changed": []}',
+    ],
+)
 def test_a_damaged_file_is_one_line(run: Path, text: str) -> None:
     (run / "identity.json").write_text(text)
     with pytest.raises(UserError, match=r"identity.json is damaged: restore it, or remove it"):

@@ -194,8 +194,16 @@ def test_flops_that_are_not_known(tmp_path: Path) -> None:
     [
         ("{", "cannot be read as JSON"),
         ("{}", "is no validation"),
-        ('{"prompt_ids": [1], "correct": []}', "has not one list of rewards for each prompt"),
-        ('{"prompt_ids": [1], "correct": [[]]}', "has not one list of rewards for each prompt"),
+        ('{"prompt_ids": [1], "correct": []}', "has not one list of rewards, all of one length, for each prompt"),
+        ('{"prompt_ids": [1], "correct": [[]]}', "has not one list of rewards, all of one length, for each prompt"),
+        ('{"prompt_ids": [], "correct": []}', "has not one list of rewards, all of one length, for each prompt"),
+        (
+            '{"prompt_ids": [1, 2], "correct": [[1], [0, 1]]}',
+            "has not one list of rewards, all of one length, for each",
+        ),
+        ('{"prompt_ids": [1], "correct": [[1]], "asked": [1]}', "does not say what was asked"),
+        ('{"prompt_ids": [1], "correct": [[1]], "asked": {"sampling": {}}}', "does not say what was asked"),
+        ('{"prompt_ids": [1], "correct": [[1]], "asked": {"prompts": "a", "sampling": 1}}', "does not say what was"),
     ],
 )
 def test_a_damaged_validation_is_named(tmp_path: Path, text: str, fault: str) -> None:

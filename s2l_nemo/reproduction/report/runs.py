@@ -223,8 +223,8 @@ def _validations(folder: Path) -> Iterator[tuple[str, dict[int, Asked]]]:
 
 def _asked(folder: Path, step: int) -> Asked:
     content = read_validation(folder, step)
-    if content is None or not content["correct"]:
-        raise UserError(f"{folder}: the validation of step {step} asked nothing: remove its file")
+    if content is None:
+        raise UserError(f"{folder}: the validation of step {step} has gone meanwhile: make the report again")
     return Asked(content["prompt_ids"], content["correct"])
 
 

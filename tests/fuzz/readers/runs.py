@@ -15,13 +15,13 @@ from omegaconf import OmegaConf
 from rich.console import Console
 
 from s2l_nemo.config.asking import Mode
-from s2l_nemo.config.schema import Config, Resume
+from s2l_nemo.config.schema import AnswerKind, Config, Resume
 from s2l_nemo.errors import UserError
-from s2l_nemo.evaluation.answers import stated_answer
+from s2l_nemo.evaluation.answers import check_answers, stated_answer
 from s2l_nemo.evaluation.compare import differences, label
 from s2l_nemo.evaluation.folder import find_folder
 from s2l_nemo.evaluation.results import BenchmarkResult, Summary, read_result
-from s2l_nemo.evaluation.steps import models_of_run, prompts_asked, read_curve
+from s2l_nemo.evaluation.steps import load_curves, models_of_run, prompts_asked, read_curve
 from s2l_nemo.hub.commits import commits
 from s2l_nemo.measures.statistics import Interval
 from s2l_nemo.planner.simulation.recorded import recorded_groups, recorded_steps
@@ -36,7 +36,7 @@ from s2l_nemo.store.prompts import read_prompts
 from s2l_nemo.store.reader import Store
 from s2l_nemo.store.sampling.recorded import _has_logprobs, _rollouts
 from s2l_nemo.store.shards import read_keys, read_notes, read_shard
-from s2l_nemo.trainer.validation import read_validation
+from s2l_nemo.trainer.summary import compare
 from s2l_nemo.types import Completion, Group, Prompt
 from tests.fuzz.mutate import damage, json_damage, json_lines_damage
 from tests.fuzz.reader import Harness, Reader
@@ -194,9 +194,21 @@ def result(folder: Path) -> Harness:
     return Harness([json.dumps(found.to_json()).encode()], read, file, json_damage)
 
 
-def curve(folder: Path) -> Harness:
-    seed = b'{"name": "a", "steps": []}'
-    return Harness([seed], lambda _: read_curve(folder), folder / "steps.json", json_damage)
+def curve(name: str) -> Callable[[Path], Harness]:
+    """A file of an evaluation step by step: steps.json, or the summary of a step."""
+
+    def prepare(folder: Path) -> Harness:
+        (folder / "step_000003").mkdir()
+        contents = {
+            "steps.json": b'{"name": "a", "steps": [{"step": 3, "prompts": 96}]}',
+            "step_000003/summary.json": b'{"benchmarks": {}}',
+        }
+        for other, content in contents.items():
+            (folder / other).write_bytes(content)
+        seeds = [contents[name]] + ([b'{"name": "a", "steps": []}'] if name == "steps.json" else [])
+        return Harness(seeds, lambda _: load_curves([folder, folder]), folder / name, json_damage)
+
+    return prepare
 
 
 def evaluation_config(folder: Path) -> Harness:
@@ -206,14 +218,32 @@ def evaluation_config(folder: Path) -> Harness:
 
     def read(_: bytes) -> None:
         stated_answer(outputs)
+        check_answers(outputs, AnswerKind.math)
         find_folder(folder, "a", identity)
 
     return Harness([json.dumps(identity).encode()], read, outputs / "config.txt", json_damage)
 
 
 def validation(folder: Path) -> Harness:
-    seed = json.dumps({"step": 3, "prompt_ids": [1, 2], "correct": [[0, 1], [1, 1]], "grader_errors": 0}).encode()
-    return Harness([seed], lambda _: read_validation(folder, 3), folder / "step_000003.json", json_damage)
+    """The last validation of a run, which its summary compares with the first."""
+    content = {"step": 3, "prompt_ids": [1, 2], "correct": [[0, 1], [1, 1]], "grader_errors": 0}
+    asked = {"asked": {"prompts": "0a", "sampling": {"temperature": 1.0, "samples": 2}}}
+    first, last = (folder / f"step_{step:06d}.json" for step in (0, 3))
+
+    def read(content: bytes) -> None:
+        compare(folder, 3).figures()
+        if content == seeds[0]:
+            return
+        first.write_bytes(content)  # as the first one
+        last.write_bytes(seeds[0])
+        try:
+            compare(folder, 3).figures()
+        finally:
+            first.write_bytes(seeds[0])
+
+    seeds = [json.dumps(one).encode() for one in ({**content, **asked}, content)]
+    first.write_bytes(seeds[0])
+    return Harness(seeds, read, last, json_damage, may_write=True)
 
 
 def store_facts(folder: Path) -> Harness:
@@ -291,9 +321,10 @@ READERS = (
     Reader("metrics", ("records.metrics", "planner.simulation.recorded"), metrics),
     Reader("rollouts", ("records.dump", "planner.simulation.recorded", "store.sampling.recorded"), rollouts),
     Reader("result", ("evaluation.results",), result),
-    Reader("curve", ("evaluation.steps",), curve),
+    Reader("curve", ("evaluation.steps",), curve("steps.json")),
+    Reader("curve-summary", ("evaluation.steps",), curve("step_000003/summary.json")),
     Reader("evaluation-config", ("evaluation.answers", "evaluation.folder"), evaluation_config),
-    Reader("validation", ("trainer.validation",), validation),
+    Reader("validation", ("trainer.validation", "trainer.summary"), validation),
     Reader("store-facts", ("store.facts",), store_facts),
     Reader("store-prompts", ("store.prompts",), store_prompts),
     Reader("store-shard", ("store.shards",), store_shard),

@@ -15,7 +15,16 @@ from s2l_nemo.models.formats.dtypes import FLOAT32
 from s2l_nemo.models.formats.safetensors_folder import SafetensorsFolder
 from s2l_nemo.models.hf_config import config_of_shape
 from s2l_nemo.models.open import open_model
-from s2l_nemo.records.identity import changed_parts
+from s2l_nemo.records.checkpoints import publish_checkpoint
+from s2l_nemo.records.identity import (
+    IDENTITY,
+    ROWS,
+    TOKENS,
+    Fingerprint,
+    changed_parts,
+    found_differences,
+    settle_identity,
+)
 from s2l_nemo.reproduction.ledger import Ledger
 from s2l_nemo.reproduction.outcomes import final_steps
 from s2l_nemo.reproduction.plan import Job, JobKind
@@ -70,6 +79,24 @@ def of_json(name: str, content: Any, read: Callable[[Path], object]) -> Callable
     return prepare
 
 
+def run_identity(folder: Path) -> Harness:
+    """identity.json in a run that goes on, and in what compares its validations."""
+    temporary = folder / "checkpoints" / "made"
+    temporary.mkdir(parents=True)
+    publish_checkpoint(temporary, folder / "checkpoints" / "step_000001")
+    facts = {"weights": "ab", f"{ROWS}sums": "12+", f"0/{TOKENS}": "cd"}
+    now = {name: Fingerprint(name, facts) for name in ("learner", "training_data", "tokenizer")}
+    settle_identity(folder, now, (), None)
+    content = json.loads((folder / IDENTITY).read_bytes())
+    content["changed"] = [{"part": "validation_data/x", "step": 3, "what": "a", "before": "b", "after": "c"}]
+
+    def read(_: bytes) -> None:
+        changed_parts(folder)
+        [one.in_words() for one in found_differences(folder, now)]
+
+    return Harness([json.dumps(content).encode()], read, folder / IDENTITY, json_damage)
+
+
 def ledger(folder: Path) -> None:
     """The jobs of a call that goes on: one that is in the plan, and one that is not."""
     jobs = [
@@ -99,8 +126,6 @@ JOB = {
     "name": "s2l-1", "experiment": "s2l", "seed": 1, "kind": "train", "status": "done", "command": "python x",
     "folder": "s2l/seed_1", "log": "logs/x", "seconds": 1.5, "code": 0, "slurm_id": None,
 }  # fmt: skip
-IDENTITY = {"identity": {"learner": {"facts": {"weights": "ab"}}}, "changed": [{"part": "learner", "step": 3}]}
-
 READERS = (
     Reader("merged-adapter", ("models.checkpoints.adapter",), adapter_file("adapter_config.json", json_damage)),
     Reader(
@@ -108,7 +133,7 @@ READERS = (
         ("models.checkpoints.adapter",),
         adapter_file("adapter_model.safetensors", mixed(damage, safetensors_damage)),
     ),
-    Reader("run-identity", ("records.identity",), of_json("identity.json", IDENTITY, changed_parts)),
+    Reader("run-identity", ("records.identity",), run_identity),
     Reader("plan", ("reproduction.ledger",), of_json("plan.json", {"jobs": [JOB]}, ledger)),
     Reader("final-steps", ("reproduction.outcomes",), of_json("summary.json", {"steps": 4}, final_steps)),
     Reader(

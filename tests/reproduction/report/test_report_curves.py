@@ -164,7 +164,7 @@ def test_all_samplers_are_found(root: Path) -> None:
         (
             "s2l/seed_1/validation/step_000003.json",
             '{"prompt_ids": [1, 2], "correct": [[1], []]}',
-            "has not one list of rewards for each prompt",
+            "has not one list of rewards, all of one length, for each prompt",
         ),
         ("s2l/seed_1/summary.json", "[]", "is no JSON object"),
         ("s2l/seed_1/config.yaml", "a: [", "config.yaml is damaged"),
