@@ -80,7 +80,8 @@ def typed(schema: type[Schema], values: Mapping[str, Any], section: str) -> Sche
 
 def with_defaults(schema: type[Schema], values: Mapping[Any, Any]) -> Schema:
     """These values and the schema's own for all others. Raises OmegaConf's errors for what the schema does not take."""
-    return cast(Schema, OmegaConf.merge(_defaults(schema), OmegaConf.create(dict(values))))
+    mine, given = _defaults(schema), OmegaConf.create(dict(values))
+    return cast(Schema, OmegaConf.unsafe_merge(mine, given))  # both are of no use to anybody else
 
 
 def _defaults(schema: type[Any]) -> DictConfig:

@@ -60,15 +60,20 @@ def run_config(folder: Path) -> Harness:
     _checkpoint(folder, 1)
     (folder / "versions.json").write_text('{"packages": {"s2l_nemo": "0.1.0"}}')
     short = "algorithm:\n  steps: 40\n  prompts_per_step: 32\nmodel:\n  path: models/tiny/learner\n"
-    seed = json.dumps(OmegaConf.to_container(OmegaConf.structured(Config), enum_to_str=True)).encode()
+    whole = OmegaConf.to_container(OmegaConf.structured(Config), enum_to_str=True)
+    assert isinstance(whole, dict)
+    known = {"algorithm": {"steps": 40, "prompts_per_step": 32}, "model": {"path": "models/tiny/learner"}}
+    sections = [known | {name: known.get(str(name), {}) | section} for name, section in whole.items()]
+    seeds = [as_yaml(json.dumps(one).encode()) for one in (whole, *sections)]
 
     def mutate(random: Random, one: bytes, seeds: Sequence[bytes]) -> bytes:
         return as_yaml(json_damage(random, one, seeds))
 
-    def as_yaml(content: bytes) -> bytes:
-        return re.sub(rb"(?<=[ :]\d)e-", b".0e-", content)  # which is a number in YAML 1.1, too
+    return Harness([short.encode(), *seeds], read, folder / "config.yaml", mutate)
 
-    return Harness([short.encode(), as_yaml(seed)], read, folder / "config.yaml", mutate)
+
+def as_yaml(content: bytes) -> bytes:
+    return re.sub(rb"(?<=[ :]\d)e-", b".0e-", content)  # which is a number in YAML 1.1, too
 
 
 def run_versions(folder: Path) -> Harness:
