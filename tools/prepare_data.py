@@ -15,7 +15,6 @@ from __future__ import annotations
 
 import argparse
 import contextlib
-import json
 import os
 import platform
 import signal
@@ -46,6 +45,7 @@ from s2l_nemo.data.prepare import (
     Report,
     file_hash,
     find_keys,
+    json_line,
     source_id,
 )
 from s2l_nemo.data.rows import lookup, question_of
@@ -206,7 +206,7 @@ def write_benchmark(options: argparse.Namespace, keys: Keys, output: Output, set
     answers: dict[str, int] = {}  # of problems without choices, with the line of the first one
     count = 0
     with replacing(output.train) as temporary:
-        with temporary.open("w", encoding="utf-8") as file:
+        with temporary.open("wb") as file:
             for line, record in progress(options):
                 if isinstance(record, BadRow):
                     raise UserError(f"{options.source}:{line}: {record.reason}")
@@ -215,9 +215,7 @@ def write_benchmark(options: argparse.Namespace, keys: Keys, output: Output, set
                 except ValueError as error:
                     raise UserError(f"{options.source}:{line}: {error}") from error
                 identifier = source_id(record)
-                file.write(
-                    json.dumps(row | ({} if identifier is None else {"id": identifier}), ensure_ascii=False) + "\n"
-                )
+                file.write(json_line(row | ({} if identifier is None else {"id": identifier})))
                 count += 1
                 if "answer" in row:
                     answers.setdefault(row["answer"], line)

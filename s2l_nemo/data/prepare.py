@@ -200,7 +200,7 @@ class Preparation:
             text = f"{text}\n\n{instruction}"
         turns = [{"role": "system", "content": system}, {"role": "user", "content": text}]
         row = {"prompt": turns if system else text, "answer": answer, "id": source_id(record) or key.hex()}
-        self._spool.write(f"{key.hex()}{json.dumps(row, ensure_ascii=False)}\n".encode())
+        self._spool.write(key.hex().encode() + json_line(row))
 
     def write(self, output: Output, held_out: int, seed: int, settings: Mapping[str, object]) -> None:
         """Writes the rows that are left. `held_out` of them, drawn with the seed, go to the held-out file.
@@ -289,6 +289,11 @@ def file_hash(path: Path) -> str:
         while block := file.read(2**20):
             digest.update(block)
     return digest.hexdigest()
+
+
+def json_line(row: Mapping[str, object]) -> bytes:
+    """A row as a line of JSON. Half a surrogate pair in an id stays the escape that it was in the source."""
+    return (json.dumps(row, ensure_ascii=False) + "\n").encode("utf-8", "backslashreplace")
 
 
 def _hash(text: str) -> bytes:

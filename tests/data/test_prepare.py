@@ -29,6 +29,7 @@ from s2l_nemo.data.prepare import (
     Preparation,
     Report,
     find_keys,
+    json_line,
     source_id,
 )
 from s2l_nemo.data.sources import BadRow
@@ -318,6 +319,12 @@ def test_a_kill_while_writing_leaves_the_old_files_or_none(tmp_path: Path, exist
     assert os.WTERMSIG(os.waitpid(child, 0)[1]) == signal.SIGKILL
     after = {path.name: path.read_bytes() for path in tmp_path.iterdir() if not path.name.startswith(TEMPORARY)}
     assert after == before
+
+
+def test_an_id_of_half_a_character_is_kept_as_the_source_wrote_it() -> None:
+    line = json_line({"prompt": "p\u00fc", "id": "\ud800"})
+    assert line == '{"prompt": "p\u00fc", "id": "\\ud800"}\n'.encode()
+    assert json.loads(line)["id"] == "\ud800"
 
 
 def test_fields_are_found_by_their_usual_names() -> None:

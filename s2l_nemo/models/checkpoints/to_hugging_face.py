@@ -116,4 +116,5 @@ def _object(hf_files: Mapping[str, Region], name: str) -> dict[str, Any]:
 
 
 def _json(content: Mapping[str, Any]) -> bytes:
-    return (json.dumps(content, indent=2, ensure_ascii=False) + "\n").encode()
+    # Half a surrogate pair stays the escape that it was in the source: nothing else can be written for it.
+    return (json.dumps(content, indent=2, ensure_ascii=False) + "\n").encode("utf-8", "backslashreplace")

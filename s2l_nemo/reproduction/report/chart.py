@@ -88,7 +88,10 @@ def draw(chart: Chart, folder: Path) -> Drawn:
         figure.savefig(picture, format="png")
         figure.axes[0].set_title("")  # the page has it in the caption
         svg = inline_svg(figure, chart.slug, VARIABLES, html.escape(chart.title))
-    for name, content in ((f"{chart.slug}.png", picture.getvalue()), (f"{chart.slug}.csv", to_csv(chart).encode())):
+    for name, content in (
+        (f"{chart.slug}.png", picture.getvalue()),
+        (f"{chart.slug}.csv", to_csv(chart).encode(errors="replace")),
+    ):
         # All or nothing, but no wait for the disk: they can be made again.
         (folder / f"{TEMPORARY}{name}").write_bytes(content)
         (folder / f"{TEMPORARY}{name}").replace(folder / name)

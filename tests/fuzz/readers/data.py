@@ -6,8 +6,10 @@ import gzip
 import hashlib
 import io
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from contextlib import suppress
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -15,8 +17,10 @@ from pyarrow import parquet
 
 from s2l_nemo.config.mix import DataSource
 from s2l_nemo.config.schema import AnswerKind, OnBadRow
-from s2l_nemo.data.benchmarks import load_benchmark
+from s2l_nemo.data.benchmarks import benchmark_record, load_benchmark
+from s2l_nemo.data.prepare import Preparation, find_keys, json_line, source_id
 from s2l_nemo.data.rows import read_rows
+from s2l_nemo.data.sources import BadRow, read_records
 from s2l_nemo.data.token_cache import _read as read_tokens
 from s2l_nemo.evaluation.raw import read_raw
 from s2l_nemo.hub.names import HubName, Kind
@@ -62,6 +66,44 @@ def parquet_rows(folder: Path) -> Harness:
     nested = {"prompt": [[{"role": "user", "content": "1?"}]] * 2, "reward_model": [{"ground_truth": "3"}] * 2}
     seeds = [parquet_bytes(plain), parquet_bytes(plain, "zstd"), parquet_bytes({**nested, "answer": [1, 2]})]
     return Harness(seeds, rows(folder / "x.parquet"), folder / "x.parquet")
+
+
+def prepared(folder: Path) -> Harness:
+    """What prepare_data.py does with each record of a source, of any of the forms that it knows."""
+
+    class Believing:
+        def unreadable(self, golds: Sequence[str]) -> list[str | None]:
+            return [None] * len(golds)
+
+        def same(self, pairs: Sequence[tuple[str, str]]) -> list[bool]:
+            return [True] * len(pairs)
+
+    turns = [{"role": "system", "content": "Be short."}, {"role": "user", "content": "1/2?"}]
+    texts = [{"label": "A", "text": "x"}, {"label": "B", "text": "y"}]
+    records: list[dict[str, Any]] = [
+        {"prompt": "1 + 1?", "reward_model": {"ground_truth": "2"}, "extra_info": {"index": "a-1"}},
+        {"prompt": turns, "answer": 0.5, "id": "x"},
+        {"question": {"stem": "Which?", "choices": texts}, "answerKey": "B", "unique_id": 3},
+        {"question": "Which?", "choices": ["A) x", "B) y"], "answer": 1, "id": 7},
+        {"problem": "What?", "options": {"A": "x", "B": "y"}, "answer": "A"},
+        {"question": "How many?", "solution": "so it is\n#### 42", "source": "TP_x"},
+    ]
+
+    def read(_: bytes) -> None:
+        with (folder / "spool").open("w+b") as spool:
+            preparation = Preparation(find_keys(records[0]), spool, Believing())
+            for line, record in read_records(str(path)):
+                if isinstance(record, BadRow):
+                    preparation.add(line, record)
+                    continue
+                with suppress(ValueError):  # as the tools do, in one line
+                    keys = find_keys(record)
+                    Preparation(keys, spool, Believing()).add(line, record)
+                    json_line({**benchmark_record(record, keys.prompt, keys.answer), "id": source_id(record)})
+
+    path = folder / "x.jsonl"
+    seeds = [json.dumps(record).encode() + b"\n" for record in records]
+    return Harness(seeds, read, path, json_lines_damage, may_write=True)
 
 
 def benchmark(folder: Path) -> Harness:
@@ -128,6 +170,7 @@ READERS = (
     ),
     Reader("csv", ("data.csv_file",), rows_of("x.csv", [CSV, CSV.replace(b",", b"\t")], damage)),
     Reader("parquet", ("data.sources",), parquet_rows),
+    Reader("prepared", ("data.benchmarks",), prepared),
     Reader("benchmark", ("data.benchmarks",), benchmark),
     Reader("raw-answers", ("evaluation.raw",), raw_answers),
     Reader("imported-rollouts", ("store.sampling.imported",), imported),

@@ -282,6 +282,13 @@ def test_c19_both_names_of_the_type_are_written(hf: Path, tmp_path: Path) -> Non
     open_checkpoint(out)
 
 
+def test_c19_half_a_character_in_a_changed_config_stays_as_it_was(hf: Path, tmp_path: Path) -> None:
+    source, out = edited_hf(hf, tmp_path / "source", note="\ud800\u00fc"), tmp_path / "out"
+    nemo = to_nemo(source, tmp_path / "nemo")
+    assert convert_nemo_to_hf.main(["--input", str(nemo), "--output", str(out), "--dtype", "bf16"]) == 0
+    assert json.loads((out / "config.json").read_text())["note"] == "\ud800\u00fc"
+
+
 def test_c20_heads_beside_the_model_are_refused(nemo: Path, tmp_path: Path) -> None:
     source = Path(shutil.copytree(nemo, tmp_path / "source"))
     file = source / "model_weights" / ".metadata"
