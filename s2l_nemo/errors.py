@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import errno
+import io
 import os
+import sys
 
 LONGEST = 2000  # characters of a message; a list of names may be long, a value of a damaged file may be anything
 
@@ -70,3 +72,11 @@ def system_refusal(error: OSError) -> str | None:
 def _is_path(name: object) -> bool:
     """Whether an OSError's `filename` is one: it may be the number of a descriptor, too."""
     return isinstance(name, str | bytes | os.PathLike)
+
+
+def let_any_text_be_printed() -> None:
+    """Prints as escapes what Python would end the program for: half a surrogate pair, which somebody's JSON or the name
+    of a folder may hold, and signs that the encoding of the terminal lacks."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")

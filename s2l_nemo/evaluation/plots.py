@@ -145,8 +145,11 @@ def _curves(axes: Axes, results: Sequence[BenchmarkResult], look_of: Mapping[str
 
 
 def label(text: str) -> str:
-    """As matplotlib shows it unchanged: `$` would begin a formula, a leading `_` hides an entry of a legend."""
-    text = text.replace("$", r"\$")
+    """As matplotlib shows it unchanged: `$` would begin a formula, a leading `_` hides an entry of a legend.
+
+    Bytes of a folder's name that are no text, which it cannot draw, are question marks.
+    """
+    text = text.replace("$", r"\$").encode(errors="replace").decode()
     return f" {text}" if text.startswith("_") else text
 
 

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from functools import wraps
 from typing import ParamSpec
 
-from s2l_nemo.errors import UserError, system_refusal
+from s2l_nemo.errors import UserError, let_any_text_be_printed, system_refusal
 
 Arguments = ParamSpec("Arguments")
 
@@ -42,6 +42,7 @@ def command(main: Callable[Arguments, int]) -> Callable[Arguments, int]:
 
     @wraps(main)
     def run(*args: Arguments.args, **kwargs: Arguments.kwargs) -> int:
+        let_any_text_be_printed()
         try:
             return main(*args, **kwargs)
         except Exception as error:

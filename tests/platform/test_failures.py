@@ -5,6 +5,8 @@ from __future__ import annotations
 import ast
 import errno
 import os
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -135,6 +137,20 @@ def test_a_command_returns_its_own_code_and_keeps_its_name() -> None:
 
     assert main(["a", "b"], more=1) == 3
     assert (main.__name__, main.__doc__) == ("main", "What it does.")
+
+
+@pytest.mark.parametrize("name", ["command", "run_command"])
+@pytest.mark.parametrize(("encoding", "shown"), [("utf-8", "\u00fc \\ud800"), ("ascii", r"\xfc \ud800")])
+def test_text_that_the_terminal_cannot_show_is_escaped(name: str, encoding: str, shown: str) -> None:
+    program = (
+        "from s2l_nemo.models.checkpoints.command import run_command\n"
+        "from s2l_nemo.platform.failures import command\n"
+        "def main(): print('\\xfc \\ud800'); return 0\n"
+        f"{'command(main)()' if name == 'command' else 'run_command(main)'}"
+    )
+    environment = os.environ | {"PYTHONIOENCODING": encoding}
+    done = subprocess.run([sys.executable, "-c", program], env=environment, capture_output=True, check=True)
+    assert done.stdout.decode(encoding) == f"{shown}\n"
 
 
 # run_command is the same for conversions, which also leave nothing behind when a signal ends them

@@ -16,7 +16,7 @@ from rich.console import Console
 from rich.filesize import decimal
 from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn, TransferSpeedColumn
 
-from s2l_nemo.errors import UserError, system_refusal
+from s2l_nemo.errors import UserError, let_any_text_be_printed, system_refusal
 from s2l_nemo.models.formats.dtypes import BFLOAT16, FLOAT16, FLOAT32
 from s2l_nemo.models.formats.output import Output, check_output, new_output
 
@@ -34,6 +34,7 @@ def run_command(command: Callable[[], int]) -> int:
 
     for signum in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         signal.signal(signum, interrupt)
+    let_any_text_be_printed()
     try:
         return command()
     except UserError as error:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import os
 import re
 import shutil
 from collections import Counter
@@ -19,7 +20,7 @@ from s2l_nemo.reproduction.report.page import write_report
 from s2l_nemo.reproduction.report.runs import read_study
 from s2l_nemo.reproduction.report.sections import sections
 from tests.browser import Browser, Seen, browsing
-from tests.reproduction.report.scripted import HOSTILE, write_groups, write_run, write_study
+from tests.reproduction.report.scripted import HOSTILE, claim, write_claims, write_groups, write_run, write_study
 from tools import report as command
 
 VOID = {"meta", "link", "br", "hr", "img", "input", "path", "use", "rect"}
@@ -187,6 +188,14 @@ def test_colors_follow_the_page(text: str) -> None:
 
 def test_long_texts_are_cut_and_say_so(page: Parsed) -> None:
     assert "[2,000 more characters are left out here]" in page.text
+
+
+def test_a_folder_whose_name_is_no_text_and_half_characters_are_shown(tmp_path: Path) -> None:
+    write_run(tmp_path / os.fsdecode(b"gr\xffpo") / "seed_1", rewards=[0.5], validations={0: [[0]], 1: [[1]]})
+    write_claims(tmp_path, claim(text="S2L-PO \ud800 wins"))
+    text = write_report(tmp_path).read_text(encoding="utf-8")
+    assert "gr?po" in text
+    assert "S2L-PO ? wins" in text
 
 
 def test_the_same_run_gives_the_same_files_and_old_pictures_go(tmp_path: Path) -> None:
