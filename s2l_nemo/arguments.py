@@ -6,12 +6,14 @@ import argparse
 import difflib
 import os
 import re
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NoReturn
 
 from s2l_nemo.errors import UserError
 
+NO_TEXT = "holds bytes that are no text in UTF-8: rename what it names"
 _NUMBER = re.compile(r"-\d+(\.\d+)?")
 
 
@@ -27,7 +29,10 @@ class Parser(argparse.ArgumentParser):
         self, args: Sequence[str] | None = None, namespace: Any = None
     ) -> Any:
         """As argparse's, but an unknown option is named first: argparse would ask for the one that was meant."""
-        for argument in args or ():
+        args = sys.argv[1:] if args is None else args
+        for argument in args:
+            if not is_text(argument):
+                self.error(f"{argument!a} {NO_TEXT}")
             name = argument.partition("=")[0]
             if name == "--":
                 break
@@ -39,6 +44,15 @@ class Parser(argparse.ArgumentParser):
     def error(self, message: str) -> NoReturn:
         """Ends the command."""
         self.exit(2, f"error: {' '.join(message.split())}; --help lists what there is\n")
+
+
+def is_text(argument: str) -> bool:
+    """Whether it can be written: Python hands over other bytes of a command line as halves of surrogate pairs."""
+    try:
+        argument.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def at_home(text: str) -> str:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+
 import pytest
 
 from s2l_nemo.arguments import Parser
@@ -26,6 +28,7 @@ def parser() -> Parser:
         (["--input", "x", "--dtype", "fb16"], "'fb16'"),
         ([], "--input"),
         (["--input"], "--input"),
+        (["--input", os.fsdecode(b"/a\xff")], r"'/a\udcff' holds bytes that are no text in UTF-8"),
     ],
 )
 def test_a_mistake_is_one_line(capsys: pytest.CaptureFixture[str], arguments: list[str], message: str) -> None:

@@ -16,7 +16,7 @@ from typing import Any
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.errors import HydraException
 
-from s2l_nemo.arguments import at_home
+from s2l_nemo.arguments import NO_TEXT, at_home, is_text
 from s2l_nemo.config.keys import Key, all_keys, mapping_of
 from s2l_nemo.errors import UserError
 
@@ -37,6 +37,8 @@ def read_arguments(arguments: Sequence[str], schema: type) -> Iterator[Given]:
     """The arguments of a command, whose keys are those of `schema`. Raises UserError for what is no `key=value`."""
     for place, argument in enumerate(arguments):
         name, equals, text = argument.partition("=")
+        if not is_text(argument):
+            raise UserError(f"{argument!a} {NO_TEXT}")
         if argument.startswith("~"):
             raise UserError(f"'{argument}' takes something away: give one value, key=value")
         match = _NAME.fullmatch(name)

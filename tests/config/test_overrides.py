@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import pwd
 import shlex
 from contextlib import suppress
@@ -183,6 +184,7 @@ def test_f21_a_space_without_quotes_says_what_to_quote(arguments: list[str], who
         ("count=4(", "count=4(: expected integer"),
         ("count=1,2", "'count=1,2' has several values: give one value"),
         ("numbers=1,2", "'numbers=1,2' has several values: give a list, [a,b]"),
+        (os.fsdecode(b"text=/a\xff"), "'text=/a\\udcff' holds bytes that are no text in UTF-8: rename what it names"),
         ("~text", "'~text' takes something away: give one value"),
         ("free.a=ü", "free.a=ü: expected"),
     ],
