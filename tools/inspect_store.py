@@ -28,6 +28,7 @@ from s2l_nemo.platform.failures import command
 from s2l_nemo.rewards.answers import normalize_answer
 from s2l_nemo.store.facts import sampling_json
 from s2l_nemo.store.reader import Store
+from s2l_nemo.store.sampling.opened import open_shown
 from s2l_nemo.store.shards import ShardNotes, read_notes, shard_paths
 from s2l_nemo.types import Source
 
@@ -43,7 +44,7 @@ def main(argv: list[str]) -> int:
     parser.add_argument("--seed", type=int, default=0, help="which prompts those are; default 0")
     options = parser.parse_args(argv)
     out = console()
-    store = Store.open(options.folder, index=options.index)
+    store = open_shown(options.folder, out, options.index)
     notes = [
         read_notes(path, store.facts)
         for path in track(shard_paths(store.folder), "shards", console=out, transient=True, disable=not out.is_terminal)

@@ -166,6 +166,8 @@ def _make(
                 on_shard(number, len(shards))
             shard = read_shard(shard_path, facts, prompt_ids)
             parts.append((_append(data, shard), shard.reward_R))
+        if on_shard:
+            on_shard(len(shards), len(shards))
         data.flush()
         os.fsync(data.fileno())
         size = data.tell()

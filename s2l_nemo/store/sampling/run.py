@@ -28,8 +28,8 @@ from s2l_nemo.records.versions import versions
 from s2l_nemo.rewards.asked import start_warnings
 from s2l_nemo.rewards.grader import GradeItem, Grader, check_any_worked, make_grader
 from s2l_nemo.store.facts import StoreFacts, hash_prompts
-from s2l_nemo.store.reader import Store
 from s2l_nemo.store.sampling.folder import check_fits, claimed, create_or_check, stored_samples
+from s2l_nemo.store.sampling.opened import open_shown
 from s2l_nemo.store.sampling.plan import Chunk, Share, chunk_prompts, plan
 from s2l_nemo.store.shards import FOLDER, Rollout, Shard, write_shard
 from s2l_nemo.types import Completion, Prompt, SamplingParams
@@ -128,7 +128,7 @@ def sample(cfg: SampleConfig) -> None:
 
 def check_and_index(folder: Path, out: Console) -> None:
     """Opens the store, which checks every rollout, and leaves the index that its reader wants (`store/index.py`)."""
-    with contextlib.closing(Store.open(folder)) as store:
+    with contextlib.closing(open_shown(folder, out)) as store:
         out.print(f"checked: {folder} has {store.rollouts:,} whole rollouts", soft_wrap=True)
 
 
