@@ -105,7 +105,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A clone as the pages take it to be: models, data and benchmarks under the names that they use."""
     home = tmp_path_factory.mktemp("clone")
     (home / "models" / "tiny").mkdir(parents=True)
-    (home / "models" / "tiny" / FACTS).write_text('{"key": "of an older recipe"}')
+    (home / "models" / "tiny" / FACTS).write_text('{"key": "of an older recipe", "learner": {}, "explorer": {}}')
     large, small = (
         write_qwen3(home / "models" / "tiny" / "learner", max_position_embeddings=8192),
         write_qwen3(home / "models" / "tiny" / "explorer", seed=1, hidden=32, max_position_embeddings=8192),
