@@ -12,6 +12,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from s2l_nemo.data.sources import Record
+from s2l_nemo.data.texts import check_text
 
 CHOICE_KEYS = ("choices", "options", "question.choices")
 LETTER = re.compile("[A-Z]")
@@ -45,6 +46,8 @@ def find_choices(record: Record, answer: object, answer_key: str) -> Choices | N
     labels, texts = _labels_and_texts(value, key)
     if not all(isinstance(text, str) and text.strip() for text in texts):
         raise ValueError(f"the texts of {key!r} must be non-empty strings; correct the row")
+    for text in texts:
+        check_text(str(text), key)
     if len(texts) > len(string.ascii_uppercase):
         raise ValueError(f"{key!r} has {len(texts)} choices, more than there are letters; correct the row")
     numbered = labels is not None and all(isinstance(label, str) and label.isdecimal() for label in labels)

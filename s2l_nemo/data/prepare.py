@@ -20,8 +20,9 @@ from typing import IO, Protocol
 from s2l_nemo.config.schema import AnswerKind
 from s2l_nemo.data.choices import find_choices
 from s2l_nemo.data.normalize import answer_key, question_key, strip_wrapper, why_unanswerable
-from s2l_nemo.data.rows import chat_of, check_text, gold_text, lookup
+from s2l_nemo.data.rows import chat_of, gold_text, lookup
 from s2l_nemo.data.sources import BadRow, Record
+from s2l_nemo.data.texts import check_text
 from s2l_nemo.errors import UserError
 from s2l_nemo.files import replacing, write_json_atomic
 

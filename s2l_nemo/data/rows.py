@@ -14,6 +14,7 @@ from s2l_nemo.config.schema import OnBadRow
 from s2l_nemo.data.choices import CHOICE_KEYS, find_choices
 from s2l_nemo.data.golds import final_answer
 from s2l_nemo.data.sources import BadRow, Record, read_records
+from s2l_nemo.data.texts import check_text
 from s2l_nemo.errors import UserError
 
 
@@ -161,19 +162,6 @@ def gold_text(value: object) -> str:
     if isinstance(value, list) and value and not any(isinstance(part, list) for part in value):
         return ", ".join(map(gold_text, value))
     raise ValueError(f"{_short(value)} is no answer")
-
-
-def check_text(text: str, key: str) -> None:
-    """Raises ValueError if `text` cannot be stored or tokenised: NUL characters, halves of surrogate pairs."""
-    if "\0" in text:
-        raise ValueError(f"{key!r} holds a NUL character; correct or remove the row")
-    try:
-        text.encode("utf-8")
-    except UnicodeEncodeError as error:
-        raise ValueError(
-            f"{key!r} holds half of a surrogate pair at character {error.start + 1}, which is no text; correct or "
-            "remove the row"
-        ) from error
 
 
 _repr = reprlib.Repr()

@@ -29,6 +29,7 @@ from s2l_nemo.data.prepare import (
     Preparation,
     Report,
     find_keys,
+    item_of,
     json_line,
     source_id,
 )
@@ -319,6 +320,12 @@ def test_a_kill_while_writing_leaves_the_old_files_or_none(tmp_path: Path, exist
     assert os.WTERMSIG(os.waitpid(child, 0)[1]) == signal.SIGKILL
     after = {path.name: path.read_bytes() for path in tmp_path.iterdir() if not path.name.startswith(TEMPORARY)}
     assert after == before
+
+
+def test_a_choice_of_half_a_character_is_a_malformed_row() -> None:
+    record: dict[str, object] = {"question": "Which?", "choices": ["A) x", "B) \ud800"], "answer": "A"}
+    with pytest.raises(ValueError, match="'choices' holds half of a surrogate pair"):
+        item_of(record, find_keys(record))
 
 
 def test_an_id_of_half_a_character_is_kept_as_the_source_wrote_it() -> None:

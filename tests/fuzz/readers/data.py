@@ -7,7 +7,6 @@ import hashlib
 import io
 import json
 from collections.abc import Callable, Sequence
-from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -96,10 +95,13 @@ def prepared(folder: Path) -> Harness:
                 if isinstance(record, BadRow):
                     preparation.add(line, record)
                     continue
-                with suppress(ValueError):  # as the tools do, in one line
+                try:
                     keys = find_keys(record)
-                    Preparation(keys, spool, Believing()).add(line, record)
-                    json_line({**benchmark_record(record, keys.prompt, keys.answer), "id": source_id(record)})
+                    row = benchmark_record(record, keys.prompt, keys.answer)
+                except ValueError:  # which the tools say in one line
+                    continue
+                Preparation(keys, spool, Believing()).add(line, record)
+                json_line({**row, "id": source_id(record)})
 
     path = folder / "x.jsonl"
     seeds = [json.dumps(record).encode() + b"\n" for record in records]
