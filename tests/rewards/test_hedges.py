@@ -19,6 +19,7 @@ from s2l_nemo.rewards.quick import decide
 
 NUMBERS = st.integers(-3000, 3000)
 NATURALS = st.integers(1, 999)
+FACTORIALS = [f"{n}!={math.factorial(n)}" for n in (0, 3, 4, 5, 6)]  # 1 and 2 are their own
 
 
 def accepted(answer: str, gold: str) -> bool:
@@ -94,7 +95,17 @@ def test_who_says_two_things_has_said_neither(template: str, gold: str, other: s
     answer = template.format(gold, other) if first else template.format(other, gold)
     if "approx" in template and other.isdigit() and len(other) > 2:
         return  # it may be a rounding, see the test of these
+    if answer in FACTORIALS:
+        return  # one thing, and true: 0! = 1
     assert not accepted(answer, gold)
+
+
+@pytest.mark.parametrize("answer", FACTORIALS)
+def test_a_factorial_and_its_value_are_one_thing(answer: str) -> None:
+    left, right = answer.split("!=")
+    assert accepted(answer, right)
+    assert not accepted(answer, left)
+    assert not accepted(f"{left}!={int(right) + 1}", str(int(right) + 1))
 
 
 @settings(max_examples=300, deadline=None)
