@@ -1,7 +1,8 @@
 """The names that Megatron-LM reads of a checkpoint's `args`.
 
 Source: NVIDIA/Megatron-LM, `load_args_from_checkpoint`, `check_checkpoint_args` and `load_checkpoint` of
-`megatron/training/checkpointing.py`, tags core_v0.11.0 to core_v0.19.0. `names_of` reads them out of a clone.
+`megatron/training/checkpointing.py`, tags core_v0.11.0 to core_v0.19.0 and the main branch at d98e8a64 (August 2026).
+`names_of` reads them out of a clone.
 """
 
 from __future__ import annotations
@@ -24,7 +25,7 @@ STRICT = frozenset({"tensor_model_parallel_size", "pipeline_model_parallel_size"
 
 FOR_OTHERS = frozenset({
     "hybrid_override_pattern", "hybrid_layer_pattern", "hybrid_attention_ratio", "hybrid_mlp_ratio", "is_hybrid_model",
-    "mamba_state_dim", "mamba_head_dim", "mamba_num_groups", "mamba_num_heads",
+    "mamba_state_dim", "mamba_head_dim", "mamba_num_groups", "mamba_num_heads", "gdp_num_householder",
     "num_experts", "moe_layer_freq", "moe_ffn_hidden_size", "moe_router_topk", "moe_token_dispatcher_type",
     "moe_router_pre_softmax", "moe_grouped_gemm", "moe_single_grouped_weight", "moe_single_grouped_bias",
     "moe_shared_expert_intermediate_size", "moe_router_score_function", "moe_router_enable_expert_bias",
