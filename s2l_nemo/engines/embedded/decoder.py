@@ -14,11 +14,10 @@ import torch
 from torch.nn.functional import silu
 from transformers import LlamaForCausalLM, Qwen2ForCausalLM, Qwen3ForCausalLM
 
-from s2l_nemo.engines.embedded.kv_cache import SlotCache
+from s2l_nemo.engines.embedded.kv_cache import KVCache, SlotCache
 from s2l_nemo.engines.embedded.matrix import Matrix, joined
-from s2l_nemo.engines.embedded.shared_cache import SharedCache
 
-MADE_LIKE_LLAMA = (LlamaForCausalLM, Qwen2ForCausalLM, Qwen3ForCausalLM)
+_MADE_LIKE_LLAMA = (LlamaForCausalLM, Qwen2ForCausalLM, Qwen3ForCausalLM)
 
 
 class Decoder:
@@ -38,13 +37,15 @@ class Decoder:
         self._head = Matrix.of([model.lm_head])
         self._layers = [_Layer.of(layer) for layer in body.layers]
 
-    @classmethod
-    def of(cls, model: Any) -> Decoder | None:
-        """None if the model is of another kind, or reads a window of tokens only."""
+    @staticmethod
+    def fits(model: Any) -> bool:
+        """Not if the model is of another kind, or reads a window of tokens only."""
         windows = getattr(model.config, "use_sliding_window", False)
-        if type(model) not in MADE_LIKE_LLAMA or windows or model.config.hidden_act != "silu":
-            return None
-        return cls(model)
+        return type(model) in _MADE_LIKE_LLAMA and not windows and model.config.hidden_act == "silu"
+
+    def new_cache(self, rows: int, limit: int) -> KVCache:
+        """An empty cache of the kind that `__call__` takes, for up to `rows` sequences of up to `limit` tokens."""
+        return SlotCache(rows, limit)
 
     def pack(self) -> None:
         """Follows new weights; see `Matrix.pack`."""
@@ -53,10 +54,9 @@ class Decoder:
             for matrix in (layer.qkv, layer.out, layer.gate_up, layer.down):
                 matrix.pack()
 
-    def __call__(
-        self, tokens_B: torch.Tensor, positions_B: torch.Tensor, cache: SlotCache | SharedCache
-    ) -> torch.Tensor:
+    def __call__(self, tokens_B: torch.Tensor, positions_B: torch.Tensor, cache: KVCache) -> torch.Tensor:
         """Logits [B, V] after the tokens. `cache` is ready for them: see its `at`."""
+        assert isinstance(cache, SlotCache)
         x_BH: torch.Tensor = self._embed(tokens_B[:, None])[:, 0]
         cos_B1D, sin_B1D = (part.transpose(0, 1) for part in self._rotary(x_BH, positions_B[None]))
         half = self._head_size // 2
@@ -109,7 +109,7 @@ class _Layer:
 
 
 def _normed(x: torch.Tensor, weight: torch.Tensor, eps: torch.Tensor) -> torch.Tensor:
-    """RMSNorm over the last axis in float32, in fewer operations than torch's on a CPU."""
+    """RMSNorm over the last axis, in float32 until the weight."""
     wide = x.float()
     length = torch.linalg.vector_norm(wide, dim=-1, keepdim=True)
     return (wide * torch.addcmul(eps, length, length, value=1 / x.size(-1)).rsqrt_()).to(x.dtype).mul_(weight)

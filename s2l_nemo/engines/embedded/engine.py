@@ -14,7 +14,7 @@ from transformers.modeling_utils import no_init_weights
 
 from s2l_nemo.engines.answers import check_fits
 from s2l_nemo.engines.embedded.attention import GROUPED_SDPA
-from s2l_nemo.engines.embedded.decoder import Decoder
+from s2l_nemo.engines.embedded.cpu_decoder import decoder_of
 from s2l_nemo.engines.embedded.runner import Runner
 from s2l_nemo.engines.embedded.scheduler import Row, Scheduler
 from s2l_nemo.engines.protocol import Bucket, LocalEngine, RefitStats
@@ -42,7 +42,7 @@ class EmbeddedEngine(LocalEngine):
         self._model = model.eval().requires_grad_(False)
         if model._supports_attention_backend:  # else the model keeps transformers' own attention
             model.config._attn_implementation = GROUPED_SDPA
-        self._decoder = Decoder.of(self._model)
+        self._decoder = decoder_of(self._model)
         self._source = source
         self._max_batch_rows = max_batch_rows
         self._weight_version = 0

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from transformers import Cache, DynamicCache
@@ -10,6 +10,19 @@ from transformers import Cache, DynamicCache
 from s2l_nemo.engines.embedded.attention import grouped_attention
 
 _COLUMNS = 64  # at least; beyond that the cache grows by a half
+
+
+class KVCache(Protocol):
+    """What the caches of all decoders do between two forward passes."""
+
+    def insert(self, prompts: DynamicCache, row: int, slots: list[int], start: int) -> None:
+        """Takes columns `start`.. of one row of a prefilled cache as the first tokens of each of `slots`."""
+
+    def move(self, sources: list[int], targets: list[int], rows: int) -> None:
+        """Moves the rows of slots `sources` to slots `targets`. Then slots 0..rows-1 are in use."""
+
+    def at(self, positions: list[int]) -> None:
+        """Readies the next forward pass, in which row b has its token at `positions[b]`."""
 
 
 def additive_mask(visible: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:

@@ -10,10 +10,9 @@ from transformers import DynamicCache
 from typing_extensions import assert_never
 
 from s2l_nemo.engines.embedded.decoder import Decoder
-from s2l_nemo.engines.embedded.kv_cache import SlotCache, additive_mask
+from s2l_nemo.engines.embedded.kv_cache import KVCache, SlotCache, additive_mask
 from s2l_nemo.engines.embedded.sampling import sample_tokens
 from s2l_nemo.engines.embedded.scheduler import Decode, Join, Moves, PromptTokens, Row, Step
-from s2l_nemo.engines.embedded.shared_cache import SharedCache
 from s2l_nemo.types import SamplingParams
 
 _PREFILL_TOKENS = 32768  # padded tokens of one prefill pass; bounds its activations
@@ -38,8 +37,7 @@ class Runner:
         self._decoder = decoder
         self._device: torch.device = model.device
         self._params = params
-        on_cpu = self._device.type == "cpu"  # on a GPU a token is as slow as it has operations, and sharing needs more
-        self._cache = SharedCache(slots, params.max_new_tokens) if decoder and on_cpu else SlotCache(slots, longest)
+        self._cache: KVCache = decoder.new_cache(slots, longest) if decoder else SlotCache(slots, longest)
         self._prefilled: dict[PromptTokens, _Prefilled] = {}
         self._seen_SV: torch.Tensor | None = None  # which tokens the row of each slot has generated
         if params.presence_penalty:

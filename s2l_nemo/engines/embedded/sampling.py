@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import torch
 
+from s2l_nemo.engines.embedded import kernels
 from s2l_nemo.splitmix import GAMMA, mixed, shifted
 from s2l_nemo.types import SamplingParams
 
@@ -16,15 +17,15 @@ def uniforms(seeds_B: torch.Tensor, positions_B: torch.Tensor) -> torch.Tensor:
     return shifted(bits_B, 11).double() * 2.0**-53
 
 
-def sampling_logprobs(logits_BV: torch.Tensor, params: SamplingParams) -> torch.Tensor:
-    """float32 [B, V] log-probabilities of the sampling distribution; -inf for tokens that top-k or top-p leave out.
+def sampling_logits(logits_BV: torch.Tensor, params: SamplingParams) -> torch.Tensor:
+    """float32 [B, V]: the logits of the sampling distribution; -inf for tokens that top-k or top-p leave out.
 
     Temperature comes first, then top-k (equal logits at the border all stay), then the smallest set of most likely
     tokens whose probability reaches top-p. At temperature 0 the distribution is that of the unscaled logits.
     """
     logits_BV = logits_BV.float()
     if params.temperature == 0:
-        return torch.log_softmax(logits_BV, dim=-1)
+        return logits_BV
     if params.temperature != 1:
         logits_BV = logits_BV / params.temperature
     if 0 < params.top_k < logits_BV.size(-1):
@@ -36,7 +37,24 @@ def sampling_logprobs(logits_BV: torch.Tensor, params: SamplingParams) -> torch.
         outside_BV = probs_BV.cumsum(dim=-1) - probs_BV >= params.top_p
         outside_BV[:, 0] = False
         logits_BV = logits_BV.masked_fill(outside_BV.scatter(1, order_BV, outside_BV), -torch.inf)
-    return torch.log_softmax(logits_BV, dim=-1)
+    return logits_BV
+
+
+def sampling_logprobs(logits_BV: torch.Tensor, params: SamplingParams) -> torch.Tensor:
+    """float32 [B, V]: the log-probabilities of the sampling distribution; see `sampling_logits`."""
+    return torch.log_softmax(sampling_logits(logits_BV, params), dim=-1)
+
+
+def draw_tokens(logits_BV: torch.Tensor, uniform_B: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """The first token of each row whose cumulative probability exceeds its number, and its log-probability."""
+    if logits_BV.device.type != "cpu":
+        tokens_B = _invert_cdf(logits_BV.softmax(dim=-1), uniform_B)
+        return tokens_B, _of_tokens(logits_BV, tokens_B)
+    tokens_B = torch.empty(len(uniform_B), dtype=torch.long)
+    logprobs_B = torch.empty(len(uniform_B))
+    logits, top = logits_BV.contiguous().numpy(), logits_BV.amax(dim=1).numpy()
+    kernels.draw(logits, top, uniform_B.numpy(), tokens_B.numpy(), logprobs_B.numpy())
+    return tokens_B, logprobs_B
 
 
 def _invert_cdf(probs_BV: torch.Tensor, uniform_B: torch.Tensor) -> torch.Tensor:
@@ -80,11 +98,16 @@ def sample_tokens(
     """
     if seen_BV is not None:
         logits_BV = logits_BV.float() - params.presence_penalty * seen_BV
-    logprobs_BV = sampling_logprobs(logits_BV, params)
+    kept_BV = sampling_logits(logits_BV, params)
     if params.temperature == 0:
-        tokens_B = logits_BV.float().argmax(dim=-1)
+        tokens_B = kept_BV.argmax(dim=-1)
+        logprobs_B = _of_tokens(kept_BV, tokens_B)
     else:
-        tokens_B = _invert_cdf(logprobs_BV.exp(), uniforms(seeds_B, positions_B))
+        tokens_B, logprobs_B = draw_tokens(kept_BV, uniforms(seeds_B, positions_B))
     if seen_BV is not None:
         seen_BV.scatter_(1, tokens_B[:, None], True)
-    return tokens_B, logprobs_BV.gather(1, tokens_B[:, None]).squeeze(-1)
+    return tokens_B, logprobs_B
+
+
+def _of_tokens(logits_BV: torch.Tensor, tokens_B: torch.Tensor) -> torch.Tensor:
+    return torch.log_softmax(logits_BV, dim=-1).gather(1, tokens_B[:, None]).squeeze(-1)

@@ -33,8 +33,9 @@ def prefilled(lengths: list[int], generator: torch.Generator) -> tuple[DynamicCa
     st.lists(st.tuples(st.integers(1, 6), st.integers(1, 5)), min_size=1, max_size=6),  # tokens of a prompt, its rows
     st.integers(1, 8),
     st.integers(0, 99),
+    st.sampled_from([0, 400, 2**20]),  # in batched products, in some steps, never
 )
-def test_shared_prompts_change_no_attention(prompts: list[tuple[int, int]], slots: int, seed: int) -> None:
+def test_shared_prompts_change_no_attention(prompts: list[tuple[int, int]], slots: int, seed: int, alone: int) -> None:
     generator = torch.Generator().manual_seed(seed)
     requests = [
         SampleRequest(number, sample, tuple(range(number, number + length)), seed=0)
@@ -43,7 +44,10 @@ def test_shared_prompts_change_no_attention(prompts: list[tuple[int, int]], slot
     ]
     scheduler = Scheduler(requests, PARAMS, slots)
     longest = max(length for length, _ in prompts)
-    whole, shared = SlotCache(scheduler.slots, longest + 9), SharedCache(scheduler.slots, 9)
+    whole, shared = (
+        SlotCache(scheduler.slots, longest + 9),
+        SharedCache(scheduler.slots, longest + 9, alone),
+    )
     while scheduler.busy:
         step = scheduler.schedule()
         if isinstance(step, Join):
@@ -64,7 +68,8 @@ def test_shared_prompts_change_no_attention(prompts: list[tuple[int, int]], slot
                 query = torch.randn(rows, QUERIES, SIZE, generator=generator)
                 key, value = torch.randn(2, rows, HEADS, SIZE, generator=generator)
                 expected = whole.attend(layer, query, key, value)
-                torch.testing.assert_close(shared.attend(layer, query, key, value), expected, atol=1e-5, rtol=0)
+                heads = torch.cat([query, key, value], dim=1)
+                torch.testing.assert_close(shared.attend(layer, heads), expected, atol=1e-5, rtol=0)
         tokens = torch.randint(0, 4, (rows,), generator=generator).tolist()  # one in four stops
         _, moves = scheduler.postprocess(step, tokens, [-1.0] * rows)
         if moves is not None:
@@ -97,7 +102,8 @@ def test_memory_follows_the_longest_sequence_and_not_the_limit() -> None:
     for position in range(5, 300):
         for one in (whole, shared):
             one.at([position, position])
-            one.attend(0, torch.zeros(2, QUERIES, SIZE), key, key)
+        whole.attend(0, torch.zeros(2, QUERIES, SIZE), key, key)
+        shared.attend(0, torch.zeros(2, QUERIES + 2 * HEADS, SIZE))
     assert 300 <= whole._layers[0].size(3) <= 450
     assert 295 <= shared._answers[0].size(3) <= 450
 

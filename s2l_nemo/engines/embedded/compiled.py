@@ -1,0 +1,83 @@
+"""How numba compiles the engine's kernels, and the two kinds of numbers that they read and write."""
+
+from __future__ import annotations
+
+import hashlib
+import pickle
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, TypeVar, cast
+
+import numba
+import numpy as np
+from llvmlite.binding import get_host_cpu_features, get_host_cpu_name
+from numba.extending import overload
+from numpy.typing import NDArray
+
+F32 = NDArray[np.float32]
+F64 = NDArray[np.float64]
+I64 = NDArray[np.int64]
+Numbers = NDArray[np.float32] | NDArray[np.uint16]  # float32, or the bits of bfloat16, which numpy does not know
+Kernel = TypeVar("Kernel", bound=Callable[..., object])
+
+# Sums may be taken in any order, which vectors need. What is not a number stays so: a fault in the weights must show.
+_RULES: dict[str, Any] = {"fastmath": {"reassoc", "contract", "arcp", "nsz"}, "error_model": "numpy"}
+# numba looks for changes in the file of a kernel only, so what is in this one is part of the name.
+_HERE = f"{get_host_cpu_name()} {get_host_cpu_features().flatten()} {Path(__file__).read_text(encoding='utf-8')}"
+
+
+def part(kernel: Kernel) -> Kernel:
+    """Compiles it within the kernels that call it."""
+    return cast(Kernel, numba.njit(**_RULES)(kernel))
+
+
+def compiled(kernel: Kernel, *arguments: str) -> Kernel:
+    """Compiles for arguments of these types, once for a machine: the code is kept beside Python's own, or in the user's
+    cache. Where neither can be written, each process compiles it, which takes it some seconds.
+    """
+    # numba's files have this name. Two kinds of arguments, or machines, in one file get each other's code in a race.
+    kernel.__qualname__ = f"{kernel.__name__}_{hashlib.sha256(f'{arguments} {_HERE}'.encode()).hexdigest()[:16]}"
+
+    def build(cache: bool) -> Kernel:
+        return cast(Kernel, numba.njit(f"void({', '.join(arguments)})", cache=cache, **_RULES)(kernel))
+
+    try:
+        return build(cache=True)
+    except (RuntimeError, OSError, EOFError, pickle.UnpicklingError):  # no place for it, or half of it
+        return build(cache=False)
+
+
+def wide(number: Any) -> np.float32:
+    """The number in float32. Within kernels only."""
+    raise NotImplementedError
+
+
+def narrow(number: np.float32, like: Any) -> Any:
+    """The number in the kind of `like`, rounded to the nearest, to the even one of two. Within kernels only."""
+    raise NotImplementedError
+
+
+@overload(wide, strict=False)
+def _wide(number: Any) -> Callable[[Any], Any] | None:
+    if number == numba.types.float32:
+        return lambda number: number
+    if number == numba.types.uint16:
+        return lambda number: np.uint32(np.uint32(number) << np.uint32(16)).view(np.float32)
+    return None
+
+
+@overload(narrow, strict=False)
+def _narrow(number: Any, like: Any) -> Callable[[Any, Any], Any] | None:  # noqa: ARG001 numba goes by the types
+    if like == numba.types.float32:
+        return lambda number, like: number  # noqa: ARG005
+    if like == numba.types.uint16:
+        return lambda number, like: _rounded(number)  # noqa: ARG005
+    return None
+
+
+@part
+def _rounded(number: np.float32) -> np.uint16:
+    bits = np.float32(number).view(np.uint32)
+    odd = (bits >> np.uint32(16)) & np.uint32(1)
+    rounded = np.uint16(np.uint32(bits + np.uint32(0x7FFF) + odd) >> np.uint32(16))
+    return rounded if number == number else np.uint16(0x7FC0)
