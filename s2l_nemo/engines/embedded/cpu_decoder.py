@@ -18,14 +18,6 @@ from s2l_nemo.engines.embedded.kv_cache import KVCache
 from s2l_nemo.engines.embedded.shared_cache import SharedCache
 
 
-def decoder_of(model: Any) -> Decoder | None:
-    """The decoder for where the model's weights are, or None if the model must decode itself."""
-    if not Decoder.fits(model):
-        return None
-    on_cpu = model.device.type == "cpu" and model.dtype in KERNELS
-    return CpuDecoder(model) if on_cpu else Decoder(model)
-
-
 @dataclass(frozen=True)
 class _Norms:
     """Weights of a layer's norms in float32."""

@@ -14,7 +14,7 @@ from transformers.modeling_utils import no_init_weights
 
 from s2l_nemo.engines.answers import check_fits
 from s2l_nemo.engines.embedded.attention import GROUPED_SDPA
-from s2l_nemo.engines.embedded.cpu_decoder import decoder_of
+from s2l_nemo.engines.embedded.decoder import Decoder
 from s2l_nemo.engines.embedded.runner import Runner
 from s2l_nemo.engines.embedded.scheduler import Row, Scheduler
 from s2l_nemo.engines.protocol import Bucket, LocalEngine, RefitStats
@@ -42,7 +42,7 @@ class EmbeddedEngine(LocalEngine):
         self._model = model.eval().requires_grad_(False)
         if model._supports_attention_backend:  # else the model keeps transformers' own attention
             model.config._attn_implementation = GROUPED_SDPA
-        self._decoder = decoder_of(self._model)
+        self._decoder = _decoder_of(self._model)
         self._source = source
         self._max_batch_rows = max_batch_rows
         self._weight_version = 0
@@ -183,6 +183,17 @@ class EmbeddedEngine(LocalEngine):
             raise ValueError(f"{what}: {len(missing)} tensors are missing, first {min(missing)}")
         if self._decoder is not None:
             self._decoder.pack()
+
+
+def _decoder_of(model: Any) -> Decoder | None:
+    """The decoder for where the model's weights are, or None if the model must decode itself."""
+    if not Decoder.fits(model):
+        return None
+    if model.device.type != "cpu" or model.dtype not in (torch.float32, torch.bfloat16):
+        return Decoder(model)
+    from s2l_nemo.engines.embedded.cpu_decoder import CpuDecoder  # compiles its kernels
+
+    return CpuDecoder(model)
 
 
 def _without_unused_window(config: Any) -> Any:

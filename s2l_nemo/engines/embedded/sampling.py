@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import torch
 
-from s2l_nemo.engines.embedded import kernels
 from s2l_nemo.splitmix import GAMMA, mixed, shifted
 from s2l_nemo.types import SamplingParams
 
@@ -50,6 +49,8 @@ def draw_tokens(logits_BV: torch.Tensor, uniform_B: torch.Tensor) -> tuple[torch
     if logits_BV.device.type != "cpu":
         tokens_B = _invert_cdf(logits_BV.softmax(dim=-1), uniform_B)
         return tokens_B, _of_tokens(logits_BV, tokens_B)
+    from s2l_nemo.engines.embedded import kernels  # compiles them, which only a CPU needs
+
     tokens_B = torch.empty(len(uniform_B), dtype=torch.long)
     logprobs_B = torch.empty(len(uniform_B))
     logits, top = logits_BV.contiguous().numpy(), logits_BV.amax(dim=1).numpy()
