@@ -12,6 +12,8 @@ import torch
 from safetensors.torch import save_file
 from transformers import AutoModelForCausalLM, LlamaConfig, Qwen2Config, Qwen3Config, StableLmConfig
 
+from s2l_nemo.engines.embedded.cpu_decoder import CpuDecoder
+from s2l_nemo.engines.embedded.decoder import Decoder
 from s2l_nemo.engines.embedded.engine import EmbeddedEngine, EmbeddedLearnerEngine
 from s2l_nemo.errors import UserError
 from s2l_nemo.types import Completion, SampleRequest, SamplingParams, Source
@@ -85,6 +87,25 @@ def test_other_decoders(config_class: Any) -> None:
     params = SamplingParams(max_new_tokens=16, stop_token_ids=STOPS, temperature=0.0)
     expected = transformers_greedy(model, [request.prompt_token_ids for request in requests], params)
     assert tokens_of(explorer(model, 4).generate(requests, params)) == expected
+
+
+@pytest.mark.parametrize("config_class", [LlamaConfig, Qwen2Config, Qwen3Config])
+def test_the_decoder_of_gpus_gives_the_same(config_class: Any) -> None:
+    """It runs anywhere; a CPU only has a faster one."""
+    config = config_class(
+        vocab_size=VOCAB, hidden_size=32, intermediate_size=64, num_hidden_layers=2, num_attention_heads=4,
+        num_key_value_heads=2, initializer_range=0.3, max_position_embeddings=64,
+    )  # fmt: skip
+    torch.manual_seed(0)
+    engine = explorer(AutoModelForCausalLM.from_config(config, attn_implementation="sdpa"), 4)
+    requests, params = make_requests(prompts=4, samples=3), SamplingParams(max_new_tokens=16, stop_token_ids=STOPS)
+    assert isinstance(engine._decoder, CpuDecoder)
+    expected = engine.generate(requests, params)
+    engine._decoder = Decoder(engine.model)
+    completions = engine.generate(requests, params)
+    assert tokens_of(completions) == tokens_of(expected)
+    for one, other in zip(completions, expected, strict=True):
+        torch.testing.assert_close(torch.tensor(one.logprobs), torch.tensor(other.logprobs), atol=1e-5, rtol=0)
 
 
 BIASES = {"attention_bias": True, "mlp_bias": True}

@@ -15,7 +15,7 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 from transformers.models.llama.modeling_llama import LlamaRMSNorm, apply_rotary_pos_emb
 
-from s2l_nemo.engines.embedded import kernels
+from s2l_nemo.engines.embedded import kernels, sampling
 from s2l_nemo.engines.embedded.kernels import KERNELS
 from s2l_nemo.engines.embedded.sampling import draw_tokens, uniforms
 
@@ -113,6 +113,7 @@ def test_draws(vocabulary: int, scale: float, seed: int) -> None:
     wanted = torch.searchsorted(ends, numbers[:, None] * ends[:, -1:], right=True)[:, 0]
     near = (ends - (numbers[:, None] * ends[:, -1:])).abs().amin(1) < 1e-6
     assert torch.equal(tokens[~near], wanted[~near])
+    assert torch.equal(sampling._invert_cdf(logits.softmax(1), numbers)[~near], wanted[~near])  # of a GPU
     expected = logits.double().log_softmax(1).gather(1, tokens[:, None])[:, 0].float()
     torch.testing.assert_close(logprobs, expected, atol=1e-5, rtol=1e-6)
 
@@ -151,7 +152,7 @@ def test_what_is_not_a_number_stays_so_and_in_its_row() -> None:
 
 LOADED = """
 import numpy, torch
-from s2l_nemo.engines.embedded import kernels
+from s2l_nemo.engines.embedded import kernels, sampling
 out, gate = numpy.empty((1, 1), numpy.float32), kernels.KERNELS[torch.float32].gate
 gate(numpy.array([[1, 2]], numpy.float32), out)
 print(out[0, 0], sum(kernel.stats.cache_hits.total() for kernel in (gate, kernels.attend)))
