@@ -10,6 +10,7 @@ from typing import Any, TypeVar, cast
 
 import numba
 import numpy as np
+import torch
 from llvmlite.binding import get_host_cpu_features, get_host_cpu_name
 from numba.extending import overload
 from numpy.typing import NDArray
@@ -31,20 +32,37 @@ def part(kernel: Kernel) -> Kernel:
     return cast(Kernel, numba.njit(**_RULES)(kernel))
 
 
-def compiled(kernel: Kernel, *arguments: str) -> Kernel:
+def compiled(kernel: Kernel, *arguments: str, threads: bool = False) -> Kernel:
     """Compiles for arguments of these types, once for a machine: the code is kept beside Python's own, or in the user's
     cache. Where neither can be written, each process compiles it, which takes it some seconds.
+
+    With `threads` its loops over `prange` use as many threads as `share_threads` said last.
     """
     # numba's files have this name. Two kinds of arguments, or machines, in one file get each other's code in a race.
     kernel.__qualname__ = f"{kernel.__name__}_{hashlib.sha256(f'{arguments} {_HERE}'.encode()).hexdigest()[:16]}"
 
     def build(cache: bool) -> Kernel:
-        return cast(Kernel, numba.njit(f"void({', '.join(arguments)})", cache=cache, **_RULES)(kernel))
+        types, torch_threads = f"void({', '.join(arguments)})", torch.get_num_threads()
+        function = numba.njit(types, cache=cache, parallel=threads, **_RULES)(kernel)
+        torch.set_num_threads(torch_threads)  # the first one with threads tells OpenMP to use all cores
+        return cast(Kernel, function)
 
     try:
         return build(cache=True)
     except (RuntimeError, OSError, EOFError, pickle.UnpicklingError):  # no place for it, or half of it
         return build(cache=False)
+
+
+def numbers(tensor: torch.Tensor) -> Numbers:
+    """The tensor's own numbers."""
+    array: Numbers = (tensor if tensor.dtype == torch.float32 else tensor.view(torch.uint16)).numpy()
+    return array
+
+
+def share_threads() -> None:
+    """Kernels use as many threads as torch does: the same ones, where both have the same OpenMP library."""
+    limits: Any = numba.config
+    numba.set_num_threads(min(torch.get_num_threads(), limits.NUMBA_NUM_THREADS))
 
 
 def wide(number: Any) -> np.float32:

@@ -1,4 +1,4 @@
-"""The decoder on a CPU: torch multiplies matrices, `kernels` do all between them.
+"""The decoder on a CPU: a step is `kernels` and matrix products, most of which are kernels, too.
 
 Axes: B rows, H hidden, F feed-forward, Q query heads, K key-value heads, N = Q + 2 K, D head size.
 """
@@ -11,9 +11,10 @@ from typing import Any
 import numpy as np
 import torch
 
-from s2l_nemo.engines.embedded.compiled import F32, Numbers
+from s2l_nemo.engines.embedded.compiled import F32, Numbers, numbers, share_threads
+from s2l_nemo.engines.embedded.cpu_matrix import CpuMatrix
 from s2l_nemo.engines.embedded.decoder import Decoder
-from s2l_nemo.engines.embedded.kernels import KERNELS
+from s2l_nemo.engines.embedded.kernels import KERNELS, turn
 from s2l_nemo.engines.embedded.kv_cache import KVCache
 from s2l_nemo.engines.embedded.shared_cache import SharedCache
 
@@ -27,12 +28,24 @@ class _Norms:
     between_H: F32
 
 
-class CpuDecoder(Decoder):
-    """All is float32 but the inputs and outputs of the matrix products, which are numbers of the weights' kind."""
+@dataclass(frozen=True)
+class _Room:
+    """What a step computes on its way through a layer."""
+
+    y_BH: Numbers  # normed
+    qkv_BX: F32
+    heads_BND: F32
+    attended_BX: Numbers
+    delta_BH: F32  # to add to the residual stream
+    gate_up_BX: F32
+    inner_BF: Numbers
+
+
+class CpuDecoder(Decoder[CpuMatrix]):
+    """All is float32 but the inputs of the matrix products, which are numbers of the weights' kind."""
 
     def __init__(self, model: Any) -> None:
-        super().__init__(model)
-        self._kernels = KERNELS[model.dtype]
+        super().__init__(model, CpuMatrix)
         self._follow_norms()
 
     def pack(self) -> None:
@@ -47,24 +60,39 @@ class CpuDecoder(Decoder):
     def __call__(self, tokens_B: torch.Tensor, positions_B: torch.Tensor, cache: KVCache) -> torch.Tensor:
         """See `Decoder`."""
         assert isinstance(cache, SharedCache)
+        share_threads()
         embedded_BH: torch.Tensor = self._embed(tokens_B[:, None])[:, 0]
         x_BH = embedded_BH.float()
         cos_BD, sin_BD = (part[0].numpy() for part in self._rotary(x_BH, positions_B[None]))
-        eps, x, y_BH, does = np.float32(self._eps), x_BH.numpy(), torch.empty_like(embedded_BH), self._kernels
-        y, delta = _numbers(y_BH), _numbers(torch.zeros_like(embedded_BH))
-        heads_BND = x_BH.new_empty(len(x), self._queries + 2 * self._key_values, self._head_size)
-        heads = heads_BND.numpy()
+        room, x, eps = self._room(len(x_BH), numbers(embedded_BH).dtype), x_BH.numpy(), np.float32(self._eps)
+        does, y, delta = KERNELS[room.y_BH.dtype], room.y_BH, room.delta_BH
+        delta.fill(0)
         for index, (layer, norms) in enumerate(zip(self._layers, self._norms, strict=True)):
             does.add_norm(x, delta, norms.before_H, eps, y)
-            does.turn(_numbers(layer.qkv(y_BH)), norms.heads_2D, eps, cos_BD, sin_BD, self._queries, heads)
-            out_BX = cache.attend(index, heads_BND).to(y_BH.dtype)
-            does.add_norm(x, _numbers(layer.out(out_BX)), norms.between_H, eps, y)
-            gate_up_BX = layer.gate_up(y_BH)
-            inner_BF = gate_up_BX.new_empty(len(x), gate_up_BX.size(1) // 2)
-            does.gate(_numbers(gate_up_BX), _numbers(inner_BF))
-            delta = _numbers(layer.down(inner_BF))
+            layer.qkv.multiply(y, room.qkv_BX)
+            turn(room.qkv_BX, norms.heads_2D, eps, cos_BD, sin_BD, self._queries, room.heads_BND)
+            cache.attend(index, room.heads_BND, room.attended_BX)
+            layer.out.multiply(room.attended_BX, delta)
+            does.add_norm(x, delta, norms.between_H, eps, y)
+            layer.gate_up.multiply(y, room.gate_up_BX)
+            does.gate(room.gate_up_BX, room.inner_BF)
+            layer.down.multiply(room.inner_BF, delta)
         does.add_norm(x, delta, self._last_norm_H, eps, y)
-        return self._head(y_BH)
+        logits_BV = x_BH.new_empty(len(x), self._head.outputs)
+        self._head.multiply(y, logits_BV.numpy())
+        return logits_BV
+
+    def _room(self, rows: int, kind: np.dtype[Any]) -> _Room:
+        layer, all_heads = self._layers[0], self._queries + 2 * self._key_values
+        return _Room(
+            y_BH=np.empty((rows, layer.out.outputs), kind),
+            qkv_BX=np.empty((rows, layer.qkv.outputs), np.float32),
+            heads_BND=np.empty((rows, all_heads, self._head_size), np.float32),
+            attended_BX=np.empty((rows, self._queries * self._head_size), kind),
+            delta_BH=np.empty((rows, layer.out.outputs), np.float32),
+            gate_up_BX=np.empty((rows, layer.gate_up.outputs), np.float32),
+            inner_BF=np.empty((rows, layer.gate_up.outputs // 2), kind),
+        )
 
     def _follow_norms(self) -> None:
         none_0D = torch.empty(0, self._head_size)
@@ -81,10 +109,4 @@ class CpuDecoder(Decoder):
 
 def _wide(weight: torch.Tensor) -> F32:
     array: F32 = weight.detach().float().numpy()
-    return array
-
-
-def _numbers(tensor: torch.Tensor) -> Numbers:
-    """The tensor's own numbers, for a kernel."""
-    array: Numbers = (tensor if tensor.dtype == torch.float32 else tensor.view(torch.uint16)).numpy()
     return array

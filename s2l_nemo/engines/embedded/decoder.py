@@ -7,8 +7,9 @@ key-value heads, D head size, F feed-forward.
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Generic, TypeVar
 
 import torch
 from torch.nn.functional import silu
@@ -18,34 +19,55 @@ from s2l_nemo.engines.embedded.kv_cache import KVCache, SlotCache
 from s2l_nemo.engines.embedded.matrix import Matrix, joined
 
 _MADE_LIKE_LLAMA = (LlamaForCausalLM, Qwen2ForCausalLM, Qwen3ForCausalLM)
+AnyMatrix = TypeVar("AnyMatrix", bound=Matrix)
 
 
-class Decoder:
+@dataclass(frozen=True)
+class Layer(Generic[AnyMatrix]):
+    """Weights of a layer. Those of the norms of a query and of a key, if there are such, are one tensor."""
+
+    norm_H: torch.Tensor
+    qkv: AnyMatrix
+    head_norm_2D: torch.Tensor | None
+    out: AnyMatrix
+    norm_2_H: torch.Tensor
+    gate_up: AnyMatrix
+    down: AnyMatrix
+
+    @classmethod
+    def of(cls, layer: Any, matrix: type[AnyMatrix]) -> Layer[AnyMatrix]:
+        """Of a layer of transformers, whose parameters become parts of the joined ones."""
+        attention, mlp = layer.self_attn, layer.mlp
+        head_norm = None
+        if hasattr(attention, "q_norm"):
+            head_norm = joined([attention.q_norm.weight, attention.k_norm.weight]).view(2, -1)
+        return cls(
+            norm_H=layer.input_layernorm.weight,
+            qkv=matrix.of([attention.q_proj, attention.k_proj, attention.v_proj]),
+            head_norm_2D=head_norm,
+            out=matrix.of([attention.o_proj]),
+            norm_2_H=layer.post_attention_layernorm.weight,
+            gate_up=matrix.of([mlp.gate_proj, mlp.up_proj]),
+            down=matrix.of([mlp.down_proj]),
+        )
+
+
+class Decoder(ABC, Generic[AnyMatrix]):
     """The weights of a model, those that read the same input joined into one matrix.
 
     The model's parameters become parts of the joined ones, so a weight that is copied into the model is in both. After
     that, `pack` is due.
     """
 
-    def __init__(self, model: Any) -> None:
+    def __init__(self, model: Any, matrix: type[AnyMatrix]) -> None:
         config, body = model.config, model.model
         self._head_size: int = body.layers[0].self_attn.head_dim
         self._queries: int = config.num_attention_heads
         self._key_values: int = config.num_key_value_heads
-        self._eps = torch.tensor(config.rms_norm_eps, device=model.device)
+        self._eps: float = config.rms_norm_eps
         self._embed, self._rotary, self._norm = body.embed_tokens, body.rotary_emb, body.norm
-        self._head = Matrix.of([model.lm_head])
-        self._layers = [_Layer.of(layer) for layer in body.layers]
-
-    @staticmethod
-    def fits(model: Any) -> bool:
-        """Not if the model is of another kind, or reads a window of tokens only."""
-        windows = getattr(model.config, "use_sliding_window", False)
-        return type(model) in _MADE_LIKE_LLAMA and not windows and model.config.hidden_act == "silu"
-
-    def new_cache(self, rows: int, limit: int) -> KVCache:
-        """An empty cache of the kind that `__call__` takes, for up to `rows` sequences of up to `limit` tokens."""
-        return SlotCache(rows, limit)
+        self._head = matrix.of([model.lm_head])
+        self._layers = [Layer.of(layer, matrix) for layer in body.layers]
 
     def pack(self) -> None:
         """Follows new weights; see `Matrix.pack`."""
@@ -54,8 +76,34 @@ class Decoder:
             for matrix in (layer.qkv, layer.out, layer.gate_up, layer.down):
                 matrix.pack()
 
+    @abstractmethod
+    def new_cache(self, rows: int, limit: int) -> KVCache:
+        """An empty cache of the kind that `__call__` takes, for up to `rows` sequences of up to `limit` tokens."""
+
+    @abstractmethod
     def __call__(self, tokens_B: torch.Tensor, positions_B: torch.Tensor, cache: KVCache) -> torch.Tensor:
         """Logits [B, V] after the tokens. `cache` is ready for them: see its `at`."""
+
+
+def fits(model: Any) -> bool:
+    """Whether a `Decoder` can run it: not if it is of another kind, or reads a window of tokens only."""
+    windows = getattr(model.config, "use_sliding_window", False)
+    return type(model) in _MADE_LIKE_LLAMA and not windows and model.config.hidden_act == "silu"
+
+
+class TorchDecoder(Decoder[Matrix]):
+    """For any device and any kind of numbers."""
+
+    def __init__(self, model: Any) -> None:
+        super().__init__(model, Matrix)
+        self._eps_tensor = torch.tensor(self._eps, device=model.device)
+
+    def new_cache(self, rows: int, limit: int) -> KVCache:
+        """See `Decoder.new_cache`."""
+        return SlotCache(rows, limit)
+
+    def __call__(self, tokens_B: torch.Tensor, positions_B: torch.Tensor, cache: KVCache) -> torch.Tensor:
+        """See `Decoder`."""
         assert isinstance(cache, SlotCache)
         x_BH: torch.Tensor = self._embed(tokens_B[:, None])[:, 0]
         cos_B1D, sin_B1D = (part.transpose(0, 1) for part in self._rotary(x_BH, positions_B[None]))
@@ -65,47 +113,20 @@ class Decoder:
         rotated = self._queries + self._key_values
         is_key_N = (torch.arange(rotated, device=x_BH.device) >= self._queries).long()
         for index, layer in enumerate(self._layers):
-            y_BH = _normed(x_BH, layer.norm_H, self._eps)
+            y_BH = _normed(x_BH, layer.norm_H, self._eps_tensor)
             heads_BND = layer.qkv(y_BH).unflatten(1, (-1, self._head_size))
             turned_BND = heads_BND[:, :rotated]
             if layer.head_norm_2D is not None:  # of a query and of a key
-                turned_BND = _normed(turned_BND, layer.head_norm_2D.index_select(0, is_key_N), self._eps)
+                turned_BND = _normed(turned_BND, layer.head_norm_2D.index_select(0, is_key_N), self._eps_tensor)
             turned_BND = torch.addcmul(turned_BND * cos_B1D, turned_BND.roll(half, -1), sin_B1D)
             query_BQD, key_BKD = turned_BND[:, : self._queries], turned_BND[:, self._queries :]
             out_BH = cache.attend(index, query_BQD, key_BKD, heads_BND[:, rotated:])
             x_BH = layer.out.added(x_BH, out_BH)
-            y_BH = _normed(x_BH, layer.norm_2_H, self._eps)
+            y_BH = _normed(x_BH, layer.norm_2_H, self._eps_tensor)
             gate_BF, up_BF = layer.gate_up(y_BH).chunk(2, dim=1)
             x_BH = layer.down.added(x_BH, silu(gate_BF).mul_(up_BF))
-        y_BH = _normed(x_BH, self._norm.weight, self._eps)
+        y_BH = _normed(x_BH, self._norm.weight, self._eps_tensor)
         return self._head(y_BH)
-
-
-@dataclass(frozen=True)
-class _Layer:
-    norm_H: torch.Tensor
-    qkv: Matrix
-    head_norm_2D: torch.Tensor | None
-    out: Matrix
-    norm_2_H: torch.Tensor
-    gate_up: Matrix
-    down: Matrix
-
-    @classmethod
-    def of(cls, layer: Any) -> _Layer:
-        attention, mlp = layer.self_attn, layer.mlp
-        head_norm = None
-        if hasattr(attention, "q_norm"):
-            head_norm = joined([attention.q_norm.weight, attention.k_norm.weight]).view(2, -1)
-        return cls(
-            norm_H=layer.input_layernorm.weight,
-            qkv=Matrix.of([attention.q_proj, attention.k_proj, attention.v_proj]),
-            head_norm_2D=head_norm,
-            out=Matrix.of([attention.o_proj]),
-            norm_2_H=layer.post_attention_layernorm.weight,
-            gate_up=Matrix.of([mlp.gate_proj, mlp.up_proj]),
-            down=Matrix.of([mlp.down_proj]),
-        )
 
 
 def _normed(x: torch.Tensor, weight: torch.Tensor, eps: torch.Tensor) -> torch.Tensor:

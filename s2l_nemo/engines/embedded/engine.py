@@ -14,7 +14,7 @@ from transformers.modeling_utils import no_init_weights
 
 from s2l_nemo.engines.answers import check_fits
 from s2l_nemo.engines.embedded.attention import GROUPED_SDPA
-from s2l_nemo.engines.embedded.decoder import Decoder
+from s2l_nemo.engines.embedded.decoder import Decoder, TorchDecoder, fits
 from s2l_nemo.engines.embedded.runner import Runner
 from s2l_nemo.engines.embedded.scheduler import Row, Scheduler
 from s2l_nemo.engines.protocol import Bucket, LocalEngine, RefitStats
@@ -185,12 +185,12 @@ class EmbeddedEngine(LocalEngine):
             self._decoder.pack()
 
 
-def _decoder_of(model: Any) -> Decoder | None:
+def _decoder_of(model: Any) -> Decoder[Any] | None:
     """The decoder for where the model's weights are, or None if the model must decode itself."""
-    if not Decoder.fits(model):
+    if not fits(model):
         return None
     if model.device.type != "cpu" or model.dtype not in (torch.float32, torch.bfloat16):
-        return Decoder(model)
+        return TorchDecoder(model)
     from s2l_nemo.engines.embedded.cpu_decoder import CpuDecoder  # compiles its kernels
 
     return CpuDecoder(model)

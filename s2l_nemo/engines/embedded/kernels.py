@@ -11,9 +11,9 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
-import torch
+from numba import prange
 
-from s2l_nemo.engines.embedded.compiled import F32, F64, I64, Numbers, compiled, narrow, part, wide
+from s2l_nemo.engines.embedded.compiled import F32, F64, I64, Numbers, compiled, narrow, part
 
 _VECTOR, _MATRIX, _CUBE, _STATES = (f"float32[{':,' * axes}::1]" for axes in (0, 1, 2, 4))
 _INDICES = "int64[::1]"
@@ -41,13 +41,13 @@ def _exp(x: np.float32) -> np.float32:
     return np.float32(0) if x < np.float32(-87) else value  # not a number: stays so
 
 
-def _add_norm(x_BH: F32, delta_BH: Numbers, weight_H: F32, eps: np.float32, out_BH: Numbers) -> None:
+def _add_norm(x_BH: F32, delta_BH: F32, weight_H: F32, eps: np.float32, out_BH: Numbers) -> None:
     """x += delta; out = RMSNorm(x)."""
     rows, size = x_BH.shape
     for b in range(rows):
         total = np.float32(0)
         for h in range(size):
-            x = x_BH[b, h] + wide(delta_BH[b, h])
+            x = x_BH[b, h] + delta_BH[b, h]
             x_BH[b, h] = x
             total += x * x
         inverse = _ONE / np.sqrt(total / np.float32(size) + eps)
@@ -55,20 +55,18 @@ def _add_norm(x_BH: F32, delta_BH: Numbers, weight_H: F32, eps: np.float32, out_
             out_BH[b, h] = narrow(x_BH[b, h] * inverse * weight_H[h], out_BH[b, h])
 
 
-def _gate(gate_up_BX: Numbers, out_BF: Numbers) -> None:
+def _gate(gate_up_BX: F32, out_BF: Numbers) -> None:
     """out = silu(gate) * up. The gates of a row come before its ups: X = 2 F."""
     rows, size = out_BF.shape
     for b in range(rows):
         for f in range(size):
-            gate = wide(gate_up_BX[b, f])
+            gate = gate_up_BX[b, f]
             power = -gate
             power = np.float32(88) if power > np.float32(88) else power
-            out_BF[b, f] = narrow(gate / (_ONE + _exp(power)) * wide(gate_up_BX[b, size + f]), out_BF[b, f])
+            out_BF[b, f] = narrow(gate / (_ONE + _exp(power)) * gate_up_BX[b, size + f], out_BF[b, f])
 
 
-def _turn(
-    heads_BX: Numbers, weight_2D: F32, eps: np.float32, cos_BD: F32, sin_BD: F32, queries: int, out_BND: F32
-) -> None:
+def _turn(heads_BX: F32, weight_2D: F32, eps: np.float32, cos_BD: F32, sin_BD: F32, queries: int, out_BND: F32) -> None:
     """out = heads, of which queries and keys are rotated to their position; X = N D.
 
     A row's heads are its queries, its keys, its values. First come RMSNorms of queries and keys, with a weight for each
@@ -79,7 +77,7 @@ def _turn(
     for b in range(rows):
         for n in range(heads):
             for d in range(size):
-                out_BND[b, n, d] = wide(heads_BX[b, n * size + d])
+                out_BND[b, n, d] = heads_BX[b, n * size + d]
         for n in range(rotated):
             if weight_2D.size:
                 kind = 1 if n >= queries else 0
@@ -151,7 +149,7 @@ def _attend(
     column_B: I64,
     prompt_B: I64,
     length_P: I64,
-    out_BX: F32,
+    out_BX: Numbers,
 ) -> None:
     """Stores each row's key and value in its column. out = attention to its prompt and its answer; X = Q D.
 
@@ -160,26 +158,26 @@ def _attend(
     (rows, heads, size), key_values = heads_BND.shape, answers_2RKCD.shape[2]
     queries = heads - 2 * key_values
     group, scale = queries // key_values, np.float32(1 / np.sqrt(size))
-    scores_GL = np.empty((group, length_P.max() + column_B.max() + 1), np.float32)
-    for b in range(rows):
+    longest = length_P.max() + column_B.max() + 1
+    for item in prange(key_values * rows):  # rows one after the other read the same prompt, which stays in the cache
+        k, b = item // rows, item % rows
         p, own = prompt_B[b], column_B[b] + 1
         first = length_P[p]
-        for k in range(key_values):
+        for j in range(size):
+            answers_2RKCD[0, b, k, own - 1, j] = heads_BND[b, queries + k, j]
+            answers_2RKCD[1, b, k, own - 1, j] = heads_BND[b, queries + key_values + k, j]
+        scores_GL, out_D = np.empty((group, longest), np.float32), np.empty(size, np.float32)
+        query_GD = heads_BND[b, k * group : (k + 1) * group]
+        _score(query_GD, prompts_2PKLD[0, p, k], scores_GL[:, :first])
+        _score(query_GD, answers_2RKCD[0, b, k], scores_GL[:, first : first + own])
+        for g in range(group):
+            total = _softmax(scores_GL[g, : first + own], scale)
+            out_D[:] = np.float32(0)
+            _weigh(scores_GL[g, :first], prompts_2PKLD[1, p, k], out_D)
+            _weigh(scores_GL[g, first : first + own], answers_2RKCD[1, b, k], out_D)
+            at = (k * group + g) * size
             for j in range(size):
-                answers_2RKCD[0, b, k, own - 1, j] = heads_BND[b, queries + k, j]
-                answers_2RKCD[1, b, k, own - 1, j] = heads_BND[b, queries + key_values + k, j]
-            query_GD = heads_BND[b, k * group : (k + 1) * group]
-            _score(query_GD, prompts_2PKLD[0, p, k], scores_GL[:, :first])
-            _score(query_GD, answers_2RKCD[0, b, k], scores_GL[:, first : first + own])
-            for g in range(group):
-                total = _softmax(scores_GL[g, : first + own], scale)
-                at = (k * group + g) * size
-                out_D = out_BX[b, at : at + size]
-                out_D[:] = np.float32(0)
-                _weigh(scores_GL[g, :first], prompts_2PKLD[1, p, k], out_D)
-                _weigh(scores_GL[g, first : first + own], answers_2RKCD[1, b, k], out_D)
-                for j in range(size):
-                    out_D[j] /= total
+                out_BX[b, at + j] = narrow(out_D[j] / total, out_BX[b, at + j])
 
 
 def _draw(logits_BV: F32, top_B: F32, uniform_B: F64, token_B: I64, logprob_B: F32) -> None:
@@ -190,17 +188,20 @@ def _draw(logits_BV: F32, top_B: F32, uniform_B: F64, token_B: I64, logprob_B: F
     Sums are float64, in blocks, so that the order in which a vocabulary is added up hardly matters.
     """
     rows, vocabulary = logits_BV.shape
-    weight_V, ends_N = np.empty(vocabulary, np.float32), np.empty((vocabulary + _BLOCK - 1) // _BLOCK)
-    for b in range(rows):
+    blocks = (vocabulary + _BLOCK - 1) // _BLOCK
+    for b in prange(rows):
+        weight_V, ends_N = np.empty(vocabulary, np.float32), np.empty(blocks)
         logits_V, top, total = logits_BV[b], top_B[b], 0.0
         for v in range(vocabulary):
             weight_V[v] = _exp(logits_V[v] - top)
-        for n in range(len(ends_N)):
+        for n in range(blocks):
+            part_sum = 0.0
             for weight in weight_V[n * _BLOCK : (n + 1) * _BLOCK]:
-                total += weight
+                part_sum += weight
+            total += part_sum
             ends_N[n] = total
         threshold, n = uniform_B[b] * total, 0
-        while n < len(ends_N) - 1 and ends_N[n] <= threshold:
+        while n < blocks - 1 and ends_N[n] <= threshold:
             n += 1
         so_far, token = ends_N[n - 1] if n else 0.0, 0
         for v in range(n * _BLOCK, vocabulary):
@@ -215,23 +216,23 @@ def _draw(logits_BV: F32, top_B: F32, uniform_B: F64, token_B: I64, logprob_B: F
 
 @dataclass(frozen=True)
 class Kernels:
-    """Those that read and write the inputs and outputs of matrix products, for one kind of numbers."""
+    """Those that write the inputs of matrix products, for one kind of numbers."""
 
-    add_norm: Callable[[F32, Numbers, F32, np.float32, Numbers], None]
-    gate: Callable[[Numbers, Numbers], None]
-    turn: Callable[[Numbers, F32, np.float32, F32, F32, int, F32], None]
+    add_norm: Callable[[F32, F32, F32, np.float32, Numbers], None]
+    attend: Callable[[F32, F32, F32, I64, I64, I64, Numbers], None]
+    gate: Callable[[F32, Numbers], None]
 
     @classmethod
     def of(cls, kind: str) -> Kernels:
         """For numba's `float32`, or `uint16` for the bits of bfloat16."""
         numbers = f"{kind}[:,::1]"
         return cls(
-            add_norm=compiled(_add_norm, _MATRIX, numbers, _VECTOR, "float32", numbers),
-            gate=compiled(_gate, numbers, numbers),
-            turn=compiled(_turn, numbers, _MATRIX, "float32", _MATRIX, _MATRIX, "int64", _CUBE),
+            add_norm=compiled(_add_norm, _MATRIX, _MATRIX, _VECTOR, "float32", numbers),
+            attend=compiled(_attend, _CUBE, _STATES, _STATES, _INDICES, _INDICES, _INDICES, numbers, threads=True),
+            gate=compiled(_gate, _MATRIX, numbers),
         )
 
 
-KERNELS = {torch.float32: Kernels.of("float32"), torch.bfloat16: Kernels.of("uint16")}
-attend = compiled(_attend, _CUBE, _STATES, _STATES, _INDICES, _INDICES, _INDICES, _MATRIX)
-draw = compiled(_draw, _MATRIX, _VECTOR, "float64[::1]", _INDICES, _VECTOR)
+KERNELS = {np.dtype(kind): Kernels.of(kind) for kind in ("float32", "uint16")}
+turn = compiled(_turn, _MATRIX, _MATRIX, "float32", _MATRIX, _MATRIX, "int64", _CUBE)
+draw = compiled(_draw, _MATRIX, _VECTOR, "float64[::1]", _INDICES, _VECTOR, threads=True)

@@ -31,7 +31,9 @@ class _Prefilled:
 class Runner:
     """The model, and what one call of `generate` keeps for each slot: keys and values, and the tokens generated."""
 
-    def __init__(self, model: Any, decoder: Decoder | None, params: SamplingParams, slots: int, longest: int) -> None:
+    def __init__(
+        self, model: Any, decoder: Decoder[Any] | None, params: SamplingParams, slots: int, longest: int
+    ) -> None:
         """A sequence has at most `longest` tokens. Without a `decoder` of its weights, the model decodes itself."""
         self._model = model
         self._decoder = decoder

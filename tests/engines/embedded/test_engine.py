@@ -9,7 +9,7 @@ import torch
 from transformers import AutoModelForCausalLM, LlamaConfig, Qwen2Config, Qwen3Config, StableLmConfig
 
 from s2l_nemo.engines.embedded.cpu_decoder import CpuDecoder
-from s2l_nemo.engines.embedded.decoder import Decoder
+from s2l_nemo.engines.embedded.decoder import TorchDecoder
 from s2l_nemo.engines.embedded.engine import EmbeddedEngine
 from s2l_nemo.types import SampleRequest, SamplingParams, Source
 from tests.arrays import tokens_of
@@ -88,7 +88,7 @@ def test_the_decoder_of_gpus_gives_the_same(config_class: Any) -> None:
     requests, params = make_requests(prompts=4, samples=3), SamplingParams(max_new_tokens=16, stop_token_ids=STOPS)
     assert isinstance(engine._decoder, CpuDecoder)
     expected = engine.generate(requests, params)
-    engine._decoder = Decoder(engine.model)
+    engine._decoder = TorchDecoder(engine.model)
     completions = engine.generate(requests, params)
     assert tokens_of(completions) == tokens_of(expected)
     for one, other in zip(completions, expected, strict=True):

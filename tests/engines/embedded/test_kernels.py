@@ -6,7 +6,6 @@ import os
 import subprocess
 import sys
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
@@ -16,7 +15,8 @@ from hypothesis import strategies as st
 from transformers.models.llama.modeling_llama import LlamaRMSNorm, apply_rotary_pos_emb
 
 from s2l_nemo.engines.embedded import kernels, sampling
-from s2l_nemo.engines.embedded.kernels import KERNELS
+from s2l_nemo.engines.embedded.compiled import numbers
+from s2l_nemo.engines.embedded.kernels import KERNELS, Kernels, turn
 from s2l_nemo.engines.embedded.sampling import draw_tokens, uniforms
 
 EPS = np.float32(1e-5)
@@ -37,19 +37,19 @@ def test_exponential() -> None:
     assert np.isnan(kernels._exp(np.float32(np.nan)))
 
 
-def numbers(tensor: torch.Tensor) -> Any:
-    return (tensor if tensor.dtype == torch.float32 else tensor.view(torch.uint16)).numpy()
+KINDS = st.sampled_from([torch.float32, torch.bfloat16])
 
 
-KINDS = st.sampled_from(sorted(KERNELS, key=str))
+def kernels_of(dtype: torch.dtype) -> Kernels:
+    return KERNELS[numbers(torch.empty(0, dtype=dtype)).dtype]
 
 
 @given(KINDS, st.integers(1, 5), st.integers(1, 70), st.integers(0, 99))
 def test_residual_and_norm(dtype: torch.dtype, rows: int, size: int, seed: int) -> None:
     torch.manual_seed(seed)
-    x, delta, weight = torch.randn(rows, size), torch.randn(rows, size).to(dtype), torch.randn(size)
+    x, delta, weight = torch.randn(rows, size), torch.randn(rows, size), torch.randn(size)
     summed, out = x + delta, torch.empty(rows, size, dtype=dtype)
-    KERNELS[dtype].add_norm(x.numpy(), numbers(delta), weight.numpy(), EPS, numbers(out))
+    kernels_of(dtype).add_norm(x.numpy(), delta.numpy(), weight.numpy(), EPS, numbers(out))
     torch.testing.assert_close(x, summed)
     torch.testing.assert_close(out, rmsnorm(weight, summed).to(dtype))
 
@@ -57,35 +57,25 @@ def test_residual_and_norm(dtype: torch.dtype, rows: int, size: int, seed: int) 
 @given(KINDS, st.integers(1, 5), st.integers(1, 70), st.sampled_from([1.0, 30.0, 1e4]), st.integers(0, 99))
 def test_gates(dtype: torch.dtype, rows: int, size: int, scale: float, seed: int) -> None:
     torch.manual_seed(seed)
-    both, out = (torch.randn(rows, 2 * size) * scale).to(dtype), torch.empty(rows, size, dtype=dtype)
-    KERNELS[dtype].gate(numbers(both), numbers(out))
-    gate, up = both.float().chunk(2, dim=1)
+    both, out = torch.randn(rows, 2 * size) * scale, torch.empty(rows, size, dtype=dtype)
+    kernels_of(dtype).gate(both.numpy(), numbers(out))
+    gate, up = both.chunk(2, dim=1)
     torch.testing.assert_close(out, (torch.nn.functional.silu(gate) * up).to(dtype))
 
 
-@given(
-    KINDS,
-    st.integers(1, 4),
-    st.integers(1, 3),
-    st.integers(1, 3),
-    st.integers(1, 20),
-    st.booleans(),
-    st.integers(0, 99),
-)
-def test_rotation(
-    dtype: torch.dtype, rows: int, key_values: int, group: int, half: int, normed: bool, seed: int
-) -> None:
+@given(st.integers(1, 4), st.integers(1, 3), st.integers(1, 3), st.integers(1, 20), st.booleans(), st.integers(0, 99))
+def test_rotation(rows: int, key_values: int, group: int, half: int, normed: bool, seed: int) -> None:
     """As Llama and Qwen3 have it, with angles that may differ in the two halves."""
     torch.manual_seed(seed)
     queries = key_values * group
-    heads = torch.randn(rows, queries + 2 * key_values, 2 * half).to(dtype)
+    heads = torch.randn(rows, queries + 2 * key_values, 2 * half)
     (cos, sin), weights = torch.randn(2, rows, 2 * half), torch.randn(2 if normed else 0, 2 * half)
-    query, key, value = heads.float().split([queries, key_values, key_values], dim=1)
+    query, key, value = heads.split([queries, key_values, key_values], dim=1)
     if normed:
         query, key = rmsnorm(weights[0], query), rmsnorm(weights[1], key)
     expected = torch.cat([*apply_rotary_pos_emb(query, key, cos, sin), value], dim=1)
     out = torch.empty_like(expected)
-    KERNELS[dtype].turn(numbers(heads.flatten(1)), weights.numpy(), EPS, cos.numpy(), sin.numpy(), queries, out.numpy())
+    turn(heads.flatten(1).numpy(), weights.numpy(), EPS, cos.numpy(), sin.numpy(), queries, out.numpy())
     torch.testing.assert_close(out, expected, atol=1e-5, rtol=1e-5)
 
 
@@ -97,7 +87,7 @@ def test_rounding_to_bfloat16_is_that_of_torch(number: float) -> None:
     """out = 1 * weight, as x is its own length."""
     out = torch.empty(1, 1, dtype=torch.bfloat16)
     one, weight = np.ones((1, 1), np.float32), np.array([number], np.float32)
-    KERNELS[torch.bfloat16].add_norm(one, numbers(torch.zeros_like(out)), weight, np.float32(0), numbers(out))
+    kernels_of(out.dtype).add_norm(one, np.zeros((1, 1), np.float32), weight, np.float32(0), numbers(out))
     torch.testing.assert_close(out[0], torch.tensor([number]).bfloat16(), rtol=0, atol=0, equal_nan=True)
 
 
@@ -132,11 +122,11 @@ def test_what_is_not_a_number_stays_so_and_in_its_row() -> None:
     broken = torch.randn(rows, 2 * size)
     broken[1, 3] = torch.nan
     out = torch.empty(rows, size)
-    KERNELS[torch.float32].gate(broken.numpy(), out.numpy())
+    kernels_of(torch.float32).gate(broken.numpy(), out.numpy())
     assert out.isnan().nonzero().tolist() == [[1, 3]]
     x = broken[:, :size].contiguous()
     zeros, ones = np.zeros((rows, size), np.float32), np.ones(size, np.float32)
-    KERNELS[torch.float32].add_norm(x.numpy(), zeros, ones, EPS, out.numpy())
+    kernels_of(torch.float32).add_norm(x.numpy(), zeros, ones, EPS, out.numpy())
     assert out.isnan().all(1).tolist() == [False, True, False]
     _, logprobs = draw_tokens(broken, torch.full((rows,), 0.5, dtype=torch.float64))
     assert logprobs.isnan().tolist() == [False, True, False]
@@ -144,7 +134,7 @@ def test_what_is_not_a_number_stays_so_and_in_its_row() -> None:
     heads[1, 2] = torch.nan  # its key
     out = torch.empty(rows, 2 * size)
     columns, prompt_of, lengths = np.zeros(rows, np.int64), np.zeros(rows, np.int64), np.full(1, 4)
-    kernels.attend(
+    kernels_of(torch.float32).attend(
         heads.numpy(), states.numpy(), states[:, :1].contiguous().numpy(), columns, prompt_of, lengths, out.numpy()
     )
     assert out.isnan().all(1).tolist() == [False, True, False]
@@ -153,9 +143,9 @@ def test_what_is_not_a_number_stays_so_and_in_its_row() -> None:
 LOADED = """
 import numpy, torch
 from s2l_nemo.engines.embedded import kernels, sampling
-out, gate = numpy.empty((1, 1), numpy.float32), kernels.KERNELS[torch.float32].gate
-gate(numpy.array([[1, 2]], numpy.float32), out)
-print(out[0, 0], sum(kernel.stats.cache_hits.total() for kernel in (gate, kernels.attend)))
+out, does = numpy.empty((1, 1), numpy.float32), kernels.KERNELS[numpy.dtype("float32")]
+does.gate(numpy.array([[1, 2]], numpy.float32), out)
+print(out[0, 0], sum(kernel.stats.cache_hits.total() for kernel in (does.gate, does.attend)))
 """
 
 
