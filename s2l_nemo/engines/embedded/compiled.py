@@ -23,8 +23,15 @@ Kernel = TypeVar("Kernel", bound=Callable[..., object])
 
 # Sums may be taken in any order, which vectors need. What is not a number stays so: a fault in the weights must show.
 _RULES: dict[str, Any] = {"fastmath": {"reassoc", "contract", "arcp", "nsz"}, "error_model": "numpy"}
+_SETTINGS: Any = numba.config
+_FEATURES: str = _SETTINGS.CPU_FEATURES or get_host_cpu_features().flatten()  # for which numba compiles
 # numba looks for changes in the file of a kernel only, so what is in this one is part of the name.
-_HERE = f"{get_host_cpu_name()} {get_host_cpu_features().flatten()} {Path(__file__).read_text(encoding='utf-8')}"
+_HERE = f"{_SETTINGS.CPU_NAME or get_host_cpu_name()} {_FEATURES} {Path(__file__).read_text(encoding='utf-8')}"
+
+
+def processor_has(feature: str) -> bool:
+    """Whether kernels may use these instructions, by LLVM's name: that of `lscpu` but for AMX."""
+    return f"+{feature}" in _FEATURES.split(",")
 
 
 def part(kernel: Kernel) -> Kernel:
@@ -61,8 +68,7 @@ def numbers(tensor: torch.Tensor) -> Numbers:
 
 def share_threads() -> None:
     """Kernels use as many threads as torch does: the same ones, where both have the same OpenMP library."""
-    limits: Any = numba.config
-    numba.set_num_threads(min(torch.get_num_threads(), limits.NUMBA_NUM_THREADS))
+    numba.set_num_threads(min(torch.get_num_threads(), _SETTINGS.NUMBA_NUM_THREADS))
 
 
 def wide(number: Any) -> np.float32:

@@ -12,9 +12,9 @@ import numpy as np
 import torch
 
 from s2l_nemo.engines.embedded.compiled import F32, Numbers, numbers, share_threads
-from s2l_nemo.engines.embedded.cpu_matrix import CpuMatrix
+from s2l_nemo.engines.embedded.cpu_matrix import CpuMatrix, put_side_by_side
 from s2l_nemo.engines.embedded.decoder import Decoder
-from s2l_nemo.engines.embedded.kernels import KERNELS, turn
+from s2l_nemo.engines.embedded.kernels import Kernels, turn
 from s2l_nemo.engines.embedded.kv_cache import KVCache
 from s2l_nemo.engines.embedded.shared_cache import SharedCache
 
@@ -46,6 +46,9 @@ class CpuDecoder(Decoder[CpuMatrix]):
 
     def __init__(self, model: Any) -> None:
         super().__init__(model, CpuMatrix)
+        put_side_by_side(self._matrices)
+        self._kind: np.dtype[Any] = numbers(torch.empty(0, dtype=model.dtype)).dtype
+        Kernels.of(self._kind)  # which compiles them before there is anything to decode
         self._follow_norms()
 
     def pack(self) -> None:
@@ -64,8 +67,8 @@ class CpuDecoder(Decoder[CpuMatrix]):
         embedded_BH: torch.Tensor = self._embed(tokens_B[:, None])[:, 0]
         x_BH = embedded_BH.float()
         cos_BD, sin_BD = (part[0].numpy() for part in self._rotary(x_BH, positions_B[None]))
-        room, x, eps = self._room(len(x_BH), numbers(embedded_BH).dtype), x_BH.numpy(), np.float32(self._eps)
-        does, y, delta = KERNELS[room.y_BH.dtype], room.y_BH, room.delta_BH
+        room, x, eps = self._room(len(x_BH)), x_BH.numpy(), np.float32(self._eps)
+        does, y, delta = Kernels.of(self._kind), room.y_BH, room.delta_BH
         delta.fill(0)
         for index, (layer, norms) in enumerate(zip(self._layers, self._norms, strict=True)):
             does.add_norm(x, delta, norms.before_H, eps, y)
@@ -82,8 +85,8 @@ class CpuDecoder(Decoder[CpuMatrix]):
         self._head.multiply(y, logits_BV.numpy())
         return logits_BV
 
-    def _room(self, rows: int, kind: np.dtype[Any]) -> _Room:
-        layer, all_heads = self._layers[0], self._queries + 2 * self._key_values
+    def _room(self, rows: int) -> _Room:
+        layer, all_heads, kind = self._layers[0], self._queries + 2 * self._key_values, self._kind
         return _Room(
             y_BH=np.empty((rows, layer.out.outputs), kind),
             qkv_BX=np.empty((rows, layer.qkv.outputs), np.float32),

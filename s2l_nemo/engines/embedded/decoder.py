@@ -71,10 +71,13 @@ class Decoder(ABC, Generic[AnyMatrix]):
 
     def pack(self) -> None:
         """Follows new weights; see `Matrix.pack`."""
-        self._head.pack()
-        for layer in self._layers:
-            for matrix in (layer.qkv, layer.out, layer.gate_up, layer.down):
-                matrix.pack()
+        for matrix in self._matrices:
+            matrix.pack()
+
+    @property
+    def _matrices(self) -> list[AnyMatrix]:
+        parts = [part for layer in self._layers for part in (layer.qkv, layer.out, layer.gate_up, layer.down)]
+        return [*parts, self._head]
 
     @abstractmethod
     def new_cache(self, rows: int, limit: int) -> KVCache:

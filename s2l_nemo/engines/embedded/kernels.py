@@ -9,6 +9,8 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cache
+from typing import Any
 
 import numpy as np
 from numba import prange
@@ -142,6 +144,38 @@ def _softmax(scores_L: F32, scale: np.float32) -> np.float32:
     return total
 
 
+@part
+def _attend_one(
+    b: int,
+    k: int,
+    heads_BND: F32,
+    answers_2RKCD: F32,
+    prompts_2PKLD: F32,
+    column: int,
+    prompt: int,
+    length: int,
+    out_BX: Numbers,
+) -> None:
+    """Of row b, the query heads of key-value head k. `length` is the prompt's."""
+    (_, heads, size), key_values = heads_BND.shape, answers_2RKCD.shape[2]
+    queries, own = heads - 2 * key_values, column + 1
+    group, scale = queries // key_values, np.float32(1 / np.sqrt(size))
+    for j in range(size):
+        answers_2RKCD[0, b, k, column, j] = heads_BND[b, queries + k, j]
+        answers_2RKCD[1, b, k, column, j] = heads_BND[b, queries + key_values + k, j]
+    scores_GL, sum_D = np.empty((group, length + own), np.float32), np.empty(size, np.float32)
+    query_GD = heads_BND[b, k * group : (k + 1) * group]
+    _score(query_GD, prompts_2PKLD[0, prompt, k], scores_GL[:, :length])
+    _score(query_GD, answers_2RKCD[0, b, k], scores_GL[:, length:])
+    for g in range(group):
+        total, at = _softmax(scores_GL[g], scale), (k * group + g) * size
+        sum_D[:] = np.float32(0)
+        _weigh(scores_GL[g, :length], prompts_2PKLD[1, prompt, k], sum_D)
+        _weigh(scores_GL[g, length:], answers_2RKCD[1, b, k], sum_D)
+        for j in range(size):
+            out_BX[b, at + j] = narrow(sum_D[j] / total, out_BX[b, at + j])
+
+
 def _attend(
     heads_BND: F32,
     answers_2RKCD: F32,
@@ -155,29 +189,33 @@ def _attend(
 
     The prompt of a row is number `prompt_B[b]`, whose length is `length_P` of that.
     """
-    (rows, heads, size), key_values = heads_BND.shape, answers_2RKCD.shape[2]
-    queries = heads - 2 * key_values
-    group, scale = queries // key_values, np.float32(1 / np.sqrt(size))
-    longest = length_P.max() + column_B.max() + 1
+    rows, key_values = len(heads_BND), answers_2RKCD.shape[2]
     for item in prange(key_values * rows):  # rows one after the other read the same prompt, which stays in the cache
-        k, b = item // rows, item % rows
-        p, own = prompt_B[b], column_B[b] + 1
-        first = length_P[p]
-        for j in range(size):
-            answers_2RKCD[0, b, k, own - 1, j] = heads_BND[b, queries + k, j]
-            answers_2RKCD[1, b, k, own - 1, j] = heads_BND[b, queries + key_values + k, j]
-        scores_GL, out_D = np.empty((group, longest), np.float32), np.empty(size, np.float32)
-        query_GD = heads_BND[b, k * group : (k + 1) * group]
-        _score(query_GD, prompts_2PKLD[0, p, k], scores_GL[:, :first])
-        _score(query_GD, answers_2RKCD[0, b, k], scores_GL[:, first : first + own])
-        for g in range(group):
-            total = _softmax(scores_GL[g, : first + own], scale)
-            out_D[:] = np.float32(0)
-            _weigh(scores_GL[g, :first], prompts_2PKLD[1, p, k], out_D)
-            _weigh(scores_GL[g, first : first + own], answers_2RKCD[1, b, k], out_D)
-            at = (k * group + g) * size
-            for j in range(size):
-                out_BX[b, at + j] = narrow(out_D[j] / total, out_BX[b, at + j])
+        b, p = item % rows, prompt_B[item % rows]
+        _attend_one(b, item // rows, heads_BND, answers_2RKCD, prompts_2PKLD, column_B[b], p, length_P[p], out_BX)
+
+
+@part
+def _draw_one(logits_V: F32, top: np.float32, uniform: float) -> tuple[int, np.float32]:
+    vocabulary, blocks, total = len(logits_V), (len(logits_V) + _BLOCK - 1) // _BLOCK, 0.0
+    weight_V, ends_N = np.empty(vocabulary, np.float32), np.empty(blocks)
+    for v in range(vocabulary):
+        weight_V[v] = _exp(logits_V[v] - top)
+    for n in range(blocks):
+        for weight in weight_V[n * _BLOCK : (n + 1) * _BLOCK]:
+            total += weight
+        ends_N[n] = total
+    threshold, n = uniform * total, 0
+    while n < blocks - 1 and ends_N[n] <= threshold:
+        n += 1
+    so_far, token = ends_N[n - 1] if n else 0.0, 0
+    for v in range(n * _BLOCK, vocabulary):
+        if weight_V[v] > 0:  # sums in two orders may differ in the last bit: then it is the last one with a weight
+            token = v
+        so_far += weight_V[v]
+        if so_far > threshold:
+            break
+    return token, logits_V[token] - top - np.float32(np.log(total))
 
 
 def _draw(logits_BV: F32, top_B: F32, uniform_B: F64, token_B: I64, logprob_B: F32) -> None:
@@ -187,31 +225,8 @@ def _draw(logits_BV: F32, top_B: F32, uniform_B: F64, token_B: I64, logprob_B: F
 
     Sums are float64, in blocks, so that the order in which a vocabulary is added up hardly matters.
     """
-    rows, vocabulary = logits_BV.shape
-    blocks = (vocabulary + _BLOCK - 1) // _BLOCK
-    for b in prange(rows):
-        weight_V, ends_N = np.empty(vocabulary, np.float32), np.empty(blocks)
-        logits_V, top, total = logits_BV[b], top_B[b], 0.0
-        for v in range(vocabulary):
-            weight_V[v] = _exp(logits_V[v] - top)
-        for n in range(blocks):
-            part_sum = 0.0
-            for weight in weight_V[n * _BLOCK : (n + 1) * _BLOCK]:
-                part_sum += weight
-            total += part_sum
-            ends_N[n] = total
-        threshold, n = uniform_B[b] * total, 0
-        while n < blocks - 1 and ends_N[n] <= threshold:
-            n += 1
-        so_far, token = ends_N[n - 1] if n else 0.0, 0
-        for v in range(n * _BLOCK, vocabulary):
-            if weight_V[v] > 0:  # sums in two orders may differ in the last bit: then it is the last one with a weight
-                token = v
-            so_far += weight_V[v]
-            if so_far > threshold:
-                break
-        token_B[b] = token
-        logprob_B[b] = logits_V[token] - top - np.float32(np.log(total))
+    for b in prange(len(logits_BV)):
+        token_B[b], logprob_B[b] = _draw_one(logits_BV[b], top_B[b], uniform_B[b])
 
 
 @dataclass(frozen=True)
@@ -223,8 +238,9 @@ class Kernels:
     gate: Callable[[F32, Numbers], None]
 
     @classmethod
-    def of(cls, kind: str) -> Kernels:
-        """For numba's `float32`, or `uint16` for the bits of bfloat16."""
+    @cache
+    def of(cls, kind: np.dtype[Any]) -> Kernels:
+        """For float32, or uint16 for the bits of bfloat16."""
         numbers = f"{kind}[:,::1]"
         return cls(
             add_norm=compiled(_add_norm, _MATRIX, _MATRIX, _VECTOR, "float32", numbers),
@@ -233,6 +249,5 @@ class Kernels:
         )
 
 
-KERNELS = {np.dtype(kind): Kernels.of(kind) for kind in ("float32", "uint16")}
 turn = compiled(_turn, _MATRIX, _MATRIX, "float32", _MATRIX, _MATRIX, "int64", _CUBE)
 draw = compiled(_draw, _MATRIX, _VECTOR, "float64[::1]", _INDICES, _VECTOR, threads=True)

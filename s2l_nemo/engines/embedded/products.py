@@ -1,29 +1,32 @@
-"""Products of a few rows with a weight that a CPU reads once from its memory, for processors with AVX-512.
+"""Products of a few rows with a weight that a CPU reads once from its memory, for processors with AVX-512 or AVX2.
 
 For a few rows reading the weight is most of the work. oneDNN's products take a processor without AMX 1.6 to 1.9 times
-as long with 8 rows, measured on AMD's Zen 4. A weight lies in panels of 48 outputs, so that it is read from front to
-end; 8 rows by 48 outputs are summed in 24 registers. A row's sums do not depend on the other rows: all have the order
-of the inputs. Axes: B rows, N outputs, K inputs, P panels.
+as long with 8 rows, measured on AMD's Zen 4. A weight lies in panels of 48 (24) outputs, so that it is read from front
+to end; 8 (4) rows by as many outputs are summed in 24 (12) registers. A row's sums do not depend on the other rows: all
+have the order of the inputs. Axes: B rows, N outputs, K inputs, P panels.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Any
+from collections.abc import Callable, Sequence
+from functools import cache
+from typing import Any, cast
 
 import numpy as np
 import torch
 from llvmlite import ir
-from llvmlite.binding import get_host_cpu_features
 from numba import prange, types
 from numba.extending import intrinsic
 
-from s2l_nemo.engines.embedded.compiled import F32, Numbers, compiled
+from s2l_nemo.engines.embedded.compiled import F32, Numbers, compiled, processor_has
 
-_LANES = 16  # float32 of a register
+_WIDE = processor_has("avx512f")  # 32 registers of 16 numbers; AVX2 has 16 of 8
+_CAN = _WIDE or (processor_has("avx2") and processor_has("fma"))
+_KINDS = {torch.float32: "float32[:,::1]", torch.bfloat16: "uint16[:,::1]"}
+_LANES, _ROWS = (16, 8) if _WIDE else (8, 4)  # numbers of a register, rows at once
 _REGISTERS = 3  # of a panel's row
 _WIDTH = _LANES * _REGISTERS  # outputs of a panel
-_ROWS = 8  # at once
+_LINE = 64  # bytes of a cache line, of which panels have whole numbers
 _AHEAD = 2048  # bytes of the weight that are asked for before they are needed
 
 _I32, _I64, _F32 = ir.IntType(32), ir.IntType(64), ir.FloatType()
@@ -31,7 +34,7 @@ _FLOATS, _WORDS = ir.VectorType(_F32, _LANES), ir.VectorType(_I32, _LANES)
 
 
 def panels(weight_NK: torch.Tensor) -> torch.Tensor:
-    """[P, K * 48]: a panel's outputs lie side by side, for one input (float32) or two (bfloat16) after the other.
+    """[P, K * width]: a panel's outputs lie side by side, for one input (float32) or two (bfloat16) after the other.
 
     Outputs that the last panel lacks are 0.
     """
@@ -43,15 +46,29 @@ def panels(weight_NK: torch.Tensor) -> torch.Tensor:
     return blocks.reshape(-1, inputs * _WIDTH)
 
 
+def room_for(arrays: Sequence[Numbers]) -> list[Numbers]:
+    """Arrays of the same shapes in one piece of memory, not filled.
+
+    numpy asks the system for huge pages, of which a piece of 4 MiB or less has few: with them a core reads up to a
+    fifth faster.
+    """
+    sizes = [array.nbytes for array in arrays]
+    whole = np.empty(sum(sizes) + _LINE, np.uint8)
+    start = -whole.ctypes.data % _LINE
+    ends = np.cumsum(sizes) + start
+    parts = [whole[end - size : end] for end, size in zip(ends, sizes, strict=True)]
+    return [cast(Numbers, part.view(a.dtype)).reshape(a.shape) for part, a in zip(parts, arrays, strict=True)]
+
+
 def fits(weight_NK: torch.Tensor) -> bool:
     """Whether this processor can, and whether inputs of bfloat16 come in pairs."""
-    return weight_NK.dtype in MULTIPLY and weight_NK.size(1) * weight_NK.element_size() % 4 == 0
+    return _CAN and weight_NK.dtype in _KINDS and weight_NK.size(1) * weight_NK.element_size() % 4 == 0
 
 
 def _panel_product(
     _typing: Any, kind: Any, rows: Any, x: Any, x_bytes: Any, weight: Any, out: Any, out_bytes: Any
 ) -> Any:
-    """Products of 1 to 8 rows of an array like `kind` with one panel. The rest are addresses, and bytes of a row."""
+    """Products of 1 to 8 (4) rows of an array like `kind` with a panel. The rest are addresses, and bytes of a row."""
     signature = types.void(kind, rows, x, x_bytes, weight, out, out_bytes)
     pairs = kind.dtype == types.uint16
 
@@ -118,9 +135,17 @@ def _sums(builder: ir.IRBuilder, xs: list[Any], steps: Any, weight: Any, pairs: 
 
 def _added(builder: ir.IRBuilder, total: Any, x: Any, weight: Any, pairs: bool) -> Any:
     """total + x weight, or the sum of two such products."""
-    if pairs:
+    if pairs and processor_has("avx512bf16"):
         return _call(builder, "llvm.x86.avx512bf16.dpbf16ps.512", [total, x, weight])
-    return _call(builder, f"llvm.fma.v{_LANES}f32", [x, weight, total])
+    for one, other in zip(_halves(builder, x), _halves(builder, weight), strict=True) if pairs else [(x, weight)]:
+        total = _call(builder, f"llvm.fma.v{_LANES}f32", [one, other, total])
+    return total
+
+
+def _halves(builder: ir.IRBuilder, words: Any) -> list[Any]:
+    """The first and the second bfloat16 of each word, as float32."""
+    first, second = builder.shl(words, _WORDS([16] * _LANES)), builder.and_(words, _WORDS([0xFFFF0000] * _LANES))
+    return [builder.bitcast(half, _FLOATS) for half in (first, second)]
 
 
 def _prefetch(builder: ir.IRBuilder, at: Any, offset: int) -> None:
@@ -161,14 +186,8 @@ def _multiply(x_BK: Numbers, panels_PX: Numbers, bias_N: F32, out_BN: F32) -> No
                     out_BN[b, n] += bias_N[n]
 
 
-def _compiled() -> dict[torch.dtype, Callable[[Numbers, Numbers, F32, F32], None]]:
-    has = get_host_cpu_features()
-    kinds = {torch.float32: ("float32", "avx512f"), torch.bfloat16: ("uint16", "avx512bf16")}
-    return {
-        dtype: compiled(_multiply, f"{name}[:,::1]", f"{name}[:,::1]", "float32[::1]", "float32[:,::1]", threads=True)
-        for dtype, (name, feature) in kinds.items()
-        if has.get(feature)
-    }
-
-
-MULTIPLY = _compiled()
+@cache
+def multiply_for(dtype: torch.dtype) -> Callable[[Numbers, Numbers, F32, F32], None]:
+    """`_multiply` for inputs and weights of this kind."""
+    numbers = _KINDS[dtype]
+    return compiled(_multiply, numbers, numbers, "float32[::1]", "float32[:,::1]", threads=True)

@@ -49,8 +49,9 @@ def draw_tokens(logits_BV: torch.Tensor, uniform_B: torch.Tensor) -> tuple[torch
     if logits_BV.device.type != "cpu":
         tokens_B = _invert_cdf(logits_BV.softmax(dim=-1), uniform_B)
         return tokens_B, _of_tokens(logits_BV, tokens_B)
-    from s2l_nemo.engines.embedded import kernels  # compiles them, which only a CPU needs
+    from s2l_nemo.engines.embedded import compiled, kernels  # compiles them, which only a CPU needs
 
+    compiled.share_threads()
     tokens_B = torch.empty(len(uniform_B), dtype=torch.long)
     logprobs_B = torch.empty(len(uniform_B))
     logits, top = logits_BV.contiguous().numpy(), logits_BV.amax(dim=1).numpy()

@@ -12,7 +12,7 @@ import torch
 from transformers import DynamicCache
 
 from s2l_nemo.engines.embedded.compiled import F32, Numbers
-from s2l_nemo.engines.embedded.kernels import KERNELS
+from s2l_nemo.engines.embedded.kernels import Kernels
 from s2l_nemo.engines.embedded.kv_cache import grown
 
 _PROMPTS, _COLUMNS = 16, 128  # at least; beyond that the cache grows by a half
@@ -81,7 +81,7 @@ class SharedCache:
         A row's heads are its queries, its keys, its values: N = Q + 2 K.
         """
         answers, prompts = self._answers[layer].numpy(), self._prompts[layer].numpy()
-        KERNELS[out_BX.dtype].attend(heads_BND, answers, prompts, *self._indices, out_BX)
+        Kernels.of(out_BX.dtype).attend(heads_BND, answers, prompts, *self._indices, out_BX)
 
     def _forget_prompts(self) -> None:
         """The last prompts take the places of those that no row has any more."""

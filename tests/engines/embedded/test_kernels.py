@@ -16,7 +16,7 @@ from transformers.models.llama.modeling_llama import LlamaRMSNorm, apply_rotary_
 
 from s2l_nemo.engines.embedded import kernels, sampling
 from s2l_nemo.engines.embedded.compiled import numbers
-from s2l_nemo.engines.embedded.kernels import KERNELS, Kernels, turn
+from s2l_nemo.engines.embedded.kernels import Kernels, turn
 from s2l_nemo.engines.embedded.sampling import draw_tokens, uniforms
 
 EPS = np.float32(1e-5)
@@ -41,7 +41,7 @@ KINDS = st.sampled_from([torch.float32, torch.bfloat16])
 
 
 def kernels_of(dtype: torch.dtype) -> Kernels:
-    return KERNELS[numbers(torch.empty(0, dtype=dtype)).dtype]
+    return Kernels.of(numbers(torch.empty(0, dtype=dtype)).dtype)
 
 
 @given(KINDS, st.integers(1, 5), st.integers(1, 70), st.integers(0, 99))
@@ -143,7 +143,7 @@ def test_what_is_not_a_number_stays_so_and_in_its_row() -> None:
 LOADED = """
 import numpy, torch
 from s2l_nemo.engines.embedded import kernels, sampling
-out, does = numpy.empty((1, 1), numpy.float32), kernels.KERNELS[numpy.dtype("float32")]
+out, does = numpy.empty((1, 1), numpy.float32), kernels.Kernels.of(numpy.dtype("float32"))
 does.gate(numpy.array([[1, 2]], numpy.float32), out)
 print(out[0, 0], sum(kernel.stats.cache_hits.total() for kernel in (does.gate, does.attend)))
 """

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -12,6 +13,7 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from llvmlite.binding import get_host_cpu_features
 from torch import nn
 
 from s2l_nemo.engines.embedded import cpu_matrix, products
@@ -34,7 +36,7 @@ def multiplied(matrix: CpuMatrix, x_BK: torch.Tensor) -> torch.Tensor:
 
 def take_form(monkeypatch: pytest.MonkeyPatch, form: str) -> None:
     """Of the three in which a CPU keeps a weight, whatever this one would take."""
-    monkeypatch.setattr(products, "MULTIPLY", products.MULTIPLY if form == "panels" else {})
+    monkeypatch.setattr(products, "_CAN", products._CAN and form == "panels")
     monkeypatch.setattr(cpu_matrix, "_BLOCKS_FROM", 1 if form == "blocks" else 2**40)
 
 
@@ -81,13 +83,13 @@ def test_a_matrix_of_torch(bias: bool) -> None:
 @pytest.mark.parametrize("amx", [False, True])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_many_rows_of_bfloat16_are_for_amx(monkeypatch: pytest.MonkeyPatch, dtype: torch.dtype, amx: bool) -> None:
-    if dtype not in products.MULTIPLY:
+    if not products._CAN:
         pytest.skip("this processor has no such products")
     monkeypatch.setattr(cpu_matrix, "_HAS_AMX", amx)
     layer = nn.Linear(512, 512, bias=False, dtype=dtype).requires_grad_(False)
     matrix, x = CpuMatrix.of([layer]), torch.randn(17, 512).to(dtype)
-    assert matrix._panels_PX is not None
-    matrix._panels_PX.fill(0)  # so that it shows which ones were read
+    assert matrix.panels_PX is not None
+    matrix.panels_PX.fill(0)  # so that it shows which ones were read
     assert not multiplied(matrix, x[:16]).any()
     if amx and dtype == torch.bfloat16:
         torch.testing.assert_close(multiplied(matrix, x), layer(x).float(), atol=2e-2, rtol=1e-2)
@@ -99,7 +101,7 @@ def test_many_rows_of_bfloat16_are_for_amx(monkeypatch: pytest.MonkeyPatch, dtyp
 @given(KINDS, st.integers(1, 20), st.integers(1, 150), st.integers(1, 40), st.integers(1, 2), st.integers(0, 99))
 def test_products(dtype: torch.dtype, rows: int, outputs: int, inputs: int, threads: int, seed: int) -> None:
     """Of any number of rows and outputs, with the same bits for a row in whatever batch and by however many threads."""
-    if dtype not in products.MULTIPLY:
+    if not products._CAN:
         pytest.skip("this processor has no such products")
     torch.manual_seed(seed)
     inputs += inputs % 2
@@ -109,24 +111,56 @@ def test_products(dtype: torch.dtype, rows: int, outputs: int, inputs: int, thre
     try:
         torch.set_num_threads(threads)
         share_threads()
-        products.MULTIPLY[dtype](numbers(x), panels, bias.numpy(), out.numpy())
+        products.multiply_for(dtype)(numbers(x), panels, bias.numpy(), out.numpy())
     finally:
         torch.set_num_threads(before)
         share_threads()
     wanted = x.double() @ weight.double().T + bias
     torch.testing.assert_close(out.double(), wanted, atol=1e-5, rtol=1e-5)
     alone = torch.empty(1, outputs)
-    products.MULTIPLY[dtype](numbers(x[-1:]), panels, bias.numpy(), alone.numpy())
+    products.multiply_for(dtype)(numbers(x[-1:]), panels, bias.numpy(), alone.numpy())
     assert torch.equal(alone[0], out[-1])
     none = np.empty(0, np.float32)
-    products.MULTIPLY[dtype](numbers(x), panels, none, out.numpy())
+    products.multiply_for(dtype)(numbers(x), panels, none, out.numpy())
     torch.testing.assert_close(out.double(), wanted - bias, atol=1e-5, rtol=1e-5)
+
+
+OTHER_PROCESSOR = """
+import numpy, torch
+from s2l_nemo.engines.embedded import products
+from s2l_nemo.engines.embedded.compiled import numbers
+for dtype in (torch.float32, torch.bfloat16):
+    for rows in (1, 4, 5, 8, 9, 17):
+        x, weight, bias = torch.randn(rows, 30).to(dtype), torch.randn(61, 30).to(dtype), torch.randn(61)
+        out = torch.empty(rows, 61)
+        products.multiply_for(dtype)(numbers(x), numbers(products.panels(weight)), bias.numpy(), out.numpy())
+        wanted = x.double() @ weight.double().T + bias
+        torch.testing.assert_close(out.double(), wanted, atol=1e-5, rtol=1e-5)
+print(products._LANES, products._ROWS)
+"""
+
+
+@pytest.mark.parametrize(
+    ("processor", "lacks", "takes"), [("cascadelake", "avx512bf16", "16 8"), ("haswell", "avx512", "8 4")]
+)
+def test_products_of_lesser_processors(tmp_path: Path, processor: str, lacks: str, takes: str) -> None:
+    """With AVX-512 that does not know bfloat16, and with AVX2."""
+    here = get_host_cpu_features()
+    if not (here.get("avx512f") if takes == "16 8" else here.get("avx2")):
+        pytest.skip("this processor cannot run their code")
+    features = ",".join(f"{'-' if name.startswith(lacks) or not has else '+'}{name}" for name, has in here.items())
+    variables = {"NUMBA_CPU_NAME": processor, "NUMBA_CPU_FEATURES": features, "NUMBA_CACHE_DIR": str(tmp_path)}
+    run = subprocess.run(
+        [sys.executable, "-c", OTHER_PROCESSOR],
+        env={**os.environ, **variables}, capture_output=True, text=True, check=True,
+    )  # fmt: skip
+    assert run.stdout.strip() == takes
 
 
 def test_a_weight_without_pairs_of_inputs_has_no_panels() -> None:
     weight = torch.randn(5, 7)
     assert not products.fits(weight.bfloat16())
-    assert products.fits(weight) is (torch.float32 in products.MULTIPLY)
+    assert products.fits(weight) is products._CAN
     assert not products.fits(weight.double())
 
 
