@@ -12,14 +12,15 @@ from s2l_nemo.engines.embedded.compiled import F32, Numbers, numbers, processor_
 from s2l_nemo.engines.embedded.matrix import Matrix
 
 _BLOCKS_FROM = 2**18  # elements. Smaller ones stay in a core's cache: there oneDNN's blocks cost more than they save
-_FEW_ROWS = 16  # for which a processor with AMX reads panels, too: the weight's way from memory takes longer
+_FEW_ROWS = 16  # for which a processor with AMX reads panels, too: memory is the limit, not arithmetic
 _HAS_AMX = processor_has("amx-bf16")
 
 
 class CpuMatrix(Matrix):
-    """With AVX2 the products are `products`. Where AMX multiplies bfloat16, those of many rows are oneDNN's; so are all
-    without AVX2. oneDNN's read a weight that lies in blocks (`torch.ops.mkldnn`, which torch's own compiler
-    uses for frozen weights): with a plain one they take up to three times as long.
+    """With AVX-512 or AVX2 its products are `products`. Where AMX multiplies bfloat16, those of many rows are oneDNN's.
+
+    So are all where neither is. oneDNN's read a weight that lies in blocks (`torch.ops.mkldnn`, which torch's own
+    compiler uses for frozen weights): with a plain one they take up to three times as long.
     """
 
     def __init__(self, weight_NK: torch.Tensor, bias_N: torch.Tensor | None) -> None:
