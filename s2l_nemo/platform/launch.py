@@ -113,15 +113,27 @@ def free_port() -> int:
 
 
 def run_here(main: Callable[[], None]) -> int:
-    """Runs `main` in this process and returns the exit code. A UserError becomes one line on stderr."""
-    failure = attempt(main)
-    if failure is None:
-        return 0
+    """Runs `main` in this process and returns the exit code. A UserError becomes one line on stderr.
+
+    If `main` has joined other ranks, it does not return: the process ends here, with that code. Threads of torch's
+    groups may still hold Python objects, and the interpreter's regular end then aborts now and then: a run that has
+    succeeded would have failed.
+    """
+    failure = attempt(main) or Failure(0)
     if failure.aftermath:
         print(f"rank {os.environ['RANK']} has lost another rank, whose own error is the one to read", file=sys.stderr)
     elif failure.text:
         print(failure.text, file=sys.stderr, flush=True)
+    torch = sys.modules.get("torch")
+    if torch is not None and torch.distributed.is_available() and torch.distributed.is_initialized():
+        _leave(failure.code)
     return failure.code
+
+
+def _leave(code: int) -> NoReturn:
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(code)
 
 
 def end_rank(failure: Failure) -> NoReturn:
@@ -262,10 +274,10 @@ def _rank(
     if torch is not None:
         torch.set_num_threads(threads)
     failure = attempt(main)
-    sys.stdout.flush()
-    sys.stderr.flush()
     if failure is None:
-        os._exit(0)  # a regular end takes seconds after a fork of NeMo, and nothing is left to do
+        _leave(0)  # a regular end takes seconds after a fork of NeMo, and nothing is left to do
     if failure.text:
+        sys.stdout.flush()
+        sys.stderr.flush()
         end_rank(failure)
-    os._exit(failure.code)
+    _leave(failure.code)

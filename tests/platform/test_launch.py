@@ -26,7 +26,8 @@ def heeds_hangups() -> None:
 
 
 def start(body: str, world: int = 2, before: Callable[[], object] = heeds_hangups) -> subprocess.Popen[str]:
-    """A process that forks `world` ranks running `body`, with `rank` set. `before` runs in it before Python starts."""
+    """A process that forks `world` ranks running `body`, or is the only one, with `rank` set. `before` runs in it
+    before Python starts."""
     code = (
         "import os, signal, sys, time\nos.environ['TORCH_CPP_LOG_LEVEL'] = 'ERROR'\n"  # as in the recipe
         "from s2l_nemo.platform import launch\nfrom s2l_nemo.errors import UserError\n"
@@ -34,7 +35,7 @@ def start(body: str, world: int = 2, before: Callable[[], object] = heeds_hangup
         "def say(*words): os.write(1, (' '.join(map(str, words)) + '\\n').encode())\n"
         "def main():\n    rank = int(os.environ['RANK'])\n"
         + textwrap.indent(textwrap.dedent(body), "    ")
-        + f"\nsys.exit(launch.fork_ranks(main, {world}))\n"
+        + f"\nsys.exit(launch.launch(main, devices={world}, num_nodes=1, on_gpu=False, preload=lambda: None))\n"
     )
     return subprocess.Popen(
         [sys.executable, "-c", code],
@@ -100,6 +101,21 @@ def test_f27_not_what_the_loss_of_a_rank_did_to_others_but_its_own_error_is_show
     _, _, err = run(LOSES_ITS_PEER.format(end=end))
     assert err.startswith(shown)
     assert ("gloo" in err) == end.endswith("SystemExit(3)")
+
+
+@pytest.mark.parametrize(("end", "code"), [("pass", 0), ("raise SystemExit(143)", 143), ("raise UserError('no')", 2)])
+def test_a_launchers_rank_ends_as_it_has_ended_though_a_thread_of_torch_still_uses_python(end: str, code: int) -> None:
+    """Under torchrun or Slurm, and with one rank. Without care the interpreter aborts (-6)."""
+    body = f"""
+        import torch
+        torch.distributed.init_process_group("gloo")
+        work = torch.distributed.all_reduce(torch.ones(1), async_op=True)
+        work.get_future().then(lambda _: time.sleep(1))
+        print("reduced")
+        {end}
+    """
+    ended, out, _ = run(body, world=1)
+    assert (ended, out) == (code, "reduced\n")
 
 
 DMESG = "; the kernel does so if memory runs out, see dmesg"
