@@ -71,23 +71,9 @@ def share_threads() -> None:
     numba.set_num_threads(min(torch.get_num_threads(), _SETTINGS.NUMBA_NUM_THREADS))
 
 
-def wide(number: Any) -> np.float32:
-    """The number in float32. Within kernels only."""
-    raise NotImplementedError
-
-
 def narrow(number: np.float32, like: Any) -> Any:
     """The number in the kind of `like`, rounded to the nearest, to the even one of two. Within kernels only."""
     raise NotImplementedError
-
-
-@overload(wide, strict=False)
-def _wide(number: Any) -> Callable[[Any], Any] | None:
-    if number == numba.types.float32:
-        return lambda number: number
-    if number == numba.types.uint16:
-        return lambda number: np.uint32(np.uint32(number) << np.uint32(16)).view(np.float32)
-    return None
 
 
 @overload(narrow, strict=False)

@@ -1,4 +1,4 @@
-"""The decoder on a CPU: a step is `kernels` and matrix products, most of which are kernels, too.
+"""The decoder on a CPU: a step is `kernels`, and matrix products of `cpu_matrix`.
 
 Axes: B rows, H hidden, F feed-forward, Q query heads, K key-value heads, N = Q + 2 K, D head size.
 """

@@ -1,6 +1,6 @@
 """Products of a few rows with a weight that a CPU reads once from its memory, for processors with AVX-512 or AVX2.
 
-For a few rows reading the weight is most of the work. oneDNN's products take a processor without AMX 1.6 to 1.9 times
+For a few rows reading the weight is most of the work. oneDNN's products take a processor without AMX 1.5 to 1.9 times
 as long with 8 rows, measured on AMD's Zen 4. A weight lies in panels of 48 (24) outputs, so that it is read from front
 to end; 8 (4) rows by as many outputs are summed in 24 (12) registers. A row's sums do not depend on the other rows: all
 have the order of the inputs. Axes: B rows, N outputs, K inputs, P panels.
@@ -26,7 +26,7 @@ _KINDS = {torch.float32: "float32[:,::1]", torch.bfloat16: "uint16[:,::1]"}
 _LANES, _ROWS = (16, 8) if _WIDE else (8, 4)  # numbers of a register, rows at once
 _REGISTERS = 3  # of a panel's row
 _WIDTH = _LANES * _REGISTERS  # outputs of a panel
-_LINE = 64  # bytes of a cache line, of which panels have whole numbers
+_LINE = 64  # bytes of a cache line, on which the first panel begins
 _AHEAD = 2048  # bytes of the weight that are asked for before they are needed
 
 _I32, _I64, _F32 = ir.IntType(32), ir.IntType(64), ir.FloatType()
