@@ -51,6 +51,7 @@ class EngineKind:
     counts_gpus: bool = False  # it reads CUDA_VISIBLE_DEVICES as numbers, and knows no UUID and no MIG device
     releases_memory_on_sleep: bool = False  # the actor trains in the memory of sleeping engines
     hugging_face_only: bool = False  # it reads no other format than Hugging Face folders
+    packs_on_cpu: bool = False  # on a CPU it holds the matrices of its model twice
     renormalises_logprobs: bool = True  # log-probs under top-p and top-k are of the tokens that these leave
 
     def __post_init__(self) -> None:
@@ -69,8 +70,8 @@ _EMBEDDED = "s2l_nemo.engines.embedded.make:MAKER"
 ENGINES: Registry[EngineKind] = Registry(
     "engine.kind",
     {
-        "embedded": EngineKind(_EMBEDDED),
-        "server": EngineKind(_EMBEDDED, served=True),
+        "embedded": EngineKind(_EMBEDDED, packs_on_cpu=True),
+        "server": EngineKind(_EMBEDDED, served=True, packs_on_cpu=True),
         "tensorrt_llm": EngineKind(
             "s2l_nemo.engines.tensorrt_llm.make:MAKER",
             served=True,

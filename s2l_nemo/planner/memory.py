@@ -263,8 +263,15 @@ def gpus_of_engine(cfg: Config) -> int:
 
 
 def engine_weights(cfg: Config, shape: ModelShape) -> int:
-    """Bytes of an engine's weights on one of its GPUs."""
-    return shape.parameters * cfg.model.precision.element_bytes // gpus_of_engine(cfg)
+    """Bytes of an engine's weights on one of its GPUs, or in a CPU's memory.
+
+    There some kinds keep those of the layers and the output layer once more, in the form of
+    `engines/embedded/products.py`.
+    """
+    elements = shape.parameters
+    if cfg.trainer.accelerator == Accelerator.cpu and ENGINES[cfg.engine.kind].packs_on_cpu:
+        elements += shape.layers * shape.layer_parameters + shape.embedding_parameters
+    return elements * cfg.model.precision.element_bytes // gpus_of_engine(cfg)
 
 
 def longest_sequence(cfg: Config) -> int:

@@ -162,3 +162,13 @@ def test_processes_on_the_device() -> None:
     assert overhead("engine.kind=server") == 9 * GIB // 2  # three processes, without graphs
     assert overhead("engine.kind=tensorrt_llm", "engine.placement=separate") == 3 * GIB // 2  # the actor's alone
     assert overhead("trainer.accelerator=cpu") == 0
+
+
+def test_an_engine_on_a_cpu_holds_its_matrices_twice() -> None:
+    def weights(*overrides: str) -> int:
+        return memory_by_part(paper(*overrides), LEARNER, [EXPLORER])[Part.learner_engine]
+
+    once, twice = 2 * LEARNER.parameters, 2 * (2 * LEARNER.parameters - 151936 * 4096 - 4096)
+    assert [weights(f"engine.kind={kind}") for kind in ("embedded", "server")] == [once, once]
+    on_cpu = "trainer.accelerator=cpu"
+    assert [weights(on_cpu, f"engine.kind={kind}") for kind in ("embedded", "server")] == [twice, twice]

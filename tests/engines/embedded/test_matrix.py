@@ -16,15 +16,21 @@ from hypothesis import strategies as st
 from llvmlite.binding import get_host_cpu_features
 from torch import nn
 
+from s2l_nemo.config.load import load_config
 from s2l_nemo.engines.embedded import cpu_matrix, products
 from s2l_nemo.engines.embedded.compiled import numbers, share_threads
+from s2l_nemo.engines.embedded.cpu_decoder import CpuDecoder
 from s2l_nemo.engines.embedded.cpu_matrix import CpuMatrix
 from s2l_nemo.engines.embedded.engine import EmbeddedLearnerEngine
 from s2l_nemo.engines.embedded.matrix import Matrix
+from s2l_nemo.models.hf_config import shape_from_config_json
+from s2l_nemo.planner.memory import engine_weights
 from s2l_nemo.types import SamplingParams, Source
 from tests.arrays import tokens_of
 from tests.engines.random_qwen3 import build_model, make_requests
+from tests.random_qwen3 import random_qwen3
 
+CONF = Path(__file__).parents[3] / "conf"
 KINDS = st.sampled_from([torch.float32, torch.bfloat16])
 
 
@@ -178,6 +184,23 @@ def test_every_form_follows_a_refit(monkeypatch: pytest.MonkeyPatch, tied: bool,
     wanted = EmbeddedLearnerEngine(new, source=Source.LEARNER, max_batch_rows=64).generate(requests, params)
     assert after == tokens_of(wanted)
     assert after != before
+
+
+@pytest.mark.parametrize("tied", [False, True])
+def test_panels_take_what_the_planner_counts(tied: bool) -> None:
+    """But for the norms, which have none. The figures fill panels of either width."""
+    if not products._CAN:
+        pytest.skip("this processor has no such products")
+    figures = {"vocab_size": 480, "hidden_size": 96, "head_dim": 24, "intermediate_size": 192}
+    model = random_qwen3(tie_word_embeddings=tied, **figures).eval()
+    shape = shape_from_config_json(Path("config.json"), model.config.to_dict())
+    cfg = load_config(["trainer.accelerator=cpu"], CONF)
+    before = sum(parameter.nbytes for parameter in model.parameters())
+    panels = [matrix.panels_PX for matrix in CpuDecoder(model)._matrices]
+    assert sum(parameter.nbytes for parameter in model.parameters()) == before == 4 * shape.parameters
+    norms = 4 * shape.layers * (2 * shape.hidden + 2 * shape.head_dim)
+    held = before + sum(panel.nbytes for panel in panels if panel is not None)
+    assert engine_weights(cfg, shape) == held + norms
 
 
 THREADS = """
